@@ -1,0 +1,31 @@
+"""Arrays that outgrow memory.
+
+>>> import pmarray
+>>> a = pmarray.open("dram:", shape=(3, 0), dtype="float32", layout="col")
+>>> a.append([1, 2, 3])
+(3, 1)
+>>> a[:, 0]
+array([1., 2., 3.], dtype=float32)
+"""
+
+from __future__ import annotations
+
+from pmarray import errors
+from pmarray._open import open
+from pmarray.array import PMArray
+from pmarray.errors import PMArrayError
+from pmarray.group import Attributes, Group, open_group
+from pmarray.layout import Layout
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Attributes",
+    "Group",
+    "Layout",
+    "PMArray",
+    "PMArrayError",
+    "errors",
+    "open",
+    "open_group",
+]

@@ -1,0 +1,51 @@
+"""Page-aligned DRAM buffers under one byte budget."""
+
+from __future__ import annotations
+
+import mmap
+from collections import defaultdict
+
+__all__ = ["BufferPool"]
+
+
+class BufferPool:
+    """Lends page-aligned buffers, never more than `budget_bytes` of them in all.
+
+    Returned buffers are kept, and counted, for the next taker of the same size; they are given
+    back to the system only when another size needs their room. Not thread-safe: the cache calls
+    it under its lock.
+
+    >>> pool = BufferPool(budget_bytes=8192)
+    >>> first, second, third = pool.take(4096), pool.take(4096), pool.take(4096)
+    >>> third is None
+    True
+    >>> pool.give(first)
+    >>> pool.take(4096) is first
+    True
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
+        self.allocated_bytes = 0
+        self._free: defaultdict[int, list[memoryview]] = defaultdict(list)
+
+    def take(self, nbytes: int) -> memoryview | None:
+        """Return a writable buffer of `nbytes` bytes, or None where the budget has no room."""
+        free = self._free[nbytes]
+        if free:
+            return free.pop()
+        if self.allocated_bytes + nbytes > self.budget_bytes:
+            self._release_free()
+        if self.allocated_bytes + nbytes > self.budget_bytes:
+            return None
+        self.allocated_bytes += nbytes
+        return memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+    def give(self, buffer: memoryview) -> None:
+        """Take a buffer back; its contents are no longer anybody's."""
+        self._free[buffer.nbytes].append(buffer)
+
+    def _release_free(self) -> None:
+        for nbytes, buffers in self._free.items():
+            self.allocated_bytes -= nbytes * len(buffers)
+            buffers.clear()

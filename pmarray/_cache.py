@@ -1,0 +1,321 @@
+"""The DRAM chunk cache of one group: write-combining above, large ordered writes below.
+
+Books. A cached chunk keeps three sets of byte spans. *Valid* bytes hold what the array holds.
+*Dirty* bytes are valid and newer than the medium. *In-flight* bytes are valid and being written by
+the writer thread. A byte is dirty or in flight, never both; a chunk may be evicted when it has
+neither and is not pinned by a loan.
+
+Rules.
+
+1. All books are kept under one re-entrant lock, the group's. Waiting releases it.
+2. Reads from the medium happen under the lock. Writes to it happen on the writer thread, without.
+3. In-flight bytes do not change. A write that would touch them waits until they have landed.
+4. Spans become dirty in whole blocks of the storage (`block_bytes`), so that what leaves is always
+   aligned; the rest of a block is read before the first write to a part of it.
+5. A chunk leaves when every byte of it is dirty (a sequential writer fills one chunk after
+   another), when more than half of the budget is dirty (oldest first), and at `flush`.
+6. The pool's budget is never exceeded: whoever needs a buffer evicts the least recently used chunk
+   that may go, or waits for the writer, and fails with `BudgetError` when all are on loan.
+7. A failed write leaves its bytes dirty, so that nothing is lost, and is raised once, by the next
+   operation on the group; `flush` then tries again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from pmarray._buffers import BufferPool
+from pmarray._sizes import format_bytes
+from pmarray._spans import SpanSet
+from pmarray._writer import Write, Writer
+from pmarray.errors import BudgetError
+
+__all__ = ["CachedChunk", "ChunkCache", "ChunkSource"]
+
+WRITE_THROUGH_BYTES = 1 << 20
+"""The transient chunk of a group that was opened with ``cache=0``."""
+MIN_BUDGET_BYTES = 16 * 1024
+
+
+class ChunkSource(Protocol):
+    """One array's chunks on their medium, as the cache sees them."""
+
+    @property
+    def block_bytes(self) -> int:
+        """Writes begin and end at multiples of this."""
+
+    def load(self, chunk: tuple[int, ...], start: int, out: memoryview, /) -> None:
+        """Fill `out` with the bytes of `chunk` from `start` on; called under the lock."""
+
+    def prepare(self, chunk: tuple[int, ...], out: memoryview, /) -> None:
+        """Set the padding in a fresh buffer, which may hold anything."""
+
+    def store(self, writes: list[Write], /) -> None:
+        """Write adjacent pieces in one go; called on the writer thread, without the lock."""
+
+    def address(self, chunk: tuple[int, ...], /) -> int:
+        """The position of `chunk` on the medium; adjacent chunks have adjacent addresses."""
+
+
+class CachedChunk:
+    """One chunk in DRAM, and the state of its bytes."""
+
+    __slots__ = ("buffer", "dirty", "index", "inflight", "pins", "source", "valid")
+
+    def __init__(self, source: ChunkSource, index: tuple[int, ...], buffer: memoryview) -> None:
+        self.source = source
+        self.index = index
+        self.buffer = buffer
+        self.valid = SpanSet()
+        self.dirty = SpanSet()
+        self.inflight = SpanSet()
+        self.pins = 0
+
+    @property
+    def evictable(self) -> bool:
+        return not (self.dirty or self.inflight or self.pins)
+
+
+class ChunkCache:
+    """The chunk cache of one group.
+
+    Parameters
+    ----------
+    budget_bytes
+        Bytes of DRAM for chunks, clean and dirty together. 0 keeps nothing: every operation works
+        through one transient chunk and returns when its writes have left.
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        if 0 < budget_bytes < MIN_BUDGET_BYTES:
+            raise BudgetError(
+                f"a cache of {format_bytes(budget_bytes)} is too small to work with: "
+                f"give 0 (none) or at least {format_bytes(MIN_BUDGET_BYTES)}"
+            )
+        self.budget_bytes = budget_bytes
+        self.write_through = budget_bytes == 0
+        self._pool = BufferPool(budget_bytes or 2 * WRITE_THROUGH_BYTES)
+        self.lock = threading.RLock()
+        self._changed = threading.Condition(self.lock)
+        self._chunks: OrderedDict[tuple[int, tuple[int, ...]], CachedChunk] = OrderedDict()
+        self._dirty_bytes = 0
+        self._writer = Writer(self._changed, self._landed)
+
+    @property
+    def max_chunk_bytes(self) -> int:
+        """The largest chunk that leaves room for a second one."""
+        return self._pool.budget_bytes // 2
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of DRAM that chunks occupy now."""
+        return self._pool.allocated_bytes
+
+    @contextmanager
+    def operation(self) -> Iterator[None]:
+        """Hold the lock for one operation of the caller; raise what failed behind its back."""
+        with self.lock:
+            self._writer.raise_failure()
+            yield
+            if self.write_through:
+                self.flush()
+                self._evict_all()
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def peek(self, source: ChunkSource, index: tuple[int, ...]) -> CachedChunk | None:
+        """Return the chunk if it is cached; it counts as used."""
+        key = (id(source), index)
+        chunk = self._chunks.get(key)
+        if chunk is not None:
+            self._chunks.move_to_end(key)
+        return chunk
+
+    def acquire(self, source: ChunkSource, index: tuple[int, ...], nbytes: int) -> CachedChunk:
+        """Return the chunk, with nothing valid in it where it was not cached. May wait."""
+        chunk = self.peek(source, index)
+        if chunk is None:
+            buffer = self._take_buffer(nbytes)
+            # The wait for a buffer gave up the lock: another thread may have brought the chunk.
+            chunk = self.peek(source, index)
+            if chunk is not None:
+                self._pool.give(buffer)
+                return chunk
+            source.prepare(index, buffer)
+            chunk = CachedChunk(source, index, buffer)
+            self._chunks[id(source), index] = chunk
+        return chunk
+
+    def load(self, chunk: CachedChunk, start: int, stop: int) -> None:
+        """Make the bytes ``[start, stop)`` of the chunk valid."""
+        for gap_start, gap_stop in chunk.valid.gaps(start, stop):
+            chunk.source.load(chunk.index, gap_start, chunk.buffer[gap_start:gap_stop])
+        chunk.valid.add(start, stop)
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def prepare_write(self, chunk: CachedChunk, start: int, stop: int, *, exact: bool) -> None:
+        """Make ``[start, stop)`` ready to be written: nothing in flight, whole blocks valid.
+
+        With `exact`, the caller will write every byte, and only the rest of the outer blocks is
+        read. The caller has pinned the chunk.
+        """
+        self.await_landing(chunk, start, stop)
+        low, high = self._blocks(chunk, start, stop)
+        if exact:
+            self.load(chunk, low, start)
+            self.load(chunk, stop, high)
+        else:
+            self.load(chunk, low, high)
+
+    def await_landing(self, chunk: CachedChunk, start: int, stop: int) -> None:
+        """Return when no byte of the blocks of ``[start, stop)`` is in flight.
+
+        The caller has pinned the chunk, since waiting gives up the lock.
+        """
+        low, high = self._blocks(chunk, start, stop)
+        while chunk.inflight.intersects(low, high):
+            self._wait()
+
+    def mark_written(self, chunk: CachedChunk, start: int, stop: int) -> None:
+        """Note that ``[start, stop)`` has been written, and pass on what should leave now."""
+        low, high = self._blocks(chunk, start, stop)
+        chunk.valid.add(low, high)
+        before = chunk.dirty.nbytes
+        chunk.dirty.add(low, high)
+        self._dirty_bytes += chunk.dirty.nbytes - before
+        if chunk.dirty.covers(0, chunk.buffer.nbytes):
+            self._send(chunk)
+        elif self._dirty_bytes > self._pool.budget_bytes // 2:
+            for oldest in list(self._chunks.values()):
+                self._send(oldest)
+                if self._dirty_bytes <= self._pool.budget_bytes // 4:
+                    break
+
+    def invalidate(self, chunk: CachedChunk, start: int, stop: int) -> None:
+        """Forget ``[start, stop)``: the next reader takes it from the medium."""
+        before = chunk.dirty.nbytes
+        chunk.dirty.remove(start, stop)
+        chunk.valid.remove(start, stop)
+        self._dirty_bytes -= before - chunk.dirty.nbytes
+
+    def discard(self, source: ChunkSource) -> None:
+        """Forget every chunk of `source`, written or not, after what is in flight has landed."""
+        with self.lock:
+            self._settle()
+            self._forget_all(source)
+
+    def _forget_all(self, source: ChunkSource) -> None:
+        for key, chunk in list(self._chunks.items()):
+            if chunk.source is source:
+                self._forget(key, chunk)
+
+    def discard_from(self, source: ChunkSource, address: int) -> None:
+        """Forget the bytes of `source` at `address` and above, written or not."""
+        self._settle()
+        for key, chunk in list(self._chunks.items()):
+            if chunk.source is source:
+                start = max(0, address - source.address(chunk.index))
+                if start == 0 and not chunk.pins:
+                    self._forget(key, chunk)
+                else:
+                    self.invalidate(chunk, start, chunk.buffer.nbytes)
+
+    def flush(self, source: ChunkSource | None = None) -> None:
+        """Write out everything that is dirty (of one source), and wait until it has landed.
+
+        This hands the bytes to the operating system; it is no barrier.
+        """
+        with self.lock:
+            self._writer.raise_failure()
+            chunks = [c for c in self._chunks.values() if source is None or c.source is source]
+            chunks.sort(key=lambda chunk: (id(chunk.source), chunk.source.address(chunk.index)))
+            for chunk in chunks:
+                self._send(chunk)
+            self._settle()
+            self._writer.raise_failure()
+
+    def close(self) -> None:
+        """Stop the writer thread and free the buffers; the caller has flushed."""
+        self._writer.close()
+        with self.lock:
+            self._chunks.clear()
+
+    # -- books --------------------------------------------------------------------------------
+
+    def _blocks(self, chunk: CachedChunk, start: int, stop: int) -> tuple[int, int]:
+        block = chunk.source.block_bytes
+        return start // block * block, min(-(-stop // block) * block, chunk.buffer.nbytes)
+
+    def _send(self, chunk: CachedChunk) -> None:
+        """Hand the dirty bytes of a chunk to the writer."""
+        if not chunk.dirty:
+            return
+        for start, stop in chunk.dirty:
+            # A span that was written again while it was in flight waited for it (rule 3), so the
+            # two sets are disjoint here.
+            chunk.inflight.add(start, stop)
+            self._dirty_bytes -= stop - start
+            self._writer.put(Write(chunk.source, chunk, start, stop))
+        chunk.dirty.clear()
+
+    def _landed(self, write: Write, succeeded: bool) -> None:
+        """Called by the writer, under the lock, when a write is over."""
+        chunk = write.chunk
+        chunk.inflight.remove(write.start, write.stop)
+        if not succeeded:
+            chunk.dirty.add(write.start, write.stop)
+            self._dirty_bytes += write.stop - write.start
+
+    def _take_buffer(self, nbytes: int) -> memoryview:
+        if nbytes > self._pool.budget_bytes:
+            raise BudgetError(
+                f"one chunk needs {format_bytes(nbytes)}, the cache has "
+                f"{format_bytes(self._pool.budget_bytes)}: open the group with a larger cache="
+            )
+        while True:
+            buffer = self._pool.take(nbytes)
+            if buffer is not None:
+                return buffer
+            if self._evict_one():
+                continue
+            for chunk in self._chunks.values():
+                if chunk.dirty:
+                    self._send(chunk)
+                    break
+            if not self._writer.busy:
+                raise BudgetError(
+                    f"all {format_bytes(self._pool.budget_bytes)} of the cache are on loan or "
+                    "pinned: end some loans, or open the group with a larger cache="
+                )
+            self._wait()
+
+    def _evict_one(self) -> bool:
+        for key, chunk in self._chunks.items():
+            if chunk.evictable:
+                self._forget(key, chunk)
+                return True
+        return False
+
+    def _evict_all(self) -> None:
+        while self._evict_one():
+            pass
+
+    def _forget(self, key: tuple[int, tuple[int, ...]], chunk: CachedChunk) -> None:
+        self.invalidate(chunk, 0, chunk.buffer.nbytes)
+        del self._chunks[key]
+        self._pool.give(chunk.buffer)
+
+    def _settle(self) -> None:
+        """Wait until nothing is in flight."""
+        while self._writer.busy:
+            self._changed.wait()
+
+    def _wait(self) -> None:
+        """Wait for the writer to land something; raise if it failed instead."""
+        self._changed.wait()
+        self._writer.raise_failure()

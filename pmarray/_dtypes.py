@@ -1,0 +1,78 @@
+"""Which dtypes an array may have, and how metadata spell them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from pmarray.errors import LayoutError
+
+__all__ = ["DType", "decode_dtype", "encode_dtype", "parse_dtype"]
+
+DType = np.dtype[Any]
+
+# NumPy knows these only once ml_dtypes has registered them, and .npy has no spelling for them.
+_ML_DTYPES = frozenset({"bfloat16", "float8_e4m3fn", "float8_e5m2"})
+
+
+def parse_dtype(dtype: DTypeLike | str) -> DType:
+    """Return the NumPy dtype that `dtype` names, if its items are plain bytes.
+
+    >>> parse_dtype("float32"), parse_dtype("bfloat16")
+    (dtype('float32'), dtype(bfloat16))
+    """
+    if isinstance(dtype, str) and dtype in _ML_DTYPES:
+        result = _ml_dtype(dtype)
+    else:
+        try:
+            result = np.dtype(dtype)
+        except TypeError as error:
+            raise LayoutError(f"not a dtype: {dtype!r} ({error})") from error
+    if result.hasobject:
+        raise LayoutError(f"dtype {result} holds Python objects, which have no bytes to store")
+    if result.itemsize == 0 or result.subdtype is not None:
+        raise LayoutError(f"dtype {result} has no fixed item size; give one, such as 'S8'")
+    if result.char == "T":
+        raise LayoutError("variable-width strings have no fixed item size; give one, such as 'U8'")
+    return result
+
+
+def _ml_dtype(name: str) -> DType:
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise LayoutError(f"dtype {name!r} needs the package ml_dtypes: install it") from error
+    result: DType = np.dtype(getattr(ml_dtypes, name))
+    return result
+
+
+def encode_dtype(dtype: DType) -> Any:
+    """Return `dtype` as a JSON value."""
+    return dtype.name if dtype.name in _ML_DTYPES else np.lib.format.dtype_to_descr(dtype)
+
+
+def decode_dtype(value: Any) -> DType:
+    """Return the dtype that `encode_dtype` wrote.
+
+    >>> decode_dtype(encode_dtype(np.dtype([("x", "<f4"), ("y", "<i2", (3,))])))
+    dtype([('x', '<f4'), ('y', '<i2', (3,))])
+    """
+    if isinstance(value, str):
+        return parse_dtype(value)
+    return parse_dtype(np.lib.format.descr_to_dtype(_tuples(value)))
+
+
+def _tuples(value: Any) -> Any:
+    # JSON has no tuples: a record comes back as a list of [name, type] or [name, type, shape].
+    if not isinstance(value, list):
+        return value
+    return [
+        (
+            tuple(name) if isinstance(name, list) else name,
+            _tuples(kind),
+            *(tuple(part) for part in shape),
+        )
+        for name, kind, *shape in value
+    ]

@@ -1,0 +1,101 @@
+"""Whole reads and writes of files, over the single system calls of `_osops`."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+
+from pmarray import _osops
+from pmarray.errors import DamagedError, PoisonedError, StorageError
+
+__all__ = ["barrier", "read_fully", "replace_durably", "write_fully"]
+
+_MAX_IOV = 1000  # IOV_MAX is 1024 on Linux
+# A direct write that stops half-way must go on from a block boundary.
+_MAX_CALL_BYTES = 1 << 30
+
+
+def write_fully(fd: int, buffers: Sequence[memoryview], offset: int, *, path: str) -> None:
+    """Write all of `buffers` at `offset`, however many calls it takes."""
+    pending = [buffer for buffer in buffers if buffer.nbytes]
+    while pending:
+        try:
+            done = _osops.pwritev(fd, pending[:_MAX_IOV], offset)
+        except InterruptedError:
+            continue
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot write: {error.strerror}", path) from error
+        if done == 0:
+            raise StorageError(errno.EIO, "cannot write: the system took no bytes", path)
+        offset += done
+        while pending and done >= pending[0].nbytes:
+            done -= pending.pop(0).nbytes
+        if done:
+            pending[0] = pending[0][done:]
+
+
+def read_fully(fd: int, out: memoryview, offset: int, *, path: str) -> None:
+    """Fill `out` from `offset` on.
+
+    Raises
+    ------
+    DamagedError
+        The file ends before that.
+    StorageError
+        The medium cannot be read.
+    """
+    while out.nbytes:
+        try:
+            done = os.preadv(fd, [out[:_MAX_CALL_BYTES]], offset)
+        except InterruptedError:
+            continue
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot read: {error.strerror}", path) from error
+        if done == 0:
+            raise DamagedError(f"{path} is truncated: it ends at byte {offset}, more is expected")
+        out = out[done:]
+        offset += done
+
+
+def barrier(fd: int, *, path: str) -> None:
+    """Return when what was written to `fd` is durable; a failure is final."""
+    try:
+        _osops.fdatasync(fd)
+    except OSError as error:
+        raise PoisonedError(
+            error.errno,
+            f"a barrier failed ({error.strerror}): what was written since the last flush may be "
+            "lost; close the group, repair the medium and open it again",
+            path,
+        ) from error
+
+
+def replace_durably(path: str, data: bytes) -> None:
+    """Replace the contents of `path` in one step that survives a power cut.
+
+    1. Write the new contents to a temporary file beside it.
+    2. Make that file durable.
+    3. Rename it over the old one.
+    4. Make the directory durable.
+
+    Before step 3 is durable the old contents stand, after it the new; never a mixture. A
+    temporary file that a crash leaves behind is overwritten by the next attempt.
+    """
+    temporary = path + ".new"
+    directory = os.path.dirname(path) or "."
+    try:
+        if os.path.lexists(temporary):
+            _osops.unlink(temporary)
+        fd = _osops.open_file(temporary, write=True, create=True)  # 1
+        try:
+            write_fully(fd, [memoryview(data)], 0, path=temporary)
+            _osops.fsync(fd)  # 2
+        finally:
+            _osops.close(fd)
+        _osops.rename(temporary, path)  # 3
+        _osops.fsync_directory(directory)  # 4
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(error.errno, f"cannot replace: {error.strerror}", path) from error

@@ -1,0 +1,136 @@
+"""`pmarray.open`: one array by URL."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+from numpy.typing import DTypeLike
+
+from pmarray._dtypes import parse_dtype
+from pmarray._url import DEFAULT_NAME, URL
+from pmarray.array import PMArray
+from pmarray.errors import ArrayExistsError, ArrayNotFoundError, LayoutError
+from pmarray.group import open_group, parse_shape
+from pmarray.layout import parse_layout
+
+__all__ = ["open"]
+
+
+def open(
+    url: str | os.PathLike[str],
+    shape: int | tuple[int, ...] | None = None,
+    dtype: DTypeLike | None = None,
+    *,
+    mode: str = "a",
+    layout: str | None = None,
+    order: str | None = None,
+    chunks: str | int | tuple[int, ...] = "auto",
+    cache: int | str = "auto",
+    fill_value: Any = None,
+) -> PMArray:
+    """Open one array, and the group that holds it.
+
+    Parameters
+    ----------
+    url
+        ``"memmap:/dir"``, ``"dram:"``, a directory, or an existing ``.npy`` file; ``#name`` picks
+        an array of the group, "array" unless told.
+    shape
+        Extent of each axis; needed to create, checked when the array exists.
+    dtype
+        Type of the items; float64 unless told, checked when the array exists.
+    mode
+        ``"r"`` read only, must exist; ``"r+"`` read and write, must exist; ``"a"`` read and write,
+        created if missing; ``"w"`` created, an array of this name is deleted; ``"w-"`` created,
+        must not exist.
+    layout, order
+        "row" or "col", alias "C" or "F"; row-major unless told, checked when the array exists.
+    chunks
+        The unit of caching: see `Group.create`.
+    cache
+        The group's memory: see `open_group`.
+    fill_value
+        What items hold until they are written; 0 unless told.
+
+    Returns
+    -------
+    PMArray
+        Closing it closes its group.
+
+    Raises
+    ------
+    LayoutError
+        The array exists, and not with this shape, dtype or layout; or no such array can be.
+    ArrayNotFoundError, ArrayExistsError
+        As the mode has it.
+    PMArrayError
+        What `open_group` raises.
+
+    Examples
+    --------
+    >>> import pmarray
+    >>> a = pmarray.open("dram:demo", shape=(1000, 3), dtype="float32", layout="col")
+    >>> a[:, 2] = 1
+    >>> a.close()
+    >>> b = pmarray.open("dram:demo", mode="r")
+    >>> b.shape, b.layout, float(b[5, 2])
+    ((1000, 3), 'col', 1.0)
+    """
+    parsed = URL.parse(url)
+    name = parsed.name or DEFAULT_NAME
+    # "w" and "w-" are about the array: its neighbours in the group are left alone.
+    group_mode = "a" if mode in ("w", "w-") else mode
+    group = open_group(str(replace(parsed, name=None)), mode=group_mode, cache=cache)
+    try:
+        if mode == "w-" and name in group:
+            raise ArrayExistsError(
+                f"{group.url} has an array {name!r} already; mode='a' opens it, 'w' replaces it"
+            )
+        if mode == "w" and name in group:
+            del group[name]
+        if name in group:
+            result = group._get(name, chunks)
+            _check(result, shape, dtype, layout, order)
+            return result
+        if mode in ("r", "r+"):
+            return group[name]  # raises, and says what there is
+        if shape is None:
+            raise ArrayNotFoundError(f"no array {name!r} in {group.url}; give shape= to create it")
+        return group.create(
+            name,
+            shape,
+            "float64" if dtype is None else dtype,
+            layout=layout,
+            order=order,
+            chunks=chunks,
+            fill_value=0 if fill_value is None else fill_value,
+        )
+    except BaseException:
+        group.close()
+        raise
+
+
+def _check(
+    array: PMArray,
+    shape: int | tuple[int, ...] | None,
+    dtype: DTypeLike | None,
+    layout: str | None,
+    order: str | None,
+) -> None:
+    """Refuse an array that is not as the caller describes it."""
+    asked = parse_layout(layout, order)
+    wanted = {
+        "shape": None if shape is None else parse_shape(shape),
+        "dtype": None if dtype is None else parse_dtype(dtype),
+        # One axis or none has no order to speak of.
+        "layout": asked if array.ndim > 1 else None,
+    }
+    for what, value in wanted.items():
+        stored = getattr(array, what)
+        if value is not None and value != stored:
+            raise LayoutError(
+                f"{array.group.url}#{array.name} has {what} {stored}, not {value}; open it "
+                f"without {what}=, or replace it with mode='w'"
+            )

@@ -1,0 +1,130 @@
+"""Every system call by which the library changes the state of a file system.
+
+The rest of the package calls these functions as ``_osops.pwritev(...)``, through the module,
+and calls nothing else that writes. One seam serves three masters: the simulated disk of the
+crash rig records what passes here and builds the images a power cut could leave, the fault
+injector makes any call fail, and a reader who asks "what does this library do to my disk" has
+one page to read.
+
+Each function is one system call and has its semantics: `pwritev` may write less than it was
+given and raises `InterruptedError` only where Python does. Loops, retries and alignment are the
+caller's business (`_files.py`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Sequence
+
+__all__ = [
+    "close",
+    "fallocate",
+    "fdatasync",
+    "fsync",
+    "fsync_directory",
+    "ftruncate",
+    "lock",
+    "mkdir",
+    "open_file",
+    "pwritev",
+    "rename",
+    "rmdir",
+    "symlink",
+    "unlink",
+    "unlock",
+]
+
+_DIRECT = getattr(os, "O_DIRECT", 0)
+# Open-file-description locks belong to the handle, not to the process: a second handle in the
+# same process is shut out too, and closing an unrelated handle of the file does not drop them.
+_OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)
+
+
+def open_file(path: str, *, write: bool = False, create: bool = False, direct: bool = False) -> int:
+    """Open `path` and return a descriptor; `create` makes a new file and fails if it exists."""
+    flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC
+    if create:
+        flags |= os.O_CREAT | os.O_EXCL
+    if direct:
+        flags |= _DIRECT
+    return os.open(path, flags, 0o666)
+
+
+def close(fd: int) -> None:
+    """Close `fd`; an error here can be the report of a failed write (NFS, quota)."""
+    os.close(fd)
+
+
+def pwritev(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+    """Write `buffers` one after another at `offset`; return the number of bytes written."""
+    return os.pwritev(fd, buffers, offset)
+
+
+def fdatasync(fd: int) -> None:
+    """Make the data of `fd`, and the metadata needed to read it back, durable."""
+    os.fdatasync(fd)
+
+
+def fsync(fd: int) -> None:
+    """Make the data and all metadata of `fd` durable."""
+    os.fsync(fd)
+
+
+def fsync_directory(path: str) -> None:
+    """Make the entries of the directory `path` durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def ftruncate(fd: int, nbytes: int) -> None:
+    """Set the length of `fd`; bytes beyond the old length read as zeros."""
+    os.ftruncate(fd, nbytes)
+
+
+def fallocate(fd: int, offset: int, nbytes: int) -> None:
+    """Reserve space, so that a full disk is an `OSError` now and not a bus error later.
+
+    The file is extended where `offset + nbytes` lies beyond its end; new bytes read as zeros.
+    """
+    os.posix_fallocate(fd, offset, nbytes)
+
+
+def rename(source: str, target: str) -> None:
+    """Replace `target` by `source` in one step; durable after `fsync_directory`."""
+    os.rename(source, target)
+
+
+def symlink(target: str, path: str) -> None:
+    """Create `path` as a symbolic link to `target`; durable after `fsync_directory`."""
+    os.symlink(target, path)
+
+
+def unlink(path: str) -> None:
+    """Remove the entry `path`; durable after `fsync_directory`."""
+    os.unlink(path)
+
+
+def mkdir(path: str) -> None:
+    """Create a directory; durable after `fsync_directory` of its parent."""
+    os.mkdir(path)
+
+
+def rmdir(path: str) -> None:
+    """Remove an empty directory; durable after `fsync_directory` of its parent."""
+    os.rmdir(path)
+
+
+def lock(fd: int, *, exclusive: bool) -> None:
+    """Take the open-file-description lock of `fd`; `BlockingIOError` if another handle has it."""
+    kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
+    fcntl.fcntl(fd, _OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+
+
+def unlock(fd: int) -> None:
+    """Release the lock of `fd` for every descriptor that shares its open file description."""
+    fcntl.fcntl(fd, _OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))

@@ -1,0 +1,78 @@
+"""The grammar of URLs: ``scheme:path?option=value#name``; a bare path means ``memmap:``."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, unquote
+
+from pmarray.errors import URLError
+
+__all__ = ["DEFAULT_NAME", "URL", "check_name"]
+
+DEFAULT_NAME = "array"
+"""The array that a URL without ``#name`` means."""
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
+# Names that would collide with the files of a group when an array is published beside them.
+_RESERVED = frozenset({"pmarray.json", "journal", "lock", "data"})
+
+
+@dataclass(frozen=True, slots=True)
+class URL:
+    """A parsed URL.
+
+    >>> URL.parse("memmap:./run?direct=no#trajectory")
+    URL(scheme='memmap', path='./run', name='trajectory', options={'direct': 'no'})
+    >>> URL.parse("posterior").scheme
+    'memmap'
+    """
+
+    scheme: str
+    """Which backend, in lower case."""
+    path: str
+    """What the backend makes of it: a directory, a device, a name."""
+    name: str | None = None
+    """The array that ``#name`` picks, if any."""
+    options: dict[str, str] = field(default_factory=dict)
+    """The ``?option=value`` pairs."""
+
+    @classmethod
+    def parse(cls, text: str | os.PathLike[str]) -> URL:
+        """Parse `text`; a path object is always a path, whatever characters it has."""
+        if isinstance(text, os.PathLike):
+            return cls("memmap", os.fspath(text))
+        if not isinstance(text, str) or not text:
+            raise URLError(f"not a URL: {text!r} (examples: 'dram:', 'memmap:./run#weights')")
+        match = _SCHEME.fullmatch(text)
+        scheme, rest = (match[1].lower(), match[2]) if match else ("memmap", text)
+        rest, _, fragment = rest.partition("#")
+        rest, _, query = rest.partition("?")
+        name = check_name(unquote(fragment)) if fragment else None
+        options = dict(parse_qsl(query, keep_blank_values=True))
+        return cls(scheme, rest, name, options)
+
+    def __str__(self) -> str:
+        query = "&".join(f"{key}={value}" for key, value in self.options.items())
+        return (
+            f"{self.scheme}:{self.path}"
+            + (f"?{query}" if query else "")
+            + (f"#{self.name}" if self.name else "")
+        )
+
+
+def check_name(name: str) -> str:
+    """Return `name` if an array may be called so.
+
+    >>> check_name("trajectory")
+    'trajectory'
+    >>> check_name("../up")
+    Traceback (most recent call last):
+        ...
+    pmarray.errors.URLError: an array cannot be called '../up': use letters, digits, '_', '-', '.'
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED:
+        raise URLError(f"an array cannot be called {name!r}: use letters, digits, '_', '-', '.'")
+    return name

@@ -1,0 +1,535 @@
+"""`PMArray`: shape, dtype and layout over a storage, with NumPy's indexing."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from pmarray._indexing import Selection, select
+from pmarray._metadata import ArrayMetadata, GroupMetadata
+from pmarray._sizes import available_memory_bytes, format_bytes
+from pmarray._storage import Loan, Storage
+from pmarray.errors import (
+    ArrayNotFoundError,
+    BudgetError,
+    ClosedError,
+    LayoutError,
+    LoanError,
+    SelectionError,
+)
+from pmarray.layout import Layout, Order
+
+if TYPE_CHECKING:
+    from pmarray.group import Group
+
+__all__ = ["PMArray"]
+
+AnyArray = NDArray[Any]
+
+_CHECK_FROM_BYTES = 64 << 20
+_RELAYOUT_BLOCK_BYTES = 8 << 20
+
+
+class PMArray:
+    """A dense array on a medium, indexed like a `numpy.ndarray`.
+
+    Made by `pmarray.open` and `Group.create`; holds a place in a `Group`. Reading an index gives a
+    new `numpy.ndarray`; writing is combined in memory and written behind. A write is durable after
+    `flush` or `close`.
+
+    Examples
+    --------
+    >>> import numpy as np, pmarray
+    >>> a = pmarray.open("dram:", shape=(4, 3), dtype="float32", layout="col")
+    >>> a[:, 0] = [1, 2, 3, 4]
+    >>> a[1:3, ::-1]
+    array([[0., 0., 2.],
+           [0., 0., 3.]], dtype=float32)
+    """
+
+    def __init__(self, group: Group, name: str, array: ArrayMetadata, storage: Storage) -> None:
+        self._group = group
+        self._name = name
+        self._array = array
+        self._storage = storage
+        self._detached = False
+        self._loans = 0
+
+    # -- description ----------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extent of each axis."""
+        return self._array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the items."""
+        return self._array.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self._array.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of items."""
+        return int(np.prod(self._array.shape, dtype=object))
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one item."""
+        return self._array.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all items, padding left out."""
+        return self.size * self.itemsize
+
+    @property
+    def layout(self) -> Order:
+        """ "row" (C order) or "col" (Fortran order)."""
+        return self._array.order
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Shape of the unit of caching and writing."""
+        return self._storage.chunk_shape if self.ndim else ()
+
+    @property
+    def name(self) -> str:
+        """The array's name in its group."""
+        return self._name
+
+    @property
+    def group(self) -> Group:
+        """The group that holds the array."""
+        return self._group
+
+    @property
+    def fill_value(self) -> Any:
+        """What items hold until they are written."""
+        return np.frombuffer(self._array.fill, self.dtype)[0]
+
+    def __len__(self) -> int:
+        if not self.ndim:
+            raise TypeError("len() of an array without axes")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return (
+            f"<PMArray {self._group.url}#{self._name} {self.shape} {self.dtype} "
+            f"layout={self.layout!r} {format_bytes(self.nbytes)}>"
+        )
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return the selected items as a new `numpy.ndarray` (a scalar for a full index).
+
+        Takes integers, slices with any step, ``...`` and ``None``. The result has the array's own
+        memory order, so that long runs are read straight into it.
+
+        Raises
+        ------
+        SelectionError
+            Out of bounds, or not such an index.
+        BudgetError
+            The result would not fit into memory.
+        """
+        with self._reading():
+            selection = select(index, self.shape)
+            return self._read(selection)
+
+    def _read(self, selection: Selection) -> Any:
+        shape = selection.block_shape or (1,)
+        nbytes = int(np.prod(shape, dtype=object)) * self.itemsize
+        if nbytes > _CHECK_FROM_BYTES and nbytes > available_memory_bytes():
+            raise BudgetError(
+                f"the result would take {format_bytes(nbytes)} of memory, "
+                f"{format_bytes(available_memory_bytes())} are free: read parts of it"
+            )
+        block = np.empty(shape, self.dtype, order="F" if self.layout == "col" else "C")
+        self._storage.read(_storage_axes(selection), block)
+        result = block.reshape(selection.block_shape, order="A")[selection.to_result]
+        return result[()] if selection.scalar else result
+
+    def __array__(self, dtype: DTypeLike | None = None, *, copy: bool | None = None) -> AnyArray:
+        """Return the whole as a `numpy.ndarray`: a read-only view where the medium allows one.
+
+        A view of a file sees later writes once they have left the cache, and must not be used
+        after the array has shrunk.
+        """
+        with self._reading():
+            view = None if copy else self._storage.view()
+            if view is not None:
+                view = view.reshape(self.shape)
+                if dtype is None or np.dtype(dtype) == view.dtype:
+                    return view
+            if copy is False:
+                raise ValueError("a copy is needed, and copy=False forbids it")
+            result: AnyArray = self[...] if view is None else view
+            return result if dtype is None else result.astype(dtype)
+
+    def __iter__(self) -> Iterator[Any]:
+        for i in range(len(self)):
+            yield self[i]
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def __setitem__(self, index: Any, value: ArrayLike) -> None:
+        """Write `value`, broadcast, to the selected items; cast as NumPy's assignment casts.
+
+        Returns when the items are in the cache, which is at once unless its budget is full.
+        """
+        with self._writing():
+            selection = select(index, self.shape)
+            self._write(selection, value)
+
+    def _write(self, selection: Selection, value: ArrayLike) -> None:
+        values = self._as_values(value)
+        while values.ndim > len(selection.shape) and values.shape[0] == 1:
+            values = values[0]
+        block = np.broadcast_to(values, selection.shape)[selection.to_block]
+        if not self.ndim:
+            block = block.reshape(1)
+        self._storage.write(_storage_axes(selection), block)
+
+    def _as_values(self, value: ArrayLike) -> AnyArray:
+        if isinstance(value, np.ndarray) and value.dtype.kind not in "OSUV":
+            return value  # cast piece by piece on its way into the cache
+        # Everything else is cast first, so that what cannot be cast changes nothing.
+        if isinstance(value, np.ndarray | np.generic):
+            return np.asarray(value).astype(self.dtype)
+        return np.asarray(value, dtype=self.dtype)
+
+    def writing(self, index: Any) -> AbstractContextManager[AnyArray]:
+        """Lend the memory of the selected items themselves, to be filled without a copy.
+
+        The selection must be contiguous and lie in one chunk: a column of a column-major matrix,
+        a row of a row-major one. What the lent array holds at first is unspecified; every item of
+        it must be written. It must not be used after the block. If the block raises, the items
+        keep their old values where those had left the cache, and are unspecified otherwise.
+        Several loans may be open at once, and a loan may end on another thread.
+
+        Yields
+        ------
+        numpy.ndarray
+            Writable, with the shape of ``self[index]``.
+
+        Raises
+        ------
+        SelectionError
+            The selection is not contiguous.
+        BudgetError
+            It does not lie in one chunk, or no memory is left to lend.
+
+        Examples
+        --------
+        >>> import numpy as np, pmarray
+        >>> a = pmarray.open("dram:", shape=(3, 2), layout="col")
+        >>> with a.writing(np.s_[:, 1]) as out:
+        ...     np.sqrt([1, 4, 9], out=out)
+        array([1., 2., 3.])
+        >>> a[2]
+        array([0., 3.])
+        """
+        return _Borrowing(self, lambda: select(index, self.shape), None)
+
+    def appending(self, count: int = 1) -> AbstractContextManager[AnyArray]:
+        """Grow by `count` lines of the slow axis and lend their memory.
+
+        The array grows when the block is entered, so that further loans may follow while this one
+        is open. If the block raises, the new lines hold the fill value.
+
+        Yields
+        ------
+        numpy.ndarray
+            Writable, with the shape of the new lines, the slow axis included.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> a = pmarray.open("dram:", shape=(3, 0), layout="col")
+        >>> with a.appending() as out:
+        ...     out[:, 0] = [1, 2, 3]
+        >>> a.shape
+        (3, 1)
+        """
+        if count < 0:
+            raise ValueError(f"count={count} is negative")
+        return _Borrowing(self, lambda: self._grown_by(count), self._fill_selection)
+
+    def _grown_by(self, count: int) -> Selection:
+        lines = self._layout.lines
+        self._set_lines(lines + count, fill=False)
+        index = [slice(None)] * self.ndim
+        index[self._layout.slow_axis] = slice(lines, lines + count)
+        return select(tuple(index), self.shape)
+
+    def append(self, values: ArrayLike, axis: int | None = None) -> tuple[int, ...]:
+        """Append `values` at the end of an axis and return the new shape.
+
+        Parameters
+        ----------
+        values
+            Items with the array's extents in all other axes, or one line without the axis.
+        axis
+            The slow axis unless told: the last of a column-major array, the first of a row-major
+            one. Any other axis copies the whole array.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> a = pmarray.open("dram:", shape=(2, 0), layout="col")
+        >>> a.append([1, 2]), a.append([[3, 5], [4, 6]])
+        ((2, 1), (2, 3))
+        >>> a[0]
+        array([1., 3., 5.])
+        """
+        with self._writing():
+            if not self.ndim:
+                raise LayoutError("an array without axes has nowhere to append to")
+            slow = self._layout.slow_axis
+            along = slow if axis is None else _normal_axis(axis, self.ndim)
+            new = self._as_values(values)
+            if new.ndim == self.ndim - 1:
+                new = np.expand_dims(new, along)
+            expected = [n for i, n in enumerate(self.shape) if i != along]
+            if (
+                new.ndim != self.ndim
+                or [n for i, n in enumerate(new.shape) if i != along] != expected
+            ):
+                raise LayoutError(
+                    f"cannot append values of shape {np.shape(values)} to shape {self.shape} "
+                    f"along axis {along}"
+                )
+            before = self.shape[along]
+            shape = list(self.shape)
+            shape[along] += new.shape[along]
+            if along == slow:
+                self._set_lines(shape[along], fill=False)
+            else:
+                self._relayout(tuple(shape))
+            index = (slice(None),) * along + (slice(before, None),)
+            self._write(select(index, self.shape), new)
+            return self.shape
+
+    def resize(self, shape: int | tuple[int, ...]) -> None:
+        """Change the shape in place; items keep their indices, new ones hold the fill value.
+
+        Along the slow axis this is cheap. Along any other axis the whole array is copied.
+        """
+        with self._writing():
+            new = tuple(
+                operator.index(n) for n in (shape if isinstance(shape, tuple) else (shape,))
+            )
+            if len(new) != self.ndim or any(n < 0 for n in new):
+                raise LayoutError(f"cannot resize {self.shape} to {new}")
+            slow = self._layout.slow_axis
+            if all(
+                n == old
+                for i, (n, old) in enumerate(zip(new, self.shape, strict=True))
+                if i != slow
+            ):
+                if new != self.shape:
+                    self._set_lines(new[slow], fill=True)
+            else:
+                self._relayout(new)
+
+    def flush(self) -> None:
+        """Return when everything written to the group so far is durable."""
+        self._group.flush()
+
+    def close(self) -> None:
+        """Close the group that holds the array; see `Group.close`."""
+        self._group.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- growing --------------------------------------------------------------------------------
+
+    @property
+    def _layout(self) -> Layout:
+        return self._storage.layout
+
+    def _set_lines(self, lines: int, *, fill: bool) -> None:
+        before = self._layout.lines
+        if lines < before:
+            self._refuse_loans("shrink")
+        shape = list(self.shape)
+        shape[self._layout.slow_axis] = lines
+        used = self._storage.set_lines(lines)
+        self._array = replace(self._array, shape=tuple(shape))
+        self._group._update(self._name, self._array)
+        if fill and lines > before:
+            # Beyond `used` the medium holds zeros; before, it may hold what was cut off once.
+            stop = lines
+            if not any(self._array.fill):
+                stop = min(lines, -(-used // max(1, self._layout.line_stride)))
+            index = [slice(None)] * self.ndim
+            index[self._layout.slow_axis] = slice(before, stop)
+            self._fill_selection(select(tuple(index), self.shape))
+
+    def _fill_selection(self, selection: Selection) -> None:
+        fill = np.frombuffer(self._array.fill, self.dtype)[0]
+        shape = selection.block_shape or (1,)
+        self._storage.write(_storage_axes(selection), np.broadcast_to(fill, shape))
+
+    def _relayout(self, shape: tuple[int, ...]) -> None:
+        """Move to a file of another shape, block by block."""
+        self._refuse_loans("change another axis than the slow one")
+        array, storage = self._group._new_file(self._array, shape)
+        target = PMArray(self._group, self._name, array, storage)
+        try:
+            if any(array.fill) and target.size:
+                target._fill_selection(select((), shape))
+            kept = tuple(min(old, new) for old, new in zip(self.shape, shape, strict=True))
+            for index in _blocks(kept, self.itemsize, self.layout):
+                selection = select(index, self.shape)
+                block = self._read(selection)
+                target._write(select(index, shape), block)
+        except BaseException:
+            target._detach()
+            self._group._discard_file(array)
+            raise
+        old = self._storage
+        self._group._replace_array(self._name, self._array, array)
+        self._array, self._storage = array, storage
+        old.discard()
+
+    # -- the group's side -----------------------------------------------------------------------
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._group._reading():
+            self._refuse_detached()
+            yield
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._group._writing():
+            self._refuse_detached()
+            yield
+
+    def _refuse_detached(self) -> None:
+        if self._detached:
+            raise ArrayNotFoundError(
+                f"the array {self._name!r} was deleted from {self._group.url}, or replaced there"
+            )
+
+    def _refuse_loans(self, what: str) -> None:
+        if self._loans:
+            raise LoanError(
+                f"cannot {what} while {self._loans} loans of {self._name!r} are open: leave their "
+                "blocks first"
+            )
+
+    def _detach(self) -> None:
+        """The array is no more; its handle says so from now on."""
+        self._detached = True
+        self._storage.discard()
+
+    def _adopt(self, array: ArrayMetadata) -> None:
+        """Move on to the shape that another writer left."""
+        self._storage.set_lines(array.layout.lines)
+        self._array = array
+
+
+class _Borrowing:
+    """The context manager of `PMArray.writing` and `PMArray.appending`."""
+
+    def __init__(
+        self,
+        array: PMArray,
+        choose: Callable[[], Selection],
+        on_failure: Callable[[Selection], None] | None,
+    ) -> None:
+        self._array = array
+        self._choose = choose
+        self._on_failure = on_failure
+        self._loan: Loan | None = None
+        self._selection: Selection | None = None
+
+    def __enter__(self) -> AnyArray:
+        array = self._array
+        if self._loan is not None:
+            raise LoanError("this loan is open already; call writing() again for another")
+        with array._writing():
+            before = array._layout.lines
+            selection = self._selection = self._choose()
+            try:
+                self._loan = array._storage.lend(_storage_axes(selection))
+            except BaseException:
+                if array._layout.lines != before:
+                    array._set_lines(before, fill=False)
+                raise
+            array._loans += 1
+            block = self._loan.block.reshape(selection.block_shape)
+            # The Ellipsis makes a view also of one item.
+            result: AnyArray = block[(*selection.to_result, Ellipsis)]
+            return result
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        loan, self._loan = self._loan, None
+        if loan is None or self._selection is None:
+            raise LoanError("this loan is not open")
+        array = self._array
+        if array._group.closed:
+            raise ClosedError(
+                f"{array._group.url} was closed before this loan of {array.name!r} ended; what "
+                "was written into it is lost"
+            )
+        if kind is None:
+            loan.done()
+        else:
+            loan.failed()
+            if self._on_failure is not None:
+                with array._writing():
+                    self._on_failure(self._selection)
+        array._loans -= 1
+
+
+def _storage_axes(selection: Selection) -> tuple[slice, ...]:
+    """Arrays without axes are stored as arrays of one item."""
+    return selection.axes or (slice(0, 1, 1),)
+
+
+def _normal_axis(axis: int, ndim: int) -> int:
+    axis = operator.index(axis)
+    if not -ndim <= axis < ndim:
+        raise SelectionError(f"axis {axis} is out of bounds for an array of {ndim} axes")
+    return axis % ndim
+
+
+def _blocks(shape: tuple[int, ...], itemsize: int, order: Order) -> Iterator[tuple[slice, ...]]:
+    """Cut an array into blocks of about `_RELAYOUT_BLOCK_BYTES`, in the order of its layout."""
+    if 0 in shape:
+        return
+    layout = Layout.plan(shape, itemsize, order)
+    whole = tuple(slice(0, n, 1) for n in shape)
+    chunk_shape = layout.chunk_shape(_RELAYOUT_BLOCK_BYTES, _RELAYOUT_BLOCK_BYTES)
+    for extent in layout.extents(whole, chunk_shape):
+        yield extent.block

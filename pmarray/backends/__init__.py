@@ -1,0 +1,143 @@
+"""What a backend is, and which there are.
+
+A *region backend* keeps the metadata of one group and one byte-addressable *region* an array. A
+third party registers its own under the entry-point group ``pmarray.backends``, with the scheme as
+the name and a callable ``open(url, *, writable)`` as the object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmarray._dtypes import DType
+from pmarray._metadata import GroupMetadata
+from pmarray._url import URL
+from pmarray.errors import URLError
+from pmarray.layout import Layout
+
+__all__ = ["OpenBackend", "Region", "RegionBackend", "known_schemes", "open_backend"]
+
+
+class Region(Protocol):
+    """The bytes of one array on their medium, counted from its first item."""
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that may be read and written."""
+
+    @property
+    def block_bytes(self) -> int:
+        """Every write starts and ends at a multiple of this (1 where any will do)."""
+
+    @property
+    def memory(self) -> NDArray[np.uint8] | None:
+        """The bytes themselves, where loads and stores are the fast way to them."""
+
+    def read_into(self, offset: int, out: memoryview, /) -> None:
+        """Fill `out` from `offset` on. May run on any thread, also during `write`."""
+
+    def will_read(self, offset: int, nbytes: int, /) -> None:
+        """A hint that these bytes are wanted next; returns at once."""
+
+    def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
+        """Write `buffers` one after another from `offset` on; on one thread at a time."""
+
+    def barrier(self) -> None:
+        """Return when everything written before is durable."""
+
+    def reserve(self, nbytes: int, /) -> None:
+        """Make `capacity` at least `nbytes`, or raise and change nothing; new bytes are zeros."""
+
+    def describe(self, layout: Layout, dtype: DType, ndim: int, /) -> None:
+        """Note shape and dtype beside the bytes, for the convenience of other programs."""
+
+    def trim(self, nbytes: int, /) -> None:
+        """Give back the space beyond `nbytes`."""
+
+    def view(self, nbytes: int, /) -> NDArray[np.uint8] | None:
+        """Return the first `nbytes` bytes as a read-only array without copying, if possible."""
+
+    def close(self) -> None:
+        """Release the handles; what was written stays."""
+
+
+class RegionBackend(Protocol):
+    """One group on its medium."""
+
+    @property
+    def can_create(self) -> bool:
+        """Whether arrays can be created and deleted, and attributes kept."""
+
+    def load(self) -> GroupMetadata | None:
+        """Return the metadata as of their last `save`, or None where there is no group."""
+
+    def save(self, metadata: GroupMetadata, /) -> None:
+        """Replace the metadata in one durable step."""
+
+    def lock(self) -> None:
+        """Become the group's one writer, or raise `GroupLockedError`."""
+
+    def create(self, file_id: int, nbytes: int, /, *, aligned: bool) -> Region:
+        """Make a new region of zeros; `aligned` promises writes in whole blocks."""
+
+    def open(self, file_id: int, nbytes: int, /, *, aligned: bool) -> Region:
+        """Open the region of an array that needs `nbytes` bytes."""
+
+    def remove(self, file_id: int, /) -> None:
+        """Delete a region that no metadata name any more."""
+
+    def publish(self, names: Mapping[str, int], /) -> None:
+        """Make the arrays findable by name for other programs."""
+
+    def close(self) -> None:
+        """Release the lock and the handles."""
+
+    def abandon(self) -> None:
+        """Close this process's copies of the handles in a forked child; release nothing."""
+
+
+@runtime_checkable
+class OpenBackend(Protocol):
+    """The object behind an entry point."""
+
+    def __call__(self, url: URL, *, writable: bool) -> RegionBackend:
+        """Return the backend for `url`; nothing is created and nothing is locked yet."""
+
+
+def known_schemes() -> list[str]:
+    """Return the schemes that have a backend here.
+
+    >>> {"dram", "memmap"} <= set(known_schemes())
+    True
+    """
+    return sorted({*_BUILT_IN, *(point.name for point in entry_points(group="pmarray.backends"))})
+
+
+def open_backend(url: URL, *, writable: bool) -> RegionBackend:
+    """Find the backend of `url` and hand it over."""
+    opener = _BUILT_IN.get(url.scheme)
+    if opener is None:
+        for point in entry_points(group="pmarray.backends", name=url.scheme):
+            return cast(OpenBackend, point.load())(url, writable=writable)
+        raise URLError(f"no backend for {url.scheme + ':'!r}; known: {', '.join(known_schemes())}")
+    return opener(url, writable=writable)
+
+
+def _dram(url: URL, *, writable: bool) -> Any:
+    from pmarray.backends import dram
+
+    return dram.open_backend(url, writable=writable)
+
+
+def _memmap(url: URL, *, writable: bool) -> Any:
+    from pmarray.backends import memmap
+
+    return memmap.open_backend(url, writable=writable)
+
+
+_BUILT_IN: dict[str, OpenBackend] = {"dram": _dram, "memmap": _memmap}

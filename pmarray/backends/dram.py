@@ -1,0 +1,189 @@
+"""``dram:`` - anonymous memory. Nothing outlives the process.
+
+``dram:`` is a new group each time; ``dram:name`` is the same group for the whole process, until
+it is opened with ``mode="w"``.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmarray._dtypes import DType
+from pmarray._metadata import GroupMetadata
+from pmarray._sizes import format_bytes
+from pmarray._url import URL
+from pmarray.errors import BudgetError, GroupLockedError, URLError
+from pmarray.layout import Layout
+
+__all__ = ["DRAMBackend", "DRAMRegion", "open_backend"]
+
+_PAGE = mmap.PAGESIZE
+_HUGE_PAGE = 2 << 20
+
+
+class DRAMRegion:
+    """A growing anonymous mapping, with huge pages where the system has them."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._map: mmap.mmap | None = None
+        self._memory: NDArray[np.uint8] | None = None
+        self.capacity = 0
+        self.block_bytes = 1
+        self.reserve(nbytes)
+
+    @property
+    def memory(self) -> NDArray[np.uint8]:
+        """The bytes themselves."""
+        if self._memory is None:
+            self._memory = np.frombuffer(self._map or bytearray(), np.uint8)
+        return self._memory
+
+    def read_into(self, offset: int, out: memoryview, /) -> None:
+        np.frombuffer(out, np.uint8)[:] = self.memory[offset : offset + out.nbytes]
+
+    def will_read(self, offset: int, nbytes: int, /) -> None:
+        pass
+
+    def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
+        for buffer in buffers:
+            self.memory[offset : offset + buffer.nbytes] = np.frombuffer(buffer, np.uint8)
+            offset += buffer.nbytes
+
+    def barrier(self) -> None:
+        pass
+
+    def reserve(self, nbytes: int, /) -> None:
+        if nbytes <= self.capacity:
+            return
+        # Geometric growth, so that n appends copy O(n); untouched pages cost nothing.
+        capacity = max(nbytes, self.capacity + self.capacity // 2)
+        capacity = -(-capacity // _PAGE) * _PAGE
+        self._memory = None
+        try:
+            if self._map is None:
+                self._map = self._allocate(capacity)
+            else:
+                self._grow(self._map, capacity)
+        except (OSError, ValueError, OverflowError, MemoryError) as error:
+            raise BudgetError(f"cannot allocate {format_bytes(capacity)} of memory") from error
+        self.capacity = capacity
+
+    def _grow(self, old: mmap.mmap, capacity: int) -> None:
+        try:
+            old.resize(capacity)  # moves page tables, not bytes
+            return
+        except BufferError:
+            pass  # somebody holds a view: it keeps the old memory, we move on to new
+        new = self._allocate(capacity)
+        np.frombuffer(new, np.uint8)[: len(old)] = np.frombuffer(old, np.uint8)
+        self._map = new
+
+    @staticmethod
+    def _allocate(capacity: int) -> mmap.mmap:
+        result = mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if capacity >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+            try:
+                result.madvise(mmap.MADV_HUGEPAGE)
+            except OSError:
+                pass  # a kernel without transparent huge pages: slower, not wrong
+        return result
+
+    def describe(self, layout: Layout, dtype: DType, ndim: int, /) -> None:
+        pass
+
+    def trim(self, nbytes: int, /) -> None:
+        pass
+
+    def view(self, nbytes: int, /) -> NDArray[np.uint8]:
+        result = self.memory[:nbytes]
+        result.flags.writeable = False
+        return result
+
+    def close(self) -> None:
+        self._memory = None
+
+
+class DRAMBackend:
+    """One group in memory."""
+
+    can_create = True
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._metadata: GroupMetadata | None = None
+        self._regions: dict[int, DRAMRegion] = {}
+        self._locked = False
+
+    def load(self) -> GroupMetadata | None:
+        return self._metadata
+
+    def save(self, metadata: GroupMetadata, /) -> None:
+        self._metadata = metadata
+
+    def lock(self) -> None:
+        if self._locked:
+            raise GroupLockedError(
+                f"{self._where} is open for writing in this process already; close that handle"
+            )
+        self._locked = True
+
+    def create(self, file_id: int, nbytes: int, /, *, aligned: bool) -> DRAMRegion:
+        region = self._regions[file_id] = DRAMRegion(nbytes)
+        return region
+
+    def open(self, file_id: int, nbytes: int, /, *, aligned: bool) -> DRAMRegion:
+        return self._regions[file_id]
+
+    def remove(self, file_id: int, /) -> None:
+        self._regions.pop(file_id, None)
+
+    def publish(self, names: Mapping[str, int], /) -> None:
+        pass
+
+    def close(self) -> None:
+        self._locked = False
+
+    def abandon(self) -> None:
+        pass
+
+
+_NAMED: dict[str, DRAMBackend] = {}
+
+
+class _Handle(DRAMBackend):
+    """One opener's share of a named group: the lock is held by one handle at a time."""
+
+    def __init__(self, shared: DRAMBackend) -> None:
+        super().__init__(shared._where)
+        self._shared = shared
+        self._regions = shared._regions
+        self._holds = False
+
+    def load(self) -> GroupMetadata | None:
+        return self._shared.load()
+
+    def save(self, metadata: GroupMetadata, /) -> None:
+        self._shared.save(metadata)
+
+    def lock(self) -> None:
+        self._shared.lock()
+        self._holds = True
+
+    def close(self) -> None:
+        if self._holds:
+            self._shared.close()
+            self._holds = False
+
+
+def open_backend(url: URL, *, writable: bool) -> DRAMBackend:
+    """Open ``dram:`` or ``dram:name``."""
+    if url.options:
+        raise URLError(f"dram: takes no options, got {url.options}")
+    if not url.path:
+        return DRAMBackend("dram:")
+    shared = _NAMED.setdefault(url.path, DRAMBackend(f"dram:{url.path}"))
+    return _Handle(shared)

@@ -1,0 +1,144 @@
+"""One ``.npy`` file that some other program wrote, opened in place as a group of one array.
+
+It has no metadata beside its own header, so there are no attributes and no further arrays; the
+array grows and shrinks along its slow axis as long as the header has room for the new shape.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pmarray import _osops
+from pmarray._files import barrier, write_fully
+from pmarray._metadata import ArrayMetadata, GroupMetadata
+from pmarray._npy import MAX_HEADER_BYTES, Header, parse_header, write_header
+from pmarray._url import DEFAULT_NAME
+from pmarray.errors import (
+    ForeignDataError,
+    GroupLockedError,
+    GroupNotFoundError,
+    LayoutError,
+    StorageError,
+)
+from pmarray.layout import Layout
+
+if TYPE_CHECKING:
+    from pmarray.backends.memmap import FileRegion
+
+__all__ = ["NpyFileBackend"]
+
+
+class NpyFileBackend:
+    """The one array of a foreign ``.npy`` file."""
+
+    can_create = False
+
+    def __init__(self, path: str, *, writable: bool) -> None:
+        self._path = path
+        self._writable = writable
+        self._header: Header | None = None
+        self._lock_fd: int | None = None
+
+    def load(self) -> GroupMetadata | None:
+        try:
+            with open(self._path, "rb") as file:
+                data = file.read(MAX_HEADER_BYTES)
+        except FileNotFoundError as error:
+            raise GroupNotFoundError(
+                f"{self._path} does not exist; only an existing .npy file opens in place, "
+                "a new array goes into a directory"
+            ) from error
+        except OSError as error:
+            raise StorageError(error.errno, error.strerror, self._path) from error
+        group = os.path.dirname(os.path.dirname(os.path.realpath(self._path)))
+        if os.path.exists(os.path.join(group, "pmarray.json")):
+            raise ForeignDataError(
+                f"{self._path} belongs to the group {group}: open that, so that its lock and its "
+                "metadata are respected"
+            )
+        header = self._header = parse_header(data, self._path)
+        layout = _plain_layout(header)
+        array = ArrayMetadata(
+            0,
+            header.shape,
+            header.dtype,
+            header.order,
+            layout.line_stride,
+            bytes(header.dtype.itemsize),
+        )
+        return GroupMetadata(uuid="", arrays={DEFAULT_NAME: array})
+
+    def save(self, metadata: GroupMetadata, /) -> None:
+        """Rewrite the header where the shape has changed."""
+        header = self._header
+        array = metadata.arrays[DEFAULT_NAME]
+        if header is None or array.shape == header.shape:
+            return
+        try:
+            data = write_header(
+                array.layout, array.dtype, ndim=len(array.shape), nbytes=header.data_offset
+            )
+        except ValueError as error:
+            raise LayoutError(f"{self._path} cannot take shape {array.shape}: {error}") from error
+        fd = _osops.open_file(self._path, write=True)
+        try:
+            write_fully(fd, [memoryview(data)], 0, path=self._path)
+            barrier(fd, path=self._path)
+        finally:
+            _osops.close(fd)
+        self._header = Header(array.shape, array.dtype, array.order, header.data_offset)
+
+    def lock(self) -> None:
+        fd = _osops.open_file(self._path, write=True)
+        try:
+            _osops.lock(fd, exclusive=True)
+        except (BlockingIOError, PermissionError) as error:
+            _osops.close(fd)
+            raise GroupLockedError(
+                f"{self._path} is being written to; open it read-only"
+            ) from error
+        self._lock_fd = fd
+
+    def create(self, file_id: int, nbytes: int, /, *, aligned: bool) -> FileRegion:
+        raise ForeignDataError(f"{self._path} is one array; use a directory to hold several")
+
+    def open(self, file_id: int, nbytes: int, /, *, aligned: bool) -> FileRegion:
+        from pmarray.backends.memmap import FileRegion
+        from pmarray.errors import DamagedError
+
+        assert self._header is not None
+        region = FileRegion(
+            self._path, self._header.data_offset, writable=self._writable, aligned=False
+        )
+        if region.capacity < nbytes:
+            region.close()
+            raise DamagedError(
+                f"{self._path} is truncated: it holds {region.capacity} bytes of data, "
+                f"its header says {nbytes}"
+            )
+        return region
+
+    def remove(self, file_id: int, /) -> None:
+        raise ForeignDataError(f"{self._path} is one array and cannot be deleted from itself")
+
+    def publish(self, names: Mapping[str, int], /) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._lock_fd is not None:
+            fd, self._lock_fd = self._lock_fd, None
+            _osops.unlock(fd)
+            _osops.close(fd)
+
+    def abandon(self) -> None:
+        if self._lock_fd is not None:
+            fd, self._lock_fd = self._lock_fd, None
+            os.close(fd)
+
+
+def _plain_layout(header: Header) -> Layout:
+    shape = header.shape or (1,)
+    layout = Layout(shape, header.dtype.itemsize, header.order, 0)
+    return Layout(shape, header.dtype.itemsize, header.order, layout.line_nbytes)
