@@ -144,10 +144,11 @@ def ece(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_BINS) -> f
     """
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    # torchmetrics gives a confidence of exactly 1 a bin of its own, beyond the last. A network sure
-    # of itself reaches 1 in float32 on most images, so they are moved by one rounding into the last.
-    probabilities = _checked(probabilities, labels)
-    below_one = probabilities.clamp(max=1 - torch.finfo(probabilities.dtype).eps)
+    # torchmetrics counts in float32, and gives a confidence of exactly 1 a bin of its own, beyond
+    # the last. A network sure of itself reaches 1 there on most images, so they are moved by one
+    # rounding into the last bin.
+    probabilities = _checked(probabilities, labels).float()
+    below_one = probabilities.clamp(max=1 - torch.finfo(torch.float32).eps)
     found = multiclass_calibration_error(
         below_one, labels, num_classes=probabilities.shape[1], n_bins=bins, norm="l1"
     )
@@ -213,9 +214,9 @@ def reliability(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_BI
     """
     probabilities = _checked(probabilities, labels)
     confidence, guess = probabilities.max(dim=1)
-    # The edges in the dtype of the probabilities, and closed on the left, as torchmetrics has them.
-    edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype, device=confidence.device)
-    index = (torch.bucketize(confidence, edges, right=True) - 1).clamp(max=bins - 1)
+    # The edges in float32 and bins closed on the left, as torchmetrics has them.
+    edges = torch.linspace(0, 1, bins + 1, device=confidence.device)
+    index = (torch.bucketize(confidence.float(), edges, right=True) - 1).clamp(max=bins - 1)
     count = torch.bincount(index, minlength=bins)
     right = (guess == labels).double()
     return Reliability(

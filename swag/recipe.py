@@ -44,9 +44,9 @@ class Recipe:
     """Learning rate of SGD until it is annealed."""
     momentum: float = 0.9
     """Momentum of SGD."""
-    weight_decay: float = 1e-4
+    weight_decay: float = 5e-4
     """L2 penalty of SGD."""
-    swa_lr: float = 0.02
+    swa_lr: float = 0.03
     """Learning rate from the end of the burn-in on."""
     anneal: float = 1.0
     """Epochs, the last of the burn-in, over which the rate goes from `lr` to `swa_lr`."""

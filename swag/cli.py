@@ -1,0 +1,209 @@
+"""The command line: ``swag train``, ``swag evaluate``, ``swag info``.
+
+PyTorch takes seconds to import, so it is imported inside the commands; ``swag --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from swag.recipe import Recipe
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="SWA-Gaussian posteriors over network weights, collected on disk while training.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_DEFAULTS = Recipe()
+_MNIST_FOLDER = "Folder of the four MNIST files; those that come with swag if not given."
+
+Store = Annotated[
+    str, typer.Argument(help="Where the posterior is kept, as a pmarray URL: memmap:./runs/demo.")
+]
+Data = Annotated[Path | None, typer.Option(help=_MNIST_FOLDER)]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads that compute; PyTorch's choice if not given.")
+]
+
+
+@app.command()
+def train(
+    store: Store,
+    model: Annotated[
+        Literal["2conv2fc", "2fc", "3fc", "4fc"],
+        typer.Option(help="Network: 21,840, 795,010, 1,290,510 or 2,797,010 parameters."),
+    ] = "4fc",
+    epochs: Annotated[int, typer.Option(help="Passes over the training set.")] = _DEFAULTS.epochs,
+    batch_size: Annotated[int, typer.Option(help="Images in a minibatch.")] = _DEFAULTS.batch_size,
+    lr: Annotated[float, typer.Option(help="Learning rate at first.")] = _DEFAULTS.lr,
+    momentum: Annotated[float, typer.Option(help="Momentum of SGD.")] = _DEFAULTS.momentum,
+    weight_decay: Annotated[float, typer.Option(help="L2 penalty.")] = _DEFAULTS.weight_decay,
+    swa_lr: Annotated[
+        float, typer.Option(help="Learning rate while collecting.")
+    ] = _DEFAULTS.swa_lr,
+    anneal: Annotated[
+        float, typer.Option(help="Epochs, the last of the burn-in, from one rate to the other.")
+    ] = _DEFAULTS.anneal,
+    anneal_strategy: Annotated[
+        Literal["cos", "linear"], typer.Option(help="Shape of the annealing.")
+    ] = _DEFAULTS.anneal_strategy,
+    burn_in: Annotated[
+        float, typer.Option(help="Epochs before the first collection.")
+    ] = _DEFAULTS.burn_in,
+    interval: Annotated[
+        int, typer.Option(help="Minibatches from one collection to the next.")
+    ] = _DEFAULTS.interval,
+    rank: Annotated[
+        int | None,
+        typer.Option(help="Keep the last so many iterates; 0 for the diagonal; all if not given."),
+    ] = _DEFAULTS.rank,
+    seed: Annotated[
+        int, typer.Option(help="Of the first weights and of the order of minibatches.")
+    ] = _DEFAULTS.seed,
+    threads: Threads = None,
+    data: Data = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace what the store holds.")] = False,
+) -> None:
+    """Train on MNIST and collect the iterates of SGD into a store.
+
+    The learning rate is --lr during the burn-in, is annealed to --swa-lr over the last --anneal
+    epochs of it, and stays there while the weights are collected.
+    """
+    with _plain_errors():
+        try:
+            recipe = Recipe(
+                model=model,
+                epochs=epochs,
+                batch_size=batch_size,
+                lr=lr,
+                momentum=momentum,
+                weight_decay=weight_decay,
+                swa_lr=swa_lr,
+                anneal=anneal,
+                anneal_strategy=anneal_strategy,
+                burn_in=burn_in,
+                interval=interval,
+                rank=rank,
+                seed=seed,
+                threads=threads,
+            )
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        from swag import runs
+        from swag._progress import TrainingProgress
+
+        _set_threads(threads)
+        with TrainingProgress(Console()) as progress:
+            runs.train(store, recipe, data=data, fresh=fresh, watch=progress.update)
+
+
+@app.command()
+def evaluate(
+    store: Store,
+    samples: Annotated[int, typer.Option(min=1, help="Networks drawn from each posterior.")] = 30,
+    scale: Annotated[
+        float,
+        typer.Option(min=0.0, help="Factor of the covariance of SWAG; 0.5 as in its paper."),
+    ] = 0.5,
+    rank: Annotated[
+        int | None, typer.Option(min=0, help="Use the last so many iterates; all if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+    figure: Annotated[
+        Path | None, typer.Option(help="Write a picture there: .png, .pdf or .svg.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
+    threads: Threads = None,
+    data: Data = None,
+) -> None:
+    """Compare the last iterate, SWA, SWAG-diagonal and SWAG on the MNIST test set."""
+    with _plain_errors():
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        from swag import evaluation, report
+
+        _set_threads(threads)
+        spinner = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        with spinner:
+            task = spinner.add_task("reading", total=None)
+            found = evaluation.evaluate(
+                store,
+                data=data,
+                samples=samples,
+                scale=scale,
+                rank=rank,
+                seed=seed,
+                on_row=lambda name: spinner.update(task, description=f"predicting with {name}"),
+            )
+        if as_json:
+            print(json.dumps(report.as_json(found), indent=2))
+        else:
+            Console().print(report.table(found))
+        if figure is not None:
+            report.picture(found, figure)
+            Console(stderr=as_json).print(f"picture: {figure}", highlight=False)
+
+
+@app.command()
+def info(
+    store: Store,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
+) -> None:
+    """Say what a store holds: the model, the iterates, their size and how they were made."""
+    with _plain_errors():
+        from swag import report, runs
+
+        facts = runs.describe(store)
+        if as_json:
+            print(json.dumps(facts, indent=2))
+        else:
+            Console().print(report.facts_table(facts))
+
+
+def main() -> None:
+    """Run the command line on `sys.argv`; exits with 0, 1 (a told error), 2 (usage) or 130."""
+    app()
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Print errors that a user can act on as one line, without a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except Exception as error:
+        from pmarray.errors import PMArrayError
+
+        from swag.errors import SwagError
+
+        if not isinstance(error, SwagError | PMArrayError | OSError):
+            raise
+        print(f"swag: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None

@@ -1,0 +1,111 @@
+"""The metrics against their definitions, worked out again in plain NumPy float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from swag import metrics
+from swag.metrics import accuracy, brier, ece, nll, reliability, score
+
+
+@st.composite
+def predictions(draw):
+    """Probabilities of some sharpness, with exact zeros and ones now and then, and labels."""
+    seed = draw(st.integers(0, 2**32 - 1))
+    n, classes = draw(st.integers(1, 200)), draw(st.integers(2, 12))
+    sharpness = draw(st.sampled_from([0.1, 1.0, 10.0, 1000.0]))
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    generator = torch.Generator().manual_seed(seed)
+    logits = sharpness * torch.randn(n, classes, generator=generator, dtype=dtype)
+    labels = torch.randint(classes, (n,), generator=generator)
+    return logits.softmax(dim=1), labels
+
+
+def ece_by_definition(p: np.ndarray, labels: np.ndarray, bins: int) -> float:
+    confidence, right = p.max(axis=1), p.argmax(axis=1) == labels
+    edges = np.linspace(0, 1, bins + 1, dtype=np.float32)
+    index = np.minimum(np.digitize(confidence, edges) - 1, bins - 1)
+    gaps = [
+        np.sum(index == b) * abs(right[index == b].mean() - confidence[index == b].mean())
+        for b in np.unique(index)
+    ]
+    return float(np.sum(gaps) / len(labels))
+
+
+@given(predictions())
+def test_metrics_equal_their_definitions(case):
+    probabilities, labels = case
+    p, y = probabilities.double().numpy(), labels.numpy()
+    one_hot = np.eye(p.shape[1])[y]
+    assert accuracy(*case) == pytest.approx((p.argmax(axis=1) == y).mean())
+    assert brier(*case) == pytest.approx(((p - one_hot) ** 2).sum(axis=1).mean(), abs=1e-12)
+    floor = torch.finfo(probabilities.dtype).tiny
+    of_label = np.maximum(p[np.arange(len(y)), y], floor)
+    assert nll(*case) == pytest.approx(-np.log(of_label).mean(), abs=1e-9)
+
+
+@given(predictions(), st.integers(1, 20))
+def test_calibration_error_is_what_the_reliability_diagram_shows(case, bins):
+    diagram = reliability(*case, bins=bins)
+    assert int(diagram.count.sum()) == len(case[1])
+    held = diagram.count > 0
+    gap = (diagram.accuracy - diagram.confidence).abs()[held]
+    by_diagram = float((gap * diagram.count[held]).sum() / len(case[1]))
+    assert ece(*case, bins=bins) == pytest.approx(by_diagram, abs=1e-5)
+    inside = diagram.confidence[held]
+    assert (inside >= diagram.edges[:-1][held] - 1e-6).all()
+    assert (inside <= diagram.edges[1:][held] + 1e-6).all()
+
+
+@given(predictions())
+def test_calibration_error_equals_its_definition(case):
+    probabilities, labels = case
+    expected = ece_by_definition(probabilities.float().numpy(), labels.numpy(), 15)
+    assert ece(probabilities, labels) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_confidence_of_exactly_one_shares_the_last_bin(dtype):
+    # One quite sure and right, one certain and wrong: in one bin their errors partly cancel
+    # (0.975 - 0.5); apart they would add up to (0.05 + 1) / 2.
+    probabilities = torch.tensor([[0.95, 0.05], [1.0, 0.0]], dtype=dtype)
+    assert ece(probabilities, torch.tensor([0, 1]), bins=10) == pytest.approx(0.475, abs=1e-6)
+
+
+def test_a_probability_one_rounding_above_one_is_not_taken_for_a_logit():
+    above = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0)).item()
+    probabilities = torch.tensor([[above, 0.0], [0.75, 0.25]])
+    assert ece(probabilities, torch.tensor([0, 0]), bins=2) == pytest.approx(0.125)
+
+
+def test_a_label_held_impossible_costs_much_but_not_everything():
+    cost = nll(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
+    assert 80 < cost < 90
+
+
+def test_perfect_predictions_score_perfectly():
+    scores = score(torch.eye(4), torch.arange(4))
+    assert scores == metrics.Scores(accuracy=1.0, nll=0.0, ece=pytest.approx(0, abs=1e-6), brier=0)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "message"),
+    [
+        (torch.tensor([[2.0, -1.0]]), torch.tensor([0]), "sum to one"),
+        (torch.tensor([[3.0, 4.0]]), torch.tensor([0]), "sum to one"),
+        (torch.tensor([[float("nan"), 0.5]]), torch.tensor([0]), "sum to one"),
+        (torch.tensor([[0.5, 0.5]]), torch.tensor([2]), "from 0 to 1"),
+        (torch.tensor([[0.5, 0.5]]), torch.tensor([-1]), "from 0 to 1"),
+        (torch.tensor([[0.5, 0.5]]), torch.tensor([0, 1]), r"shape \(1,\)"),
+        (torch.tensor([0.5, 0.5]), torch.tensor([0, 1]), r"shape \(n, classes\)"),
+        (torch.tensor([[1, 0]]), torch.tensor([0]), "float"),
+        (torch.empty(0, 2), torch.empty(0, dtype=torch.int64), "no predictions"),
+    ],
+)
+@pytest.mark.parametrize("metric", [accuracy, nll, ece, brier, reliability, score])
+def test_what_are_not_probabilities_is_refused(metric, probabilities, labels, message):
+    with pytest.raises(ValueError, match=message):
+        metric(probabilities, labels)
