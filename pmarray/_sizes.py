@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 
@@ -32,7 +33,7 @@ def parse_bytes(value: int | str) -> int:
         if match is not None and unit is not None:
             return round(float(match[1]) * unit)
     elif not isinstance(value, bool) and value >= 0:
-        return value
+        return operator.index(value)
     raise ValueError(
         f'not a number of bytes: {value!r} (examples: 0, 1048576, "256 MiB", "1.5 GB")'
     )

@@ -133,14 +133,21 @@ class MappedStorage:
     """Items in byte-addressable memory: NumPy works on them in place."""
 
     def __init__(
-        self, region: Region, layout: Layout, dtype: DType, chunk_shape: tuple[int, ...]
+        self,
+        region: Region,
+        layout: Layout,
+        dtype: DType,
+        chunk_shape: tuple[int, ...],
+        *,
+        new: bool,
     ) -> None:
         self.region = region
         self.layout = layout
         self.chunk_shape = chunk_shape
         self._dtype = dtype
         self._items: AnyArray | None = None
-        self._used = layout.nbytes
+        # As in `CachedStorage`.
+        self._used = layout.nbytes if new else region.capacity
 
     @property
     def items(self) -> AnyArray:

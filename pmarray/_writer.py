@@ -112,7 +112,7 @@ class Writer:
             failure: BaseException | None = None
             try:
                 batch[0].source.store(batch)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001
                 # Whatever it is belongs to the caller, not to this thread's stderr.
                 failure = error
             with self._changed:

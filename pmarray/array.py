@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pmarray._indexing import Selection, select
-from pmarray._metadata import ArrayMetadata, GroupMetadata
+from pmarray._metadata import ArrayMetadata
 from pmarray._sizes import available_memory_bytes, format_bytes
 from pmarray._storage import Loan, Storage
 from pmarray.errors import (
@@ -159,7 +159,8 @@ class PMArray:
             )
         block = np.empty(shape, self.dtype, order="F" if self.layout == "col" else "C")
         self._storage.read(_storage_axes(selection), block)
-        result = block.reshape(selection.block_shape, order="A")[selection.to_result]
+        # The Ellipsis keeps an array of one item an array.
+        result = block.reshape(selection.block_shape, order="A")[(*selection.to_result, ...)]
         return result[()] if selection.scalar else result
 
     def __array__(self, dtype: DTypeLike | None = None, *, copy: bool | None = None) -> AnyArray:
@@ -483,8 +484,7 @@ class _Borrowing:
                 raise
             array._loans += 1
             block = self._loan.block.reshape(selection.block_shape)
-            # The Ellipsis makes a view also of one item.
-            result: AnyArray = block[(*selection.to_result, Ellipsis)]
+            result: AnyArray = block[(*selection.to_result, ...)]
             return result
 
     def __exit__(

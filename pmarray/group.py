@@ -174,7 +174,7 @@ class Group:
         make = self._backend.create if new else self._backend.open
         region = make(array.file_id, layout.nbytes, aligned=CachedStorage.is_aligned(layout, shape))
         if region.memory is not None:
-            return MappedStorage(region, layout, array.dtype, shape)
+            return MappedStorage(region, layout, array.dtype, shape, new=new)
         return CachedStorage(region, layout, array.dtype, self._cache, shape, new=new)
 
     def __getitem__(self, name: str) -> PMArray:

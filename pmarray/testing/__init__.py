@@ -1,0 +1,31 @@
+"""Property tests for arrays on any backend, for authors of backends and layouts.
+
+Needs the package hypothesis: ``pip install pmarray[test]``.
+
+>>> from pmarray.testing import ArrayMachine
+>>> machine = ArrayMachine.over("dram:mine")     # run it with hypothesis, or as a TestCase
+>>> machine.__name__
+'ArrayMachine[dram:mine]'
+"""
+
+from __future__ import annotations
+
+from pmarray.testing.stateful import ArrayMachine
+from pmarray.testing.strategies import (
+    array_dtypes,
+    array_shapes,
+    basic_indices,
+    budgets,
+    filled,
+    layouts,
+)
+
+__all__ = [
+    "ArrayMachine",
+    "array_dtypes",
+    "array_shapes",
+    "basic_indices",
+    "budgets",
+    "filled",
+    "layouts",
+]

@@ -1,0 +1,67 @@
+"""The state machine over every backend at hand."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from typing import Any
+
+import numpy as np
+
+from pmarray.testing import ArrayMachine
+
+
+class InMemory(ArrayMachine):
+    def url(self) -> str:
+        return f"dram:{uuid.uuid4()}"
+
+
+class InFiles(ArrayMachine):
+    options = ""
+
+    def url(self) -> str:
+        self.directory = tempfile.TemporaryDirectory(prefix="pmarray-machine-")
+        return f"memmap:{self.directory.name}/group{self.options}"
+
+    def check_reader(self) -> None:
+        """NumPy alone reads what was flushed."""
+        root = os.path.join(self.directory.name, "group")
+        for name, model in self.model.items():
+            path = os.path.join(root, f"{name}.npy")
+            stored = np.load(path, mmap_mode="r") if model.size else np.load(path)
+            if stored.dtype != model.dtype:
+                stored = stored.view(model.dtype)  # bfloat16 has no name in .npy
+            if model.ndim:
+                stored = stored[tuple(slice(0, n) for n in model.shape)]
+            np.testing.assert_array_equal(stored, model)
+
+    def teardown(self) -> None:
+        super().teardown()
+        if hasattr(self, "directory"):
+            self.directory.cleanup()
+
+
+class InBufferedFiles(InFiles):
+    options = "?direct=no"
+
+
+TestInMemory: Any = InMemory.TestCase
+TestInFiles: Any = InFiles.TestCase
+TestInBufferedFiles: Any = InBufferedFiles.TestCase
+
+
+def test_the_machine_notices_a_wrong_array() -> None:
+    """A machine that could not fail would prove nothing."""
+    machine = InMemory()
+    machine.start("auto")
+    machine.group.create("a", (3,), "int32")
+    machine.model["a"] = np.array([0, 0, 1], "int32")
+    try:
+        machine.equals_model()
+    except AssertionError:
+        pass
+    else:
+        raise AssertionError("the machine accepted an array that differs from its model")
+    finally:
+        machine.teardown()
