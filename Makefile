@@ -1,0 +1,50 @@
+# Each target makes what it needs; `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# More arguments for pip, for example --extra-index-url https://download.pytorch.org/whl/cpu,
+# which on Linux gives the PyTorch without CUDA (a tenth of the size).
+PIP_ARGS ?=
+# More arguments for pytest and for the benchmark, for example TEST="tests/pmarray -x".
+TEST ?=
+BENCH ?= collect
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types docs bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say which with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each set of extras: reinstalled when the requirements change, and only then.
+$(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.swag ## Train on MNIST, collect the posterior on disk, print a table, draw a picture
+	$(BIN)/swag train memmap:./runs/demo --fresh
+	$(BIN)/swag evaluate memmap:./runs/demo
+
+test: $(VENV)/.swag,test ## Run the whole suite, doctests included
+	$(BIN)/python -m pytest $(TEST)
+
+lint: $(VENV)/.swag,test ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.swag,test ## Check the types, strictly
+	$(BIN)/mypy
+
+docs: $(VENV)/.docs ## Build the site into ./site
+	$(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.swag,bench ## Time collection against training alone (BENCH=... for another one)
+	$(BIN)/python -m benchmarks $(BENCH)
+
+clean: ## Remove the environment, caches and runs
+	rm -rf $(VENV) runs site build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

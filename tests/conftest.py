@@ -1,0 +1,56 @@
+"""Hypothesis profiles, and directories on a file system that is a real one."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Examples write real files, and a busy disk is no failure: time limits are off.
+settings.register_profile(
+    "default", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
+settings.register_profile(
+    "nightly", settings.get_profile("default"), max_examples=2000, print_blob=True
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+_REPOSITORY = Path(__file__).parent.parent
+
+
+def _takes_direct_io(directory: Path) -> bool:
+    """Whether files there open with O_DIRECT, which tmpfs and some overlays refuse."""
+    if not hasattr(os, "O_DIRECT"):
+        return False
+    probe = directory / "probe"
+    try:
+        os.close(os.open(probe, os.O_CREAT | os.O_WRONLY | os.O_DIRECT, 0o600))
+    except OSError:
+        return False
+    finally:
+        probe.unlink(missing_ok=True)
+    return True
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    """An empty directory on a file system with direct I/O; removed after the test.
+
+    ``tmp_path`` may be in memory, where direct writes are refused and nothing is durable.
+    """
+    if _takes_direct_io(tmp_path):
+        yield tmp_path
+        return
+    for parent in (Path("/var/tmp"), _REPOSITORY):
+        directory = Path(tempfile.mkdtemp(prefix=".scratch-", dir=parent))
+        try:
+            if _takes_direct_io(directory):
+                yield directory
+                return
+        finally:
+            shutil.rmtree(directory)
+    pytest.skip(f"neither {tmp_path}, /var/tmp nor {_REPOSITORY} takes O_DIRECT")
