@@ -8,7 +8,7 @@ import re
 
 __all__ = ["available_memory_bytes", "format_bytes", "parse_bytes"]
 
-_UNITS = {
+_UNITS: dict[str, int] = {
     "": 1,
     "b": 1,
     **{f"{prefix}b": 1000 ** (i + 1) for i, prefix in enumerate("kmgt")},
@@ -31,7 +31,7 @@ def parse_bytes(value: int | str) -> int:
         match = _PATTERN.fullmatch(value)
         unit = _UNITS.get(match[2].lower()) if match else None
         if match is not None and unit is not None:
-            return round(float(match[1]) * unit)
+            return int(float(match[1]) * unit)
     elif not isinstance(value, bool) and value >= 0:
         return operator.index(value)
     raise ValueError(
