@@ -13,9 +13,11 @@ from __future__ import annotations
 from pmarray import errors
 from pmarray._open import open
 from pmarray.array import PMArray
+from pmarray.attributes import Attributes
 from pmarray.errors import PMArrayError
-from pmarray.group import Attributes, Group, open_group
+from pmarray.group import Group, open_group
 from pmarray.layout import Layout
+from pmarray.transaction import Transaction
 
 __version__ = "0.1.0"
 
@@ -25,6 +27,7 @@ __all__ = [
     "Layout",
     "PMArray",
     "PMArrayError",
+    "Transaction",
     "errors",
     "open",
     "open_group",

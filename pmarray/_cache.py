@@ -13,7 +13,9 @@ Rules.
 4. Spans become dirty in whole blocks of the storage (`block_bytes`), so that what leaves is always
    aligned; the rest of a block is read before the first write to a part of it.
 5. A chunk leaves when every byte of it is dirty (a sequential writer fills one chunk after
-   another), when more than half of the budget is dirty (oldest first), and at `flush`.
+   another), when more than half of the budget is dirty (oldest first), and at `flush`. In a
+   transaction a full chunk waits for the end if it holds committed bytes; leaving early would cost
+   a barrier of the journal.
 6. The pool's budget is never exceeded: whoever needs a buffer evicts the least recently used chunk
    that may go, or waits for the writer, and fails with `BudgetError` when all are on loan.
 7. A failed write leaves its bytes dirty, so that nothing is lost, and is raised once, by the next
@@ -29,9 +31,11 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from pmarray._buffers import BufferPool
+from pmarray._commits import Commit
 from pmarray._sizes import format_bytes
 from pmarray._spans import SpanSet
-from pmarray._writer import Write, Writer
+from pmarray._writer import Sink, Write, Writer
+from pmarray.backends import Region
 from pmarray.errors import BudgetError
 
 __all__ = ["CachedChunk", "ChunkCache", "ChunkSource"]
@@ -59,6 +63,22 @@ class ChunkSource(Protocol):
 
     def address(self, chunk: tuple[int, ...], /) -> int:
         """The position of `chunk` on the medium; adjacent chunks have adjacent addresses."""
+
+    @property
+    def file_id(self) -> int:
+        """Which file of the group."""
+
+    @property
+    def region(self) -> Region:
+        """The medium."""
+
+    @property
+    def committed_nbytes(self) -> int:
+        """Up to here there are bytes of the last durable commit; the writer thread's to know."""
+
+    @property
+    def protected_nbytes(self) -> int:
+        """The same, or more, as the thread that writes into the cache knows it."""
 
 
 class CachedChunk:
@@ -90,7 +110,7 @@ class ChunkCache:
         through one transient chunk and returns when its writes have left.
     """
 
-    def __init__(self, budget_bytes: int) -> None:
+    def __init__(self, budget_bytes: int, sink: Sink) -> None:
         if 0 < budget_bytes < MIN_BUDGET_BYTES:
             raise BudgetError(
                 f"a cache of {format_bytes(budget_bytes)} is too small to work with: "
@@ -103,7 +123,13 @@ class ChunkCache:
         self._changed = threading.Condition(self.lock)
         self._chunks: OrderedDict[tuple[int, tuple[int, ...]], CachedChunk] = OrderedDict()
         self._dirty_bytes = 0
-        self._writer = Writer(self._changed, self._landed)
+        self._writer = Writer(self._changed, self._landed, sink)
+        self.transaction: int | None = None
+        """The number of the open transaction, to which everything dirty belongs."""
+
+    def set_sink(self, sink: Sink) -> None:
+        """Write to another sink from now on; nothing is queued."""
+        self._writer.sink = sink
 
     @property
     def max_chunk_bytes(self) -> int:
@@ -188,7 +214,9 @@ class ChunkCache:
         before = chunk.dirty.nbytes
         chunk.dirty.add(low, high)
         self._dirty_bytes += chunk.dirty.nbytes - before
-        if chunk.dirty.covers(0, chunk.buffer.nbytes):
+        address = chunk.source.address(chunk.index)
+        may_leave = self.transaction is None or address >= chunk.source.protected_nbytes
+        if may_leave and chunk.dirty.covers(0, chunk.buffer.nbytes):
             self._send(chunk)
         elif self._dirty_bytes > self._pool.budget_bytes // 2:
             for oldest in list(self._chunks.values()):
@@ -232,12 +260,50 @@ class ChunkCache:
         """
         with self.lock:
             self._writer.raise_failure()
-            chunks = [c for c in self._chunks.values() if source is None or c.source is source]
-            chunks.sort(key=lambda chunk: (id(chunk.source), chunk.source.address(chunk.index)))
-            for chunk in chunks:
-                self._send(chunk)
+            self._send_all(source)
             self._settle()
             self._writer.raise_failure()
+
+    def seal(self, commit: Commit) -> None:
+        """Hand over the open transaction: its dirty bytes, then the commit itself."""
+        with self.lock:
+            self._writer.raise_failure()
+            self._send_all(None)
+            self._writer.put(commit)
+            self.transaction = None
+
+    def wait_for(self, commit: Commit) -> None:
+        """Return when the commit is over, one way or the other."""
+        with self.lock:
+            while not commit.finished:
+                self._changed.wait()
+
+    def forget(self) -> None:
+        """Forget everything, written or not, after what was handed over has landed.
+
+        What an open transaction has spilled is cached as if it were there for good: that is why
+        a rollback forgets clean chunks too.
+        """
+        with self.lock:
+            self._settle()
+            for key, chunk in list(self._chunks.items()):
+                if chunk.pins:
+                    self.invalidate(chunk, 0, chunk.buffer.nbytes)
+                else:
+                    self._forget(key, chunk)
+            self.transaction = None
+
+    def settle(self) -> None:
+        """Return when nothing is queued; raise if anything failed."""
+        with self.lock:
+            self._settle()
+            self._writer.raise_failure()
+
+    def _send_all(self, source: ChunkSource | None) -> None:
+        chunks = [c for c in self._chunks.values() if source is None or c.source is source]
+        chunks.sort(key=lambda chunk: (id(chunk.source), chunk.source.address(chunk.index)))
+        for chunk in chunks:
+            self._send(chunk)
 
     def close(self) -> None:
         """Stop the writer thread and free the buffers; the caller has flushed."""
@@ -260,7 +326,7 @@ class ChunkCache:
             # two sets are disjoint here.
             chunk.inflight.add(start, stop)
             self._dirty_bytes -= stop - start
-            self._writer.put(Write(chunk.source, chunk, start, stop))
+            self._writer.put(Write(chunk.source, chunk, start, stop, self.transaction))
         chunk.dirty.clear()
 
     def _landed(self, write: Write, succeeded: bool) -> None:

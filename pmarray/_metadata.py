@@ -12,7 +12,7 @@ from pmarray._dtypes import DType, decode_dtype, encode_dtype
 from pmarray.errors import DamagedError, ForeignDataError, LayoutError
 from pmarray.layout import Layout, Order
 
-__all__ = ["FORMAT_VERSION", "ArrayMetadata", "GroupMetadata"]
+__all__ = ["FORMAT_VERSION", "ArrayMetadata", "Checkpoint", "GroupMetadata"]
 
 FORMAT_VERSION = 1
 
@@ -75,20 +75,49 @@ class GroupMetadata:
     arrays: dict[str, ArrayMetadata] = field(default_factory=dict)
     attrs: dict[str, Any] = field(default_factory=dict)
 
-    def to_bytes(self) -> bytes:
-        """Return the contents of ``pmarray.json``: one JSON object with a CRC-32C of the rest."""
-        body = {
-            "format": "pmarray",
-            "version": FORMAT_VERSION,
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON value."""
+        return {
             "uuid": self.uuid,
             "next_file": self.next_file_id,
             "arrays": {name: array.to_json() for name, array in self.arrays.items()},
             "attrs": self.attrs,
         }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> GroupMetadata:
+        """Read what `to_json` wrote."""
+        return cls(
+            value["uuid"],
+            int(value["next_file"]),
+            {name: ArrayMetadata.from_json(array) for name, array in value["arrays"].items()},
+            value["attrs"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The metadata of a group with their place in the order of its transactions."""
+
+    metadata: GroupMetadata
+    transaction: int = 0
+    """The number of the last transaction that the metadata include."""
+    generation: int = 0
+    """Journal records of any other generation are stale; 0 before there is a journal."""
+
+    def to_bytes(self) -> bytes:
+        """Return the contents of ``pmarray.json``: one JSON object with a CRC-32C of the rest."""
+        body = {
+            "format": "pmarray",
+            "version": FORMAT_VERSION,
+            "generation": self.generation,
+            "transaction": self.transaction,
+            **self.metadata.to_json(),
+        }
         return json.dumps({**body, "crc32c": _checksum(body)}, indent=1).encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes, where: str) -> GroupMetadata:
+    def from_bytes(cls, data: bytes, where: str) -> Checkpoint:
         """Read what `to_bytes` wrote.
 
         Raises
@@ -114,10 +143,7 @@ class GroupMetadata:
                     f"{_checksum(body)}; restore it from a backup"
                 )
             return cls(
-                body["uuid"],
-                int(body["next_file"]),
-                {name: ArrayMetadata.from_json(array) for name, array in body["arrays"].items()},
-                body["attrs"],
+                GroupMetadata.from_json(body), int(body["transaction"]), int(body["generation"])
             )
         except (ForeignDataError, DamagedError):
             raise

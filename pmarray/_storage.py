@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pmarray._cache import CachedChunk, ChunkCache
 from pmarray._dtypes import DType
 from pmarray._sizes import format_bytes
+from pmarray._snapshot import Snapshot
 from pmarray._writer import Write
 from pmarray.backends import Region
 from pmarray.errors import BudgetError, SelectionError
@@ -72,11 +73,17 @@ class Storage(Protocol):
     def view(self) -> AnyArray | None:
         """Return the whole as a read-only array without copying, if possible."""
 
-    def make_durable(self, ndim: int, *, describe: bool) -> None:
-        """Return when what was flushed from the cache is durable.
+    def make_durable(self, ndim: int, /) -> None:
+        """Return when what was flushed from the cache is durable, and described for others."""
 
-        With `describe`, the shape has changed and other programs should see the new one.
-        """
+    def begin(self) -> None:
+        """A transaction begins: be ready to go back to this moment."""
+
+    def seal(self) -> int | None:
+        """The transaction ends: return how many bytes it commits, None if it touched nothing."""
+
+    def roll_back(self, lines: int, /) -> None:
+        """Go back to the moment of `begin`, with this extent; the cache has forgotten its part."""
 
     def trim(self) -> None:
         """Give back space that was reserved ahead of need."""
@@ -148,6 +155,7 @@ class MappedStorage:
         self._items: AnyArray | None = None
         # As in `CachedStorage`.
         self._used = layout.nbytes if new else region.capacity
+        self._undo: list[tuple[Axes, AnyArray]] | None = None
 
     @property
     def items(self) -> AnyArray:
@@ -162,9 +170,34 @@ class MappedStorage:
         out[...] = self.items[axes]
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
+        self._keep(axes)
         self.items[axes] = values
 
+    def _keep(self, axes: Axes) -> None:
+        """Note, in a transaction, the committed items that are about to change."""
+        if self._undo is None:
+            return
+        slow = self.layout.slow_axis
+        lines = axes[slow]
+        stop = min(lines.stop, self._undo_lines)
+        if stop > lines.start:
+            old = (*axes[:slow], slice(lines.start, stop, lines.step), *axes[slow + 1 :])
+            self._undo.append((old, self.items[old].copy()))
+
+    def begin(self) -> None:
+        self._undo = []
+        self._undo_lines = self.layout.lines
+
+    def roll_back(self, lines: int, /) -> None:
+        undo, self._undo = self._undo or [], None
+        if lines > self.layout.lines:
+            self.set_lines(lines)
+        for axes, old in reversed(undo):
+            self.items[axes] = old
+        self.set_lines(lines)
+
     def lend(self, axes: Axes, /) -> Loan:
+        self._keep(axes)
         memory = self.region.memory
         block = self.items[axes]
 
@@ -187,7 +220,11 @@ class MappedStorage:
         result.flags.writeable = False
         return result
 
-    def make_durable(self, ndim: int, *, describe: bool) -> None:
+    def seal(self) -> int | None:
+        self._undo = None
+        return None
+
+    def make_durable(self, ndim: int, /) -> None:
         self.region.barrier()
 
     def trim(self) -> None:
@@ -216,16 +253,24 @@ class CachedStorage:
         cache: ChunkCache,
         chunk_shape: tuple[int, ...],
         *,
+        file_id: int,
         new: bool,
+        snapshot: Snapshot | None,
     ) -> None:
         self.region = region
+        self.file_id = file_id
         self.layout = layout
         self.chunk_shape = chunk_shape
+        self.committed_nbytes = self.protected_nbytes = 0 if new else layout.nbytes
+        self.snapshot = snapshot
+        """Through which a handle reads that does not hold the lock."""
         self._dtype = dtype
         self._cache = cache
         self._chunk_nbytes = layout.chunk_nbytes(chunk_shape)
         self._sequential_at = 0
         self._unsynced = new
+        # A crash may have left an older header than the metadata have.
+        self._stale_header = True
         # A new file holds zeros; an old one may hold, beyond its last line, what was cut off.
         self._used = layout.nbytes if new else region.capacity
 
@@ -251,7 +296,7 @@ class CachedStorage:
         # The last chunk may reach beyond what is reserved; nothing is stored there.
         there = max(0, min(out.nbytes, self.region.capacity - offset))
         if there:
-            self.region.read_into(offset, out[:there])
+            self._fetch(offset, out[:there])
         if there < out.nbytes:
             np.frombuffer(out, np.uint8)[there:] = 0
 
@@ -268,6 +313,12 @@ class CachedStorage:
 
     def store(self, writes: list[Write], /) -> None:
         self.region.write(writes[0].address, [write.data for write in writes])
+
+    def _fetch(self, offset: int, out: memoryview) -> None:
+        if self.snapshot is None:
+            self.region.read_into(offset, out)
+        else:
+            self.snapshot.read_into(self.file_id, self.region, offset, out)
 
     # -- the array's side -----------------------------------------------------------------------
 
@@ -354,25 +405,41 @@ class CachedStorage:
                 self._cache.discard_from(self, layout.nbytes)
             else:
                 self.region.reserve(layout.nbytes)
-            self._unsynced = True
+            self._unsynced = self._stale_header = True
             self.layout = layout
             used, self._used = self._used, max(self._used, layout.nbytes)
             return used
 
     def view(self) -> AnyArray | None:
         with self._cache.operation():
+            if self._cache.transaction is not None or (self.snapshot and self.snapshot.images):
+                return None  # the file does not hold, or not only, what the caller should see
             self._cache.flush(self)
             data = self.region.view(self.layout.nbytes)
             if data is None:
                 return None
             return _as_array(data, self.layout, self._dtype, self.layout.shape)
 
-    def make_durable(self, ndim: int, *, describe: bool) -> None:
-        if describe:
+    def make_durable(self, ndim: int, /) -> None:
+        if self._stale_header:
             self.region.describe(self.layout, self._dtype, ndim)
-        if describe or self._unsynced:
+        if self._stale_header or self._unsynced:
             self.region.barrier()
-            self._unsynced = False
+            self._stale_header = self._unsynced = False
+        self.committed_nbytes = self.protected_nbytes = self.layout.nbytes
+
+    def begin(self) -> None:
+        pass
+
+    def seal(self) -> int | None:
+        if not self._unsynced:
+            return None
+        self._unsynced = False
+        self.protected_nbytes = max(self.protected_nbytes, self.layout.nbytes)
+        return self.layout.nbytes
+
+    def roll_back(self, lines: int, /) -> None:
+        self.layout = self.layout.with_lines(lines)
 
     def trim(self) -> None:
         self.region.trim(self.layout.nbytes)
@@ -402,7 +469,7 @@ class CachedStorage:
             return False
         for offset, run in runs:
             self._read_ahead(start + offset, run.nbytes)
-            self.region.read_into(start + offset, run.data)
+            self._fetch(start + offset, run.data)
         return True
 
     def _runs(self, extent: Extent, target: AnyArray) -> list[tuple[int, AnyArray]] | None:

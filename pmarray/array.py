@@ -28,6 +28,7 @@ from pmarray.layout import Layout, Order
 
 if TYPE_CHECKING:
     from pmarray.group import Group
+    from pmarray.transaction import Transaction
 
 __all__ = ["PMArray"]
 
@@ -61,6 +62,8 @@ class PMArray:
         self._storage = storage
         self._detached = False
         self._loans = 0
+        self._chunks: str | int | tuple[int, ...] = "auto"
+        """As they were asked for."""
 
     # -- description ----------------------------------------------------------------------------
 
@@ -346,6 +349,19 @@ class PMArray:
             else:
                 self._relayout(new)
 
+    def transaction(self, *, wait: bool | None = None) -> Transaction:
+        """Begin a transaction of the group that holds the array; see `Group.transaction`.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> a = pmarray.open("dram:", shape=(2, 2))
+        >>> with a.transaction():
+        ...     a[0] = 1
+        ...     a[1] = 2
+        """
+        return self._group.transaction(wait=wait)
+
     def flush(self) -> None:
         """Return when everything written to the group so far is durable."""
         self._group.flush()
@@ -414,7 +430,7 @@ class PMArray:
         old = self._storage
         self._group._replace_array(self._name, self._array, array)
         self._array, self._storage = array, storage
-        old.discard()
+        self._group._retire(old)
 
     # -- the group's side -----------------------------------------------------------------------
 
@@ -446,12 +462,12 @@ class PMArray:
     def _detach(self) -> None:
         """The array is no more; its handle says so from now on."""
         self._detached = True
-        self._storage.discard()
+        self._group._retire(self._storage)
 
-    def _adopt(self, array: ArrayMetadata) -> None:
-        """Move on to the shape that another writer left."""
-        self._storage.set_lines(array.layout.lines)
-        self._array = array
+    def _adopt(self, array: ArrayMetadata, storage: Storage) -> None:
+        """Move on to what another writer left."""
+        self._storage.close()
+        self._array, self._storage = array, storage
 
 
 class _Borrowing:
@@ -468,6 +484,7 @@ class _Borrowing:
         self._on_failure = on_failure
         self._loan: Loan | None = None
         self._selection: Selection | None = None
+        self._transaction: Transaction | None = None
 
     def __enter__(self) -> AnyArray:
         array = self._array
@@ -483,6 +500,7 @@ class _Borrowing:
                     array._set_lines(before, fill=False)
                 raise
             array._loans += 1
+            self._transaction = array._group._transaction
             block = self._loan.block.reshape(selection.block_shape)
             result: AnyArray = block[(*selection.to_result, ...)]
             return result
@@ -502,14 +520,21 @@ class _Borrowing:
                 f"{array._group.url} was closed before this loan of {array.name!r} ended; what "
                 "was written into it is lost"
             )
+        array._loans -= 1
+        if array._group._transaction is not self._transaction:
+            loan.failed()
+            raise LoanError(
+                f"the transaction in which this loan of {array.name!r} began has ended; what was "
+                "written into it is lost"
+            )
         if kind is None:
             loan.done()
+            array._group._note_change()
         else:
             loan.failed()
             if self._on_failure is not None:
                 with array._writing():
                     self._on_failure(self._selection)
-        array._loans -= 1
 
 
 def _storage_axes(selection: Selection) -> tuple[slice, ...]:

@@ -10,6 +10,7 @@
     |   |-- SelectionError            (IndexError)     an index that cannot be used here
     |   |-- BudgetError               (MemoryError)    would not fit the memory allowed for it
     |   |-- LoanError                 (RuntimeError)   an operation that open loans do not allow
+    |   |-- TransactionError          (RuntimeError)   nested, or not possible here
     |   |-- ReadOnlyError             (PermissionError) a write to something opened read-only
     |   `-- ClosedError               (ValueError)     the group was closed
     |
@@ -21,6 +22,7 @@
     |
     |-- it is somebody else's: wait, or leave it alone
     |   |-- GroupLockedError          (BlockingIOError) another writer has the group
+    |   |-- SnapshotExpiredError      (RuntimeError)   a writer has moved on: refresh
     |   `-- ForeignDataError          (ValueError)     not written by pmarray, or by a newer one
     |
     `-- the medium failed: repair it, then reopen
@@ -28,6 +30,7 @@
         `-- StorageError              (OSError)        the operating system refused an operation
             |-- WriteBehindError                       ... in the writer thread, after the call
             `-- PoisonedError                          ... at a barrier: reopen the group
+                `-- OutcomeUnknownError                ... at that of a commit
 
 >>> import pmarray
 >>> try:
@@ -51,11 +54,14 @@ __all__ = [
     "GroupNotFoundError",
     "LayoutError",
     "LoanError",
+    "OutcomeUnknownError",
     "PMArrayError",
     "PoisonedError",
     "ReadOnlyError",
     "SelectionError",
+    "SnapshotExpiredError",
     "StorageError",
+    "TransactionError",
     "URLError",
     "WriteBehindError",
 ]
@@ -106,6 +112,20 @@ class LoanError(PMArrayError, RuntimeError):
     """An operation that is impossible while memory is lent out by `PMArray.writing`."""
 
 
+class TransactionError(PMArrayError, RuntimeError):
+    """A transaction that cannot be begun here, or an operation that it does not allow.
+
+    >>> import pmarray
+    >>> group = pmarray.open_group("dram:")
+    >>> with group.transaction():
+    ...     with group.transaction():
+    ...         pass
+    Traceback (most recent call last):
+        ...
+    pmarray.errors.TransactionError: a transaction of dram: is open already; they do not nest
+    """
+
+
 class ReadOnlyError(PMArrayError, PermissionError):
     """A write to a group that was opened with ``mode="r"``."""
 
@@ -148,6 +168,13 @@ class GroupLockedError(PMArrayError, BlockingIOError):
     """
 
 
+class SnapshotExpiredError(PMArrayError, RuntimeError):
+    """What a reader saw is no longer there: a writer has committed and retired its journal.
+
+    Call `Group.refresh` to see the last commit.
+    """
+
+
 class ForeignDataError(PMArrayError, ValueError):
     """What is there was not written by pmarray, or by a newer format of it; it is left alone."""
 
@@ -172,4 +199,11 @@ class PoisonedError(StorageError):
 
     Nothing is retried, because the kernel may report lost pages as clean. Close the group and
     open it again: it comes back as of the last state that is known to be durable.
+    """
+
+
+class OutcomeUnknownError(PoisonedError):
+    """The barrier that should have made a commit durable failed: it may have happened or not.
+
+    Opening the group again settles it.
     """

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import threading
 import uuid
 import weakref
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from pmarray._cache import ChunkCache
+from pmarray._commits import Commit, Committer
 from pmarray._dtypes import parse_dtype
-from pmarray._metadata import ArrayMetadata, GroupMetadata
+from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._npy import write_header
 from pmarray._sizes import available_memory_bytes, parse_bytes
+from pmarray._snapshot import Snapshot
 from pmarray._storage import CachedStorage, MappedStorage, Storage, plan_chunks
 from pmarray._url import URL, check_name
 from pmarray.array import PMArray
-from pmarray.backends import RegionBackend, open_backend
+from pmarray.attributes import Attributes
+from pmarray.backends import Region, RegionBackend, open_backend
 from pmarray.errors import (
     ArrayExistsError,
     ArrayNotFoundError,
@@ -36,10 +38,12 @@ from pmarray.errors import (
     LayoutError,
     PoisonedError,
     ReadOnlyError,
+    TransactionError,
 )
 from pmarray.layout import Layout, parse_layout
+from pmarray.transaction import Transaction
 
-__all__ = ["Attributes", "Group", "open_group"]
+__all__ = ["Group", "open_group"]
 
 _MODES = ("r", "r+", "a", "w", "w-")
 _AUTO_CACHE_BYTES = 256 << 20
@@ -77,18 +81,27 @@ class Group:
         self.mode = mode
         self.attrs = Attributes(self)
         self._backend = backend
-        self._cache = ChunkCache(cache_bytes)
+        self._wait = True
         # Held for a whole operation. The cache has a lock of its own for its books, which its
         # writer and ending loans need while an operation waits for memory.
         self._lock = threading.RLock()
         self._arrays: dict[str, PMArray] = {}
         self._locked = False
         self._closed = False
+        self._changed = False
+        """Whether anything was written outside a transaction since the last flush."""
+        self._transaction: Transaction | None = None
         self._poison: PoisonedError | None = None
-        loaded = backend.load()
-        self._metadata = loaded or GroupMetadata(uuid=str(uuid.uuid4()))
-        self._saved = loaded
         self._removed: list[int] = []
+        self._published: dict[str, int] | None = None
+        self._snapshot: Snapshot | None = None
+        loaded = backend.load()
+        self._exists = loaded is not None
+        self._metadata = GroupMetadata(uuid=str(uuid.uuid4()))
+        self._committer = Committer(backend, loaded or Checkpoint(self._metadata))
+        self._cache = ChunkCache(cache_bytes, self._committer)
+        if loaded is not None:
+            self._adopt(loaded)
         _OPEN_GROUPS.add(self)
 
     # -- arrays ---------------------------------------------------------------------------------
@@ -164,6 +177,7 @@ class Group:
                 arrays={**self._metadata.arrays, name: array},
             )
             result = self._arrays[name] = PMArray(self, name, array, storage)
+            result._chunks = chunks
             if any(array.fill) and result.size:
                 result[...] = fill
             return result
@@ -175,7 +189,16 @@ class Group:
         region = make(array.file_id, layout.nbytes, aligned=CachedStorage.is_aligned(layout, shape))
         if region.memory is not None:
             return MappedStorage(region, layout, array.dtype, shape, new=new)
-        return CachedStorage(region, layout, array.dtype, self._cache, shape, new=new)
+        return CachedStorage(
+            region,
+            layout,
+            array.dtype,
+            self._cache,
+            shape,
+            file_id=array.file_id,
+            new=new,
+            snapshot=self._snapshot,
+        )
 
     def __getitem__(self, name: str) -> PMArray:
         with self._reading():
@@ -190,6 +213,7 @@ class Group:
         if result is None:
             storage = self._storage(array, chunks, new=False)
             result = self._arrays[name] = PMArray(self, name, array, storage)
+            result._chunks = chunks
         return result
 
     def __delitem__(self, name: str) -> None:
@@ -233,38 +257,43 @@ class Group:
             A barrier failed; the group can only be closed.
         """
         with self._reading():
-            if self.mode != "r":
+            self._refuse_transaction("flush")
+            if self._locked:
                 self._flush()
 
     def _flush(self) -> None:
         # Data before the metadata that count on them, metadata before the files they gave up.
         self._cache.flush()
-        changed = self._metadata != self._saved
+        committer = self._committer
         try:
-            for name, array in self._arrays.items():
-                known = self._saved.arrays.get(name) if self._saved else None
-                array._storage.make_durable(array.ndim, describe=array._array != known)
-            if changed:
-                self._backend.save(self._metadata)
-                self._saved = self._metadata
+            for array in self._arrays.values():
+                array._storage.make_durable(array.ndim)
+            if not self._exists or self._metadata != committer.saved.metadata:
+                committer.checkpoint(self._metadata)
+                self._exists = True
         except PoisonedError as error:
             self._poison = error
             raise
+        self._changed = False
         while self._removed:
             self._backend.remove(self._removed.pop())
-        if changed:
-            names = self._metadata.arrays
-            self._backend.publish({name: array.file_id for name, array in names.items()})
+        names = {name: array.file_id for name, array in self._metadata.arrays.items()}
+        if names != self._published:
+            self._backend.publish(names)
+            self._published = names
 
     def close(self) -> None:
         """Flush, give up the lock and release memory; raise what could not be written.
 
-        The resources are released also when it raises. Closing twice does nothing.
+        A transaction that is open is rolled back. The resources are released also when this
+        raises. Closing twice does nothing.
         """
         with self._lock:
             if self._closed:
                 return
             try:
+                if self._transaction is not None:
+                    self._roll_back(self._transaction)
                 if self._locked and self._poison is None:
                     self._flush()
                     for array in self._arrays.values():
@@ -275,7 +304,142 @@ class Group:
                 self._cache.close()
                 for array in self._arrays.values():
                     array._storage.close()
+                self._committer.close()
+                if self._snapshot is not None:
+                    self._snapshot.close()
                 self._backend.close()
+
+    # -- transactions ---------------------------------------------------------------------------
+
+    def transaction(self, *, wait: bool | None = None) -> Transaction:
+        """Return a context manager that makes everything written in its block one atomic step.
+
+        When the block ends, its writes, shapes, creations, deletions and attributes have all
+        become durable; if it raises, or the power fails before, none of them. What was written
+        before the block and not flushed is flushed first. On ``dram:`` there is nothing durable,
+        and a block that raises is rolled back all the same.
+
+        Parameters
+        ----------
+        wait
+            False returns before the commit is durable; commits take effect in order, so that a
+            crash loses a suffix of them, and `flush` waits for them. If such a commit fails, the
+            next operation raises and the group has to be opened again. None means as the group
+            was opened (``commit="durable"`` or ``"pipelined"``).
+
+        Raises
+        ------
+        TransactionError
+            One is open already, or the backend has no transactions.
+        OutcomeUnknownError
+            The last barrier failed; opening the group again settles what has happened.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> group = pmarray.open_group("dram:")
+        >>> x = group.create("x", (3, 0), layout="col")
+        >>> with group.transaction():
+        ...     x.append([1, 2, 3])
+        ...     group.attrs["step"] = 1
+        (3, 1)
+        """
+        return Transaction(self, wait=self._wait if wait is None else wait)
+
+    def _begin(self, transaction: Transaction) -> None:
+        with self._reading():
+            if self._transaction is not None:
+                raise TransactionError(
+                    f"a transaction of {self.url} is open already; they do not nest"
+                )
+            if not self._backend.can_create:
+                raise TransactionError(
+                    f"{self.url} is a single .npy file, which has no journal: copy it into a "
+                    "directory to have transactions"
+                )
+            for array in self._arrays.values():
+                array._refuse_loans("begin a transaction")
+            self._become_writer()
+            if self._changed:
+                self._flush()
+            if self._backend.has_journal:
+                try:
+                    self._cache.transaction = self._committer.begin()
+                except PoisonedError as error:
+                    self._poison = error
+                    raise
+            transaction.take_snapshot()
+            self._transaction = transaction
+
+    def _commit(self, transaction: Transaction, *, wait: bool) -> None:
+        with self._reading():
+            self._refuse_ended(transaction)
+            number = self._cache.transaction
+            commit: Commit | None = None
+            try:
+                for array in self._arrays.values():
+                    array._refuse_loans("commit")
+                sizes: dict[CachedStorage, int] = {}
+                for array in self._arrays.values():
+                    nbytes = array._storage.seal()
+                    if nbytes is not None and isinstance(array._storage, CachedStorage):
+                        sizes[array._storage] = nbytes
+                if number is not None:
+                    commit = Commit(number, self._metadata, sizes, waited_for=wait)
+                    self._cache.seal(commit)
+                    if wait:
+                        self._cache.wait_for(commit)
+                        if commit.error is not None:
+                            raise commit.error
+            except PoisonedError as error:
+                self._poison = error
+                self._transaction = None
+                raise
+            except BaseException:
+                self._roll_back(transaction)
+                raise
+            self._transaction = None
+            transaction.release()
+
+    def _roll_back(self, transaction: Transaction) -> None:
+        with self._lock:
+            if self._closed or self._transaction is not transaction:
+                return  # closing has rolled it back, or a poisoned group has nothing to go back to
+            self._transaction = None
+            try:
+                self._cache.forget()
+                regions = {
+                    storage.file_id: storage.region
+                    for storage in transaction.storages()
+                    if isinstance(storage, CachedStorage)
+                }
+                self._committer.roll_back(regions.get, transaction.metadata)
+                transaction.restore()
+            except BaseException as error:
+                code = error.errno if isinstance(error, OSError) else None
+                self._poison = PoisonedError(
+                    code, f"rolling back failed ({error}): close the group and open it again"
+                )
+                raise self._poison from error
+
+    def _refuse_ended(self, transaction: Transaction) -> None:
+        if self._transaction is not transaction:
+            raise TransactionError(f"this transaction of {self.url} has ended already")
+
+    def _refuse_transaction(self, what: str) -> None:
+        if self._transaction is not None:
+            raise TransactionError(f"cannot {what} inside a transaction: end it first")
+
+    def refresh(self) -> None:
+        """Move a reader on to the last commit; a handle that has written is always there.
+
+        Arrays that were deleted meanwhile say so when they are used.
+        """
+        with self._reading():
+            if not self._locked:
+                loaded = self._backend.load()
+                if loaded is not None:
+                    self._adopt(loaded)
 
     @property
     def closed(self) -> bool:
@@ -319,26 +483,70 @@ class Group:
     def _writing(self) -> Iterator[None]:
         """The same for an operation that changes something; becomes the group's one writer."""
         with self._reading():
-            if self.mode == "r":
-                raise ReadOnlyError(f"{self.url} is open with mode='r'; use 'r+' or 'a' to write")
-            if not self._locked:
-                self._backend.lock()
-                self._locked = True
-                self._adopt(self._backend.load())
+            self._become_writer()
+            self._note_change()
             yield
 
-    def _adopt(self, loaded: GroupMetadata | None) -> None:
-        """Move on to what another writer left since this handle read the metadata."""
-        if loaded is None or loaded == self._saved:
+    def _note_change(self) -> None:
+        if self._transaction is None:
+            self._changed = True
+
+    def _become_writer(self) -> None:
+        if self.mode == "r":
+            raise ReadOnlyError(f"{self.url} is open with mode='r'; use 'r+' or 'a' to write")
+        if self._locked:
             return
-        self._saved = self._metadata = loaded
+        self._backend.lock()
+        try:
+            loaded = self._backend.load()
+            if loaded is not None:
+                self._committer = Committer(self._backend, loaded)
+                self._committer.recover(self._open_for_recovery)
+                loaded = self._committer.saved
+                self._backend.remove_orphans([a.file_id for a in loaded.metadata.arrays.values()])
+            self._cache.set_sink(self._committer)
+            self._locked = True
+            if loaded is not None:
+                self._adopt(loaded)
+        except BaseException:
+            self._locked = False
+            self._committer.close()
+            self._backend.close()
+            raise
+
+    def _open_for_recovery(self, metadata: GroupMetadata, file_id: int) -> Region | None:
+        for array in metadata.arrays.values():
+            if array.file_id == file_id:
+                layout = array.layout
+                return self._backend.open(file_id, layout.nbytes, aligned=False)
+        return None
+
+    def _adopt(self, loaded: Checkpoint) -> None:
+        """Move on to what is there now, which another writer may have left."""
+        if self._snapshot is not None:
+            self._snapshot.close()
+            self._snapshot = None
+        metadata = loaded.metadata
+        if not self._locked and self._backend.has_journal:
+            self._snapshot = Snapshot(self._backend, loaded)
+            metadata = self._snapshot.metadata
+        self._cache.forget()
+        self._metadata = metadata
+        self._exists = True
         for name, array in list(self._arrays.items()):
-            now = loaded.arrays.get(name)
+            now = metadata.arrays.get(name)
             if now is None or now.file_id != array._array.file_id:
                 del self._arrays[name]
                 array._detach()
             else:
-                array._adopt(now)
+                array._adopt(now, self._storage(now, array._chunks, new=False))
+
+    def _retire(self, storage: Storage) -> None:
+        """Release what a deleted or moved array had, or keep it while there is a way back."""
+        if self._transaction is None:
+            storage.discard()
+        else:
+            self._transaction.retired.append(storage)
 
     def _update(self, name: str, array: ArrayMetadata) -> None:
         """Note what has become of an array."""
@@ -379,68 +587,13 @@ class Group:
         self._backend.abandon()
 
 
-class Attributes(MutableMapping[str, Any]):
-    """JSON values of a group by name, kept with its arrays.
-
-    Values are copied in and out: changing a list that was read changes nothing stored.
-
-    >>> import pmarray
-    >>> attrs = pmarray.open_group("dram:").attrs
-    >>> attrs["seed"] = 7
-    >>> attrs["model"] = {"widths": [784, 10]}
-    >>> attrs["model"]["widths"]
-    [784, 10]
-    >>> attrs["when"] = object()
-    Traceback (most recent call last):
-        ...
-    TypeError: attribute 'when' is no JSON value: Object of type object is not JSON serializable
-    """
-
-    def __init__(self, group: Group) -> None:
-        self._group = group
-
-    def __getitem__(self, key: str) -> Any:
-        with self._group._reading():
-            return json.loads(json.dumps(self._group._metadata.attrs[key]))
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self.update({key: value})
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """Set several attributes at once."""
-        values = dict(*args, **kwargs)
-        for key, value in values.items():
-            if not isinstance(key, str):
-                raise TypeError(f"attribute names are strings, not {key!r}")
-            try:
-                values[key] = json.loads(json.dumps(value))
-            except (TypeError, ValueError) as error:
-                raise TypeError(f"attribute {key!r} is no JSON value: {error}") from error
-        self._set({**self._group._metadata.attrs, **values})
-
-    def __delitem__(self, key: str) -> None:
-        attrs = dict(self._group._metadata.attrs)
-        del attrs[key]
-        self._set(attrs)
-
-    def _set(self, attrs: dict[str, Any]) -> None:
-        with self._group._writing():
-            self._group._refuse_fixed("it has no attributes")
-            self._group._metadata = replace(self._group._metadata, attrs=attrs)
-
-    def __iter__(self) -> Iterator[str]:
-        with self._group._reading():
-            return iter(list(self._group._metadata.attrs))
-
-    def __len__(self) -> int:
-        with self._group._reading():
-            return len(self._group._metadata.attrs)
-
-    def __repr__(self) -> str:
-        return f"Attributes({dict(self)})"
-
-
-def open_group(url: str | os.PathLike[str], *, mode: str = "a", cache: int | str = "auto") -> Group:
+def open_group(
+    url: str | os.PathLike[str],
+    *,
+    mode: str = "a",
+    cache: int | str = "auto",
+    commit: Literal["durable", "pipelined"] = "durable",
+) -> Group:
     """Open a group of arrays.
 
     Parameters
@@ -454,6 +607,9 @@ def open_group(url: str | os.PathLike[str], *, mode: str = "a", cache: int | str
     cache
         The memory for cached and not yet written chunks: bytes, ``"256 MiB"``, 0 for none,
         ``"auto"`` for 256 MiB or a quarter of the free memory, whichever is less.
+    commit
+        Whether a transaction ends when it is durable, or, ``"pipelined"``, when it is on its way;
+        see `Group.transaction`.
 
     Raises
     ------
@@ -475,8 +631,11 @@ def open_group(url: str | os.PathLike[str], *, mode: str = "a", cache: int | str
     parsed = URL.parse(url)
     if mode not in _MODES:
         raise ValueError(f"mode={mode!r}: use one of {', '.join(map(repr, _MODES))}")
+    if commit not in ("durable", "pipelined"):
+        raise ValueError(f"commit={commit!r}: use 'durable' or 'pipelined'")
     backend = open_backend(parsed, writable=mode != "r")
     group = Group(parsed, backend, mode, _cache_bytes(cache))
+    group._wait = commit == "durable"
     try:
         _enter_mode(group, mode)
     except BaseException:
@@ -488,7 +647,7 @@ def open_group(url: str | os.PathLike[str], *, mode: str = "a", cache: int | str
 
 
 def _enter_mode(group: Group, mode: str) -> None:
-    exists = group._saved is not None
+    exists = group._exists
     if mode in ("r", "r+") and not exists:
         raise GroupNotFoundError(f"there is no group at {group.url}; mode='a' creates one")
     if mode == "w-" and exists:

@@ -7,7 +7,7 @@ the name and a callable ``open(url, *, writable)`` as the object.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._dtypes import DType
-from pmarray._metadata import GroupMetadata
+from pmarray._metadata import Checkpoint
 from pmarray._url import URL
 from pmarray.errors import URLError
 from pmarray.layout import Layout
@@ -73,11 +73,21 @@ class RegionBackend(Protocol):
     def can_create(self) -> bool:
         """Whether arrays can be created and deleted, and attributes kept."""
 
-    def load(self) -> GroupMetadata | None:
-        """Return the metadata as of their last `save`, or None where there is no group."""
+    @property
+    def has_journal(self) -> bool:
+        """Whether transactions can be made to survive a crash, by `open_journal`."""
 
-    def save(self, metadata: GroupMetadata, /) -> None:
+    def load(self) -> Checkpoint | None:
+        """Return what `save` wrote last, or None where there is no group."""
+
+    def save(self, checkpoint: Checkpoint, /) -> None:
         """Replace the metadata in one durable step."""
+
+    def stamp(self) -> object:
+        """Return, cheaply, a value that differs after each `save`."""
+
+    def open_journal(self, *, create: bool) -> Region | None:
+        """Open the region of the journal; None where there is none and `create` is false."""
 
     def lock(self) -> None:
         """Become the group's one writer, or raise `GroupLockedError`."""
@@ -90,6 +100,9 @@ class RegionBackend(Protocol):
 
     def remove(self, file_id: int, /) -> None:
         """Delete a region that no metadata name any more."""
+
+    def remove_orphans(self, keep: Collection[int], /) -> None:
+        """Delete the regions that a crash left behind: all but those in `keep`."""
 
     def publish(self, names: Mapping[str, int], /) -> None:
         """Make the arrays findable by name for other programs."""
@@ -123,7 +136,7 @@ def open_backend(url: URL, *, writable: bool) -> RegionBackend:
     opener = _BUILT_IN.get(url.scheme)
     if opener is None:
         for point in entry_points(group="pmarray.backends", name=url.scheme):
-            return cast(OpenBackend, point.load())(url, writable=writable)
+            return cast("OpenBackend", point.load())(url, writable=writable)
         raise URLError(f"no backend for {url.scheme + ':'!r}; known: {', '.join(known_schemes())}")
     return opener(url, writable=writable)
 

@@ -7,13 +7,13 @@ it is opened with ``mode="w"``.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._dtypes import DType
-from pmarray._metadata import GroupMetadata
+from pmarray._metadata import Checkpoint
 from pmarray._sizes import format_bytes
 from pmarray._url import URL
 from pmarray.errors import BudgetError, GroupLockedError, URLError
@@ -111,18 +111,25 @@ class DRAMBackend:
     """One group in memory."""
 
     can_create = True
+    has_journal = False
 
     def __init__(self, where: str) -> None:
         self._where = where
-        self._metadata: GroupMetadata | None = None
+        self._checkpoint: Checkpoint | None = None
         self._regions: dict[int, DRAMRegion] = {}
         self._locked = False
 
-    def load(self) -> GroupMetadata | None:
-        return self._metadata
+    def load(self) -> Checkpoint | None:
+        return self._checkpoint
 
-    def save(self, metadata: GroupMetadata, /) -> None:
-        self._metadata = metadata
+    def save(self, checkpoint: Checkpoint, /) -> None:
+        self._checkpoint = checkpoint
+
+    def stamp(self) -> object:
+        return self._checkpoint
+
+    def open_journal(self, *, create: bool) -> None:
+        return None
 
     def lock(self) -> None:
         if self._locked:
@@ -140,6 +147,9 @@ class DRAMBackend:
 
     def remove(self, file_id: int, /) -> None:
         self._regions.pop(file_id, None)
+
+    def remove_orphans(self, keep: Collection[int], /) -> None:
+        pass
 
     def publish(self, names: Mapping[str, int], /) -> None:
         pass
@@ -163,11 +173,14 @@ class _Handle(DRAMBackend):
         self._regions = shared._regions
         self._holds = False
 
-    def load(self) -> GroupMetadata | None:
+    def load(self) -> Checkpoint | None:
         return self._shared.load()
 
-    def save(self, metadata: GroupMetadata, /) -> None:
-        self._shared.save(metadata)
+    def save(self, checkpoint: Checkpoint, /) -> None:
+        self._shared.save(checkpoint)
+
+    def stamp(self) -> object:
+        return self._shared.stamp()
 
     def lock(self) -> None:
         self._shared.lock()

@@ -5,6 +5,7 @@
     dir/
       pmarray.json          metadata, the authority; replaced in one durable step
       lock                  locked by the one writer, and holding its process id
+      journal               before-images and commits, once there was a transaction
       data/000001.npy       one file an array, numbered, never renamed
       array.npy             a symbolic link to the data file of the array "array"
 
@@ -23,7 +24,7 @@ import errno
 import mmap
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 from pmarray import _osops
 from pmarray._dtypes import DType
 from pmarray._files import barrier, read_fully, replace_durably, write_fully
-from pmarray._metadata import GroupMetadata
+from pmarray._metadata import Checkpoint
 from pmarray._npy import write_header
 from pmarray._sizes import format_bytes
 from pmarray._url import URL
@@ -50,6 +51,7 @@ __all__ = ["FileRegion", "MemmapBackend", "open_backend"]
 METADATA_NAME = "pmarray.json"
 LOCK_NAME = "lock"
 DATA_NAME = "data"
+JOURNAL_NAME = "journal"
 _GROW_MIN_BYTES = 64 << 20
 _GROW_MAX_BYTES = 1 << 30
 
@@ -199,6 +201,7 @@ class MemmapBackend:
     """One group in a directory."""
 
     can_create = True
+    has_journal = True
 
     def __init__(self, directory: str, *, writable: bool, direct: bool = True) -> None:
         self.directory = directory
@@ -209,7 +212,7 @@ class MemmapBackend:
 
     # -- metadata -------------------------------------------------------------------------------
 
-    def load(self) -> GroupMetadata | None:
+    def load(self) -> Checkpoint | None:
         try:
             with open(self._metadata_path, "rb") as file:
                 data = file.read()
@@ -220,7 +223,7 @@ class MemmapBackend:
             raise ForeignDataError(f"{self.directory} is not a directory") from error
         except OSError as error:
             raise StorageError(error.errno, error.strerror, self._metadata_path) from error
-        return GroupMetadata.from_bytes(data, self._metadata_path)
+        return Checkpoint.from_bytes(data, self._metadata_path)
 
     def _refuse_foreign_directory(self) -> None:
         """A directory without metadata may only hold what a crash during creation leaves."""
@@ -239,8 +242,28 @@ class MemmapBackend:
                 "it is no group, and nothing was changed; choose another directory"
             )
 
-    def save(self, metadata: GroupMetadata, /) -> None:
-        replace_durably(self._metadata_path, metadata.to_bytes())
+    def save(self, checkpoint: Checkpoint, /) -> None:
+        replace_durably(self._metadata_path, checkpoint.to_bytes())
+
+    def stamp(self) -> object:
+        # Every save is a new file: its number may come again, but not with the same time.
+        try:
+            found = os.stat(self._metadata_path)
+        except OSError as error:
+            raise StorageError(error.errno, error.strerror, self._metadata_path) from error
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def open_journal(self, *, create: bool) -> FileRegion | None:
+        path = self._path(JOURNAL_NAME)
+        if not os.path.exists(path):
+            if not create:
+                return None
+            try:
+                _osops.close(_osops.open_file(path, write=True, create=True))
+                _osops.fsync_directory(self.directory)
+            except OSError as error:
+                raise StorageError(error.errno, f"cannot create: {error.strerror}", path) from error
+        return FileRegion(path, 0, writable=self._writable, aligned=self._direct)
 
     # -- the lock -------------------------------------------------------------------------------
 
@@ -336,6 +359,12 @@ class MemmapBackend:
 
     def remove(self, file_id: int, /) -> None:
         self._remove_quietly(self._data_path(file_id))
+
+    def remove_orphans(self, keep: Collection[int], /) -> None:
+        names = {f"{file_id:06d}.npy" for file_id in keep}
+        for entry in os.listdir(self._path(DATA_NAME)):
+            if entry not in names and entry.removesuffix(".npy").isdigit():
+                self._remove_quietly(os.path.join(self._path(DATA_NAME), entry))
 
     def _remove_quietly(self, path: str) -> None:
         try:

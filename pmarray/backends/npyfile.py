@@ -7,12 +7,12 @@ array grows and shrinks along its slow axis as long as the header has room for t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from pmarray import _osops
 from pmarray._files import barrier, write_fully
-from pmarray._metadata import ArrayMetadata, GroupMetadata
+from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._npy import MAX_HEADER_BYTES, Header, parse_header, write_header
 from pmarray._url import DEFAULT_NAME
 from pmarray.errors import (
@@ -34,6 +34,7 @@ class NpyFileBackend:
     """The one array of a foreign ``.npy`` file."""
 
     can_create = False
+    has_journal = False
 
     def __init__(self, path: str, *, writable: bool) -> None:
         self._path = path
@@ -41,7 +42,7 @@ class NpyFileBackend:
         self._header: Header | None = None
         self._lock_fd: int | None = None
 
-    def load(self) -> GroupMetadata | None:
+    def load(self) -> Checkpoint | None:
         try:
             with open(self._path, "rb") as file:
                 data = file.read(MAX_HEADER_BYTES)
@@ -68,12 +69,12 @@ class NpyFileBackend:
             layout.line_stride,
             bytes(header.dtype.itemsize),
         )
-        return GroupMetadata(uuid="", arrays={DEFAULT_NAME: array})
+        return Checkpoint(GroupMetadata(uuid="", arrays={DEFAULT_NAME: array}))
 
-    def save(self, metadata: GroupMetadata, /) -> None:
+    def save(self, checkpoint: Checkpoint, /) -> None:
         """Rewrite the header where the shape has changed."""
         header = self._header
-        array = metadata.arrays[DEFAULT_NAME]
+        array = checkpoint.metadata.arrays[DEFAULT_NAME]
         if header is None or array.shape == header.shape:
             return
         try:
@@ -89,6 +90,12 @@ class NpyFileBackend:
         finally:
             _osops.close(fd)
         self._header = Header(array.shape, array.dtype, array.order, header.data_offset)
+
+    def stamp(self) -> object:
+        return None
+
+    def open_journal(self, *, create: bool) -> None:
+        return None
 
     def lock(self) -> None:
         fd = _osops.open_file(self._path, write=True)
@@ -122,6 +129,9 @@ class NpyFileBackend:
 
     def remove(self, file_id: int, /) -> None:
         raise ForeignDataError(f"{self._path} is one array and cannot be deleted from itself")
+
+    def remove_orphans(self, keep: Collection[int], /) -> None:
+        pass
 
     def publish(self, names: Mapping[str, int], /) -> None:
         pass

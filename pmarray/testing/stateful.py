@@ -31,7 +31,7 @@ _SEEDS = st.integers(0, 2**16)
 
 
 class ArrayMachine(RuleBasedStateMachine):
-    """Create, write, append, resize, delete, flush and reopen, in any order.
+    """Create, write, append, resize, delete, commit, roll back, flush and reopen, in any order.
 
     Subclasses say where: `url` is asked for once a run and must name an empty place. After every
     step each array equals its model, and a view or another reader may be compared in
@@ -61,6 +61,7 @@ class ArrayMachine(RuleBasedStateMachine):
     @initialize(cache=budgets())
     def start(self, cache: int | str) -> None:
         self.location = self.url()
+        self.transaction: pmarray.Transaction | None = None
         self.model = {}
         self.attrs: dict[str, Any] = {}
         self.fills: dict[str, Any] = {}
@@ -170,11 +171,39 @@ class ArrayMachine(RuleBasedStateMachine):
 
     @rule()
     def flush(self) -> None:
+        if self.transaction is not None:
+            return
         self.group.flush()
         self.check_reader()
 
+    @precondition(lambda self: self.transaction is None)
+    @rule(wait=st.booleans())
+    def begin(self, wait: bool) -> None:
+        self.before = ({name: a.copy() for name, a in self.model.items()}, dict(self.attrs))
+        self.fills_before = dict(self.fills)
+        self.transaction = self.group.transaction(wait=wait)
+        self.transaction.__enter__()
+
+    @precondition(lambda self: self.transaction is not None)
+    @rule()
+    def commit(self) -> None:
+        transaction, self.transaction = self.transaction, None
+        assert transaction is not None
+        transaction.__exit__(None, None, None)
+
+    @precondition(lambda self: self.transaction is not None)
+    @rule()
+    def roll_back(self) -> None:
+        transaction, self.transaction = self.transaction, None
+        assert transaction is not None
+        error = KeyboardInterrupt()
+        transaction.__exit__(type(error), error, None)
+        (self.model, self.attrs), self.fills = self.before, self.fills_before
+
     @rule(cache=budgets())
     def reopen(self, cache: int | str) -> None:
+        if self.transaction is not None:
+            self.roll_back()  # closing would do it too
         self.group.close()
         self.check_reader()
         self.group = pmarray.open_group(self.location, mode="r+", cache=cache)
@@ -202,4 +231,6 @@ class ArrayMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "group"):
+            if self.transaction is not None:
+                self.roll_back()
             self.group.close()

@@ -1,0 +1,303 @@
+"""How transactions reach the medium: the protocol, and the engine that carries it out.
+
+The engine runs on the group's one writer thread, which handles everything in the order in which
+it was handed over, so that one transaction is finished before the next begins.
+
+Committing a transaction
+------------------------
+1. The caller has sealed it: its dirty bytes are in flight, and bytes in flight do not change.
+2. Before-images of the committed bytes that it will overwrite are read from the medium, which
+   holds the values that its predecessor left, and written to the journal, in whole blocks. Bytes
+   of blocks that hold no committed byte need none: an append writes its data once. If there are
+   any images, the journal is made durable.
+3. The data are written, and every file they went to is made durable.
+4. One COMMIT record, with the metadata as of this transaction, is written to the journal, and the
+   journal is made durable. This is the commit point.
+
+Several sealed transactions that wait in the queue are merged: one pass through steps 2 to 4, with
+the number and the metadata of the last, commits them all. A crash loses a suffix of them.
+
+*Committed* means: at or before the last COMMIT that is known to be durable. While a transaction
+that shrinks an array is not durable, the bytes it cuts off still count.
+
+A transaction that outgrows the cache *spills*: some of its dirty chunks are written before it is
+sealed, their before-images first, by steps 2 and 3 without the last barrier. Step 3 of its commit
+makes their files durable with the rest. Chunks that hold no committed byte may leave at any time.
+
+Rolling back, and recovering after a crash
+------------------------------------------
+a. The journal is made durable, so that nothing is trusted that a second crash could take away.
+b. Before-images of transactions above the last COMMIT are put back, highest number first, within
+   a transaction the last first, so that the oldest value of every byte is the one that stays.
+c. The files they went to are made durable.
+d. The metadata file is replaced by a *checkpoint*: the metadata of the last COMMIT, its number,
+   and the next generation, which makes every record in the journal stale in the same instant.
+   Only then is the journal reused.
+
+Any of these steps may be interrupted and run again: until (d) the journal is as it was.
+
+Checkpoints
+-----------
+A checkpoint is also taken when the journal has grown long, when the group is flushed after
+changes outside any transaction, and after each rollback that put something back; always with no
+transaction half-way through, so that nothing in the journal is needed any more.
+
+Failures
+--------
+An error in step 2 leaves the medium as it was: the transaction can be rolled back by forgetting
+it. From step 3 on, and at any barrier, an error poisons the group: nothing is retried, and opening
+the group again recovers the last commit. If the barrier of step 4 fails the outcome is unknown
+until then.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pmarray._journal import MAX_PAYLOAD_BYTES, Image, Journal, StoredImage
+from pmarray._metadata import Checkpoint, GroupMetadata
+from pmarray.backends import Region, RegionBackend
+from pmarray.errors import DamagedError, OutcomeUnknownError, PoisonedError
+from pmarray.layout import BLOCK_BYTES
+
+if TYPE_CHECKING:
+    from pmarray._storage import CachedStorage
+    from pmarray._writer import Write
+
+__all__ = ["Commit", "CommittedState", "Committer", "read_committed"]
+
+# A journal that is fuller than this is retired at the next commit.
+_RETIRE_AT = 0.75
+_MAX_IDLE_JOURNAL_BYTES = 64 << 20
+
+
+@dataclass(slots=True)
+class Commit:
+    """A sealed transaction in the writer's queue."""
+
+    number: int
+    metadata: GroupMetadata
+    sizes: dict[CachedStorage, int]
+    """The storages it touched, and how many bytes of each it leaves committed."""
+    finished: bool = False
+    error: BaseException | None = None
+    waited_for: bool = True
+    """Whether the caller waits for the outcome."""
+
+
+@dataclass(slots=True)
+class CommittedState:
+    """What the metadata file and the journal together say."""
+
+    metadata: GroupMetadata
+    transaction: int
+    generation: int
+    images: list[StoredImage] = field(default_factory=list)
+    """Before-images above `transaction`, in the order in which they were written."""
+    position: int = 0
+    """The end of the journal's last whole record."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The same as one value, for comparison."""
+        return Checkpoint(self.metadata, self.transaction, self.generation)
+
+
+def read_committed(checkpoint: Checkpoint, journal: Journal | None) -> CommittedState:
+    """Follow the journal from a checkpoint to the last commit."""
+    state = CommittedState(checkpoint.metadata, checkpoint.transaction, checkpoint.generation)
+    if journal is None:
+        return state
+    for record in journal.records():
+        state.position = record.end
+        if record.metadata is None:
+            state.images.extend(record.images)
+            continue
+        state.metadata = Checkpoint.from_bytes(record.metadata, "a journal record").metadata
+        state.transaction = record.number
+        state.images = [image for image in state.images if image.number > record.number]
+    return state
+
+
+class Committer:
+    """The engine of one group's transactions; see the head of this module.
+
+    Parameters
+    ----------
+    backend
+        Where the group is, locked by the caller.
+    checkpoint
+        The metadata in force.
+    """
+
+    def __init__(self, backend: RegionBackend, checkpoint: Checkpoint) -> None:
+        self._backend = backend
+        self.saved = checkpoint
+        """The last checkpoint."""
+        self.transaction = checkpoint.transaction
+        """The number of the last transaction that was begun."""
+        self._committed = checkpoint.transaction
+        self._journal: Journal | None = None
+        self._pending_images = 0
+        """The highest number of a transaction that has images in the journal and no COMMIT."""
+
+    # -- opening --------------------------------------------------------------------------------
+
+    def recover(self, open_region: Callable[[GroupMetadata, int], Region | None]) -> None:
+        """Bring the medium back to the last commit; steps a to d.
+
+        `open_region` opens the data file of that id, or returns None where the metadata have none.
+        """
+        if self.saved.generation == 0:
+            return
+        region = self._backend.open_journal(create=False)
+        if region is None:
+            raise DamagedError(
+                "the journal is missing, though the metadata count on it: what was committed "
+                "since the last checkpoint is lost; restore the group from a backup"
+            )
+        journal = Journal(region, self.saved.generation)
+        journal.barrier()  # a
+        state = read_committed(self.saved, journal)
+        regions: dict[int, Region | None] = {}
+        try:
+            self._put_back(journal, state, lambda i: open_region(state.metadata, i), regions)
+        finally:
+            for one in regions.values():
+                if one is not None:
+                    one.close()
+        self._journal = journal
+        self.transaction = self._committed = state.transaction
+        if state.position:
+            self.checkpoint(state.metadata)  # d
+
+    def _put_back(
+        self,
+        journal: Journal,
+        state: CommittedState,
+        open_region: Callable[[int], Region | None],
+        regions: dict[int, Region | None],
+    ) -> None:
+        """Undo what is above the last COMMIT; steps b and c."""
+        images = sorted(enumerate(state.images), key=lambda pair: (pair[1].number, pair[0]))
+        for _, image in reversed(images):  # b
+            if image.file_id not in regions:
+                regions[image.file_id] = open_region(image.file_id)
+            region = regions[image.file_id]
+            if region is not None:
+                region.write(image.offset, [journal.fetch(image)])
+        for region in regions.values():  # c
+            if region is not None:
+                region.barrier()
+
+    def begin(self) -> int:
+        """Return the number of a new transaction; makes the journal when it is the first."""
+        if self._journal is None:
+            region = self._backend.open_journal(create=True)
+            assert region is not None
+            journal = Journal(region, self.saved.generation)
+            journal.reserve(1)
+            self._journal = journal
+            # From generation 1 on, a missing journal is damage.
+            self.checkpoint(self.saved.metadata)
+        self.transaction += 1
+        return self.transaction
+
+    # -- on the writer thread -------------------------------------------------------------------
+
+    def store(self, writes: list[Write]) -> None:
+        """Write adjacent pieces, of no transaction or of one that is not sealed yet."""
+        number = writes[0].number
+        if number is not None:
+            self._journal_before(number, writes)  # 2
+        writes[0].source.store(writes)
+
+    def commit(self, writes: list[list[Write]], commits: list[Commit]) -> None:
+        """Commit `commits`, whose writes, grouped by adjacency, are `writes`; steps 2 to 4."""
+        assert self._journal is not None
+        last = commits[-1]
+        self._journal_before(last.number, (w for run in writes for w in run))  # 2
+        try:
+            for run in writes:  # 3
+                run[0].source.store(run)
+            sizes = {storage: n for commit in commits for storage, n in commit.sizes.items()}
+            for storage in sizes:
+                storage.region.barrier()
+            record = Checkpoint(last.metadata, last.number, self._journal.generation)
+            self._journal.commit(last.number, record.to_bytes())  # 4
+        except PoisonedError:
+            raise
+        except OSError as error:
+            raise PoisonedError(
+                error.errno,
+                f"a commit failed half-way ({error.strerror}): close the group, repair the "
+                "medium and open it again; the last commit will be recovered",
+                error.filename,
+            ) from error
+        try:
+            self._journal.barrier()
+        except PoisonedError as error:
+            raise OutcomeUnknownError(
+                error.errno,
+                "the commit's own barrier failed: whether it took place is unknown until the "
+                "group is opened again",
+                error.filename,
+            ) from error
+        self._committed = last.number
+        for storage, nbytes in sizes.items():
+            storage.committed_nbytes = nbytes
+        if self._journal.position > _RETIRE_AT * self._journal.region.capacity:
+            self.checkpoint(last.metadata)
+
+    def _journal_before(self, number: int, writes: Iterable[Write]) -> None:
+        assert self._journal is not None
+        if self._journal.before(number, _images(writes)):
+            self._pending_images = number
+            self._journal.barrier()
+
+    # -- on the caller's thread, while the writer has nothing to do -------------------------------
+
+    def roll_back(self, region_of: Callable[[int], Region | None], metadata: GroupMetadata) -> None:
+        """Undo what a transaction that was not sealed has spilled; steps a to d."""
+        journal = self._journal
+        if journal is None or self._pending_images <= self._committed:
+            return
+        journal.barrier()  # a
+        state = read_committed(self.saved, journal)
+        self._put_back(journal, state, region_of, {})
+        self.checkpoint(metadata)
+
+    def checkpoint(self, metadata: GroupMetadata) -> None:
+        """Replace the metadata file; afterwards nothing in the journal is needed."""
+        generation = self.saved.generation + (self._journal is not None)
+        checkpoint = Checkpoint(metadata, self._committed, generation)
+        self._backend.save(checkpoint)
+        self.saved = checkpoint
+        self._pending_images = 0
+        if self._journal is not None:
+            self._journal.restart(generation)
+            self._journal.region.trim(_MAX_IDLE_JOURNAL_BYTES)
+
+    def close(self) -> None:
+        """Release the journal."""
+        if self._journal is not None:
+            self._journal.region.close()
+
+
+def _images(writes: Iterable[Write]) -> Iterator[Image]:
+    """Yield before-images of the committed bytes in the blocks that `writes` touch."""
+    for write in writes:
+        storage = write.source
+        low = write.address // BLOCK_BYTES * BLOCK_BYTES
+        high = min(
+            -(-(write.address + write.stop - write.start) // BLOCK_BYTES) * BLOCK_BYTES,
+            -(-storage.committed_nbytes // BLOCK_BYTES) * BLOCK_BYTES,
+            storage.region.capacity,
+        )
+        for start in range(low, high, MAX_PAYLOAD_BYTES):
+            data = memoryview(mmap.mmap(-1, min(MAX_PAYLOAD_BYTES, high - start)))
+            storage.region.read_into(start, data)
+            yield Image(storage.file_id, start, data)

@@ -1,0 +1,131 @@
+"""How a handle that does not hold the lock reads: the last commit, and nothing newer.
+
+A writer puts before-images into the journal before it changes the data, so the journal holds the
+old version of everything that a reader might find changed. Reading takes no lock:
+
+1. Note the stamp of the metadata file. If it has changed since the snapshot was taken, the journal
+   may have been reused: go on if no transaction has been committed since, else the snapshot has
+   expired.
+2. Read the data.
+3. Read what was added to the journal, and let the before-images of everything above the
+   snapshot's transaction, committed meanwhile or not, override what was read; where there are
+   several of one byte, the oldest.
+4. If the stamp has changed since step 1, begin again.
+
+A byte that changed before step 2 has its image in the journal by step 3, unless the journal was
+reused, which step 4 notices: reuse follows the replacement of the metadata file.
+
+Writes outside any transaction are not covered, and appear when they appear.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from pmarray._commits import CommittedState, read_committed
+from pmarray._journal import Journal, StoredImage
+from pmarray._metadata import Checkpoint, GroupMetadata
+from pmarray.backends import Region, RegionBackend
+from pmarray.errors import DamagedError, SnapshotExpiredError
+
+__all__ = ["Snapshot"]
+
+
+class Snapshot:
+    """A group as of the last commit at the time of construction."""
+
+    def __init__(self, backend: RegionBackend, checkpoint: Checkpoint) -> None:
+        self._backend = backend
+        self.images: defaultdict[int, list[StoredImage]] = defaultdict(list)
+        """What overrides the data files, by file, oldest first."""
+        self._journal: Journal | None = None
+        while True:
+            self._stamp = backend.stamp()
+            checkpoint = backend.load() or checkpoint
+            try:
+                state = self._read_journal(checkpoint)
+            except DamagedError:
+                if self._stamp == backend.stamp():
+                    raise
+                continue
+            if self._stamp == backend.stamp():
+                break
+        self.metadata: GroupMetadata = state.metadata
+        self.transaction = state.transaction
+        self._adopt(state)
+
+    def _read_journal(self, checkpoint: Checkpoint) -> CommittedState:
+        if checkpoint.generation == 0:
+            return read_committed(checkpoint, None)
+        if self._journal is None:
+            region = self._backend.open_journal(create=False)
+            if region is None:
+                raise DamagedError("the journal is missing, though the metadata count on it")
+            self._journal = Journal(region, checkpoint.generation)
+        self._journal.generation = checkpoint.generation
+        return read_committed(checkpoint, self._journal)
+
+    def _adopt(self, state: CommittedState) -> None:
+        self.images.clear()
+        self._position = state.position
+        self._add(state.images)
+
+    def _add(self, images: list[StoredImage] | tuple[StoredImage, ...]) -> None:
+        for image in images:
+            self.images[image.file_id].append(image)
+
+    def read_into(self, file_id: int, region: Region, offset: int, out: memoryview) -> None:
+        """Fill `out` with bytes of a data file as of this snapshot; steps 1 to 4."""
+        while True:
+            stamp = self._backend.stamp()
+            if stamp != self._stamp:  # 1
+                self._follow()
+                self._stamp = stamp
+            try:
+                region.read_into(offset, out)  # 2
+                self._catch_up()  # 3
+                self._override(file_id, offset, out)
+            except DamagedError:
+                if stamp == self._backend.stamp():
+                    raise
+                continue
+            if stamp == self._backend.stamp():  # 4
+                return
+
+    def _follow(self) -> None:
+        checkpoint = self._backend.load()
+        if checkpoint is None or checkpoint.transaction != self.transaction:
+            raise SnapshotExpiredError(
+                "what this handle was reading has been replaced by later commits: call refresh() "
+                "on the group to read the last one"
+            )
+        state = self._read_journal(checkpoint)
+        self._adopt(state)
+        # Commits since that checkpoint are newer than this snapshot: their images count too.
+        if state.transaction != self.transaction:
+            self.images.clear()
+            self._position = 0
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        if self._journal is None:
+            return
+        for record in self._journal.records(self._position):
+            self._add(record.images)
+            self._position = record.end
+
+    def _override(self, file_id: int, offset: int, out: memoryview) -> None:
+        if file_id not in self.images or self._journal is None:
+            return
+        stop = offset + out.nbytes
+        for image in reversed(self.images[file_id]):  # the oldest last
+            low, high = max(offset, image.offset), min(stop, image.offset + image.nbytes)
+            if low < high:
+                data = self._journal.fetch(image)
+                out[low - offset : high - offset] = data[low - image.offset : high - image.offset]
+
+    def close(self) -> None:
+        """Release the journal."""
+        if self._journal is not None:
+            self._journal.region.close()
+            self._journal = None

@@ -1,0 +1,112 @@
+"""`Transaction`: the public handle, and the way back to where it began."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from pmarray._metadata import ArrayMetadata
+from pmarray._storage import Storage
+from pmarray.errors import TransactionError
+
+if TYPE_CHECKING:
+    from pmarray.array import PMArray
+    from pmarray.group import Group
+
+__all__ = ["Transaction"]
+
+
+class Transaction:
+    """Everything written to the group inside the block becomes visible and durable together.
+
+    Made by `Group.transaction` and `PMArray.transaction`. If the block raises, arrays, shapes and
+    attributes are again what they were when it was entered. Operations of other threads during
+    the block belong to it too.
+
+    Examples
+    --------
+    >>> import pmarray
+    >>> group = pmarray.open_group("dram:")
+    >>> x = group.create("x", (2, 1), layout="col")
+    >>> try:
+    ...     with group.transaction():
+    ...         x.append([1, 2])
+    ...         group.attrs["step"] = 1
+    ...         raise KeyboardInterrupt
+    ... except KeyboardInterrupt:
+    ...     x.shape, dict(group.attrs)
+    (2, 2)
+    ((2, 1), {})
+    """
+
+    def __init__(self, group: Group, *, wait: bool) -> None:
+        self._group = group
+        self._wait = wait
+        self._begun = False
+
+    def __enter__(self) -> Self:
+        if self._begun:
+            raise TransactionError("this transaction has been used; call transaction() for another")
+        self._begun = True
+        self._group._begin(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._group._commit(self, wait=self._wait)
+        else:
+            self._group._roll_back(self)
+
+    # -- the group's side -----------------------------------------------------------------------
+
+    def take_snapshot(self) -> None:
+        """Note where to go back to; called under the group's lock."""
+        group = self._group
+        self.metadata = group._metadata
+        self._handles: dict[str, tuple[PMArray, ArrayMetadata, Storage]] = {
+            name: (array, array._array, array._storage) for name, array in group._arrays.items()
+        }
+        self._removed = list(group._removed)
+        self.retired: list[Storage] = []
+        """Storages of deleted and moved arrays; released when there is no way back to them."""
+        for array in group._arrays.values():
+            array._storage.begin()
+
+    def storages(self) -> list[Storage]:
+        """The storages of all arrays that were open then."""
+        return [storage for _, _, storage in self._handles.values()]
+
+    def restore(self) -> None:
+        """Go back there; the cache has forgotten what was written."""
+        group = self._group
+        current = {array._storage for array in group._arrays.values()}
+        kept = {storage for _, _, storage in self._handles.values()}
+        created = {
+            array.file_id
+            for name, array in group._metadata.arrays.items()
+            if array != self.metadata.arrays.get(name)
+        } - {array.file_id for array in self.metadata.arrays.values()}
+        for name, array in group._arrays.items():
+            if name not in self.metadata.arrays or array._storage not in kept:
+                array._detached = name not in self._handles or self._handles[name][0] is not array
+        for storage in current - kept:
+            storage.discard()
+        group._metadata = self.metadata
+        group._removed[:] = self._removed
+        group._arrays.clear()
+        for name, (array, metadata, storage) in self._handles.items():
+            array._array, array._storage, array._detached = metadata, storage, False
+            storage.roll_back(metadata.layout.lines)
+            group._arrays[name] = array
+        for file_id in created:
+            group._backend.remove(file_id)
+
+    def release(self) -> None:
+        """There is no way back any more."""
+        for storage in self.retired:
+            storage.discard()
