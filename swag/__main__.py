@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swag.cli import main
+from swag.cli import app
 
 if __name__ == "__main__":
-    main()
+    app()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,7 +62,7 @@ class ShuffledBatches(Iterator[Tensor]):
 
     def __len__(self) -> int:
         """Minibatches in an epoch."""
-        return -(-self._length // self._batch_size)
+        return math.ceil(self._length / self._batch_size)
 
     def __next__(self) -> Tensor:
         """The next minibatch: indices of shape (batch_size,) or fewer, int64."""

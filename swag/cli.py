@@ -17,8 +17,9 @@ from rich.console import Console
 
 from swag.recipe import Recipe
 
-__all__ = ["app", "main"]
+__all__ = ["app"]
 
+# Exits with 0, 1 after a told error, 2 after wrong usage, 130 after an interrupt.
 app = typer.Typer(
     help="SWA-Gaussian posteriors over network weights, collected on disk while training.",
     no_args_is_help=True,
@@ -178,11 +179,6 @@ def info(
             Console().print(report.facts_table(facts))
 
 
-def main() -> None:
-    """Run the command line on `sys.argv`; exits with 0, 1 (a told error), 2 (usage) or 130."""
-    app()
-
-
 def _set_threads(threads: int | None) -> None:
     if threads is not None:
         import torch
@@ -200,7 +196,6 @@ def _plain_errors() -> Iterator[None]:
         raise typer.Exit(130) from None
     except Exception as error:
         from pmarray.errors import PMArrayError
-
         from swag.errors import SwagError
 
         if not isinstance(error, SwagError | PMArrayError | OSError):

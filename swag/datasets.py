@@ -26,10 +26,13 @@ MNIST_STD = 0.3081
 """Standard deviation of the training pixels, as fractions of white."""
 
 _SHA256 = {
-    "train-images-idx3-ubyte.gz": "0b367032e93c5d0cea0925647cfdb18614af8ee15f83e6f2fc2ad904a6835971",
-    "train-labels-idx1-ubyte.gz": "1787548bbe0bff1ec2ecdc0ef292b02df999e2d1a6002d27500982c652b17203",
-    "t10k-images-idx3-ubyte.gz": "1a1a05eab793c14bb050b398624a11b0ffd1a2953baed553b1b9bd079e2a20be",
-    "t10k-labels-idx1-ubyte.gz": "b91679a0acfe4ba0e50a2437a903084cba1f5f92592b016a25a7dfd00455798b",
+    f"{name}-ubyte.gz": digest
+    for name, digest in (
+        ("train-images-idx3", "0b367032e93c5d0cea0925647cfdb18614af8ee15f83e6f2fc2ad904a6835971"),
+        ("train-labels-idx1", "1787548bbe0bff1ec2ecdc0ef292b02df999e2d1a6002d27500982c652b17203"),
+        ("t10k-images-idx3", "1a1a05eab793c14bb050b398624a11b0ffd1a2953baed553b1b9bd079e2a20be"),
+        ("t10k-labels-idx1", "b91679a0acfe4ba0e50a2437a903084cba1f5f92592b016a25a7dfd00455798b"),
+    )
 }
 
 # The IDX format names the element type in the third byte of the file; 8 is unsigned bytes.
@@ -40,7 +43,7 @@ class MNIST(NamedTuple):
     """The two parts of MNIST; ``train, test = mnist()`` unpacks it."""
 
     train: TensorDataset
-    """60,000 pairs: images of shape (60000, 1, 28, 28), float32; labels of shape (60000,), int64."""
+    """60,000 pairs: images (60000, 1, 28, 28), float32, and labels (60000,), int64."""
 
     test: TensorDataset
     """10,000 pairs, of the same shapes and dtypes otherwise."""

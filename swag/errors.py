@@ -3,7 +3,7 @@
 ::
 
     SwagError
-    ├── StoreError(ValueError)      the store is not what was asked for: point at another, or start afresh
+    ├── StoreError(ValueError)      not the store asked for: point at another, or start afresh
     └── DatasetError(OSError)       a data file is missing or damaged: install or fetch it again
 
 Errors of the arrays underneath are ``pmarray.errors.PMArrayError`` and pass through unchanged.

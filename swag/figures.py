@@ -22,7 +22,10 @@ Floats = NDArray[np.float64]
 # Okabe and Ito's colours, told apart by colour-blind readers, in the order of the table's rows.
 _COLOURS = ("#999999", "#E69F00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7", "#D55E00")
 _TRAIN, _COLLECT = "#0072B2", "#D55E00"
-_SHADE = "#0072B2"
+_NOTE = "#444444"
+
+_FEWEST = 10
+"""Images that a bin of the reliability diagram needs: below, its accuracy is mostly chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +86,11 @@ def draw(
     # A Figure of its own, not pyplot: no global state, and no window system is looked for.
     figure = Figure(figsize=(13.5, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
-    columns = figure.subfigures(1, 3, wspace=0.03)
-    _draw_loss(columns[0].subplots(), history)
-    _draw_cost(columns[1].subplots(), history)
-    upper, lower = columns[2].subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    _draw_reliability(upper, lower, diagrams)
+    grid = figure.add_gridspec(2, 3, height_ratios=[3, 1])
+    _draw_loss(figure.add_subplot(grid[:, 0]), history)
+    _draw_cost(figure.add_subplot(grid[:, 1]), history)
+    upper = figure.add_subplot(grid[0, 2])
+    _draw_reliability(upper, figure.add_subplot(grid[1, 2], sharex=upper), diagrams)
     if title:
         figure.suptitle(title, fontsize=11)
     path = Path(path)
@@ -115,6 +118,8 @@ def _draw_loss(axes: Axes, history: History) -> None:
 
 
 def _draw_cost(axes: Axes, history: History) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
     epochs = _epochs(history)
     window = max(1, history.steps_per_epoch // 12)
     parts = (
@@ -132,11 +137,14 @@ def _draw_cost(axes: Axes, history: History) -> None:
             _running_median(ms, window),
             color=colour,
             linewidth=1.6,
-            label=f"{name}, median {np.median(ms):.2g} ms" if ms.size else name,
+            label=f"{name}, median {np.median(ms):.3g} ms",
         )
     axes.set_yscale("log")
     _shade_collection(axes, history)
     axes.set(xlabel="epoch", ylabel="time of a minibatch (ms)", title="Cost of collection")
+    plain = FuncFormatter(lambda ms, _: f"{ms:g}")
+    axes.yaxis.set(major_formatter=plain, minor_locator=LogLocator(subs=(2, 5)))
+    axes.yaxis.set_minor_formatter(plain)
     axes.set_xlim(0, len(epochs) / history.steps_per_epoch)
     axes.legend(loc="best", frameon=False, fontsize=8)
     _tidy(axes)
@@ -145,18 +153,32 @@ def _draw_cost(axes: Axes, history: History) -> None:
 def _draw_reliability(
     upper: Axes, lower: Axes, diagrams: Sequence[tuple[str, Reliability]]
 ) -> None:
-    """Draw accuracy less confidence: on MNIST the diagonal itself would hide every difference."""
-    upper.axhline(0, color="black", linewidth=0.8)
+    upper.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
     for (label, diagram), colour in zip(diagrams, _COLOURS, strict=False):
-        held = diagram.count.numpy() > 0
-        confidence = diagram.confidence.numpy()[held]
-        gap = diagram.accuracy.numpy()[held] - confidence
-        upper.plot(confidence, gap, "o-", color=colour, markersize=3.5, linewidth=1.2, label=label)
-        edges = diagram.edges.numpy()
-        lower.stairs(np.maximum(diagram.count.numpy(), 0.5), edges, color=colour, linewidth=1.2)
-    upper.set(ylabel="accuracy − confidence", title="Reliability on the test set")
-    upper.legend(loc="best", frameon=False, fontsize=8)
-    lower.set(xlabel="confidence", ylabel="images", yscale="log", xlim=(0, 1))
+        count = diagram.count.numpy()
+        enough = count >= _FEWEST
+        upper.plot(
+            diagram.confidence.numpy()[enough],
+            diagram.accuracy.numpy()[enough],
+            "o-",
+            color=colour,
+            markersize=3.5,
+            linewidth=1.2,
+            label=label,
+        )
+        lower.stairs(np.maximum(count, 0.5), diagram.edges.numpy(), color=colour, linewidth=1.2)
+    upper.set(ylabel="accuracy", title="Reliability on the test set", ylim=(0, 1.02))
+    upper.legend(loc="upper left", frameon=False, fontsize=8)
+    upper.annotate(
+        f"bins of at least {_FEWEST} images",
+        (0.98, 0.03),
+        xycoords="axes fraction",
+        ha="right",
+        fontsize=8,
+        color=_NOTE,
+    )
+    lower.set(xlabel="confidence", ylabel="images", yscale="log", xlim=(0, 1), ylim=(0.5, None))
+    upper.tick_params(labelbottom=False)
     _tidy(upper)
     _tidy(lower)
 
@@ -169,24 +191,25 @@ def _shade_collection(axes: Axes, history: History) -> None:
     collected = np.flatnonzero(~np.isnan(history.collect_seconds))
     if collected.size:
         bounds = _epochs(history)[collected[[0, -1]]]
-        axes.axvspan(*bounds, color=_SHADE, alpha=0.07, linewidth=0)
+        axes.axvspan(*bounds, color=_TRAIN, alpha=0.07, linewidth=0)
         axes.annotate(
             "collecting",
             (float(bounds.mean()), 0.02),
             xycoords=("data", "axes fraction"),
             ha="center",
             fontsize=8,
-            color="#444444",
+            color=_NOTE,
         )
 
 
 def _running_median(values: Floats, window: int) -> Floats:
-    """Median of the last `window` values at each place, fewer at the start."""
-    padded = np.concatenate([np.full(window - 1, np.nan), values])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, window)
+    """Median of `window` values around each place; NaN where there are too few on a side."""
+    if len(values) < window:
+        return np.full(len(values), np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(values, window)
     medians = np.full(len(values), np.nan)
-    known = ~np.isnan(windows).all(axis=1)
-    medians[known] = np.nanmedian(windows[known], axis=1)
+    start = (window - 1) // 2
+    medians[start : start + len(windows)] = np.median(windows, axis=1)
     return medians
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pmarray
 from numpy.typing import NDArray
 from torch import nn
 
+import pmarray
 import swag
 from swag._state import pack, unpack
 from swag.datasets import mnist

@@ -217,7 +217,7 @@ class Trainer(Iterator[Step]):
 
 def _random_state() -> dict[str, Any]:
     """State of the global generators."""
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "numpy": (name, torch.from_numpy(np.asarray(keys)), position, has_gauss, gauss),
@@ -231,7 +231,7 @@ def _random_state() -> dict[str, Any]:
 def _set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     name, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((name, keys.numpy(), position, has_gauss, gauss))
+    np.random.set_state((name, keys.numpy(), position, has_gauss, gauss))  # noqa: NPY002
     random.setstate(state["python"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

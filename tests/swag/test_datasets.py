@@ -7,16 +7,21 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
 from swag.datasets import MNIST_MEAN, MNIST_STD, decode_idx, mnist
 from swag.errors import DatasetError, SwagError
 
 FILES = [
-    f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+    f"{part}-{kind}-ubyte.gz"
+    for part in ("train", "t10k")
+    for kind in ("images-idx3", "labels-idx1")
 ]
 
 
@@ -30,7 +35,7 @@ def copies(tmp_path: Path) -> Path:
 
 
 @given(hnp.arrays("uint8", hnp.array_shapes(max_dims=4, max_side=5, min_side=0)))
-def test_an_idx_file_decodes_to_what_was_encoded(array):
+def test_an_idx_file_decodes_to_what_was_encoded(array: NDArray[np.uint8]) -> None:
     header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
     decoded = decode_idx(header + array.tobytes())
     assert decoded.dtype == torch.uint8
@@ -39,7 +44,7 @@ def test_an_idx_file_decodes_to_what_was_encoded(array):
 
 
 @given(st.binary(max_size=64))
-def test_bytes_that_are_no_idx_file_are_refused_or_account_for_every_byte(raw):
+def test_bytes_that_are_no_idx_file_are_refused_or_account_for_every_byte(raw: bytes) -> None:
     try:
         decoded = decode_idx(raw)
     except DatasetError:
@@ -47,7 +52,7 @@ def test_bytes_that_are_no_idx_file_are_refused_or_account_for_every_byte(raw):
     assert 4 + 4 * decoded.ndim + decoded.numel() == len(raw)
 
 
-def test_shapes_dtypes_and_class_counts_are_those_of_mnist():
+def test_shapes_dtypes_and_class_counts_are_those_of_mnist() -> None:
     train, test = mnist()
     images, labels = train.tensors
     assert images.shape == (60_000, 1, 28, 28)
@@ -62,7 +67,7 @@ def test_shapes_dtypes_and_class_counts_are_those_of_mnist():
     ]  # fmt: skip
 
 
-def test_pixels_are_standardised_as_documented():
+def test_pixels_are_standardised_as_documented() -> None:
     images, _ = mnist().train.tensors
     assert images.min().item() == pytest.approx((0 - MNIST_MEAN) / MNIST_STD)
     assert images.max().item() == pytest.approx((1 - MNIST_MEAN) / MNIST_STD)
@@ -71,13 +76,13 @@ def test_pixels_are_standardised_as_documented():
     assert images.double().std().item() == pytest.approx(1, abs=1e-3)
 
 
-def test_files_in_a_directory_are_read(copies):
+def test_files_in_a_directory_are_read(copies: Path) -> None:
     ours, shipped = mnist(copies).test.tensors, mnist().test.tensors
     assert all(a.equal(b) for a, b in zip(ours, shipped, strict=True))
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_truncated_file_is_refused_and_named(copies, name):
+def test_a_truncated_file_is_refused_and_named(copies: Path, name: str) -> None:
     whole = (copies / name).read_bytes()
     (copies / name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DatasetError, match=rf"{name}.*truncated"):
@@ -85,7 +90,7 @@ def test_a_truncated_file_is_refused_and_named(copies, name):
 
 
 @pytest.mark.parametrize("place", [0, 9, 2000, -1])
-def test_one_flipped_bit_is_noticed(copies, place):
+def test_one_flipped_bit_is_noticed(copies: Path, place: int) -> None:
     path = copies / "t10k-labels-idx1-ubyte.gz"
     damaged = bytearray(path.read_bytes())
     damaged[place] ^= 1
@@ -94,7 +99,7 @@ def test_one_flipped_bit_is_noticed(copies, place):
         mnist(copies)
 
 
-def test_a_valid_file_of_other_content_is_refused(copies):
+def test_a_valid_file_of_other_content_is_refused(copies: Path) -> None:
     path = copies / "t10k-labels-idx1-ubyte.gz"
     raw = bytearray(gzip.decompress(path.read_bytes()))
     raw[-1] = (raw[-1] + 1) % 10
@@ -103,13 +108,13 @@ def test_a_valid_file_of_other_content_is_refused(copies):
         mnist(copies)
 
 
-def test_a_file_that_is_not_gzip_is_refused(copies):
+def test_a_file_that_is_not_gzip_is_refused(copies: Path) -> None:
     (copies / "train-labels-idx1-ubyte.gz").write_bytes(b"<html>404</html>")
     with pytest.raises(DatasetError, match="corrupt"):
         mnist(copies)
 
 
-def test_a_missing_file_is_an_oserror_that_names_it(copies):
+def test_a_missing_file_is_an_oserror_that_names_it(copies: Path) -> None:
     (copies / "train-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(OSError, match="train-labels") as caught:
         mnist(copies)

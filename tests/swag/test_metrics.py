@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from swag import metrics
+from numpy.typing import NDArray
+from torch import Tensor
+
 from swag.metrics import accuracy, brier, ece, nll, reliability, score
+
+Case: TypeAlias = tuple[Tensor, Tensor]
 
 
 @st.composite
-def predictions(draw):
+def predictions(draw: st.DrawFn) -> Case:
     """Probabilities of some sharpness, with exact zeros and ones now and then, and labels."""
     seed = draw(st.integers(0, 2**32 - 1))
     n, classes = draw(st.integers(1, 200)), draw(st.integers(2, 12))
@@ -24,7 +31,7 @@ def predictions(draw):
     return logits.softmax(dim=1), labels
 
 
-def ece_by_definition(p: np.ndarray, labels: np.ndarray, bins: int) -> float:
+def ece_by_definition(p: NDArray[Any], labels: NDArray[Any], bins: int) -> float:
     confidence, right = p.max(axis=1), p.argmax(axis=1) == labels
     edges = np.linspace(0, 1, bins + 1, dtype=np.float32)
     index = np.minimum(np.digitize(confidence, edges) - 1, bins - 1)
@@ -36,7 +43,7 @@ def ece_by_definition(p: np.ndarray, labels: np.ndarray, bins: int) -> float:
 
 
 @given(predictions())
-def test_metrics_equal_their_definitions(case):
+def test_metrics_equal_their_definitions(case: Case) -> None:
     probabilities, labels = case
     p, y = probabilities.double().numpy(), labels.numpy()
     one_hot = np.eye(p.shape[1])[y]
@@ -48,7 +55,7 @@ def test_metrics_equal_their_definitions(case):
 
 
 @given(predictions(), st.integers(1, 20))
-def test_calibration_error_is_what_the_reliability_diagram_shows(case, bins):
+def test_calibration_error_is_what_the_reliability_diagram_shows(case: Case, bins: int) -> None:
     diagram = reliability(*case, bins=bins)
     assert int(diagram.count.sum()) == len(case[1])
     held = diagram.count > 0
@@ -61,34 +68,35 @@ def test_calibration_error_is_what_the_reliability_diagram_shows(case, bins):
 
 
 @given(predictions())
-def test_calibration_error_equals_its_definition(case):
+def test_calibration_error_equals_its_definition(case: Case) -> None:
     probabilities, labels = case
     expected = ece_by_definition(probabilities.float().numpy(), labels.numpy(), 15)
     assert ece(probabilities, labels) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_confidence_of_exactly_one_shares_the_last_bin(dtype):
+def test_confidence_of_exactly_one_shares_the_last_bin(dtype: torch.dtype) -> None:
     # One quite sure and right, one certain and wrong: in one bin their errors partly cancel
     # (0.975 - 0.5); apart they would add up to (0.05 + 1) / 2.
     probabilities = torch.tensor([[0.95, 0.05], [1.0, 0.0]], dtype=dtype)
     assert ece(probabilities, torch.tensor([0, 1]), bins=10) == pytest.approx(0.475, abs=1e-6)
 
 
-def test_a_probability_one_rounding_above_one_is_not_taken_for_a_logit():
+def test_a_probability_one_rounding_above_one_is_not_taken_for_a_logit() -> None:
     above = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0)).item()
     probabilities = torch.tensor([[above, 0.0], [0.75, 0.25]])
     assert ece(probabilities, torch.tensor([0, 0]), bins=2) == pytest.approx(0.125)
 
 
-def test_a_label_held_impossible_costs_much_but_not_everything():
+def test_a_label_held_impossible_costs_much_but_not_everything() -> None:
     cost = nll(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
     assert 80 < cost < 90
 
 
-def test_perfect_predictions_score_perfectly():
+def test_perfect_predictions_score_perfectly() -> None:
     scores = score(torch.eye(4), torch.arange(4))
-    assert scores == metrics.Scores(accuracy=1.0, nll=0.0, ece=pytest.approx(0, abs=1e-6), brier=0)
+    assert (scores.accuracy, scores.nll, scores.brier) == (1.0, 0.0, 0.0)
+    assert scores.ece == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +114,8 @@ def test_perfect_predictions_score_perfectly():
     ],
 )
 @pytest.mark.parametrize("metric", [accuracy, nll, ece, brier, reliability, score])
-def test_what_are_not_probabilities_is_refused(metric, probabilities, labels, message):
+def test_what_are_not_probabilities_is_refused(
+    metric: Callable[..., object], probabilities: Tensor, labels: Tensor, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         metric(probabilities, labels)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import TensorDataset
+
 from swag._state import pack, unpack
 from swag.batches import ShuffledBatches
 from swag.datasets import mnist
@@ -19,8 +25,6 @@ from swag.metrics import accuracy
 from swag.models import build, fully_connected
 from swag.recipe import Recipe
 from swag.training import Trainer
-from torch import nn
-from torch.utils.data import TensorDataset
 
 SMALL = Recipe(model="2fc", epochs=4, batch_size=25, burn_in=2, anneal=1, interval=3)
 
@@ -40,7 +44,7 @@ def weights(model: nn.Module) -> torch.Tensor:
 
 
 @given(st.integers(1, 300), st.integers(1, 70), st.integers(0, 2**63 - 1))
-def test_every_epoch_shows_every_sample_once(length, batch_size, seed):
+def test_every_epoch_shows_every_sample_once(length: int, batch_size: int, seed: int) -> None:
     batches = ShuffledBatches(length, batch_size=batch_size, seed=seed)
     for _ in range(2):
         epoch = [next(batches) for _ in range(len(batches))]
@@ -49,7 +53,9 @@ def test_every_epoch_shows_every_sample_once(length, batch_size, seed):
 
 
 @given(st.integers(1, 200), st.integers(1, 50), st.integers(0, 60), st.integers(0, 99))
-def test_the_order_goes_on_from_a_saved_position(length, batch_size, done, seed):
+def test_the_order_goes_on_from_a_saved_position(
+    length: int, batch_size: int, done: int, seed: int
+) -> None:
     batches = ShuffledBatches(length, batch_size=batch_size, seed=seed)
     for _ in range(done):
         next(batches)
@@ -59,7 +65,7 @@ def test_the_order_goes_on_from_a_saved_position(length, batch_size, done, seed)
         assert next(batches).equal(next(resumed))
 
 
-def test_epochs_and_seeds_have_orders_of_their_own():
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     orders = [
         next(batches)
         for seed in range(3)
@@ -79,7 +85,9 @@ def test_epochs_and_seeds_have_orders_of_their_own():
     interval=st.integers(1, 7),
     strategy=st.sampled_from(["cos", "linear"]),
 )
-def test_every_iterate_collected_was_made_at_the_last_rate(burn_in, anneal, interval, strategy):
+def test_every_iterate_collected_was_made_at_the_last_rate(
+    burn_in: float, anneal: float, interval: int, strategy: Literal["cos", "linear"]
+) -> None:
     data = TensorDataset(torch.eye(10), torch.arange(10))
     recipe = Recipe(
         epochs=3,
@@ -91,7 +99,7 @@ def test_every_iterate_collected_was_made_at_the_last_rate(burn_in, anneal, inte
         anneal_strategy=strategy,
         interval=interval,
     )
-    collected = []
+    collected: list[nn.Module] = []
     trainer = Trainer(fully_connected(10, 10), data, recipe, collected.append)
     steps = list(trainer)
     first = round(5 * burn_in)
@@ -103,7 +111,7 @@ def test_every_iterate_collected_was_made_at_the_last_rate(burn_in, anneal, inte
     before = [s.lr for s in steps[: first - round(5 * min(anneal, burn_in))]]
     assert before == [0.5] * len(before)
     rates = [s.lr for s in steps]
-    assert all(a >= b - 1e-12 for a, b in zip(rates, rates[1:], strict=False))
+    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(rates))
 
 
 @pytest.mark.parametrize(
@@ -125,12 +133,12 @@ def test_every_iterate_collected_was_made_at_the_last_rate(burn_in, anneal, inte
         ("anneal_strategy", "step"),
     ],
 )
-def test_a_recipe_that_cannot_be_is_refused_by_the_field(field, value):
+def test_a_recipe_that_cannot_be_is_refused_by_the_field(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=field):
         Recipe(**{field: value})
 
 
-def test_a_recipe_survives_json_and_names_its_differences():
+def test_a_recipe_survives_json_and_names_its_differences() -> None:
     recipe = Recipe(rank=3, lr=0.1)
     again = Recipe.from_json(json.loads(json.dumps(recipe.to_json())))
     assert again == recipe
@@ -143,7 +151,7 @@ def test_a_recipe_survives_json_and_names_its_differences():
 # -- learning -----------------------------------------------------------------------------------
 
 
-def test_two_epochs_of_the_default_optimizer_learn_mnist():
+def test_two_epochs_of_the_default_optimizer_learn_mnist() -> None:
     train, test = mnist()
     torch.set_num_threads(2)
     recipe = Recipe(model="2fc", epochs=2, burn_in=1, anneal=1)
@@ -158,7 +166,9 @@ def test_two_epochs_of_the_default_optimizer_learn_mnist():
     assert trainer.losses.tolist() == losses
 
 
-def test_a_step_is_the_textbook_step_of_sgd_with_momentum_and_weight_decay(images):
+def test_a_step_is_the_textbook_step_of_sgd_with_momentum_and_weight_decay(
+    images: TensorDataset,
+) -> None:
     recipe = Recipe(epochs=1, batch_size=10, lr=0.1, momentum=0.5, weight_decay=0.01, burn_in=0.5,
                     anneal=0)  # fmt: skip
     model, mirror = build("2fc"), build("2fc")
@@ -189,14 +199,17 @@ class Noisy(nn.Module):
         self.net = build("2fc", seed=3)
         self.norm = nn.BatchNorm1d(10)
 
-    def forward(self, inputs):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         logits = nn.functional.dropout(self.net(inputs), 0.3)
-        return self.norm(logits) * (1 + 0.1 * random.random() * np.random.rand())  # noqa: NPY002
+        normed: torch.Tensor = self.norm(logits)
+        return normed * (1 + 0.1 * random.random() * np.random.rand())  # noqa: NPY002
 
 
 @pytest.mark.parametrize("stop", [0, 1, 39, 41, 60, 100, 164])
 @pytest.mark.parametrize("make", [lambda: build("2fc"), Noisy])
-def test_training_goes_on_from_a_saved_state_bit_for_bit(images, make, stop):
+def test_training_goes_on_from_a_saved_state_bit_for_bit(
+    images: TensorDataset, make: Callable[[], nn.Module], stop: int
+) -> None:
     torch.manual_seed(1)
     straight = Trainer(make(), images, SMALL)
     for _ in range(stop):
@@ -219,7 +232,7 @@ def test_training_goes_on_from_a_saved_state_bit_for_bit(images, make, stop):
     assert len(again) == resumed.n_steps - stop
 
 
-def test_a_state_of_another_length_is_refused(images):
+def test_a_state_of_another_length_is_refused(images: TensorDataset) -> None:
     state = Trainer(build("2fc"), images, SMALL).state_dict()
     other = Trainer(build("2fc"), images, Recipe(epochs=9, batch_size=25))
     with pytest.raises(ValueError, match="of 164 minibatches, this one has 369"):
@@ -247,7 +260,7 @@ nested = st.recursive(
 
 
 @given(nested)
-def test_a_nested_state_survives_packing_and_json(state):
+def test_a_nested_state_survives_packing_and_json(state: Any) -> None:
     description, data = pack(state)
     again = unpack(json.loads(json.dumps(description)), data)
     assert again == state
@@ -264,7 +277,9 @@ def test_a_nested_state_survives_packing_and_json(state):
         max_size=5,
     )
 )
-def test_tensors_of_any_shape_and_dtype_survive_packing(specs):
+def test_tensors_of_any_shape_and_dtype_survive_packing(
+    specs: list[tuple[torch.dtype, list[int], bool]],
+) -> None:
     generator = torch.Generator().manual_seed(0)
     state = []
     for dtype, shape, transposed in specs:
@@ -275,7 +290,7 @@ def test_tensors_of_any_shape_and_dtype_survive_packing(specs):
     assert all(a.equal(b) for a, b in zip(again, state, strict=True))
 
 
-def test_non_finite_floats_survive_strict_json():
+def test_non_finite_floats_survive_strict_json() -> None:
     description, data = pack([math.nan, math.inf, -math.inf])
     text = json.dumps(description, allow_nan=False)
     nan, inf, minus = unpack(json.loads(text), data)
@@ -284,7 +299,7 @@ def test_non_finite_floats_survive_strict_json():
 
 
 @pytest.mark.parametrize("state", [object(), {1.5: 0}, {True: 0}, np.ones(3), [torch.nn]])
-def test_what_cannot_be_described_is_refused(state):
+def test_what_cannot_be_described_is_refused(state: Any) -> None:
     with pytest.raises(TypeError):
         pack(state)
 
@@ -299,6 +314,6 @@ def test_what_cannot_be_described_is_refused(state):
         [1],
     ],
 )
-def test_a_damaged_description_is_refused(description):
+def test_a_damaged_description_is_refused(description: Any) -> None:
     with pytest.raises(StoreError, match="damaged"):
         unpack(description, np.zeros(8, np.uint8))

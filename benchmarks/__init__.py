@@ -1,0 +1,1 @@
+"""What collection costs, measured: ``python -m benchmarks --help``."""

@@ -1,0 +1,79 @@
+"""The command line: ``python -m benchmarks collect | rss | imports``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    help="Measure what collection costs, in time and in memory.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[str, typer.Option(help="Network: 2conv2fc, 2fc, 3fc or 4fc.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads that train; PyTorch's choice if not given.")
+]
+Directory = Annotated[
+    Path,
+    typer.Option(help="Where files are written, and removed; on the disk to be measured."),
+]
+
+
+@app.command()
+def collect(
+    model: Model = "4fc",
+    threads: Threads = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps a round.")] = 100,
+    reference_rank: Annotated[
+        int, typer.Option(min=1, help="Columns of the row-major matrix of the reference.")
+    ] = 100,
+    reference_steps: Annotated[
+        int, typer.Option(min=0, help="Steps a round of the reference; 0 to leave it out.")
+    ] = 10,
+    directory: Directory = Path("runs"),
+) -> None:
+    """Milliseconds a training step: alone, with SWAG on dram: and memmap:, with the reference."""
+    from benchmarks.collect import compare
+
+    directory.mkdir(parents=True, exist_ok=True)
+    compare(
+        Console(),
+        model=model,
+        threads=threads,
+        rounds=rounds,
+        steps=steps,
+        reference_rank=reference_rank,
+        reference_steps=reference_steps,
+        directory=directory,
+    )
+
+
+@app.command()
+def rss(model: Model = "4fc", threads: Threads = None, directory: Directory = Path("runs")) -> None:
+    """Peak memory of one epoch on MNIST, every minibatch collected to a file (6.7 GB for 4fc)."""
+    from benchmarks.rss import measure
+
+    directory.mkdir(parents=True, exist_ok=True)
+    measure(Console(), model=model, threads=threads, directory=directory)
+
+
+@app.command()
+def imports(
+    modules: Annotated[list[str] | None, typer.Argument(help="numpy, pmarray, swag.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Fresh processes a module.")] = 9,
+) -> None:
+    """Time that importing takes, and NumPy's share of it."""
+    from benchmarks.imports import measure
+
+    measure(Console(), modules=modules or ["numpy", "pmarray", "swag"], processes=processes)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m benchmarks")

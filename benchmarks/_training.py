@@ -1,0 +1,114 @@
+"""Training on MNIST with and without collection, as the rounds of a race."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import swag
+from benchmarks._harness import Contender
+from benchmarks._reference import RowMajorCollector
+from swag.datasets import mnist
+from swag.models import build
+from swag.recipe import Recipe
+from swag.training import Trainer
+
+__all__ = ["TrainingContenders", "TrainingRun"]
+
+
+class TrainingRun:
+    """A training step, followed by a collection, at a time."""
+
+    def __init__(self, trainer: Trainer, flush: Callable[[], object]) -> None:
+        self.step = trainer.__next__
+        self.finish = flush
+
+
+class TrainingContenders:
+    """The ways to train one network, all from the same first weights over the same minibatches.
+
+    Parameters
+    ----------
+    model
+        Name of one of ``swag.models``.
+    steps
+        Most steps of any run.
+    directory
+        Where files are written, each run's own removed after it.
+    """
+
+    def __init__(self, model: str, *, steps: int, directory: Path) -> None:
+        self._data: TensorDataset = mnist().train
+        self._directory = directory
+        steps_per_epoch = math.ceil(len(self._data) / 100)
+        self._recipe = Recipe(
+            model=model, epochs=math.ceil(steps / steps_per_epoch), lr=0.05, swa_lr=0.05,
+            anneal=0, burn_in=0,
+        )  # fmt: skip
+
+    def alone(self) -> Contender:
+        """Plain training."""
+
+        @contextmanager
+        def start() -> Iterator[TrainingRun]:
+            yield TrainingRun(self._trainer(self._model(), None), lambda: None)
+
+        return Contender("training alone", start)
+
+    def collecting(self, scheme: str) -> Contender:
+        """Training, and one collection a minibatch, every iterate kept."""
+
+        @contextmanager
+        def start() -> Iterator[TrainingRun]:
+            model = self._model()
+            scratch = nullcontext("") if scheme == "dram" else self._scratch()
+            with scratch as path:
+                posterior = swag.SWAG(model, store=f"{scheme}:{path}")
+                try:
+                    trainer = self._trainer(model, posterior.update_parameters)
+                    yield TrainingRun(trainer, posterior.flush)
+                finally:
+                    posterior.close()
+
+        return Contender(f"SWAG on {scheme}:", start)
+
+    def reference(self, *, rank: int, mapped: bool, most_steps: int) -> Contender:
+        """Training, and a column written to a row-major matrix of `rank` columns."""
+
+        @contextmanager
+        def start() -> Iterator[TrainingRun]:
+            model = self._model()
+            shape = sum(p.numel() for p in model.parameters()), rank
+            with self._scratch() as path:
+                if mapped:
+                    file = f"{path}/deviations"
+                    collector = RowMajorCollector(np.memmap(file, np.float32, "w+", shape=shape))
+                else:
+                    collector = RowMajorCollector(np.zeros(shape, dtype=np.float32))
+                trainer = self._trainer(model, collector.update_parameters)
+                yield TrainingRun(trainer, collector.flush)
+
+        where = "np.memmap" if mapped else "DRAM"
+        return Contender(f"row-major (n, {rank}) in {where}", start, most_steps)
+
+    def _model(self) -> nn.Module:
+        return build(self._recipe.model, seed=0)
+
+    def _trainer(self, model: nn.Module, collect: Callable[[nn.Module], object] | None) -> Trainer:
+        return Trainer(model, self._data, self._recipe, collect)
+
+    @contextmanager
+    def _scratch(self) -> Iterator[str]:
+        path = tempfile.mkdtemp(dir=self._directory)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path)

@@ -1,0 +1,99 @@
+"""What collecting every iterate adds to a training step."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks._device import write_bandwidth
+from benchmarks._harness import Result, race
+from benchmarks._tables import in_bytes, in_ms, machine
+from benchmarks._training import TrainingContenders
+from swag.models import build
+
+__all__ = ["compare", "table"]
+
+_WARM_UP_STEPS = 3
+
+
+def compare(
+    console: Console,
+    *,
+    model: str,
+    threads: int | None,
+    rounds: int,
+    steps: int,
+    reference_rank: int,
+    reference_steps: int,
+    directory: Path,
+) -> list[Result]:
+    """Time training alone, with collection on each backend, and with the reference; print a table.
+
+    The device's own bandwidth is measured once a round, between the contenders.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    column_bytes = 4 * sum(p.numel() for p in build(model).parameters())
+    bandwidths: list[float] = []
+    with tempfile.TemporaryDirectory(dir=directory, prefix="collect-") as scratch:
+        where = Path(scratch)
+        ways = TrainingContenders(model, steps=steps + _WARM_UP_STEPS, directory=where)
+        contenders = [ways.alone(), ways.collecting("dram"), ways.collecting("memmap")]
+        if reference_steps:
+            contenders += [
+                ways.reference(rank=reference_rank, mapped=mapped, most_steps=reference_steps)
+                for mapped in (False, True)
+            ]
+        console.print(machine(directory), highlight=False, soft_wrap=True)
+        with console.status("") as status:
+            results = race(
+                contenders,
+                rounds=rounds,
+                steps=steps,
+                warm_up=_WARM_UP_STEPS,
+                between=lambda: bandwidths.append(write_bandwidth(where)),
+                report=status.update,
+            )
+    console.print(
+        f"{model}, batch 100, training threads {torch.get_num_threads()},"
+        f" medians of {rounds} rounds of {steps} steps",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(table(results))
+    bandwidth = statistics.median(bandwidths)
+    console.print(
+        f"device: {in_bytes(bandwidth)}/s written in order"
+        f" ({in_bytes(min(bandwidths))} to {in_bytes(max(bandwidths))}/s),"
+        f" a column of {in_bytes(column_bytes)} in {in_ms(column_bytes / bandwidth)} ms",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return results
+
+
+def table(results: list[Result]) -> Table:
+    """Lay out results, the first being what the others are compared with."""
+    out = Table()
+    out.add_column("")
+    for heading in (
+        "ms a step", "best, worst round", "times alone", "flush in it", "first step", "peak RSS",
+    ):  # fmt: skip
+        out.add_column(heading, justify="right")
+    for result in results:
+        low, high = result.range_seconds
+        out.add_row(
+            result.name,
+            in_ms(result.seconds),
+            f"{in_ms(low)}, {in_ms(high)}",
+            f"{result.ratio(results[0]):.2f}",
+            in_ms(result.finish_seconds / result.timings[0].steps),
+            in_ms(result.first_seconds),
+            in_bytes(result.peak_rss_bytes),
+        )
+    return out

@@ -1,0 +1,210 @@
+"""The command line, in process and as a user runs it, on real MNIST."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+import pmarray
+from swag import runs
+from swag.cli import app
+from swag.datasets import mnist
+from swag.models import MODELS, build
+from swag.recipe import Recipe
+from swag.training import Trainer
+
+# 300 minibatches: 200 of burn-in, then 10 iterates, one in ten minibatches.
+QUICK = ["--model", "2conv2fc", "--epochs", "1", "--batch-size", "200", "--burn-in", "0.667",
+         "--anneal", "0.1", "--interval", "10", "--threads", "2"]  # fmt: skip
+N_PARAMETERS = 21_840
+ROWS = ["SGD, last iterate", "SWA", "SWAG-diagonal", "SWAG"]
+
+
+def swag(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "swag", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """URL of a store made by `swag train`, and what the command printed."""
+    store = f"memmap:{tmp_path_factory.mktemp('run') / 'store'}"
+    done = swag("train", store, *QUICK)
+    assert done.returncode == 0, done.stderr
+    return store, done.stdout
+
+
+def test_training_tells_the_rate_and_the_bytes_written(trained: tuple[str, str]) -> None:
+    _, output = trained
+    assert re.search(r"epoch 1/1 .* \d+ steps/s .* 873.6 kB written", output)
+
+
+def test_the_store_holds_the_iterates_where_numpy_finds_them(trained: tuple[str, str]) -> None:
+    folder = Path(trained[0].removeprefix("memmap:"))
+    trajectory = np.load(folder / "trajectory.npy", mmap_mode="r")
+    assert trajectory.shape[1] == 10
+    columns = np.asarray(trajectory[:N_PARAMETERS])
+    assert np.abs(columns).max(axis=0)[1:].min() > 0
+    assert len({column.tobytes() for column in columns.T}) == 10
+
+
+def test_the_table_has_a_row_for_each_model_with_sane_numbers(trained: tuple[str, str]) -> None:
+    done = swag("evaluate", trained[0], "--samples", "5")
+    assert done.returncode == 0, done.stderr
+    for name in ROWS:
+        (row,) = re.findall(rf"│ {name} +│ +([\d.]+) │ +([\d.]+) │ +([\d.]+) │ +([\d.]+) │",
+                            done.stdout)  # fmt: skip
+        accuracy, nll, ece, brier = map(float, row)
+        assert 90 < accuracy < 100
+        assert 0 < nll < 0.4
+        assert 0 <= ece < 10
+        assert 0 < brier < 0.2
+
+
+def test_json_repeats_with_the_seed_and_changes_with_it(trained: tuple[str, str]) -> None:
+    short = ["--samples", "3", "--json"]
+    first, again, other = (
+        json.loads(invoke("evaluate", trained[0], *short, "--seed", seed).stdout)
+        for seed in ("1", "1", "2")
+    )
+    assert first == again
+    assert list(first["rows"]) == ROWS
+    for name in ("SGD, last iterate", "SWA"):
+        assert first["rows"][name] == other["rows"][name]
+    for name in ("SWAG-diagonal", "SWAG"):
+        assert first["rows"][name]["nll"] != other["rows"][name]["nll"]
+    assert first["n_averaged"] == 10
+
+
+def test_the_last_iterate_in_the_store_is_that_of_training_without_collection(
+    trained: tuple[str, str],
+) -> None:
+    """Collecting must not change training, and the SGD row must be the last weights."""
+    run = runs.read(trained[0])
+    assert run.recipe.interval == 10
+    model = build("2conv2fc")
+    alone = Trainer(model, mnist().train, run.recipe)
+    losses = [step.loss for step in alone]
+    assert run.step == alone.n_steps == len(run.losses)
+    np.testing.assert_allclose(run.losses, losses, rtol=1e-3)
+    for stored, own in zip(run.model.parameters(), model.parameters(), strict=True):
+        assert stored.allclose(own, atol=1e-3)
+    assert np.isfinite(run.seconds[:, 1]).sum() == 10
+
+
+def test_a_picture_is_written(trained: tuple[str, str], tmp_path: Path) -> None:
+    done = invoke("evaluate", trained[0], "--samples", "2", "--figure", str(tmp_path / "a/b.png"))
+    assert done.exit_code == 0, done.output
+    picture = (tmp_path / "a/b.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 50_000
+
+
+def test_info_tells_shape_and_recipe(trained: tuple[str, str]) -> None:
+    facts = json.loads(invoke("info", trained[0], "--json").stdout)
+    assert facts["arrays"]["trajectory"]["shape"] == [N_PARAMETERS, 10]
+    assert facts["recipe"]["model"] == "2conv2fc"
+    assert facts["step"] == 300
+    assert "21,840 x 10 float32" in invoke("info", trained[0]).stdout
+
+
+def test_an_existing_store_is_left_alone_unless_told(trained: tuple[str, str]) -> None:
+    folder = Path(trained[0].removeprefix("memmap:"))
+    before = (folder / "trajectory.npy").read_bytes()
+    done = swag("train", trained[0], *QUICK)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "exists" in done.stderr
+    assert (folder / "trajectory.npy").read_bytes() == before
+
+
+def test_fresh_replaces_the_store(tmp_path: Path) -> None:
+    store = f"memmap:{tmp_path / 'store'}"
+    for seed in ("1", "2"):
+        done = invoke("train", store, *QUICK, "--fresh", "--rank", "3", "--seed", seed)
+        assert done.exit_code == 0, done.output
+    run = runs.read(store)
+    assert run.recipe.seed == 2
+    assert run.recipe.rank == 3
+
+
+def test_rank_zero_is_the_diagonal_alone(tmp_path: Path) -> None:
+    store = f"memmap:{tmp_path / 'store'}"
+    assert invoke("train", store, *QUICK, "--rank", "0").exit_code == 0
+    found = json.loads(invoke("evaluate", store, "--samples", "3", "--json").stdout)
+    assert list(found["rows"]) == ROWS[:3]
+    with pmarray.open_group(store, mode="r") as group:
+        assert sum(group[name].nbytes for name in group) < 12 * 4 * N_PARAMETERS
+
+
+def test_a_store_that_does_not_exist_is_one_line_and_exit_status_1(tmp_path: Path) -> None:
+    for command in ("evaluate", "info"):
+        done = invoke(command, f"memmap:{tmp_path / 'none'}")
+        assert done.exit_code == 1
+        assert done.stderr.count("\n") == 1
+        assert "none" in done.stderr
+
+
+def test_a_group_of_other_data_is_refused(tmp_path: Path) -> None:
+    store = f"memmap:{tmp_path / 'other'}"
+    with pmarray.open_group(store) as group:
+        group.create("x", (3,))[...] = 1
+    done = invoke("evaluate", store)
+    assert done.exit_code == 1
+    assert "swag train did not make it" in done.stderr
+
+
+def test_damaged_data_is_one_line_and_leaves_no_store(tmp_path: Path) -> None:
+    done = invoke("train", f"memmap:{tmp_path / 's'}", *QUICK, "--data", str(tmp_path))
+    assert done.exit_code == 1
+    assert "train-images" in done.stderr
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--lr", "0"], ["--burn-in", "9"], ["--momentum", "1"], ["--rank", "-1"], ["--model", "5fc"]],
+)
+def test_an_option_out_of_range_is_a_usage_error(tmp_path: Path, wrong: list[str]) -> None:
+    done = invoke("train", f"memmap:{tmp_path / 's'}", *wrong)
+    assert done.exit_code == 2
+    assert not (tmp_path / "s").exists()
+
+
+def test_every_field_of_the_recipe_is_an_option() -> None:
+    help_text = invoke("train", "--help").stdout
+    for field in Recipe().to_json():
+        assert f"--{field.replace('_', '-')}" in help_text
+    for name in MODELS:
+        assert name in help_text
+
+
+def test_help_comes_without_pytorch() -> None:
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "swag", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert time.perf_counter() - started < 10  # a hang, not a budget: machines differ
+    assert "evaluate" in done.stdout
+    assert "torch" not in {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
