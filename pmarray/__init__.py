@@ -11,11 +11,11 @@ array([1., 2., 3.], dtype=float32)
 from __future__ import annotations
 
 from pmarray import errors
-from pmarray._open import open
+from pmarray._open import open, open_group
 from pmarray.array import PMArray
 from pmarray.attributes import Attributes
 from pmarray.errors import PMArrayError
-from pmarray.group import Group, open_group
+from pmarray.group import Group
 from pmarray.layout import Layout
 from pmarray.transaction import Transaction
 

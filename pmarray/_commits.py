@@ -64,7 +64,7 @@ from pmarray.errors import DamagedError, OutcomeUnknownError, PoisonedError
 from pmarray.layout import BLOCK_BYTES
 
 if TYPE_CHECKING:
-    from pmarray._storage import CachedStorage
+    from pmarray._cached import CachedStorage
     from pmarray._writer import Write
 
 __all__ = ["Commit", "CommittedState", "Committer", "read_committed"]

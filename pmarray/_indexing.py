@@ -17,7 +17,7 @@ import numpy as np
 
 from pmarray.errors import SelectionError
 
-__all__ = ["Selection", "select"]
+__all__ = ["Selection", "select", "storage_axes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,3 +146,8 @@ def _integer(one: Any, axis: int, extent: int) -> int:
     if not -extent <= i < extent:
         raise SelectionError(f"index {i} is out of bounds for axis {axis} with size {extent}")
     return i + extent if i < 0 else i
+
+
+def storage_axes(selection: Selection) -> tuple[slice, ...]:
+    """Arrays without axes are stored as arrays of one item."""
+    return selection.axes or (slice(0, 1, 1),)

@@ -1,21 +1,114 @@
-"""`pmarray.open`: one array by URL."""
+"""`pmarray.open` and `pmarray.open_group`: an array, or a group, by URL."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import DTypeLike
 
 from pmarray._dtypes import parse_dtype
+from pmarray._sizes import available_memory_bytes, parse_bytes
 from pmarray._url import DEFAULT_NAME, URL
 from pmarray.array import PMArray
-from pmarray.errors import ArrayExistsError, ArrayNotFoundError, LayoutError
-from pmarray.group import open_group, parse_shape
-from pmarray.layout import parse_layout
+from pmarray.backends import open_backend
+from pmarray.errors import (
+    ArrayExistsError,
+    ArrayNotFoundError,
+    GroupExistsError,
+    GroupNotFoundError,
+    LayoutError,
+)
+from pmarray.group import Group
+from pmarray.layout import parse_layout, parse_shape
 
-__all__ = ["open"]
+__all__ = ["open", "open_group"]
+
+
+_MODES = ("r", "r+", "a", "w", "w-")
+_AUTO_CACHE_BYTES = 256 << 20
+
+
+def open_group(
+    url: str | os.PathLike[str],
+    *,
+    mode: str = "a",
+    cache: int | str = "auto",
+    commit: Literal["durable", "pipelined"] = "durable",
+) -> Group:
+    """Open a group of arrays.
+
+    Parameters
+    ----------
+    url
+        ``"memmap:/dir"``, ``"dram:"``, or a path, which means ``memmap:``.
+    mode
+        ``"r"`` read only, must exist; ``"r+"`` read and write, must exist; ``"a"`` read and write,
+        created if missing; ``"w"`` created, whatever was there is deleted; ``"w-"`` created, must
+        not exist. The lock of the one writer is taken at the first write.
+    cache
+        The memory for cached and not yet written chunks: bytes, ``"256 MiB"``, 0 for none,
+        ``"auto"`` for 256 MiB or a quarter of the free memory, whichever is less.
+    commit
+        Whether a transaction ends when it is durable, or, ``"pipelined"``, when it is on its way;
+        see `Group.transaction`.
+
+    Raises
+    ------
+    URLError
+        Not a URL, or of an unknown scheme.
+    GroupNotFoundError, GroupExistsError
+        As the mode has it.
+    ForeignDataError, DamagedError
+        What is there is not ours, or not whole.
+    GroupLockedError
+        Another process is writing to it.
+
+    Examples
+    --------
+    >>> group = open_group("dram:")
+    >>> group.create("x", (3,))[:]
+    array([0., 0., 0.])
+    """
+    parsed = URL.parse(url)
+    if mode not in _MODES:
+        raise ValueError(f"mode={mode!r}: use one of {', '.join(map(repr, _MODES))}")
+    if commit not in ("durable", "pipelined"):
+        raise ValueError(f"commit={commit!r}: use 'durable' or 'pipelined'")
+    backend = open_backend(parsed, writable=mode != "r")
+    group = Group(parsed, backend, mode, _cache_bytes(cache))
+    group._wait = commit == "durable"
+    try:
+        _enter_mode(group, mode)
+    except BaseException:
+        group._give_up()
+        raise
+    return group
+
+
+def _enter_mode(group: Group, mode: str) -> None:
+    exists = group._exists
+    if mode in ("r", "r+") and not exists:
+        raise GroupNotFoundError(f"there is no group at {group.url}; mode='a' creates one")
+    if mode == "w-" and exists:
+        raise GroupExistsError(f"{group.url} exists already; mode='a' opens it, 'w' replaces it")
+    if mode == "w" and exists:
+        for name in list(group):
+            del group[name]
+        group.attrs.clear()
+    if mode == "w" or not exists:
+        with group._writing():
+            group._flush()
+
+
+def _cache_bytes(cache: int | str) -> int:
+    if cache == "auto":
+        return max(1 << 20, min(_AUTO_CACHE_BYTES, available_memory_bytes() // 4))
+    try:
+        return parse_bytes(cache)
+    except ValueError as error:
+        raise ValueError(f"cache={cache!r}: {error}") from error
 
 
 def open(

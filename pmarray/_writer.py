@@ -183,7 +183,7 @@ class Writer:
             self._failure = failure  # who waits for a commit is told by the commit
 
     def _next_batch(self) -> tuple[list[Write], list[Commit]]:
-        """Take everything up to the last commit in the queue; else what is adjacent at its front."""
+        """Take all up to the last commit in the queue; else what is adjacent at its front."""
         writes: list[Write] = []
         commits: list[Commit] = []
         nbytes = 0

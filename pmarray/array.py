@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from pmarray._indexing import Selection, select
+from pmarray._indexing import Selection, select, storage_axes
+from pmarray._loans import Borrowing
 from pmarray._metadata import ArrayMetadata
 from pmarray._sizes import available_memory_bytes, format_bytes
-from pmarray._storage import Loan, Storage
+from pmarray._storage import Storage
 from pmarray.errors import (
     ArrayNotFoundError,
     BudgetError,
-    ClosedError,
     LayoutError,
     LoanError,
     SelectionError,
@@ -61,7 +61,9 @@ class PMArray:
         self._array = array
         self._storage = storage
         self._detached = False
-        self._loans = 0
+        # Sets, and not counts, because loans end on other threads without the group's lock.
+        self._loans: set[object] = set()
+        self._pins: set[object] = set()
         self._chunks: str | int | tuple[int, ...] = "auto"
         """As they were asked for."""
 
@@ -99,7 +101,7 @@ class PMArray:
 
     @property
     def layout(self) -> Order:
-        """ "row" (C order) or "col" (Fortran order)."""
+        """Either "row" (C order) or "col" (Fortran order)."""
         return self._array.order
 
     @property
@@ -161,7 +163,7 @@ class PMArray:
                 f"{format_bytes(available_memory_bytes())} are free: read parts of it"
             )
         block = np.empty(shape, self.dtype, order="F" if self.layout == "col" else "C")
-        self._storage.read(_storage_axes(selection), block)
+        self._storage.read(storage_axes(selection), block)
         # The Ellipsis keeps an array of one item an array.
         result = block.reshape(selection.block_shape, order="A")[(*selection.to_result, ...)]
         return result[()] if selection.scalar else result
@@ -205,7 +207,7 @@ class PMArray:
         block = np.broadcast_to(values, selection.shape)[selection.to_block]
         if not self.ndim:
             block = block.reshape(1)
-        self._storage.write(_storage_axes(selection), block)
+        self._storage.write(storage_axes(selection), block)
 
     def _as_values(self, value: ArrayLike) -> AnyArray:
         if isinstance(value, np.ndarray) and value.dtype.kind not in "OSUV":
@@ -246,7 +248,39 @@ class PMArray:
         >>> a[2]
         array([0., 3.])
         """
-        return _Borrowing(self, lambda: select(index, self.shape), None)
+        return Borrowing(self, lambda: select(index, self.shape), None)
+
+    @contextmanager
+    def reading(self, index: Any) -> Iterator[AnyArray]:
+        """Lend the memory in which the selected items are cached, for reading without a copy.
+
+        The selection must be contiguous and lie in one chunk, as for `writing`. It is read in
+        first if it is not cached, and stays where it is until the block ends, which may happen on
+        another thread. Later writes to the same items show.
+
+        Yields
+        ------
+        numpy.ndarray
+            Read-only, with the shape of ``self[index]``.
+
+        Examples
+        --------
+        >>> import numpy as np, pmarray
+        >>> a = pmarray.open("dram:", shape=(3, 2), layout="col")
+        >>> with a.reading(np.s_[:, 1]) as column:
+        ...     column.sum(), column.flags.writeable
+        (np.float64(0.0), False)
+        """
+        with self._reading():
+            selection = select(index, self.shape)
+            loan = self._storage.pin(storage_axes(selection))
+            self._pins.add(loan)
+        try:
+            block = loan.block.reshape(selection.block_shape)
+            yield block[(*selection.to_result, ...)]
+        finally:
+            self._pins.discard(loan)
+            loan.done()
 
     def appending(self, count: int = 1) -> AbstractContextManager[AnyArray]:
         """Grow by `count` lines of the slow axis and lend their memory.
@@ -270,7 +304,7 @@ class PMArray:
         """
         if count < 0:
             raise ValueError(f"count={count} is negative")
-        return _Borrowing(self, lambda: self._grown_by(count), self._fill_selection)
+        return Borrowing(self, lambda: self._grown_by(count), self._fill_selection)
 
     def _grown_by(self, count: int) -> Selection:
         lines = self._layout.lines
@@ -390,7 +424,7 @@ class PMArray:
     def _set_lines(self, lines: int, *, fill: bool) -> None:
         before = self._layout.lines
         if lines < before:
-            self._refuse_loans("shrink")
+            self._refuse_loans("shrink", pins=True)
         shape = list(self.shape)
         shape[self._layout.slow_axis] = lines
         used = self._storage.set_lines(lines)
@@ -408,11 +442,11 @@ class PMArray:
     def _fill_selection(self, selection: Selection) -> None:
         fill = np.frombuffer(self._array.fill, self.dtype)[0]
         shape = selection.block_shape or (1,)
-        self._storage.write(_storage_axes(selection), np.broadcast_to(fill, shape))
+        self._storage.write(storage_axes(selection), np.broadcast_to(fill, shape))
 
     def _relayout(self, shape: tuple[int, ...]) -> None:
         """Move to a file of another shape, block by block."""
-        self._refuse_loans("change another axis than the slow one")
+        self._refuse_loans("change another axis than the slow one", pins=True)
         array, storage = self._group._new_file(self._array, shape)
         target = PMArray(self._group, self._name, array, storage)
         try:
@@ -452,10 +486,12 @@ class PMArray:
                 f"the array {self._name!r} was deleted from {self._group.url}, or replaced there"
             )
 
-    def _refuse_loans(self, what: str) -> None:
-        if self._loans:
+    def _refuse_loans(self, what: str, *, pins: bool = False) -> None:
+        """Raise if memory is lent for writing, or, with `pins`, for reading either."""
+        count = len(self._loans) + pins * len(self._pins)
+        if count:
             raise LoanError(
-                f"cannot {what} while {self._loans} loans of {self._name!r} are open: leave their "
+                f"cannot {what} while {count} loans of {self._name!r} are open: leave their "
                 "blocks first"
             )
 
@@ -468,78 +504,6 @@ class PMArray:
         """Move on to what another writer left."""
         self._storage.close()
         self._array, self._storage = array, storage
-
-
-class _Borrowing:
-    """The context manager of `PMArray.writing` and `PMArray.appending`."""
-
-    def __init__(
-        self,
-        array: PMArray,
-        choose: Callable[[], Selection],
-        on_failure: Callable[[Selection], None] | None,
-    ) -> None:
-        self._array = array
-        self._choose = choose
-        self._on_failure = on_failure
-        self._loan: Loan | None = None
-        self._selection: Selection | None = None
-        self._transaction: Transaction | None = None
-
-    def __enter__(self) -> AnyArray:
-        array = self._array
-        if self._loan is not None:
-            raise LoanError("this loan is open already; call writing() again for another")
-        with array._writing():
-            before = array._layout.lines
-            selection = self._selection = self._choose()
-            try:
-                self._loan = array._storage.lend(_storage_axes(selection))
-            except BaseException:
-                if array._layout.lines != before:
-                    array._set_lines(before, fill=False)
-                raise
-            array._loans += 1
-            self._transaction = array._group._transaction
-            block = self._loan.block.reshape(selection.block_shape)
-            result: AnyArray = block[(*selection.to_result, ...)]
-            return result
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        loan, self._loan = self._loan, None
-        if loan is None or self._selection is None:
-            raise LoanError("this loan is not open")
-        array = self._array
-        if array._group.closed:
-            raise ClosedError(
-                f"{array._group.url} was closed before this loan of {array.name!r} ended; what "
-                "was written into it is lost"
-            )
-        array._loans -= 1
-        if array._group._transaction is not self._transaction:
-            loan.failed()
-            raise LoanError(
-                f"the transaction in which this loan of {array.name!r} began has ended; what was "
-                "written into it is lost"
-            )
-        if kind is None:
-            loan.done()
-            array._group._note_change()
-        else:
-            loan.failed()
-            if self._on_failure is not None:
-                with array._writing():
-                    self._on_failure(self._selection)
-
-
-def _storage_axes(selection: Selection) -> tuple[slice, ...]:
-    """Arrays without axes are stored as arrays of one item."""
-    return selection.axes or (slice(0, 1, 1),)
 
 
 def _normal_axis(axis: int, ndim: int) -> int:

@@ -11,42 +11,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from pmarray._cache import ChunkCache
+from pmarray._cached import CachedStorage
 from pmarray._commits import Commit, Committer
 from pmarray._dtypes import parse_dtype
+from pmarray._mapped import MappedStorage
 from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._npy import write_header
-from pmarray._sizes import available_memory_bytes, parse_bytes
 from pmarray._snapshot import Snapshot
-from pmarray._storage import CachedStorage, MappedStorage, Storage, plan_chunks
+from pmarray._storage import Storage, plan_chunks
 from pmarray._url import URL, check_name
 from pmarray.array import PMArray
 from pmarray.attributes import Attributes
-from pmarray.backends import Region, RegionBackend, open_backend
+from pmarray.backends import Region, RegionBackend
 from pmarray.errors import (
     ArrayExistsError,
     ArrayNotFoundError,
     ClosedError,
     ForeignDataError,
-    GroupExistsError,
-    GroupNotFoundError,
     LayoutError,
     PoisonedError,
     ReadOnlyError,
     TransactionError,
 )
-from pmarray.layout import Layout, parse_layout
+from pmarray.layout import Layout, parse_layout, parse_shape
 from pmarray.transaction import Transaction
 
-__all__ = ["Group", "open_group"]
-
-_MODES = ("r", "r+", "a", "w", "w-")
-_AUTO_CACHE_BYTES = 256 << 20
+__all__ = ["Group"]
 
 
 class Group:
@@ -146,12 +142,12 @@ class Group:
         """
         check_name(name)
         dtype = parse_dtype(dtype)
-        shape = parse_shape(shape)
-        plan = Layout.plan(shape, dtype.itemsize, parse_layout(layout, order) or "row")
+        extents = parse_shape(shape)
+        plan = Layout.plan(extents, dtype.itemsize, parse_layout(layout, order) or "row")
         fill = np.empty((), dtype)
         try:
             fill[()] = fill_value
-            write_header(plan, dtype, ndim=len(shape))
+            write_header(plan, dtype, ndim=len(extents))
         except (ValueError, TypeError, OverflowError) as error:
             raise LayoutError(
                 f"cannot create {name!r} of dtype {dtype} with fill_value={fill_value!r}: {error}"
@@ -164,7 +160,7 @@ class Group:
                 )
             array = ArrayMetadata(
                 self._metadata.next_file_id,
-                shape,
+                extents,
                 dtype,
                 plan.order,
                 plan.line_stride,
@@ -220,7 +216,7 @@ class Group:
         with self._writing():
             result = self._get(name, "auto")
             self._refuse_fixed("delete the file")
-            result._refuse_loans("delete")
+            result._refuse_loans("delete", pins=True)
             arrays = dict(self._metadata.arrays)
             self._removed.append(arrays.pop(name).file_id)
             self._metadata = replace(self._metadata, arrays=arrays)
@@ -581,103 +577,19 @@ class Group:
         if not self._backend.can_create:
             raise ForeignDataError(f"{self.url} is a single .npy file: {why}")
 
+    def _give_up(self) -> None:
+        """Close a group that could not be opened in its mode, changing nothing."""
+        self._closed = True
+        _OPEN_GROUPS.discard(self)
+        self._committer.close()
+        if self._snapshot is not None:
+            self._snapshot.close()
+        self._backend.close()
+
     def _abandon(self) -> None:
         """In a forked child: the handle is the parent's, and stays so."""
         self._closed = True
         self._backend.abandon()
-
-
-def open_group(
-    url: str | os.PathLike[str],
-    *,
-    mode: str = "a",
-    cache: int | str = "auto",
-    commit: Literal["durable", "pipelined"] = "durable",
-) -> Group:
-    """Open a group of arrays.
-
-    Parameters
-    ----------
-    url
-        ``"memmap:/dir"``, ``"dram:"``, or a path, which means ``memmap:``.
-    mode
-        ``"r"`` read only, must exist; ``"r+"`` read and write, must exist; ``"a"`` read and write,
-        created if missing; ``"w"`` created, whatever was there is deleted; ``"w-"`` created, must
-        not exist. The lock of the one writer is taken at the first write.
-    cache
-        The memory for cached and not yet written chunks: bytes, ``"256 MiB"``, 0 for none,
-        ``"auto"`` for 256 MiB or a quarter of the free memory, whichever is less.
-    commit
-        Whether a transaction ends when it is durable, or, ``"pipelined"``, when it is on its way;
-        see `Group.transaction`.
-
-    Raises
-    ------
-    URLError
-        Not a URL, or of an unknown scheme.
-    GroupNotFoundError, GroupExistsError
-        As the mode has it.
-    ForeignDataError, DamagedError
-        What is there is not ours, or not whole.
-    GroupLockedError
-        Another process is writing to it.
-
-    Examples
-    --------
-    >>> group = open_group("dram:")
-    >>> group.create("x", (3,))[:]
-    array([0., 0., 0.])
-    """
-    parsed = URL.parse(url)
-    if mode not in _MODES:
-        raise ValueError(f"mode={mode!r}: use one of {', '.join(map(repr, _MODES))}")
-    if commit not in ("durable", "pipelined"):
-        raise ValueError(f"commit={commit!r}: use 'durable' or 'pipelined'")
-    backend = open_backend(parsed, writable=mode != "r")
-    group = Group(parsed, backend, mode, _cache_bytes(cache))
-    group._wait = commit == "durable"
-    try:
-        _enter_mode(group, mode)
-    except BaseException:
-        group._closed = True
-        _OPEN_GROUPS.discard(group)
-        backend.close()
-        raise
-    return group
-
-
-def _enter_mode(group: Group, mode: str) -> None:
-    exists = group._exists
-    if mode in ("r", "r+") and not exists:
-        raise GroupNotFoundError(f"there is no group at {group.url}; mode='a' creates one")
-    if mode == "w-" and exists:
-        raise GroupExistsError(f"{group.url} exists already; mode='a' opens it, 'w' replaces it")
-    if mode == "w" and exists:
-        for name in list(group):
-            del group[name]
-        group.attrs.clear()
-    if mode == "w" or not exists:
-        with group._writing():
-            group._flush()
-
-
-def _cache_bytes(cache: int | str) -> int:
-    if cache == "auto":
-        return max(1 << 20, min(_AUTO_CACHE_BYTES, available_memory_bytes() // 4))
-    try:
-        return parse_bytes(cache)
-    except ValueError as error:
-        raise ValueError(f"cache={cache!r}: {error}") from error
-
-
-def parse_shape(shape: int | tuple[int, ...]) -> tuple[int, ...]:
-    try:
-        result = (int(shape),) if np.ndim(shape) == 0 else tuple(int(n) for n in shape)  # type: ignore
-    except (TypeError, ValueError) as error:
-        raise LayoutError(f"not a shape: {shape!r}") from error
-    if any(n < 0 for n in result):
-        raise LayoutError(f"shape {result} has a negative extent")
-    return result
 
 
 _OPEN_GROUPS: weakref.WeakSet[Group] = weakref.WeakSet()

@@ -12,14 +12,15 @@ be, a part of one line. Either way it is one contiguous range of bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
 from pmarray.errors import LayoutError
 
-__all__ = ["BLOCK_BYTES", "Extent", "Layout", "Order", "parse_layout"]
+__all__ = ["BLOCK_BYTES", "Extent", "Layout", "Order", "parse_layout", "parse_shape"]
 
 Order = Literal["row", "col"]
 
@@ -300,3 +301,19 @@ def _cut(selection: slice, size: int) -> Iterator[tuple[int, slice, slice]]:
         last = first + (count - 1) * selection.step
         yield chunk, slice(first, last + 1, selection.step), slice(done, done + count)
         done += count
+
+
+def parse_shape(shape: int | tuple[int, ...]) -> tuple[int, ...]:
+    """Return `shape` as a tuple of extents; one number means one axis.
+
+    >>> parse_shape(5), parse_shape([2, 3])
+    ((5,), (2, 3))
+    """
+    try:
+        axes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+        result = tuple(operator.index(n) for n in axes)
+    except TypeError as error:
+        raise LayoutError(f"not a shape: {shape!r}") from error
+    if any(n < 0 for n in result):
+        raise LayoutError(f"shape {result} has a negative extent")
+    return result

@@ -1,0 +1,123 @@
+"""Items in byte-addressable memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from pmarray._dtypes import DType
+from pmarray._storage import Axes, Loan, as_array, nothing
+from pmarray.backends import Region
+from pmarray.layout import Layout
+
+__all__ = ["MappedStorage"]
+
+AnyArray = NDArray[Any]
+
+
+class MappedStorage:
+    """Items in byte-addressable memory: NumPy works on them in place."""
+
+    def __init__(
+        self,
+        region: Region,
+        layout: Layout,
+        dtype: DType,
+        chunk_shape: tuple[int, ...],
+        *,
+        new: bool,
+    ) -> None:
+        self.region = region
+        self.layout = layout
+        self.chunk_shape = chunk_shape
+        self._dtype = dtype
+        self._items: AnyArray | None = None
+        # As in `CachedStorage`.
+        self._used = layout.nbytes if new else region.capacity
+        self._undo: list[tuple[Axes, AnyArray]] | None = None
+
+    @property
+    def items(self) -> AnyArray:
+        """The whole array, in place."""
+        if self._items is None:
+            memory = self.region.memory
+            assert memory is not None
+            self._items = as_array(memory, self.layout, self._dtype, self.layout.shape)
+        return self._items
+
+    def read(self, axes: Axes, out: AnyArray, /) -> None:
+        out[...] = self.items[axes]
+
+    def write(self, axes: Axes, values: AnyArray, /) -> None:
+        self._keep(axes)
+        self.items[axes] = values
+
+    def _keep(self, axes: Axes) -> None:
+        """Note, in a transaction, the committed items that are about to change."""
+        if self._undo is None:
+            return
+        slow = self.layout.slow_axis
+        lines = axes[slow]
+        stop = min(lines.stop, self._undo_lines)
+        if stop > lines.start:
+            old = (*axes[:slow], slice(lines.start, stop, lines.step), *axes[slow + 1 :])
+            self._undo.append((old, self.items[old].copy()))
+
+    def begin(self) -> None:
+        self._undo = []
+        self._undo_lines = self.layout.lines
+
+    def roll_back(self, lines: int, /) -> None:
+        undo, self._undo = self._undo or [], None
+        if lines > self.layout.lines:
+            self.set_lines(lines)
+        for axes, old in reversed(undo):
+            self.items[axes] = old
+        self.set_lines(lines)
+
+    def lend(self, axes: Axes, /) -> Loan:
+        self._keep(axes)
+        memory = self.region.memory
+        block = self.items[axes]
+
+        def done() -> None:
+            if self.region.memory is not memory:
+                self.items[axes] = block  # the array has grown into other memory meanwhile
+
+        return Loan(block, done, nothing)
+
+    def pin(self, axes: Axes, /) -> Loan:
+        block = self.items[axes]
+        block.flags.writeable = False
+        return Loan(block, nothing, nothing)
+
+    def set_lines(self, lines: int, /) -> int:
+        layout = self.layout.with_lines(lines)
+        self._items = None  # memory that nobody looks at can grow in place
+        self.region.reserve(layout.nbytes)
+        self.layout = layout
+        used, self._used = self._used, max(self._used, layout.nbytes)
+        return used
+
+    def view(self) -> AnyArray | None:
+        result = self.items[...]
+        result.flags.writeable = False
+        return result
+
+    def seal(self) -> int | None:
+        self._undo = None
+        return None
+
+    def make_durable(self, ndim: int, /) -> None:
+        self.region.barrier()
+
+    def trim(self) -> None:
+        pass
+
+    def discard(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._items = None
+        self.region.close()
