@@ -40,7 +40,7 @@ types: $(VENV)/.swag,test ## Check the types, strictly
 	$(BIN)/mypy
 
 docs: $(VENV)/.docs ## Build the site into ./site
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.swag,bench ## Time collection against training alone (BENCH=... for another one)
 	$(BIN)/python -m benchmarks $(BENCH)
