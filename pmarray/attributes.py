@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -50,16 +51,21 @@ class Attributes(MutableMapping[str, Any]):
                 values[key] = json.loads(json.dumps(value))
             except (TypeError, ValueError) as error:
                 raise TypeError(f"attribute {key!r} is no JSON value: {error}") from error
-        self._set({**self._group._metadata.attrs, **values})
+        with self._changing() as attrs:
+            attrs.update(values)
 
     def __delitem__(self, key: str) -> None:
-        attrs = dict(self._group._metadata.attrs)
-        del attrs[key]
-        self._set(attrs)
+        with self._changing() as attrs:
+            del attrs[key]
 
-    def _set(self, attrs: dict[str, Any]) -> None:
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Any]]:
+        # Copied under the lock, and after becoming the writer: what other threads and the last
+        # writer have set stays.
         with self._group._writing():
             self._group._refuse_fixed("it has no attributes")
+            attrs = dict(self._group._metadata.attrs)
+            yield attrs
             self._group._metadata = replace(self._group._metadata, attrs=attrs)
 
     def __iter__(self) -> Iterator[str]:
