@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import re
+from decimal import Decimal
 
 __all__ = ["available_memory_bytes", "format_bytes", "parse_bytes"]
 
@@ -31,7 +32,7 @@ def parse_bytes(value: int | str) -> int:
         match = _PATTERN.fullmatch(value)
         unit = _UNITS.get(match[2].lower()) if match else None
         if match is not None and unit is not None:
-            return int(float(match[1]) * unit)
+            return int(Decimal(match[1]) * unit)  # a float has 53 bits only
     elif not isinstance(value, bool) and value >= 0:
         return operator.index(value)
     raise ValueError(
@@ -45,13 +46,14 @@ def format_bytes(nbytes: float) -> str:
     >>> format_bytes(6_712_852_480), format_bytes(17)
     ('6.25 GiB', '17 B')
     """
-    if nbytes < 1024:
+    if nbytes < 1023.5:
         return f"{nbytes:.0f} B"
     for unit in ("KiB", "MiB", "GiB"):
         nbytes /= 1024
-        if nbytes < 1000:
+        if nbytes < 999.5:  # what rounds to 1000 would be shown as 1e+03
             return f"{nbytes:.3g} {unit}"
-    return f"{nbytes / 1024:.3g} TiB"
+    nbytes /= 1024
+    return f"{nbytes:.3g} TiB" if nbytes < 999.5 else f"{nbytes:.0f} TiB"
 
 
 def available_memory_bytes() -> int:
