@@ -34,11 +34,12 @@ class BufferPool:
         free = self._free[nbytes]
         if free:
             return free.pop()
-        if self.allocated_bytes + nbytes > self.budget_bytes:
+        size = _whole_pages(nbytes)
+        if self.allocated_bytes + size > self.budget_bytes:
             self._release_free()
-        if self.allocated_bytes + nbytes > self.budget_bytes:
+        if self.allocated_bytes + size > self.budget_bytes:
             return None
-        self.allocated_bytes += nbytes
+        self.allocated_bytes += size
         return memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
     def give(self, buffer: memoryview) -> None:
@@ -47,5 +48,10 @@ class BufferPool:
 
     def _release_free(self) -> None:
         for nbytes, buffers in self._free.items():
-            self.allocated_bytes -= nbytes * len(buffers)
+            self.allocated_bytes -= _whole_pages(nbytes) * len(buffers)
             buffers.clear()
+
+
+def _whole_pages(nbytes: int) -> int:
+    """What a buffer costs: a mapping has no smaller unit than the page."""
+    return -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -24,6 +24,7 @@ Rules.
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -133,8 +134,8 @@ class ChunkCache:
 
     @property
     def max_chunk_bytes(self) -> int:
-        """The largest chunk that leaves room for a second one."""
-        return self._pool.budget_bytes // 2
+        """The largest chunk that leaves room for a second one; buffers are whole pages."""
+        return self._pool.budget_bytes // 2 // mmap.PAGESIZE * mmap.PAGESIZE
 
     @property
     def used_bytes(self) -> int:
