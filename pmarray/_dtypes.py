@@ -36,7 +36,22 @@ def parse_dtype(dtype: DTypeLike | str) -> DType:
         raise LayoutError(f"dtype {result} has no fixed item size; give one, such as 'S8'")
     if result.char == "T":
         raise LayoutError("variable-width strings have no fixed item size; give one, such as 'U8'")
+    if not _has_a_name(result):
+        raise LayoutError(
+            f"dtype {result} has no name that could be stored, so that it would come back as "
+            "another type; store its bytes as 'V' and view them"
+        )
     return result
+
+
+def _has_a_name(dtype: DType) -> bool:
+    """Whether metadata can spell it: the kin of bfloat16 come back as bytes of no type."""
+    if dtype.names is not None:
+        return all(
+            _has_a_name(dtype[name].base) and dtype[name].base.name not in _ML_DTYPES
+            for name in dtype.names
+        )
+    return dtype.name in _ML_DTYPES or np.dtype(dtype.str) == dtype
 
 
 def _ml_dtype(name: str) -> DType:
