@@ -147,7 +147,10 @@ class Checkpoint:
             )
         except (ForeignDataError, DamagedError):
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, LayoutError) as error:
+        except (
+            ValueError, KeyError, TypeError, AttributeError, LayoutError, OverflowError,
+            RecursionError,
+        ) as error:  # fmt: skip
             raise DamagedError(f"{where} is damaged: {error}") from error
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import io
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,13 +76,22 @@ def parse_header(data: bytes, where: str) -> Header:
         stop = start + int.from_bytes(data[8:start], "little")
         if version[0] not in (1, 2, 3) or stop > len(data):
             raise ValueError(f"version {version}, header of {stop} bytes")
-        fields = ast.literal_eval(data[start:stop].decode("utf8" if version[0] == 3 else "latin1"))
+        text = data[start:stop].decode("utf8" if version[0] == 3 else "latin1")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # random bytes can look like "1if"
+            warnings.simplefilter("ignore", DeprecationWarning)
+            fields = ast.literal_eval(text)
+        shape, fortran_order = fields["shape"], fields["fortran_order"]
+        if not isinstance(shape, tuple) or any(type(n) is not int or n < 0 for n in shape):
+            raise ValueError(f"shape {shape!r}")
+        if not isinstance(fortran_order, bool):
+            raise ValueError(f"fortran_order {fortran_order!r}")
         dtype = np.lib.format.descr_to_dtype(fields["descr"])
-        shape = tuple(int(n) for n in fields["shape"])
-        order: Order = "col" if fields["fortran_order"] else "row"
-        if any(n < 0 for n in shape):
-            raise ValueError(f"shape {shape}")
-    except (ValueError, SyntaxError, KeyError, TypeError, UnicodeDecodeError) as error:
+        if dtype.itemsize == 0 or dtype.subdtype is not None:
+            raise ValueError(f"descr {fields['descr']!r}")
+        order: Order = "col" if fortran_order else "row"
+    except Exception as error:
+        # Whatever the parser and NumPy make of arbitrary bytes: RecursionError, IndexError, ...
         raise DamagedError(f"the header of {where} cannot be read: {error}") from error
     if dtype.hasobject:
         raise ForeignDataError(
