@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pmarray import errors
 from pmarray._open import open, open_group
+from pmarray._verify import Finding, Recovery, recover, verify
 from pmarray.array import PMArray
 from pmarray.attributes import Attributes
 from pmarray.errors import PMArrayError
@@ -23,12 +24,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Attributes",
+    "Finding",
     "Group",
     "Layout",
     "PMArray",
     "PMArrayError",
+    "Recovery",
     "Transaction",
     "errors",
     "open",
     "open_group",
+    "recover",
+    "verify",
 ]

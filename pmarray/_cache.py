@@ -37,7 +37,7 @@ from pmarray._sizes import format_bytes
 from pmarray._spans import SpanSet
 from pmarray._writer import Sink, Write, Writer
 from pmarray.backends import Region
-from pmarray.errors import BudgetError
+from pmarray.errors import BudgetError, PoisonedError
 
 __all__ = ["CachedChunk", "ChunkCache", "ChunkSource"]
 
@@ -131,6 +131,20 @@ class ChunkCache:
     def set_sink(self, sink: Sink) -> None:
         """Write to another sink from now on; nothing is queued."""
         self._writer.sink = sink
+
+    @property
+    def poison(self) -> PoisonedError | None:
+        """Why the group can only be closed, if so; set by whoever finds out."""
+        return self._writer.poison
+
+    @poison.setter
+    def poison(self, error: PoisonedError) -> None:
+        self._writer.poison = error
+
+    @property
+    def unreported(self) -> BaseException | None:
+        """A failure behind the caller's back that nobody has been told of."""
+        return self._writer.unreported
 
     @property
     def max_chunk_bytes(self) -> int:

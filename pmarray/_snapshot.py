@@ -77,10 +77,8 @@ class Snapshot:
     def read_into(self, file_id: int, region: Region, offset: int, out: memoryview) -> None:
         """Fill `out` with bytes of a data file as of this snapshot; steps 1 to 4."""
         while True:
-            stamp = self._backend.stamp()
-            if stamp != self._stamp:  # 1
-                self._follow()
-                self._stamp = stamp
+            self.check()  # 1
+            stamp = self._stamp
             try:
                 region.read_into(offset, out)  # 2
                 self._catch_up()  # 3
@@ -91,6 +89,13 @@ class Snapshot:
                 continue
             if stamp == self._backend.stamp():  # 4
                 return
+
+    def check(self) -> None:
+        """Raise if the snapshot has expired."""
+        stamp = self._backend.stamp()
+        if stamp != self._stamp:
+            self._follow()
+            self._stamp = stamp
 
     def _follow(self) -> None:
         checkpoint = self._backend.load()

@@ -83,7 +83,8 @@ class Writer:
         self._commits_queued = 0
         self._unfinished = 0
         self._failure: BaseException | None = None
-        self._poison: PoisonedError | None = None
+        self.poison: PoisonedError | None = None
+        """Why nothing can be done any more, if so."""
         self._closing = False
         self._thread: threading.Thread | None = None
 
@@ -107,9 +108,9 @@ class Writer:
 
         A poisoned writer raises at every call.
         """
-        if self._poison is not None:
+        if self.poison is not None:
             self._failure = None
-            raise self._poison
+            raise self.poison
         failure, self._failure = self._failure, None
         if failure is None:
             return
@@ -143,7 +144,7 @@ class Writer:
                 if not self._queue:
                     return
                 writes, commits = self._next_batch()
-                failure: BaseException | None = self._poison
+                failure: BaseException | None = self.poison
                 if commits and failure is None:
                     failure = self._failure  # a piece of it that left early did not arrive
             if failure is None:
@@ -166,19 +167,19 @@ class Writer:
                 self._changed.notify_all()
 
     def _note(self, failure: BaseException, commits: list[Commit]) -> None:
-        if failure is self._poison:
+        if failure is self.poison:
             return
         if isinstance(failure, PoisonedError):
-            self._poison = failure
+            self.poison = failure
         elif any(not commit.waited_for for commit in commits):
             # The caller has gone on from a state that never came to be.
             code = failure.errno if isinstance(failure, OSError) else None
-            self._poison = PoisonedError(
+            self.poison = PoisonedError(
                 code,
                 f"a pipelined commit failed ({failure}): it and its successors are lost; close "
                 "the group and open it again, as of the last commit",
             )
-            self._poison.__cause__ = failure
+            self.poison.__cause__ = failure
         if not commits or not all(commit.waited_for for commit in commits):
             self._failure = failure  # who waits for a commit is told by the commit
 

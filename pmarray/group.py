@@ -33,6 +33,7 @@ from pmarray.errors import (
     ArrayExistsError,
     ArrayNotFoundError,
     ClosedError,
+    DamagedError,
     ForeignDataError,
     LayoutError,
     PoisonedError,
@@ -87,7 +88,6 @@ class Group:
         self._changed = False
         """Whether anything was written outside a transaction since the last flush."""
         self._transaction: Transaction | None = None
-        self._poison: PoisonedError | None = None
         self._removed: list[int] = []
         self._published: dict[str, int] | None = None
         self._snapshot: Snapshot | None = None
@@ -182,7 +182,14 @@ class Group:
         layout = array.layout
         shape = plan_chunks(layout, chunks, self._cache.max_chunk_bytes)
         make = self._backend.create if new else self._backend.open
-        region = make(array.file_id, layout.nbytes, aligned=CachedStorage.is_aligned(layout, shape))
+        try:
+            region = make(
+                array.file_id, layout.nbytes, aligned=CachedStorage.is_aligned(layout, shape)
+            )
+        except DamagedError:
+            if self._snapshot is not None:
+                self._snapshot.check()  # perhaps a writer has deleted it since
+            raise
         if region.memory is not None:
             return MappedStorage(region, layout, array.dtype, shape, new=new)
         return CachedStorage(
@@ -268,7 +275,7 @@ class Group:
                 committer.checkpoint(self._metadata)
                 self._exists = True
         except PoisonedError as error:
-            self._poison = error
+            self._cache.poison = error
             raise
         self._changed = False
         while self._removed:
@@ -290,7 +297,10 @@ class Group:
             try:
                 if self._transaction is not None:
                     self._roll_back(self._transaction)
-                if self._locked and self._poison is None:
+                if self._cache.poison is not None:
+                    if self._cache.unreported is not None:
+                        raise self._cache.poison
+                elif self._locked:
                     self._flush()
                     for array in self._arrays.values():
                         array._storage.trim()
@@ -362,7 +372,7 @@ class Group:
                 try:
                     self._cache.transaction = self._committer.begin()
                 except PoisonedError as error:
-                    self._poison = error
+                    self._cache.poison = error
                     raise
             transaction.take_snapshot()
             self._transaction = transaction
@@ -388,7 +398,7 @@ class Group:
                         if commit.error is not None:
                             raise commit.error
             except PoisonedError as error:
-                self._poison = error
+                self._cache.poison = error
                 self._transaction = None
                 raise
             except BaseException:
@@ -413,10 +423,10 @@ class Group:
                 transaction.restore()
             except BaseException as error:
                 code = error.errno if isinstance(error, OSError) else None
-                self._poison = PoisonedError(
+                self._cache.poison = PoisonedError(
                     code, f"rolling back failed ({error}): close the group and open it again"
                 )
-                raise self._poison from error
+                raise self._cache.poison from error
 
     def _refuse_ended(self, transaction: Transaction) -> None:
         if self._transaction is not transaction:
@@ -471,8 +481,8 @@ class Group:
         with self._lock:
             if self._closed:
                 raise ClosedError(f"{self.url} is closed; open it again")
-            if self._poison is not None:
-                raise self._poison
+            if self._cache.poison is not None:
+                raise self._cache.poison
             yield
 
     @contextmanager
@@ -509,6 +519,12 @@ class Group:
             self._committer.close()
             self._backend.close()
             raise
+
+    def _recover(self) -> int:
+        """Become the writer, which recovers; return the number of the last commit."""
+        with self._reading():
+            self._become_writer()
+            return self._committer.saved.transaction
 
     def _open_for_recovery(self, metadata: GroupMetadata, file_id: int) -> Region | None:
         for array in metadata.arrays.values():

@@ -84,18 +84,13 @@ class Transaction:
     def restore(self) -> None:
         """Go back there; the cache has forgotten what was written."""
         group = self._group
-        current = {array._storage for array in group._arrays.values()}
-        kept = {storage for _, _, storage in self._handles.values()}
-        created = {
-            array.file_id
-            for name, array in group._metadata.arrays.items()
-            if array != self.metadata.arrays.get(name)
-        } - {array.file_id for array in self.metadata.arrays.values()}
-        for name, array in group._arrays.items():
-            if name not in self.metadata.arrays or array._storage not in kept:
-                array._detached = name not in self._handles or self._handles[name][0] is not array
-        for storage in current - kept:
-            storage.discard()
+        kept = set(self.storages())
+        for array in group._arrays.values():
+            array._detached = True  # unless it was there before: see below
+        for storage in {*self.retired, *(array._storage for array in group._arrays.values())}:
+            if storage not in kept:
+                storage.discard()
+        created = range(self.metadata.next_file_id, group._metadata.next_file_id)
         group._metadata = self.metadata
         group._removed[:] = self._removed
         group._arrays.clear()

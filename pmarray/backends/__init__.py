@@ -8,7 +8,6 @@ the name and a callable ``open(url, *, writable)`` as the object.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from importlib.metadata import entry_points
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -128,6 +127,8 @@ def known_schemes() -> list[str]:
     >>> {"dram", "memmap"} <= set(known_schemes())
     True
     """
+    from importlib.metadata import entry_points  # 30 ms, for the few who need it
+
     return sorted({*_BUILT_IN, *(point.name for point in entry_points(group="pmarray.backends"))})
 
 
@@ -135,6 +136,8 @@ def open_backend(url: URL, *, writable: bool) -> RegionBackend:
     """Find the backend of `url` and hand it over."""
     opener = _BUILT_IN.get(url.scheme)
     if opener is None:
+        from importlib.metadata import entry_points
+
         for point in entry_points(group="pmarray.backends", name=url.scheme):
             return cast("OpenBackend", point.load())(url, writable=writable)
         raise URLError(f"no backend for {url.scheme + ':'!r}; known: {', '.join(known_schemes())}")

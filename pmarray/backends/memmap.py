@@ -318,7 +318,7 @@ class MemmapBackend:
     # -- regions --------------------------------------------------------------------------------
 
     def create(self, file_id: int, nbytes: int, /, *, aligned: bool) -> FileRegion:
-        path = self._data_path(file_id)
+        path = self.data_path(file_id)
         try:
             if os.path.lexists(path):
                 _osops.unlink(path)  # left by a crash: no metadata named it
@@ -343,7 +343,7 @@ class MemmapBackend:
         return region
 
     def open(self, file_id: int, nbytes: int, /, *, aligned: bool) -> FileRegion:
-        path = self._data_path(file_id)
+        path = self.data_path(file_id)
         if not os.path.exists(path):
             raise DamagedError(f"{path} is missing, though {METADATA_NAME} names it")
         region = FileRegion(
@@ -358,13 +358,20 @@ class MemmapBackend:
         return region
 
     def remove(self, file_id: int, /) -> None:
-        self._remove_quietly(self._data_path(file_id))
+        self._remove_quietly(self.data_path(file_id))
 
     def remove_orphans(self, keep: Collection[int], /) -> None:
+        for path in self.orphans(keep):
+            self._remove_quietly(path)
+
+    def orphans(self, keep: Collection[int]) -> list[str]:
+        """Return the paths of data files that are not in `keep`."""
         names = {f"{file_id:06d}.npy" for file_id in keep}
-        for entry in os.listdir(self._path(DATA_NAME)):
-            if entry not in names and entry.removesuffix(".npy").isdigit():
-                self._remove_quietly(os.path.join(self._path(DATA_NAME), entry))
+        return [
+            os.path.join(self._path(DATA_NAME), entry)
+            for entry in sorted(os.listdir(self._path(DATA_NAME)))
+            if entry not in names and entry.removesuffix(".npy").isdigit()
+        ]
 
     def _remove_quietly(self, path: str) -> None:
         try:
@@ -406,7 +413,8 @@ class MemmapBackend:
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)
 
-    def _data_path(self, file_id: int) -> str:
+    def data_path(self, file_id: int) -> str:
+        """Return the path of a data file."""
         return os.path.join(self.directory, DATA_NAME, f"{file_id:06d}.npy")
 
 

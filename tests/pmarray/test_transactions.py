@@ -1,0 +1,365 @@
+"""Transactions: what they promise while the process lives. Crashes are in ``tests/crash``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pmarray
+from pmarray import _osops, errors
+
+
+@contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """Count the state-changing system calls made in the block."""
+    calls: Counter[str] = Counter()
+
+    def wrap(name: str) -> Any:
+        real = getattr(_osops, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls[name] += 1
+            return real(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("pwritev", "fdatasync", "fsync", "fsync_directory", "rename"):
+            patch.setattr(_osops, name, wrap(name))
+        yield calls
+
+
+def fail(*_: object) -> None:
+    raise OSError(5, "Input/output error")
+
+
+def test_an_append_is_two_barriers_and_its_data_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pmarray.open_group(tmp_path / "g") as group:
+        x = group.create("x", (100_000, 0), "float32", layout="col")
+        for _ in range(3):
+            with group.transaction():
+                x.append(np.ones(100_000))
+        with counted(monkeypatch) as calls, group.transaction():
+            x.append(np.ones(100_000))
+        assert calls == {"pwritev": 2, "fdatasync": 2}
+
+
+def test_an_overwrite_adds_one_barrier_and_its_before_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pmarray.open_group(tmp_path / "g") as group:
+        x = group.create("x", (100_000, 2), "float32", layout="col")
+        x[:] = 1
+        with group.transaction():
+            x[:, 0] = 2
+        with counted(monkeypatch) as calls, group.transaction():
+            x[:, 0] = 3
+        assert calls == {"pwritev": 3, "fdatasync": 3}
+
+
+def test_waiting_commits_share_their_barriers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, release = threading.Event(), threading.Event()
+    real = _osops.fdatasync
+
+    def slow(fd: int) -> None:
+        entered.set()
+        release.wait(10)
+        real(fd)
+
+    with pmarray.open_group(tmp_path / "g", commit="pipelined") as group:
+        x = group.create("x", (100_000, 0), "float32", layout="col")
+        with group.transaction(wait=True):
+            x.append(np.zeros(100_000))
+        with monkeypatch.context() as patch:
+            patch.setattr(_osops, "fdatasync", slow)
+            with group.transaction():
+                x.append(np.ones(100_000))
+            assert entered.wait(10)
+            for i in range(2, 8):  # they queue up behind the first one's barrier
+                with group.transaction():
+                    x.append(np.full(100_000, i))
+            patch.setattr(_osops, "fdatasync", real)
+            with counted(monkeypatch) as calls:
+                release.set()
+                group.flush()
+        # Two for all six; the flush adds the header's, and the metadata file's own.
+        assert calls["fdatasync"] <= 2 + 1 + 1
+        np.testing.assert_array_equal(x[0], np.arange(8))
+
+
+def test_nothing_is_nested_and_nothing_is_flushed_inside(tmp_path: Path) -> None:
+    with pmarray.open_group(tmp_path / "g") as group:
+        x = group.create("x", (3,))
+        with group.transaction():
+            with pytest.raises(errors.TransactionError, match="do not nest"), x.transaction():
+                pass
+            with pytest.raises(errors.TransactionError, match="flush"):
+                group.flush()
+        with x.writing(slice(None)) as out, pytest.raises(errors.LoanError, match="begin"):
+            out[:] = 1
+            group.transaction().__enter__()
+
+
+def test_a_commit_with_an_open_loan_is_refused_and_rolled_back(tmp_path: Path) -> None:
+    with pmarray.open_group(tmp_path / "g") as group:
+        x = group.create("x", (3,))
+        loan = x.writing(slice(None))
+        with pytest.raises(errors.LoanError, match="commit"), group.transaction():
+            loan.__enter__()[:] = 5
+        with pytest.raises(errors.LoanError, match="has ended"):
+            loan.__exit__(None, None, None)
+        np.testing.assert_array_equal(x[:], 0)
+
+
+def test_a_transaction_may_be_larger_than_the_cache(tmp_path: Path) -> None:
+    model = np.arange(300_000, dtype="float32").reshape(1000, 300)
+    with pmarray.open_group(tmp_path / "g", cache="64 KiB") as group:
+        x = group.create("x", (1000, 300), "float32", layout="col")
+        x[:] = model
+        group.flush()
+        reader = pmarray.open_group(tmp_path / "g", mode="r")
+        with pytest.raises(ZeroDivisionError), group.transaction():
+            x[:] = -1
+            x.append(np.zeros((1000, 50)))
+            1 / 0  # noqa: B018
+        np.testing.assert_array_equal(x[:], model)
+        with group.transaction():
+            x[:] = -1
+        np.testing.assert_array_equal(x[:], -1)
+        assert group.cache_bytes <= 64 * 1024
+    # Nothing has retired the journal, so the reader is still where it was.
+    np.testing.assert_array_equal(reader["x"][:], model)
+    reader.refresh()
+    np.testing.assert_array_equal(reader["x"][:], -1)
+    reader.close()
+
+
+def test_a_snapshot_expires_when_the_journal_is_retired(tmp_path: Path) -> None:
+    with pmarray.open_group(tmp_path / "g") as group:
+        x = group.create("x", (1000,))
+        group.flush()
+        with pmarray.open_group(tmp_path / "g", mode="r") as reader:
+            with group.transaction():
+                x[:] = 1
+                group.attrs["step"] = 1
+            np.testing.assert_array_equal(reader["x"][:], 0)
+            group.flush()
+            with pytest.raises(errors.SnapshotExpiredError, match="refresh"):
+                reader["x"][:]
+            reader.refresh()
+            np.testing.assert_array_equal(reader["x"][:], 1)
+
+
+def test_a_reader_stays_at_its_commit_while_a_writer_works(tmp_path: Path) -> None:
+    with pmarray.open_group(tmp_path / "g", cache="64 KiB") as group:
+        x = group.create("x", (40_000, 2), "float32", layout="col")
+        with group.transaction():
+            x[:] = 1
+            group.attrs["step"] = 1
+        with pmarray.open_group(tmp_path / "g", mode="r") as reader:
+            with group.transaction():
+                x[:] = 2  # spills: the file changes before the commit
+                x.append(np.full(40_000, 2))
+                group.attrs["step"] = 2
+                np.testing.assert_array_equal(reader["x"][:], 1)
+            np.testing.assert_array_equal(reader["x"][:], 1)
+            assert reader["x"].shape == (40_000, 2)
+            assert reader.attrs["step"] == 1
+            reader.refresh()
+            np.testing.assert_array_equal(reader["x"][:], np.full((40_000, 3), 2))
+            assert reader.attrs["step"] == 2
+
+
+def test_a_reader_never_sees_half_of_a_commit(tmp_path: Path) -> None:
+    """One thread commits, several handles read: all items of a read are of one commit."""
+    url = f"memmap:{tmp_path}/g"
+    stop = threading.Event()
+    wrong: list[str] = []
+    reads = Counter[str]()
+
+    def read() -> None:
+        with pmarray.open_group(url, mode="r", cache=0) as reader:
+            while not stop.is_set():
+                try:
+                    reader.refresh()
+                    found = set(np.unique(reader["x"][:])) | set(np.unique(reader["y"][:]))
+                except errors.SnapshotExpiredError:
+                    reads["expired"] += 1
+                    continue
+                reads["whole"] += 1
+                if len(found) != 1:
+                    wrong.append(str(found))
+
+    with pmarray.open_group(url, cache="64 KiB") as group:
+        x = group.create("x", (20_000, 3), "float32", layout="col")
+        y = group.create("y", (5000,), "float32")
+        group.flush()
+        threads = [threading.Thread(target=read) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for i in range(150):
+            with group.transaction(wait=i % 3 == 0):
+                x[:] = i
+                y[:] = i
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+    assert reads["whole"] > 0
+
+
+def test_a_failed_data_barrier_poisons_and_reopening_recovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = pmarray.open_group(tmp_path / "g")
+    x = group.create("x", (100_000, 1), "float32", layout="col")
+    with group.transaction():
+        x[:] = 1
+    with monkeypatch.context() as patch:
+        patch.setattr(_osops, "fdatasync", fail)
+        with pytest.raises(errors.PoisonedError), group.transaction():
+            x[:] = 2
+    for use in (lambda: x[0, 0], group.flush, group.transaction().__enter__):
+        with pytest.raises(errors.PoisonedError):
+            use()
+    group.close()
+    with pmarray.open_group(tmp_path / "g", mode="r") as reader:
+        np.testing.assert_array_equal(reader["x"][:], 1)
+    with pmarray.open_group(tmp_path / "g") as again:
+        np.testing.assert_array_equal(again["x"][:], 1)
+        with again.transaction():
+            again["x"][:] = 3
+    assert not pmarray.verify(tmp_path / "g")
+
+
+def test_a_failed_pipelined_commit_surfaces_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = pmarray.open_group(tmp_path / "g", commit="pipelined")
+    x = group.create("x", (100_000, 1), "float32", layout="col")
+    with group.transaction(wait=True):
+        x[:] = 1
+    with monkeypatch.context() as patch:
+        patch.setattr(_osops, "fdatasync", fail)
+        with group.transaction():
+            x[:] = 2
+        with pytest.raises(errors.PoisonedError):
+            group.flush()
+    with pytest.raises(errors.PoisonedError):
+        x[:] = 3
+    group.close()
+    with pmarray.open_group(tmp_path / "g", mode="r") as reader:
+        np.testing.assert_array_equal(reader["x"][:], 1)
+
+
+def test_a_full_disk_before_the_data_is_an_ordinary_rollback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pmarray.open_group(tmp_path / "g") as group:
+        x = group.create("x", (100_000, 1), "float32", layout="col")
+        with group.transaction():
+            x[:] = 1
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(_osops, "fallocate", full)
+            with pytest.raises(errors.StorageError, match="No space") as caught:
+                with group.transaction():
+                    x[:] = 2
+                    x.append(np.zeros((100_000, 900)))
+            assert caught.value.errno == 28
+        np.testing.assert_array_equal(x[:], 1)
+        with group.transaction():
+            x[:] = 3
+        np.testing.assert_array_equal(x[:], 3)
+
+
+@pytest.mark.parametrize("url", ["dram:", "memmap"])
+def test_everything_in_a_group_rolls_back(tmp_path: Path, url: str) -> None:
+    with pmarray.open_group(url if url == "dram:" else tmp_path / "g") as group:
+        kept = group.create("kept", (4, 2), layout="col", fill_value=7)
+        gone = group.create("gone", (3,))
+        moved = group.create("moved", (2, 2))
+        moved[:] = [[1, 2], [3, 4]]
+        group.attrs["a"] = 1
+        with pytest.raises(ZeroDivisionError), group.transaction():
+            kept[:, 1] = 0
+            kept.resize((4, 1))
+            kept.resize((4, 5))
+            del group["gone"]
+            group.create("gone", (5,), "int8")[:] = 1
+            moved.resize((2, 7))
+            moved.resize((3, 7))
+            group.attrs["a"] = 2
+            group.attrs["b"] = 2
+            1 / 0  # noqa: B018
+        assert list(group) == ["gone", "kept", "moved"]
+        assert dict(group.attrs) == {"a": 1}
+        np.testing.assert_array_equal(kept[:], np.full((4, 2), 7.0))
+        np.testing.assert_array_equal(gone[:], np.zeros(3))
+        np.testing.assert_array_equal(moved[:], [[1, 2], [3, 4]])
+        with group.transaction():
+            moved.resize((2, 3))
+        np.testing.assert_array_equal(moved[:], [[1, 2, 0], [3, 4, 0]])
+    if url != "dram:":
+        assert len(os.listdir(tmp_path / "g" / "data")) == 3
+
+
+def test_a_killed_writer_leaves_its_last_commit(tmp_path: Path) -> None:
+    """A real process, killed in the middle of a transaction that has spilled."""
+    program = f"""
+import os, signal, numpy as np, pmarray
+group = pmarray.open_group({str(tmp_path / "g")!r}, cache="64 KiB")
+x = group.create("x", (40_000, 3), "float32", layout="col")
+with group.transaction():
+    x[:] = 1
+with group.transaction():
+    x[:] = 2
+    x.append(np.zeros(40_000))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False)
+    assert done.returncode == -9
+    notes = pmarray.verify(tmp_path / "g")
+    assert [note.damaged for note in notes] == [False] * len(notes)
+    assert any("did not finish" in note.message for note in notes)
+    with pmarray.open_group(tmp_path / "g", mode="r") as reader:  # recovers nothing, sees it all
+        np.testing.assert_array_equal(reader["x"][:], np.ones((40_000, 3)))
+        np.testing.assert_array_equal(np.asarray(reader["x"]), np.ones((40_000, 3)))
+    done_recovery = pmarray.recover(tmp_path / "g")
+    assert done_recovery.transaction == 1
+    assert done_recovery.images > 0
+    with pmarray.open_group(tmp_path / "g", mode="r") as reader:
+        np.testing.assert_array_equal(reader["x"][:], np.ones((40_000, 3)))
+
+
+def test_a_foreign_npy_file_has_no_transactions(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.arange(3))
+    with pmarray.open(tmp_path / "x.npy") as x:
+        with pytest.raises(errors.TransactionError, match="no journal"), x.transaction():
+            pass
+
+
+def test_a_missing_journal_is_damage(tmp_path: Path) -> None:
+    with pmarray.open(tmp_path / "g", shape=(3,)) as a, a.transaction():
+        a[0] = 1
+    os.unlink(tmp_path / "g" / "journal")
+    assert any(finding.damaged for finding in pmarray.verify(tmp_path / "g"))
+    with pytest.raises(errors.DamagedError, match="journal is missing"):
+        pmarray.open(tmp_path / "g")
