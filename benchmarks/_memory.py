@@ -25,6 +25,7 @@ def peak_rss() -> int | None:
     Examples
     --------
     >>> import numpy as np
+    >>> reset_peak_rss()
     >>> before = peak_rss()
     >>> ballast = np.ones(100_000_000, dtype=np.uint8)
     >>> before is None or peak_rss() - before > 50_000_000

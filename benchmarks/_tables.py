@@ -14,15 +14,15 @@ __all__ = ["in_bytes", "in_ms", "machine"]
 
 
 def in_ms(seconds: float) -> str:
-    """Write a time of some milliseconds.
+    """Write a time in milliseconds, to three digits at most and to 0.01 ms.
 
     Examples
     --------
-    >>> in_ms(0.01234), in_ms(1.8), in_ms(0.0)
+    >>> in_ms(0.01234), in_ms(1.8), in_ms(0.00000123)
     ('12.3', '1,800', '0')
     """
-    ms = seconds * 1e3
-    return f"{ms:,.0f}" if ms >= 100 or ms == 0 else f"{ms:.3g}"
+    ms = round(seconds * 1e3, 2)
+    return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
 
 
 def in_bytes(nbytes: float | None) -> str:

@@ -96,8 +96,8 @@ class TrainingContenders:
                 trainer = self._trainer(model, collector.update_parameters)
                 yield TrainingRun(trainer, collector.flush)
 
-        where = "np.memmap" if mapped else "DRAM"
-        return Contender(f"row-major (n, {rank}) in {where}", start, most_steps)
+        where = "np.memmap" if mapped else "in DRAM"
+        return Contender(f"row-major {where}", start, most_steps)
 
     def _model(self) -> nn.Module:
         return build(self._recipe.model, seed=0)

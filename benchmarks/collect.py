@@ -61,7 +61,8 @@ def compare(
             )
     console.print(
         f"{model}, batch 100, training threads {torch.get_num_threads()},"
-        f" medians of {rounds} rounds of {steps} steps",
+        f" medians of {rounds} rounds of {steps} steps"
+        + (f" ({reference_steps} for row-major, rank {reference_rank})" if reference_steps else ""),
         highlight=False,
         soft_wrap=True,
     )
