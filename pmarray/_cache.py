@@ -219,8 +219,12 @@ class ChunkCache:
         The caller has pinned the chunk, since waiting gives up the lock.
         """
         low, high = self._blocks(chunk, start, stop)
+        waited = False
         while chunk.inflight.intersects(low, high):
-            self._wait()
+            self._changed.wait()
+            waited = True
+        if waited:
+            self._writer.raise_failure()
 
     def mark_written(self, chunk: CachedChunk, start: int, stop: int) -> None:
         """Note that ``[start, stop)`` has been written, and pass on what should leave now."""
@@ -245,6 +249,11 @@ class ChunkCache:
         chunk.dirty.remove(start, stop)
         chunk.valid.remove(start, stop)
         self._dirty_bytes -= before - chunk.dirty.nbytes
+
+    def revert(self, chunk: CachedChunk, start: int, stop: int) -> None:
+        """Go back to what the medium has in ``[start, stop)``, unless it is on its way there."""
+        if not chunk.dirty.intersects(start, stop) and not chunk.inflight.intersects(start, stop):
+            self.invalidate(chunk, start, stop)
 
     def discard(self, source: ChunkSource) -> None:
         """Forget every chunk of `source`, written or not, after what is in flight has landed."""

@@ -147,21 +147,24 @@ class CachedStorage:
             except BaseException:
                 chunk.pins -= 1
                 raise
-            if not chunk.dirty.intersects(start, stop):
-                # Until the loan ends, and if it fails, readers see what the medium has.
-                self._cache.invalidate(chunk, start, stop)
-            self._unsynced = True
+            # Lent bytes count as valid, so that nobody reads the medium into memory that the
+            # borrower is filling: not a reader, and not the writer of another part of a block.
+            chunk.valid.add(start, stop)
 
         def done() -> None:
             with self._cache.lock:
                 try:
                     self._cache.await_landing(chunk, start, stop)
-                    self._cache.mark_written(chunk, start, stop)
                 finally:
+                    # Also when something else could not be written: these bytes are not lost. And
+                    # a flush may have come since the loan began: the next one has work again.
+                    self._unsynced = True
+                    self._cache.mark_written(chunk, start, stop)
                     chunk.pins -= 1
 
         def failed() -> None:
             with self._cache.lock:
+                self._cache.revert(chunk, start, stop)
                 chunk.pins -= 1
 
         return Loan(self._items(chunk)[extent.within], done, failed)
