@@ -51,7 +51,7 @@ class Borrowing:
                 self._loan = array._storage.lend(storage_axes(selection))
             except BaseException:
                 if array._layout.lines != before:
-                    array._set_lines(before, fill=False)
+                    array._set_lines(before, fill=False)  # nobody has seen the new lines
                 raise
             array._loans.add(self)
             self._transaction = array._group._transaction
@@ -74,18 +74,23 @@ class Borrowing:
                 f"{array._group.url} was closed before this loan of {array.name!r} ended; what "
                 "was written into it is lost"
             )
-        array._loans.discard(self)
-        if array._group._transaction is not self._transaction:
-            loan.failed()
-            raise LoanError(
-                f"the transaction in which this loan of {array.name!r} began has ended; what was "
-                "written into it is lost"
-            )
-        if kind is None:
-            loan.done()
-            array._group._note_change()
-        else:
-            loan.failed()
-            if self._on_failure is not None:
-                with array._writing():
-                    self._on_failure(self._selection)
+        try:
+            if array._group._transaction is not self._transaction:
+                loan.failed()
+                raise LoanError(
+                    f"the transaction in which this loan of {array.name!r} began has ended; what "
+                    "was written into it is lost"
+                )
+            if kind is not None:
+                loan.failed()
+                if self._on_failure is not None:
+                    with array._writing():
+                        self._on_failure(self._selection)
+                return
+            try:
+                loan.done()
+            finally:
+                array._group._note_change()
+        finally:
+            # Last: while the loan counts as open, no transaction begins or ends.
+            array._loans.discard(self)

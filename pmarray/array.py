@@ -358,7 +358,12 @@ class PMArray:
             else:
                 self._relayout(tuple(shape))
             index = (slice(None),) * along + (slice(before, None),)
-            self._write(select(index, self.shape), new)
+            try:
+                self._write(select(index, self.shape), new)
+            except BaseException:
+                if along == slow:
+                    self._set_lines(before, fill=False)  # an append takes place or does not
+                raise
             return self.shape
 
     def resize(self, shape: int | tuple[int, ...]) -> None:
@@ -378,6 +383,8 @@ class PMArray:
                 for i, (n, old) in enumerate(zip(new, self.shape, strict=True))
                 if i != slow
             ):
+                if new[slow] < self.shape[slow]:
+                    self._refuse_loans("shrink", pins=True)
                 if new != self.shape:
                     self._set_lines(new[slow], fill=True)
             else:
@@ -423,8 +430,6 @@ class PMArray:
 
     def _set_lines(self, lines: int, *, fill: bool) -> None:
         before = self._layout.lines
-        if lines < before:
-            self._refuse_loans("shrink", pins=True)
         shape = list(self.shape)
         shape[self._layout.slow_axis] = lines
         used = self._storage.set_lines(lines)
