@@ -358,8 +358,9 @@ class ChunkCache:
         chunk = write.chunk
         chunk.inflight.remove(write.start, write.stop)
         if not succeeded:
+            before = chunk.dirty.nbytes
             chunk.dirty.add(write.start, write.stop)
-            self._dirty_bytes += write.stop - write.start
+            self._dirty_bytes += chunk.dirty.nbytes - before
 
     def _take_buffer(self, nbytes: int) -> memoryview:
         if nbytes > self._pool.budget_bytes:

@@ -126,9 +126,16 @@ class CachedStorage:
                 chunk = self._cache.acquire(self, extent.chunk, self._chunk_nbytes)
                 chunk.pins += 1
                 try:
+                    # All at once: while one span waits, an ending loan could send another.
+                    self._cache.await_landing(chunk, extent.spans[0][0], extent.spans[-1][1])
                     for start, stop in extent.spans:
                         self._cache.prepare_write(chunk, start, stop, exact=extent.exact)
-                    self._items(chunk)[extent.within] = values[extent.block]
+                    try:
+                        self._items(chunk)[extent.within] = values[extent.block]
+                    except BaseException:  # values that cannot be cast
+                        for start, stop in extent.spans:
+                            self._cache.revert(chunk, start, stop)
+                        raise
                 finally:
                     chunk.pins -= 1
                 for start, stop in extent.spans:
