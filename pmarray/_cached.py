@@ -14,7 +14,7 @@ from pmarray._storage import TARGET_CHUNK_BYTES, Axes, Loan, as_array, nothing
 from pmarray._writer import Write
 from pmarray.backends import Region
 from pmarray.errors import BudgetError, SelectionError
-from pmarray.layout import BLOCK_BYTES, Extent, Layout
+from pmarray.layout import Extent, Layout
 
 __all__ = ["CachedStorage"]
 
@@ -59,10 +59,7 @@ class CachedStorage:
     @staticmethod
     def is_aligned(layout: Layout, chunk_shape: tuple[int, ...]) -> bool:
         """Whether all chunks begin on a block of the medium, as direct I/O needs it."""
-        steps = [layout.chunk_nbytes(chunk_shape)]
-        if len(layout.shape) > 1:
-            steps.append(layout.line_stride)
-        return all(step % BLOCK_BYTES == 0 for step in steps)
+        return layout.is_aligned(chunk_shape)
 
     # -- the cache's side -----------------------------------------------------------------------
 

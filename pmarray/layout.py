@@ -229,6 +229,24 @@ class Layout:
         whole = tuple(slice(0, n, 1) for n in extent)
         return self._spans(whole, chunk, chunk_shape)[0][-1][1]
 
+    def is_aligned(self, chunk_shape: tuple[int, ...]) -> bool:
+        """Whether all chunks, and all lines, begin on a block of the medium and fill blocks.
+
+        >>> Layout.plan((2_797_010, 600), 4, "col").is_aligned((2_797_010, 1))
+        True
+        >>> Layout.plan((3000, 512, 3), 4, "col").is_aligned((2048, 1, 1))
+        False
+        """
+        steps = [self.chunk_nbytes(chunk_shape)]
+        if len(self.shape) > 1:
+            steps.append(self.line_stride)
+        steps += [
+            count * stride
+            for extent, count, stride in zip(self.shape, chunk_shape, self.strides, strict=True)
+            if extent > count
+        ]
+        return all(step % BLOCK_BYTES == 0 for step in steps)
+
     def extents(
         self, selection: tuple[slice, ...], chunk_shape: tuple[int, ...]
     ) -> Iterator[Extent]:
