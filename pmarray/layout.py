@@ -202,7 +202,10 @@ class Layout:
         raise AssertionError("unreachable: the fastest axis always returns")
 
     def chunk_nbytes(self, chunk_shape: tuple[int, ...]) -> int:
-        """Bytes of a full chunk."""
+        """Bytes of a full chunk, with the padding of its lines where it is of whole lines."""
+        slow = self.slow_axis
+        if all(n >= self.shape[i] for i, n in enumerate(chunk_shape) if i != slow):
+            return chunk_shape[slow] * self.line_stride
         for axis in self.slow_to_fast:
             if chunk_shape[axis] != 1:
                 return chunk_shape[axis] * self.strides[axis]
@@ -297,7 +300,7 @@ class Layout:
             # written in parts (chunks smaller than a line) is still written whole.
             start = self.chunk_start(chunk, chunk_shape) % self.line_stride
             if start + high == self.line_nbytes:
-                high = self.line_stride - start
+                high = min(self.line_stride - start, self.chunk_nbytes(chunk_shape))
         lines = within[slow]
         indices = range(lines.start, lines.stop, lines.step)
         stride = self.line_stride
