@@ -4,6 +4,8 @@
 
     SwagError
     ├── StoreError(ValueError)      not the store asked for: point at another, or start afresh
+    ├── ModelError(ValueError)      the model is not the one collected: build the same one
+    ├── WindowError(ValueError)     iterates that are not held: choose others, or collect more
     └── DatasetError(OSError)       a data file is missing or damaged: install or fetch it again
 
 Errors of the arrays underneath are ``pmarray.errors.PMArrayError`` and pass through unchanged.
@@ -11,7 +13,7 @@ Errors of the arrays underneath are ``pmarray.errors.PMArrayError`` and pass thr
 
 from __future__ import annotations
 
-__all__ = ["DatasetError", "StoreError", "SwagError"]
+__all__ = ["DatasetError", "ModelError", "StoreError", "SwagError", "WindowError"]
 
 
 class SwagError(Exception):
@@ -34,6 +36,37 @@ class StoreError(SwagError, ValueError):
     ... except ValueError as error:
     ...     print(error)
     this store holds another model
+    """
+
+
+class ModelError(SwagError, ValueError):
+    """The parameters of a model are not those that the posterior is of.
+
+    The message names the differences.
+
+    Examples
+    --------
+    >>> import swag
+    >>> from torch import nn
+    >>> posterior = swag.SWAG(nn.Linear(3, 1))
+    >>> posterior.update_parameters(nn.Linear(2, 1))
+    Traceback (most recent call last):
+        ...
+    swag.errors.ModelError: the model is not the one collected: weight has shape (1, 2), not (1, 3)
+    """
+
+
+class WindowError(SwagError, ValueError):
+    """Iterates were asked for that the posterior does not hold.
+
+    Examples
+    --------
+    >>> import swag
+    >>> from torch import nn
+    >>> swag.SWAG(nn.Linear(3, 1)).mean()
+    Traceback (most recent call last):
+        ...
+    swag.errors.WindowError: nothing has been collected yet
     """
 
 

@@ -1,0 +1,285 @@
+"""Named parameters of a model as ranges of one flat vector, paired by name.
+
+By position would be wrong: the order of ``model.parameters()`` depends on the order in which a
+module's own parameters and its children were registered, and a model read back from a file may
+have been built in another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from swag.errors import ModelError, StoreError
+
+__all__ = ["Difference", "Entry", "ParameterTable"]
+
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One parameter's place in the vector."""
+
+    name: str
+    """As `torch.nn.Module.named_parameters` gives it; the first name of a shared parameter."""
+    shape: tuple[int, ...]
+    """Of the parameter."""
+    dtype: torch.dtype
+    """Of the parameter when it was collected first."""
+    start: int
+    """Index of its first item in the vector."""
+
+    @property
+    def stop(self) -> int:
+        """Index after its last item in the vector."""
+        return self.start + math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class ParameterTable:
+    """Where each parameter is in the vector.
+
+    Examples
+    --------
+    >>> table = ParameterTable.of(nn.Linear(3, 2))
+    >>> [(entry.name, entry.start, entry.stop) for entry in table.entries]
+    [('weight', 0, 6), ('bias', 6, 8)]
+    >>> ParameterTable.from_json(table.to_json()) == table
+    True
+    """
+
+    entries: tuple[Entry, ...]
+    """In the order of the vector."""
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Self:
+        """Make the table of the parameters that `model` trains.
+
+        A frozen parameter (``requires_grad=False``) has no place: it does not vary.
+
+        Raises
+        ------
+        ModelError
+            There is nothing to collect, or a parameter is lazy, complex or otherwise not a real
+            floating-point number.
+        """
+        entries: list[Entry] = []
+        start = 0
+        for name, parameter in _trained(model):
+            if isinstance(parameter, nn.parameter.UninitializedParameter):
+                raise ModelError(f"{name} has no shape yet: run the model once, then collect")
+            if parameter.dtype not in _DTYPES.values():
+                raise ModelError(
+                    f"{name} is {parameter.dtype}; {', '.join(_DTYPES)} can be collected"
+                )
+            entries.append(Entry(name, tuple(parameter.shape), parameter.dtype, start))
+            start = entries[-1].stop
+        if not start:
+            raise ModelError(
+                "the model has no parameter that requires a gradient: nothing to collect"
+            )
+        return cls(tuple(entries))
+
+    @classmethod
+    def from_json(cls, entries: Any) -> Self:
+        """The table that `to_json` wrote.
+
+        Raises
+        ------
+        StoreError
+            It is damaged.
+        """
+        try:
+            table = cls(
+                tuple(
+                    Entry(str(e["name"]), tuple(e["shape"]), _DTYPES[e["dtype"]], int(e["start"]))
+                    for e in entries
+                )
+            )
+        except (TypeError, KeyError, ValueError) as error:
+            raise StoreError(f"the table of parameters is damaged: {error!r}") from error
+        starts = [0, *(entry.stop for entry in table.entries)]
+        if [entry.start for entry in table.entries] != starts[:-1]:
+            raise StoreError("the table of parameters is damaged: it has gaps")
+        return table
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The entries as JSON can hold them."""
+        return [
+            {
+                "name": entry.name,
+                "shape": list(entry.shape),
+                "dtype": str(entry.dtype).removeprefix("torch."),
+                "start": entry.start,
+            }
+            for entry in self.entries
+        ]
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+        return self.entries[-1].stop
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What holds every parameter without rounding: float32, or float64 if one of them is."""
+        wide = any(entry.dtype == torch.float64 for entry in self.entries)
+        return torch.float64 if wide else torch.float32
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        return [entry.stop - entry.start for entry in self.entries]
+
+    def views(self, vector: Tensor) -> list[Tensor]:
+        """The parts of a vector, each with its parameter's shape.
+
+        Parameters
+        ----------
+        vector
+            Shape (..., size); axes before the last are kept.
+        """
+        lead = vector.shape[:-1]
+        parts = torch.split(vector, self._sizes, dim=-1)
+        return [
+            part.view(*lead, *entry.shape) for part, entry in zip(parts, self.entries, strict=True)
+        ]
+
+    def by_name(self, vector: Tensor) -> dict[str, Tensor]:
+        """The same by name."""
+        return {e.name: view for e, view in zip(self.entries, self.views(vector), strict=True)}
+
+    def find(self, model: nn.Module) -> list[nn.Parameter]:
+        """The model's parameters in the order of the vector.
+
+        Raises
+        ------
+        ModelError
+            A parameter is missing or has another shape.
+        """
+        there = dict(model.named_parameters())
+        _refuse(self.differences({name: tuple(p.shape) for name, p in there.items()}))
+        return [there[entry.name] for entry in self.entries]
+
+    def find_all(self, model: nn.Module) -> list[nn.Parameter]:
+        """The same, and the model must train no other parameter.
+
+        Raises
+        ------
+        ModelError
+            As `find`, or a parameter that is trained has no place in the vector.
+        """
+        found = self.find(model)
+        known = {entry.name for entry in self.entries}
+        _refuse([f"{name} is new" for name, _ in _trained(model) if name not in known])
+        return found
+
+    def differences(self, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+        """What of the table is missing or has another shape among `shapes`, in words."""
+        found: list[str] = []
+        for entry in self.entries:
+            shape = shapes.get(entry.name)
+            if shape is None:
+                found.append(f"{entry.name} is missing")
+            elif shape != entry.shape:
+                found.append(f"{entry.name} has shape {shape}, not {entry.shape}")
+        return found
+
+    @torch.no_grad()
+    def gather(self, parameters: Sequence[Tensor]) -> Tensor:
+        """Copy parameters into a new vector of the table's dtype in host memory, exactly."""
+        vector = torch.empty(self.size, dtype=self.dtype)
+        torch._foreach_copy_(self.views(vector), [p.detach() for p in parameters])
+        return vector
+
+    @torch.no_grad()
+    def scatter(self, vector: Tensor, parameters: Sequence[Tensor]) -> None:
+        """Copy a vector in host memory into parameters, on their devices, in their dtypes."""
+        for device, first, last in _runs(parameters):
+            start, stop = self.entries[first].start, self.entries[last].stop
+            # One transfer for each device, not one for each parameter.
+            moved = vector[start:stop].to(device)
+            parts = torch.split(moved, self._sizes[first : last + 1])
+            targets = [parameters[i].detach() for i in range(first, last + 1)]
+            shaped = [part.view(t.shape) for part, t in zip(parts, targets, strict=True)]
+            torch._foreach_copy_(targets, shaped)
+
+
+class Difference:
+    """``theta - anchor`` of a model's parameters, straight into a lent buffer.
+
+    Parameters
+    ----------
+    table
+        Of the model.
+    anchor
+        Vector in host memory, shape (size,), of the table's dtype.
+    """
+
+    def __init__(self, table: ParameterTable, anchor: Tensor) -> None:
+        self._table = table
+        # Each moves to the device of its parameter when it is met there.
+        self._anchors = table.views(anchor)
+
+    @torch.no_grad()
+    def write(self, parameters: Sequence[Tensor], out: Tensor) -> None:
+        """Write the difference, rounded once, in one pass over memory.
+
+        Parameters
+        ----------
+        parameters
+            In the order of the table, on any device.
+        out
+            Shape (size,), float32, in host memory.
+        """
+        for i, parameter in enumerate(parameters):
+            if self._anchors[i].device != parameter.device:
+                self._anchors[i] = self._anchors[i].to(parameter.device)
+        views = self._table.views(out)
+        for device, first, last in _runs(parameters):
+            if device.type == "cpu":
+                for i in range(first, last + 1):
+                    torch.sub(parameters[i], self._anchors[i], out=views[i])
+            else:
+                start = self._table.entries[first].start
+                stop = self._table.entries[last].stop
+                out[start:stop] = self._staged(parameters, first, last)
+
+    def _staged(self, parameters: Sequence[Tensor], first: int, last: int) -> Tensor:
+        """The difference of parameters on one device, flat, there: one transfer takes it home."""
+        inside = slice(first, last + 1)
+        staged = torch.cat(
+            [p.detach().reshape(-1).to(self._table.dtype) for p in parameters[inside]]
+        )
+        parts = torch.split(staged, self._table._sizes[inside])
+        torch._foreach_sub_(parts, [anchor.reshape(-1) for anchor in self._anchors[inside]])
+        return staged
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def _refuse(differences: list[str]) -> None:
+    if differences:
+        shown = "; ".join(differences[:5])
+        if len(differences) > 5:
+            shown += f"; and {len(differences) - 5} more"
+        raise ModelError(f"the model is not the one collected: {shown}")
+
+
+def _runs(parameters: Sequence[Tensor]) -> Iterator[tuple[torch.device, int, int]]:
+    """Stretches of parameters on one device, with the first and the last index of each."""
+    for device, run in groupby(range(len(parameters)), lambda i: parameters[i].device):
+        indices = list(run)
+        yield device, indices[0], indices[-1]

@@ -1,0 +1,350 @@
+"""What a posterior keeps in its group.
+
+=================== =============== ====================================================
+name                shape           contents
+=================== =============== ====================================================
+``anchor``          (n,)            weights at the first collection, float32 or float64
+``trajectory``      (n, columns)    iterates less the anchor, float32, column-major
+``mean``            (n, 2)          running mean less the anchor, float32, column-major
+``sum_of_squares``  (n, 2)          sum of squared deviations, float32, column-major
+=================== =============== ====================================================
+
+Iterate t, from 0, is column t of the trajectory; where only the last K are kept, it is column
+``t % (K + C)``, C being the number of collections from one checkpoint to the next. The C spare
+columns are what makes the moments recoverable: those of a checkpoint are rolled forward with the
+columns since, none of which is overwritten before the next checkpoint is durable. With K = 0 there
+is no trajectory, and a checkpoint is where a reopened store goes on.
+
+Checkpoints write the two columns of ``mean`` and ``sum_of_squares`` in turn, so that the last
+durable one stays whole while the next is written.
+
+The attribute ``swag`` holds what never changes: the format's version, the table of parameters, K
+and C. The attribute ``swag.progress`` holds what does: the iterates collected, the iterates in the
+last checkpoint, and the column it is in.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import pmarray
+from swag._moments import accumulate
+from swag._parameters import ParameterTable
+from swag._trajectory import Columns, row_blocks
+from swag.errors import StoreError, WindowError
+
+__all__ = ["Configuration", "Moments", "Store"]
+
+Vector = NDArray[np.float32]
+Location = str | os.PathLike[str] | pmarray.Group
+
+_CONSTANT = "swag"
+_PROGRESS = "swag.progress"
+_FORMAT = 1
+_AUTO_CACHE_BYTES = 256 << 20
+_ROLL_MEMORY_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What never changes in a store."""
+
+    table: ParameterTable
+    """Names, shapes and places of the parameters."""
+    max_rank: int | None
+    """Iterates kept: the last so many, or None for all."""
+    checkpoint_every: int
+    """Collections from one checkpoint to the next."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As the attribute holds it."""
+        return {
+            "format": _FORMAT,
+            "max_rank": self.max_rank,
+            "checkpoint_every": self.checkpoint_every,
+            "parameters": self.table.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Read the attribute back.
+
+        Raises
+        ------
+        StoreError
+            It is of a format that is not known here, or damaged.
+        """
+        if not isinstance(value, dict) or "format" not in value:
+            raise StoreError("the store's description is damaged")
+        if value["format"] != _FORMAT:
+            raise StoreError(f"the store has format {value['format']}, known here is {_FORMAT}")
+        try:
+            table = ParameterTable.from_json(value["parameters"])
+            return cls(table, value["max_rank"], value["checkpoint_every"])
+        except KeyError as error:
+            raise StoreError(f"the store's description is damaged: it lacks {error}") from error
+
+    def differences(self, other: Self) -> list[str]:
+        """What differs in words, "here" being this one and "there" the other."""
+        theirs = {entry.name: entry.shape for entry in other.table.entries}
+        mine = {entry.name for entry in self.table.entries}
+        found = [f"{name} is missing here" for name in theirs if name not in mine]
+        for entry in self.table.entries:
+            if entry.name not in theirs:
+                found.append(f"{entry.name} is missing there")
+            elif theirs[entry.name] != entry.shape:
+                found.append(f"{entry.name}: {entry.shape} here, {theirs[entry.name]} there")
+        for name in ("max_rank", "checkpoint_every"):
+            here, there = getattr(self, name), getattr(other, name)
+            if here != there:
+                found.append(f"{name}: {here} here, {there} there")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Running moments in anchor coordinates."""
+
+    count: int
+    """Columns in them."""
+    mean: Vector
+    """Shape (n,)."""
+    sum_of_squares: Vector
+    """Shape (n,)."""
+
+    @classmethod
+    def none(cls, n: int) -> Self:
+        """Moments of no columns."""
+        return cls(0, np.zeros(n, np.float32), np.zeros(n, np.float32))
+
+    def copy(self) -> Moments:
+        """The same in memory of their own."""
+        return Moments(self.count, self.mean.copy(), self.sum_of_squares.copy())
+
+    def rolled_forward(self, columns: Columns) -> Moments:
+        """Take further columns in, bit for bit as they would have been one by one.
+
+        Reads every column once, in blocks of rows; copies.
+        """
+        mean, squares = self.mean.copy(), self.sum_of_squares.copy()
+        if len(columns):
+            for start, stop in row_blocks(len(mean), len(columns), _ROLL_MEMORY_BYTES):
+                for which, values in columns.pieces(start, stop, _ROLL_MEMORY_BYTES):
+                    for i, column in enumerate(values, self.count + which.start + 1):
+                        accumulate(column, mean[start:stop], squares[start:stop], i)
+        return Moments(self.count + len(columns), mean, squares)
+
+
+class Store:
+    """A posterior's arrays and counters in a group.
+
+    Parameters
+    ----------
+    group
+        Holds them.
+    owned
+        Whether `close` closes the group.
+    configuration
+        Of the store.
+    """
+
+    def __init__(self, group: pmarray.Group, configuration: Configuration, *, owned: bool) -> None:
+        self.group = group
+        self.configuration = configuration
+        self.table = configuration.table
+        self._owned = owned
+        try:
+            self._anchor = group["anchor"]
+            self._mean = group["mean"]
+            self._squares = group["sum_of_squares"]
+            self.trajectory = None if configuration.max_rank == 0 else group["trajectory"]
+            progress = group.attrs[_PROGRESS]
+            self.checkpointed = int(progress["checkpointed"])
+            self.collected = int(progress["collected"])
+            self._side = int(progress["side"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"the posterior in {group.url} is damaged: {error}") from error
+
+    @classmethod
+    def create(cls, location: Location, configuration: Configuration) -> Self:
+        """Open the posterior at a location to go on with it, or make one there.
+
+        Raises
+        ------
+        StoreError
+            There is a posterior of another model or configuration; the message says what differs.
+        """
+        n = configuration.table.size
+        group, owned = _open(location, "a", n)
+        try:
+            if _CONSTANT in group.attrs:
+                there = Configuration.from_json(group.attrs[_CONSTANT])
+                differences = configuration.differences(there)
+                if differences:
+                    raise StoreError(
+                        f"{group.url} holds a posterior of another kind: {'; '.join(differences)}"
+                    )
+                return cls(group, there, owned=owned)
+            dtype = str(configuration.table.dtype).removeprefix("torch.")
+            group.create("anchor", (n,), dtype)
+            group.create("mean", (n, 2), "float32", layout="col")
+            group.create("sum_of_squares", (n, 2), "float32", layout="col")
+            if configuration.max_rank != 0:
+                group.create("trajectory", (n, 0), "float32", layout="col")
+            group.attrs.update(
+                {
+                    _PROGRESS: {"collected": 0, "checkpointed": 0, "side": 0},
+                    _CONSTANT: configuration.to_json(),
+                }
+            )
+            return cls(group, configuration, owned=owned)
+        except BaseException:
+            if owned:
+                group.close()
+            raise
+
+    @classmethod
+    def open(cls, location: Location) -> Self:
+        """Open the posterior at a location to read it.
+
+        Raises
+        ------
+        StoreError
+            There is none, or it is damaged.
+        pmarray.errors.GroupNotFoundError
+            There is no group.
+        """
+        group, owned = _open(location, "r", 0)
+        try:
+            if _CONSTANT not in group.attrs:
+                raise StoreError(f"{group.url} holds no posterior")
+            configuration = Configuration.from_json(group.attrs[_CONSTANT])
+            if owned and _cache_for(configuration.table.size) != "auto":
+                url = group.url
+                group.close()
+                group, owned = _open(url, "r", configuration.table.size)
+            return cls(group, configuration, owned=owned)
+        except BaseException:
+            if owned:
+                group.close()
+            raise
+
+    @property
+    def ring(self) -> int | None:
+        """Columns that are used in turn, where not all iterates are kept."""
+        rank = self.configuration.max_rank
+        return None if rank is None else rank + self.configuration.checkpoint_every
+
+    @property
+    def kept(self) -> int:
+        """Number of the last iterates that the trajectory holds for good."""
+        rank = self.configuration.max_rank
+        return self.collected if rank is None else min(rank, self.collected)
+
+    def slot(self, iterate: int) -> int:
+        """Index of the column that holds an iterate."""
+        return iterate if self.ring is None else iterate % self.ring
+
+    def columns(self, iterates: range) -> Columns:
+        """The columns of some iterates."""
+        if self.trajectory is None:
+            raise WindowError("no iterates were kept: the posterior was collected with max_rank=0")
+        return Columns(self.trajectory, iterates, self.ring)
+
+    # -- anchor and moments ---------------------------------------------------------------------
+
+    def read_anchor(self) -> Tensor:
+        """The weights at the first collection, shape (n,), of the table's dtype."""
+        return torch.from_numpy(np.asarray(self._anchor[:]))
+
+    def write_anchor(self, anchor: Tensor) -> None:
+        """Store the weights at the first collection."""
+        self._anchor[:] = anchor.numpy()
+
+    def moments(self) -> Moments:
+        """Moments of all iterates: those of the last checkpoint, rolled forward.
+
+        Raises
+        ------
+        StoreError
+            The iterates since are not there.
+        """
+        side = self._side
+        moments = Moments(
+            self.checkpointed,
+            np.ascontiguousarray(self._mean[:, side]),
+            np.ascontiguousarray(self._squares[:, side]),
+        )
+        since = range(self.checkpointed, self.collected)
+        if not since:
+            return moments
+        held = 0 if self.trajectory is None else self.trajectory.shape[1]
+        if max(map(self.slot, since)) >= held or len(since) > (self.ring or len(since)):
+            raise StoreError(
+                f"the posterior in {self.group.url} is damaged: iterates {since.start} to"
+                f" {since.stop - 1} are not all there"
+            )
+        return moments.rolled_forward(self.columns(since))
+
+    def drop_unfinished(self) -> None:
+        """Cut off columns that were begun and not recorded."""
+        trajectory = self.trajectory
+        if trajectory is not None and self.ring is None and trajectory.shape[1] > self.collected:
+            trajectory.resize((trajectory.shape[0], self.collected))
+
+    # -- progress -------------------------------------------------------------------------------
+
+    def record(self, collected: int) -> None:
+        """Note that so many iterates are collected, all of them written."""
+        self.collected = collected
+        if self.trajectory is not None:  # else only a checkpoint keeps what was collected
+            self._note()
+
+    def checkpoint(self, moments: Moments) -> None:
+        """Make everything so far durable, the moments included.
+
+        Parameters
+        ----------
+        moments
+            Of all iterates collected.
+        """
+        if moments.count != self.checkpointed:
+            side = 1 - self._side
+            self._mean[:, side] = moments.mean
+            self._squares[:, side] = moments.sum_of_squares
+            self._side = side
+            self.collected = self.checkpointed = moments.count
+            self._note()
+        self.group.flush()
+
+    def _note(self) -> None:
+        self.group.attrs[_PROGRESS] = {
+            "collected": self.collected,
+            "checkpointed": self.checkpointed,
+            "side": self._side,
+        }
+
+    def close(self) -> None:
+        """Close the group, if it was opened here."""
+        if self._owned:
+            self.group.close()
+
+
+def _open(location: Location, mode: str, n: int) -> tuple[pmarray.Group, bool]:
+    """Open a location; also say whether the caller has to close it."""
+    if isinstance(location, pmarray.Group):
+        return location, False
+    return pmarray.open_group(location, mode=mode, cache=_cache_for(n)), True
+
+
+def _cache_for(n: int) -> int | str:
+    """The cache in which the columns of a large model find room: two on loan, two on their way."""
+    need = 4 * (4 * n + 4096)
+    return "auto" if need <= _AUTO_CACHE_BYTES else need

@@ -1,0 +1,108 @@
+"""Columns of the stored trajectory, read in blocks that fit a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+import pmarray
+
+__all__ = ["BLOCK_ROWS", "Columns", "row_blocks"]
+
+BLOCK_ROWS = 1 << 16
+"""Blocks of rows begin at multiples of this: 256 KiB of a float32 column, a long run on a disk."""
+_ITEMSIZE = 4
+
+
+def row_blocks(n: int, k: int, memory_bytes: int) -> Iterator[tuple[int, int]]:
+    """Bounds of the blocks in which n rows of k columns are read.
+
+    Parameters
+    ----------
+    n, k
+        Shape of what is read.
+    memory_bytes
+        Size of a block. One has at least `BLOCK_ROWS` rows all the same; columns that find no room
+        then are read in several pieces.
+
+    Examples
+    --------
+    >>> list(row_blocks(150_000, 100, memory_bytes=64 << 20))
+    [(0, 131072), (131072, 150000)]
+    """
+    rows = BLOCK_ROWS * max(1, memory_bytes // (BLOCK_ROWS * _ITEMSIZE * max(1, k)))
+    for start in range(0, n, rows):
+        yield start, min(start + rows, n)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Some columns of the trajectory, in the order of their collection.
+
+    Blocks of rows are the outer loop, so that what is computed from all columns of a row is done
+    with the row, and every byte is read once.
+    """
+
+    array: pmarray.PMArray
+    """The trajectory, shape (parameters, columns), float32, column-major."""
+    iterates: range
+    """Numbers of the iterates, from 0; a step of 2 takes every second."""
+    ring: int | None
+    """Columns that are used in turn; None where iterate t is column t."""
+
+    @cached_property
+    def slots(self) -> NDArray[np.int64]:
+        """Index of each column in the array, shape (k,)."""
+        held = np.arange(self.iterates.start, self.iterates.stop, self.iterates.step)
+        return held if self.ring is None else held % self.ring
+
+    def __len__(self) -> int:
+        return len(self.iterates)
+
+    def pieces(
+        self, start: int, stop: int, memory_bytes: int
+    ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Read rows ``[start, stop)`` of the columns, a budget's worth of columns at a time.
+
+        Yields
+        ------
+        which : slice
+            Of the columns, by their order of collection.
+        values : numpy.ndarray
+            Shape (which, stop - start), float32, C order: a column of the trajectory is a row here.
+        """
+        most = max(1, memory_bytes // max(1, (stop - start) * _ITEMSIZE))
+        for first, last in self._runs():
+            for low in range(first, last, most):
+                high = min(low + most, last)
+                yield slice(low, high), self._read(start, stop, low, high)
+
+    def first(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows ``[start, stop)`` of the first column."""
+        values: NDArray[np.float32] = self._read(start, stop, 0, 1)[0]
+        return values
+
+    def _read(self, start: int, stop: int, low: int, high: int) -> NDArray[np.float32]:
+        slots = self.slots[low:high]
+        step = int(slots[1] - slots[0]) if len(slots) > 1 else 1
+        index = (slice(start, stop), slice(int(slots[0]), int(slots[-1]) + 1, step))
+        block: NDArray[np.float32] = self.array[index]
+        # Column-major, so that its transpose is contiguous as it is.
+        return np.ascontiguousarray(block.T)
+
+    def _runs(self) -> Iterator[tuple[int, int]]:
+        """Stretches of columns that one slice with a positive step can name."""
+        first = 0
+        while first < len(self):
+            last = first + 1
+            if last < len(self) and self.slots[last] > self.slots[first]:
+                step = self.slots[last] - self.slots[first]
+                last += 1
+                while last < len(self) and self.slots[last] - self.slots[last - 1] == step:
+                    last += 1
+            yield first, last
+            first = last

@@ -1,0 +1,226 @@
+"""Draws from diagonal plus low rank, the low-rank part read from the trajectory in blocks.
+
+With n iterates averaged, the last k of them held as columns x of the trajectory, m the mean, S the
+sum of squared deviations and D the matrix of deviations, a draw is (Maddox et al. 2019, equation 1)
+
+    theta = anchor + m + sqrt(scale) * (sqrt(S / n) * z1 + D z2 / sqrt(k - 1))
+
+D is never formed. A deviation is a column less a mean of columns, so D z2 is the columns times
+other coefficients, and centring costs k numbers instead of n k:
+
+    running mean, k = n    X (z - w)                      w_j = sum over i >= j of z_i / i
+    running mean, k < n    X (z - w + c) - c n m          c = sum of z_i / i
+    final mean             X z - (sum of z) m
+
+where i counts iterates, j runs over those held, and m is the mean of all n. Each line keeps its
+value when one vector is taken from every x and from m; the first column held is, so that a window
+far from the anchor does not cancel in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from swag._parameters import ParameterTable
+from swag._store import Moments
+from swag._trajectory import BLOCK_ROWS, Columns, row_blocks
+
+__all__ = ["Center", "Gaussian", "Seeds", "default_scale", "draw", "rank"]
+
+Center = Literal["running", "mean"]
+"""What a deviation is taken from: the mean of the iterates so far, or of all."""
+
+Generator = torch.Generator | int | None
+
+DEFAULT_MEMORY_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Gaussian:
+    """Everything a draw depends on, but for the random numbers."""
+
+    table: ParameterTable
+    """Of the parameters."""
+    anchor: Tensor
+    """Shape (n,)."""
+    moments: Moments
+    """Of the iterates averaged."""
+    columns: Columns | None
+    """The last of them, k columns; None without a low-rank part."""
+    center: Center
+    """What deviations are taken from."""
+
+    @property
+    def variance(self) -> NDArray[np.float32]:
+        """The diagonal, S / n, shape (n,)."""
+        return self.moments.sum_of_squares / np.float32(max(1, self.moments.count))
+
+    def coefficients(self, z: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+        """Turn the coefficients of deviations into those of columns and of the mean.
+
+        Parameters
+        ----------
+        z
+            Coefficients of the deviations, shape (k,).
+
+        Returns
+        -------
+        columns : numpy.ndarray
+            Coefficients of the columns, shape (k,).
+        mean : float
+            Coefficient of the mean.
+        """
+        n, k = self.moments.count, len(z)
+        if self.center == "mean":
+            return z, -float(z.sum())
+        divided = z / np.arange(n - k + 1, n + 1)
+        later = np.cumsum(divided[::-1])[::-1]
+        if k == n:
+            return z - later, 0.0
+        every = float(later[0])
+        return z - later + every, -every * n
+
+
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """What the normal numbers of some draws are made from: two streams for each draw.
+
+    One stream gives the numbers of the diagonal, in fixed blocks of parameters, the other those of
+    the columns. So the diagonal's are the same at any rank, and neither depends on how the work is
+    cut up or how many draws are made at a time.
+    """
+
+    diagonal: tuple[int, ...]
+    """Seeds of the first stream, one for each draw."""
+    low_rank: tuple[int, ...]
+    """Seeds of the second."""
+
+    @classmethod
+    def take(cls, count: int, generator: Generator) -> Seeds:
+        """Take the seeds of some draws from a generator; an int seeds one, None asks the system."""
+        if generator is None:
+            source = torch.Generator()
+            source.seed()
+        elif isinstance(generator, int):
+            source = torch.Generator().manual_seed(generator)
+        else:
+            source = generator
+        # One call for each draw, so that two draws and then three are the same as five.
+        pairs = [
+            torch.randint(2**62, (2,), generator=source, device=source.device).tolist()
+            for _ in range(count)
+        ]
+        return cls(tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs))
+
+    def __len__(self) -> int:
+        return len(self.diagonal)
+
+    def part(self, start: int, stop: int) -> Seeds:
+        """Those of the draws ``[start, stop)``."""
+        return Seeds(self.diagonal[start:stop], self.low_rank[start:stop])
+
+
+def default_scale(gaussian: Gaussian) -> float:
+    """The factor of the covariance: 1/2 with a low-rank part, as in the paper, 1 without one."""
+    return 1.0 if rank(gaussian) < 2 else 0.5
+
+
+def draw(
+    gaussian: Gaussian,
+    seeds: Seeds,
+    scale: float,
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+) -> Tensor:
+    """Draw weights; the trajectory is read once for all draws.
+
+    Parameters
+    ----------
+    gaussian
+        To draw from.
+    seeds
+        Of the draws.
+    scale
+        Factor of the whole covariance.
+    memory_bytes
+        For the block of the trajectory that is held at a time, beside the result.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (draws, n), of the table's dtype, in host memory.
+    """
+    table = gaussian.table
+    anchor, mean = gaussian.anchor, torch.from_numpy(gaussian.moments.mean)
+    result = torch.empty(len(seeds), table.size, dtype=table.dtype)
+    if scale == 0:
+        result[:] = anchor + mean
+        return result
+    low_rank = _LowRank(gaussian, seeds, scale) if rank(gaussian) > 1 else None
+    deviation = torch.from_numpy(np.sqrt(gaussian.variance) * np.float32(math.sqrt(scale)))
+    streams = [torch.Generator().manual_seed(seed) for seed in seeds.diagonal]
+    for start, stop in row_blocks(table.size, rank(gaussian), memory_bytes):
+        block = torch.zeros(len(seeds), stop - start)
+        if low_rank is not None:
+            low_rank.add_to(block, start, stop, memory_bytes)
+        for row, stream in zip(block, streams, strict=True):
+            _add_diagonal(row, deviation[start:stop], stream)
+        block += mean[start:stop]
+        torch.add(anchor[start:stop], block, out=result[:, start:stop])
+    return result
+
+
+def rank(gaussian: Gaussian) -> int:
+    """Columns of the low-rank part; fewer than two make none."""
+    return 0 if gaussian.columns is None else len(gaussian.columns)
+
+
+def _add_diagonal(row: Tensor, deviation: Tensor, stream: torch.Generator) -> None:
+    """Add ``deviation * z`` in fixed blocks: how many numbers are drawn at a time shapes them."""
+    z = torch.empty(min(BLOCK_ROWS, len(row)))
+    for start in range(0, len(row), BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, len(row))
+        z[: stop - start].normal_(generator=stream)
+        row[start:stop].addcmul_(deviation[start:stop], z[: stop - start])
+
+
+class _LowRank:
+    """The low-rank part of some draws, block by block."""
+
+    def __init__(self, gaussian: Gaussian, seeds: Seeds, scale: float) -> None:
+        assert gaussian.columns is not None
+        self._columns = gaussian.columns
+        self._mean = torch.from_numpy(gaussian.moments.mean)
+        k = len(self._columns)
+        of_columns, of_mean = [], []
+        for seed in seeds.low_rank:
+            stream = torch.Generator().manual_seed(seed)
+            # One vector for all parameters of the draw: it is what correlates the layers.
+            z = torch.randn(k, generator=stream, dtype=torch.float64)
+            columns, mean = gaussian.coefficients(z.numpy() * math.sqrt(scale / (k - 1)))
+            of_columns.append(columns)
+            of_mean.append(mean)
+        self._of_columns = torch.from_numpy(np.array(of_columns, np.float32))
+        self._of_mean = torch.tensor(of_mean, dtype=torch.float32)
+
+    def add_to(self, block: Tensor, start: int, stop: int, memory_bytes: int) -> None:
+        """Add it for the parameters ``[start, stop)`` to a block of shape (draws, stop - start)."""
+        columns = self._columns
+        mean = self._mean[start:stop]
+        origin = None
+        if columns.iterates[0] != 0:  # the first iterate is the anchor: nothing to take off
+            origin = torch.from_numpy(columns.first(start, stop))
+            mean = mean - origin
+        for which, values in columns.pieces(start, stop, memory_bytes):
+            piece = torch.from_numpy(values)
+            if origin is not None:
+                piece -= origin
+            block.addmm_(self._of_columns[:, which], piece)
+        if self._of_mean.any():
+            block.addr_(self._of_mean, mean)
