@@ -23,6 +23,7 @@ __all__ = ["app"]
 app = typer.Typer(
     help="SWA-Gaussian posteriors over network weights, collected on disk while training.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -118,8 +119,10 @@ def evaluate(
         float,
         typer.Option(min=0.0, help="Factor of the covariance of SWAG; 0.5 as in its paper."),
     ] = 0.5,
+    start: Annotated[int, typer.Option(min=0, help="First iterate to use, from 0.")] = 0,
+    every: Annotated[int, typer.Option(min=1, help="Use every so many iterates.")] = 1,
     rank: Annotated[
-        int | None, typer.Option(min=0, help="Use the last so many iterates; all if not given.")
+        int | None, typer.Option(min=0, help="Columns of the low-rank part; all if not given.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
     figure: Annotated[
@@ -150,9 +153,11 @@ def evaluate(
                 data=data,
                 samples=samples,
                 scale=scale,
+                start=start,
+                every=every,
                 rank=rank,
                 seed=seed,
-                on_row=lambda name: spinner.update(task, description=f"predicting with {name}"),
+                watch=lambda name: spinner.update(task, description=f"predicting with {name}"),
             )
         if as_json:
             print(json.dumps(report.as_json(found), indent=2))

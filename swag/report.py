@@ -29,7 +29,7 @@ def table(found: Evaluation) -> Table:
     rich.table.Table
         Accuracy and ECE in per cent, NLL in nats; the best of each column is bold.
     """
-    caption = f"{found.n_averaged:,} iterates collected; {found.samples} samples of each posterior"
+    caption = f"{found.n_averaged:,} iterates, rank {found.rank:,}, {found.samples} samples"
     laid_out = Table(title=f"MNIST test set, {found.run.recipe.model}", caption=caption)
     laid_out.add_column("model")
     for heading in ("accuracy %", "NLL", "ECE %", "Brier"):
@@ -67,12 +67,13 @@ def as_json(found: Evaluation) -> dict[str, Any]:
     -------
     dict
         `rows`: the scores of each model by name, fractions not per cent; `recipe`; `n_averaged`;
-        `samples`; `scale`; `seed`.
+        `rank`; `samples`; `scale`; `seed`.
     """
     return {
         "rows": {row.name: dataclasses.asdict(row.scores) for row in found.rows},
         "recipe": found.run.recipe.to_json(),
         "n_averaged": found.n_averaged,
+        "rank": found.rank,
         "samples": found.samples,
         "scale": found.scale,
         "seed": found.seed,
@@ -109,8 +110,7 @@ def picture(found: Evaluation, path: Path) -> None:
         (f"{row.name} (ECE {100 * row.scores.ece:.2f} %)", row.reliability) for row in found.rows
     ]
     title = (
-        f"{run.recipe.model} on MNIST, {run.recipe.epochs} epochs,"
-        f" {found.n_averaged:,} iterates collected"
+        f"{run.recipe.model} on MNIST, {run.recipe.epochs} epochs, {found.n_averaged:,} iterates"
     )
     draw(history, labelled, path, title=title)
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 import pmarray
-import swag
 from swag._state import pack, unpack
+from swag.collect import SWAG
 from swag.datasets import mnist
 from swag.errors import StoreError
 from swag.models import build
@@ -80,8 +80,10 @@ def train(
     """
     images = mnist(data).train
     model = build(recipe.model, seed=recipe.seed)
-    with pmarray.open_group(store, mode="w" if fresh else "w-") as group:
-        posterior = swag.SWAG(model, store=group, max_rank=recipe.rank)
+    with (
+        pmarray.open_group(store, mode="w" if fresh else "w-") as group,
+        SWAG(model, store=group, max_rank=recipe.rank) as posterior,
+    ):
         trainer = Trainer(model, images, recipe, posterior.update_parameters)
         # Said at the start, so that `describe` can tell what is being trained.
         group.attrs[_ATTRIBUTE] = {"recipe": recipe.to_json(), "step": None, "state": None}
