@@ -217,6 +217,8 @@ class Group:
             storage = self._storage(array, chunks, new=False)
             result = self._arrays[name] = PMArray(self, name, array, storage)
             result._chunks = chunks
+            if self._transaction is not None:
+                self._transaction.join(result)
         return result
 
     def __delitem__(self, name: str) -> None:

@@ -77,8 +77,13 @@ class Transaction:
         for array in group._arrays.values():
             array._storage.begin()
 
+    def join(self, array: PMArray) -> None:
+        """Note the same of an array that was there before, and is opened only now."""
+        self._handles[array.name] = (array, array._array, array._storage)
+        array._storage.begin()
+
     def storages(self) -> list[Storage]:
-        """The storages of all arrays that were open then."""
+        """The storages of all arrays that are open and were there then."""
         return [storage for _, _, storage in self._handles.values()]
 
     def restore(self) -> None:
