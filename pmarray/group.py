@@ -223,14 +223,17 @@ class Group:
 
     def __delitem__(self, name: str) -> None:
         with self._writing():
-            result = self._get(name, "auto")
             self._refuse_fixed("delete the file")
-            result._refuse_loans("delete", pins=True)
             arrays = dict(self._metadata.arrays)
+            if name not in arrays:
+                self._get(name, "auto")  # raises, and says what there is
+            # Not opened for this: what is damaged can be deleted, and replaced by mode="w".
+            result = self._arrays.pop(name, None)
+            if result is not None:
+                result._refuse_loans("delete", pins=True)
+                result._detach()
             self._removed.append(arrays.pop(name).file_id)
             self._metadata = replace(self._metadata, arrays=arrays)
-            del self._arrays[name]
-            result._detach()
 
     def __contains__(self, name: object) -> bool:
         with self._reading():
