@@ -89,6 +89,11 @@ class Writer:
         self._thread: threading.Thread | None = None
 
     @property
+    def is_current_thread(self) -> bool:
+        """Whether the caller runs on the thread."""
+        return self._thread is threading.current_thread()
+
+    @property
     def busy(self) -> bool:
         """Whether anything is queued or being written; read under the lock."""
         return self._unfinished > 0

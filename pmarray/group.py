@@ -8,7 +8,7 @@ import threading
 import uuid
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -39,6 +39,7 @@ from pmarray.errors import (
     PoisonedError,
     ReadOnlyError,
     TransactionError,
+    WriteBehindError,
 )
 from pmarray.layout import Layout, parse_layout, parse_shape
 from pmarray.transaction import Transaction
@@ -306,19 +307,41 @@ class Group:
                     if self._cache.unreported is not None:
                         raise self._cache.poison
                 elif self._locked:
-                    self._flush()
-                    for array in self._arrays.values():
-                        array._storage.trim()
+                    self._flush_for_good()
             finally:
                 self._closed = True
                 _OPEN_GROUPS.discard(self)
-                self._cache.close()
-                for array in self._arrays.values():
-                    array._storage.close()
-                self._committer.close()
-                if self._snapshot is not None:
-                    self._snapshot.close()
-                self._backend.close()
+                with ExitStack() as releases:  # every one of them, also when one of them raises
+                    releases.callback(self._backend.close)
+                    if self._snapshot is not None:
+                        releases.callback(self._snapshot.close)
+                    releases.callback(self._committer.close)
+                    for array in self._arrays.values():
+                        releases.callback(array._storage.close)
+                    releases.callback(self._cache.close)
+
+    def _flush_for_good(self) -> None:
+        """Flush, with no later chance: an old failure is raised after what can be written is."""
+        failure: WriteBehindError | None = None
+        try:
+            self._flush()
+        except WriteBehindError as error:
+            failure = error
+            self._flush()
+            failure.add_note("Closing tried again and wrote everything: nothing was lost.")
+        for array in self._arrays.values():
+            array._storage.trim()
+        if failure is not None:
+            raise failure
+
+    def __del__(self) -> None:
+        # Dropped and not closed: what was written reaches its medium all the same.
+        if getattr(self, "_closed", True):
+            return
+        if self._cache.on_writer_thread:
+            threading.Thread(target=self.close, name="pmarray-close").start()  # it waits for us
+        else:
+            self.close()
 
     # -- transactions ---------------------------------------------------------------------------
 
@@ -610,6 +633,7 @@ class Group:
     def _abandon(self) -> None:
         """In a forked child: the handle is the parent's, and stays so."""
         self._closed = True
+        self._lock = threading.RLock()  # another thread of the parent may have held it
         self._backend.abandon()
 
 
@@ -618,8 +642,9 @@ _OPEN_GROUPS: weakref.WeakSet[Group] = weakref.WeakSet()
 
 def _close_all() -> None:
     """At exit: what was written and not closed reaches its medium all the same."""
-    for group in list(_OPEN_GROUPS):
-        group.close()
+    with ExitStack() as closes:  # all of them, also when one raises
+        for group in list(_OPEN_GROUPS):
+            closes.callback(group.close)
 
 
 def _abandon_all() -> None:

@@ -180,9 +180,14 @@ class FileRegion:
         if self._closed:
             return
         self._closed = True
-        if self._direct_fd is not None:
-            _osops.close(self._direct_fd)
-        _osops.close(self._fd)
+        try:
+            try:
+                if self._direct_fd is not None:
+                    _osops.close(self._direct_fd)
+            finally:
+                _osops.close(self._fd)
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot close: {error.strerror}", self.path) from error
 
 
 def _open_direct(path: str) -> int | None:
@@ -401,8 +406,10 @@ class MemmapBackend:
     def close(self) -> None:
         if self._lock_fd is not None:
             fd, self._lock_fd = self._lock_fd, None
-            _osops.unlock(fd)
-            _osops.close(fd)
+            try:
+                _osops.unlock(fd)
+            finally:
+                _osops.close(fd)
 
     def abandon(self) -> None:
         # Closing, and not unlocking: the parent's lock shares this open file description.

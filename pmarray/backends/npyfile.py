@@ -139,8 +139,10 @@ class NpyFileBackend:
     def close(self) -> None:
         if self._lock_fd is not None:
             fd, self._lock_fd = self._lock_fd, None
-            _osops.unlock(fd)
-            _osops.close(fd)
+            try:
+                _osops.unlock(fd)
+            finally:
+                _osops.close(fd)
 
     def abandon(self) -> None:
         if self._lock_fd is not None:
