@@ -21,7 +21,7 @@ from pmarray.errors import (
     LayoutError,
 )
 from pmarray.group import Group
-from pmarray.layout import parse_layout, parse_shape
+from pmarray.layout import Layout, parse_layout, parse_shape
 
 __all__ = ["open", "open_group"]
 
@@ -71,7 +71,10 @@ def open_group(
     >>> group.create("x", (3,))[:]
     array([0., 0., 0.])
     """
-    parsed = URL.parse(url)
+    return _open_group(URL.parse(url), mode, cache, commit)
+
+
+def _open_group(parsed: URL, mode: str, cache: int | str, commit: str = "durable") -> Group:
     if mode not in _MODES:
         raise ValueError(f"mode={mode!r}: use one of {', '.join(map(repr, _MODES))}")
     if commit not in ("durable", "pipelined"):
@@ -173,9 +176,24 @@ def open(
     """
     parsed = URL.parse(url)
     name = parsed.name or DEFAULT_NAME
-    # "w" and "w-" are about the array: its neighbours in the group are left alone.
-    group_mode = "a" if mode in ("w", "w-") else mode
-    group = open_group(str(replace(parsed, name=None)), mode=group_mode, cache=cache)
+    # Refused before anything is created or deleted for it.
+    if shape is not None:
+        Layout.plan(
+            parse_shape(shape),
+            parse_dtype("float64" if dtype is None else dtype).itemsize,
+            parse_layout(layout, order) or "row",
+        )
+    elif mode in ("w", "w-"):
+        raise LayoutError(f"mode={mode!r} creates an array: give shape=")
+    # "w" and "w-" are about the array: its neighbours in the group are left alone. Without a shape
+    # "a" can create nothing, and leaves no empty group behind.
+    group_mode = "a" if mode in ("w", "w-") else "r+" if mode == "a" and shape is None else mode
+    try:
+        group = _open_group(replace(parsed, name=None), group_mode, cache)
+    except GroupNotFoundError as error:
+        if mode != "a":
+            raise
+        raise GroupNotFoundError(f"{error.args[0].partition(';')[0]}; give shape= to create it") from error
     try:
         if mode == "w-" and name in group:
             raise ArrayExistsError(
@@ -201,6 +219,7 @@ def open(
             fill_value=0 if fill_value is None else fill_value,
         )
     except BaseException:
+        group._forget_changes()
         group.close()
         raise
 

@@ -630,6 +630,12 @@ class Group:
             self._snapshot.close()
         self._backend.close()
 
+    def _forget_changes(self) -> None:
+        """Go back to the metadata that are durable; what was deleted since stays."""
+        if self._locked and not self._closed:
+            self._metadata = self._committer.saved.metadata
+            self._removed.clear()
+
     def _abandon(self) -> None:
         """In a forked child: the handle is the parent's, and stays so."""
         self._closed = True
