@@ -432,8 +432,10 @@ class PMArray:
         before = self._layout.lines
         shape = list(self.shape)
         shape[self._layout.slow_axis] = lines
+        array = replace(self._array, shape=tuple(shape))
+        self._group._backend.admit(array)
         used = self._storage.set_lines(lines)
-        self._array = replace(self._array, shape=tuple(shape))
+        self._array = array
         self._group._update(self._name, self._array)
         if fill and lines > before:
             # Beyond `used` the medium holds zeros; before, it may hold what was cut off once.

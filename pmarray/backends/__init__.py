@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._dtypes import DType
-from pmarray._metadata import Checkpoint
+from pmarray._metadata import ArrayMetadata, Checkpoint
 from pmarray._url import URL
 from pmarray.errors import URLError
 from pmarray.layout import Layout
@@ -81,6 +81,9 @@ class RegionBackend(Protocol):
 
     def save(self, checkpoint: Checkpoint, /) -> None:
         """Replace the metadata in one durable step."""
+
+    def admit(self, array: ArrayMetadata, /) -> None:
+        """Raise `LayoutError` where an array cannot become like this; asked before it does."""
 
     def stamp(self) -> object:
         """Return, cheaply, a value that differs after each `save`."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._dtypes import DType
-from pmarray._metadata import Checkpoint
+from pmarray._metadata import ArrayMetadata, Checkpoint
 from pmarray._sizes import format_bytes
 from pmarray._url import URL
 from pmarray.errors import BudgetError, GroupLockedError, URLError
@@ -124,6 +124,9 @@ class DRAMBackend:
 
     def save(self, checkpoint: Checkpoint, /) -> None:
         self._checkpoint = checkpoint
+
+    def admit(self, array: ArrayMetadata, /) -> None:
+        pass
 
     def stamp(self) -> object:
         return self._checkpoint

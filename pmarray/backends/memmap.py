@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from pmarray import _osops
 from pmarray._dtypes import DType
 from pmarray._files import barrier, read_fully, replace_durably, write_fully
-from pmarray._metadata import Checkpoint
+from pmarray._metadata import ArrayMetadata, Checkpoint
 from pmarray._npy import write_header
 from pmarray._sizes import format_bytes
 from pmarray._url import URL
@@ -70,11 +70,22 @@ class FileRegion:
     aligned
         Whether all writes come in whole blocks; then, and where the file system allows it, they
         are direct.
+    foreign_nbytes
+        Set for a file of another program: how many bytes of items it has. Its header is left
+        alone, and so is what follows the items.
     """
 
     memory = None
 
-    def __init__(self, path: str, data_offset: int, *, writable: bool, aligned: bool) -> None:
+    def __init__(
+        self,
+        path: str,
+        data_offset: int,
+        *,
+        writable: bool,
+        aligned: bool,
+        foreign_nbytes: int | None = None,
+    ) -> None:
         self.path = path
         self._offset = data_offset
         self._closed = False
@@ -85,6 +96,10 @@ class FileRegion:
             if writable and aligned and data_offset % BLOCK_BYTES == 0:
                 self._direct_fd = _open_direct(path)
             self.capacity = max(0, os.fstat(self._fd).st_size - data_offset)
+            self._foreign = foreign_nbytes is not None
+            self._followed = foreign_nbytes is not None and self.capacity > foreign_nbytes
+            if foreign_nbytes is not None:
+                self.capacity = min(self.capacity, foreign_nbytes)
         except OSError as error:
             raise StorageError(error.errno, f"cannot open: {error.strerror}", path) from error
         self._direct_proved = False
@@ -119,6 +134,11 @@ class FileRegion:
         """Allocate ahead of need: a full disk is an error here, and extents stay large."""
         if nbytes <= self.capacity:
             return
+        if self._followed:
+            raise ForeignDataError(
+                f"{self.path} goes on after its array, perhaps with another one, and would be "
+                "overwritten; copy the array into a directory to let it grow"
+            )
         step = min(max(self.capacity // 4, _GROW_MIN_BYTES), _GROW_MAX_BYTES)
         exact = -(-nbytes // BLOCK_BYTES) * BLOCK_BYTES
         generous = max(exact, self.capacity + step) if self.capacity else exact
@@ -153,14 +173,16 @@ class FileRegion:
             pass  # the file is longer than it needs to be, which harms nothing
 
     def describe(self, layout: Layout, dtype: DType, ndim: int, /) -> None:
+        if self._foreign:
+            return  # `NpyFileBackend.save` does it, when the shape has changed
         header = write_header(layout, dtype, ndim=ndim, nbytes=self._offset)
         write_fully(self._fd, [memoryview(header)], 0, path=self.path)
 
     def trim(self, nbytes: int, /) -> None:
         if any(True for _ in self._maps):
             return  # a load from a mapped page that was cut off would kill the process
-        exact = -(-nbytes // BLOCK_BYTES) * BLOCK_BYTES
-        if exact < self.capacity:
+        exact = nbytes if self._foreign else -(-nbytes // BLOCK_BYTES) * BLOCK_BYTES
+        if exact < self.capacity and not self._followed:
             try:
                 _osops.ftruncate(self._fd, self._offset + exact)
             except OSError as error:
@@ -249,6 +271,9 @@ class MemmapBackend:
 
     def save(self, checkpoint: Checkpoint, /) -> None:
         replace_durably(self._metadata_path, checkpoint.to_bytes())
+
+    def admit(self, array: ArrayMetadata, /) -> None:
+        pass
 
     def stamp(self) -> object:
         # Every save is a new file: its number may come again, but not with the same time.

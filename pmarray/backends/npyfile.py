@@ -1,7 +1,8 @@
 """One ``.npy`` file that some other program wrote, opened in place as a group of one array.
 
-It has no metadata beside its own header, so there are no attributes and no further arrays; the
-array grows and shrinks along its slow axis as long as the header has room for the new shape.
+It has no metadata beside its own header, so there are no attributes and no further arrays. The
+array grows and shrinks along its slow axis as long as the header has room for the new shape, and
+nothing else follows in the file. Otherwise the header is left as it is.
 """
 
 from __future__ import annotations
@@ -53,8 +54,11 @@ class NpyFileBackend:
             ) from error
         except OSError as error:
             raise StorageError(error.errno, error.strerror, self._path) from error
-        group = os.path.dirname(os.path.dirname(os.path.realpath(self._path)))
-        if os.path.exists(os.path.join(group, "pmarray.json")):
+        directory = os.path.dirname(os.path.realpath(self._path))
+        group = os.path.dirname(directory)
+        if os.path.basename(directory) == "data" and os.path.exists(
+            os.path.join(group, "pmarray.json")
+        ):
             raise ForeignDataError(
                 f"{self._path} belongs to the group {group}: open that, so that its lock and its "
                 "metadata are respected"
@@ -77,12 +81,7 @@ class NpyFileBackend:
         array = checkpoint.metadata.arrays[DEFAULT_NAME]
         if header is None or array.shape == header.shape:
             return
-        try:
-            data = write_header(
-                array.layout, array.dtype, ndim=len(array.shape), nbytes=header.data_offset
-            )
-        except ValueError as error:
-            raise LayoutError(f"{self._path} cannot take shape {array.shape}: {error}") from error
+        data = self._new_header(array)
         fd = _osops.open_file(self._path, write=True)
         try:
             write_fully(fd, [memoryview(data)], 0, path=self._path)
@@ -90,6 +89,19 @@ class NpyFileBackend:
         finally:
             _osops.close(fd)
         self._header = Header(array.shape, array.dtype, array.order, header.data_offset)
+
+    def _new_header(self, array: ArrayMetadata) -> bytes:
+        assert self._header is not None
+        nbytes = self._header.data_offset
+        try:
+            return write_header(array.layout, array.dtype, ndim=len(array.shape), nbytes=nbytes)
+        except ValueError as error:
+            raise LayoutError(
+                f"{self._path} cannot take shape {array.shape}: {error}; copy it into a directory"
+            ) from error
+
+    def admit(self, array: ArrayMetadata, /) -> None:
+        self._new_header(array)
 
     def stamp(self) -> object:
         return None
@@ -117,7 +129,11 @@ class NpyFileBackend:
 
         assert self._header is not None
         region = FileRegion(
-            self._path, self._header.data_offset, writable=self._writable, aligned=False
+            self._path,
+            self._header.data_offset,
+            writable=self._writable,
+            aligned=False,
+            foreign_nbytes=nbytes,
         )
         if region.capacity < nbytes:
             region.close()
