@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from pmarray import _osops
 from pmarray.errors import DamagedError, PoisonedError, StorageError
+from pmarray.layout import BLOCK_BYTES
 
 __all__ = ["barrier", "read_fully", "replace_durably", "write_fully"]
 
 _MAX_IOV = 1000  # IOV_MAX is 1024 on Linux
-# A direct write that stops half-way must go on from a block boundary.
 _MAX_CALL_BYTES = 1 << 30
 
 
@@ -28,6 +28,10 @@ def write_fully(fd: int, buffers: Sequence[memoryview], offset: int, *, path: st
             raise StorageError(error.errno, f"cannot write: {error.strerror}", path) from error
         if done == 0:
             raise StorageError(errno.EIO, "cannot write: the system took no bytes", path)
+        # What was cut short goes on from a whole block, as direct I/O needs it; some bytes of it
+        # may be written twice.
+        if done < sum(buffer.nbytes for buffer in pending[:_MAX_IOV]):
+            done = done // BLOCK_BYTES * BLOCK_BYTES or done
         offset += done
         while pending and done >= pending[0].nbytes:
             done -= pending.pop(0).nbytes
