@@ -193,7 +193,9 @@ def open(
     except GroupNotFoundError as error:
         if mode != "a":
             raise
-        raise GroupNotFoundError(f"{error.args[0].partition(';')[0]}; give shape= to create it") from error
+        raise GroupNotFoundError(
+            f"{error.args[0].partition(';')[0]}; give shape= to create it"
+        ) from error
     try:
         if mode == "w-" and name in group:
             raise ArrayExistsError(
