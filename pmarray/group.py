@@ -451,10 +451,10 @@ class Group:
                 transaction.restore()
             except BaseException as error:
                 code = error.errno if isinstance(error, OSError) else None
-                self._cache.poison = PoisonedError(
+                poison = self._cache.poison = PoisonedError(
                     code, f"rolling back failed ({error}): close the group and open it again"
                 )
-                raise self._cache.poison from error
+                raise poison from error
 
     def _refuse_ended(self, transaction: Transaction) -> None:
         if self._transaction is not transaction:

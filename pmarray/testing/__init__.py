@@ -19,9 +19,13 @@ from pmarray.testing.strategies import (
     filled,
     layouts,
 )
+from pmarray.testing.workload import Operation, State, Workload
 
 __all__ = [
     "ArrayMachine",
+    "Operation",
+    "State",
+    "Workload",
     "array_dtypes",
     "array_shapes",
     "basic_indices",
