@@ -139,12 +139,14 @@ def evaluate(
         from swag import evaluation, report
 
         _set_threads(threads)
+        console = Console(stderr=True)
         spinner = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         with spinner:
             task = spinner.add_task("reading", total=None)
@@ -165,7 +167,7 @@ def evaluate(
             Console().print(report.table(found))
         if figure is not None:
             report.picture(found, figure)
-            Console(stderr=as_json).print(f"picture: {figure}", highlight=False)
+            console.print(f"picture: {figure}", highlight=False)
 
 
 @app.command()

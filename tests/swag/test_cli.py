@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -90,7 +91,16 @@ def test_json_repeats_with_the_seed_and_changes_with_it(trained: tuple[str, str]
         assert first["rows"][name] == other["rows"][name]
     for name in ("SWAG-diagonal", "SWAG"):
         assert first["rows"][name]["nll"] != other["rows"][name]["nll"]
-    assert first["n_averaged"] == 10
+    assert (first["n_averaged"], first["rank"]) == (10, 10)
+
+
+def test_a_window_of_the_iterates_can_be_chosen_after_training(trained: tuple[str, str]) -> None:
+    window = ["--start", "2", "--every", "2", "--rank", "3", "--samples", "2"]
+    found = json.loads(invoke("evaluate", trained[0], *window, "--json").stdout)
+    assert (found["n_averaged"], found["rank"]) == (4, 3)
+    beyond = invoke("evaluate", trained[0], "--start", "10")
+    assert beyond.exit_code == 1
+    assert beyond.stderr.startswith("swag: ")
 
 
 def test_the_last_iterate_in_the_store_is_that_of_training_without_collection(
@@ -135,14 +145,14 @@ def test_an_existing_store_is_left_alone_unless_told(trained: tuple[str, str]) -
     assert (folder / "trajectory.npy").read_bytes() == before
 
 
-def test_fresh_replaces_the_store(tmp_path: Path) -> None:
-    store = f"memmap:{tmp_path / 'store'}"
-    for seed in ("1", "2"):
-        done = invoke("train", store, *QUICK, "--fresh", "--rank", "3", "--seed", seed)
-        assert done.exit_code == 0, done.output
-    run = runs.read(store)
-    assert run.recipe.seed == 2
-    assert run.recipe.rank == 3
+def test_fresh_replaces_the_store(trained: tuple[str, str], tmp_path: Path) -> None:
+    folder = shutil.copytree(trained[0].removeprefix("memmap:"), tmp_path / "store", symlinks=True)
+    done = invoke("train", f"memmap:{folder}", *QUICK, "--fresh", "--rank", "3", "--seed", "2")
+    assert done.exit_code == 0, done.output
+    run = runs.read(f"memmap:{folder}")
+    assert (run.recipe.seed, run.recipe.rank) == (2, 3)
+    found = json.loads(invoke("evaluate", f"memmap:{folder}", "--samples", "2", "--json").stdout)
+    assert (found["n_averaged"], found["rank"]) == (10, 3)
 
 
 def test_rank_zero_is_the_diagonal_alone(tmp_path: Path) -> None:
