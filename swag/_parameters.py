@@ -152,7 +152,8 @@ class ParameterTable:
         lead = vector.shape[:-1]
         parts = torch.split(vector, self._sizes, dim=-1)
         return [
-            part.view(*lead, *entry.shape) for part, entry in zip(parts, self.entries, strict=True)
+            part.view((*lead, *entry.shape))
+            for part, entry in zip(parts, self.entries, strict=True)
         ]
 
     def by_name(self, vector: Tensor) -> dict[str, Tensor]:
@@ -160,38 +161,43 @@ class ParameterTable:
         return {e.name: view for e, view in zip(self.entries, self.views(vector), strict=True)}
 
     def find(self, model: nn.Module) -> list[nn.Parameter]:
-        """The model's parameters in the order of the vector.
+        """The model's parameters in the order of the vector; it may have more.
 
         Raises
         ------
         ModelError
             A parameter is missing or has another shape.
         """
-        there = dict(model.named_parameters())
-        _refuse(self.differences({name: tuple(p.shape) for name, p in there.items()}))
+        there = _by_any_name(model)
+        _refuse(self._unlike(there))
         return [there[entry.name] for entry in self.entries]
 
     def find_all(self, model: nn.Module) -> list[nn.Parameter]:
-        """The same, and the model must train no other parameter.
+        """The same, and the model trains no other parameter.
 
         Raises
         ------
         ModelError
             As `find`, or a parameter that is trained has no place in the vector.
         """
-        found = self.find(model)
-        known = {entry.name for entry in self.entries}
-        _refuse([f"{name} is new" for name, _ in _trained(model) if name not in known])
-        return found
+        _refuse(self.differences(model))
+        return self.find(model)
 
-    def differences(self, shapes: dict[str, tuple[int, ...]]) -> list[str]:
-        """What of the table is missing or has another shape among `shapes`, in words."""
+    def differences(self, model: nn.Module) -> list[str]:
+        """What the model lacks, has in another shape, or trains without a place, in words."""
+        there = _by_any_name(model)
+        placed = {id(there[entry.name]) for entry in self.entries if entry.name in there}
+        new = [f"{name} is new" for name, p in _trained(model) if id(p) not in placed]
+        return self._unlike(there) + new
+
+    def _unlike(self, there: dict[str, nn.Parameter]) -> list[str]:
         found: list[str] = []
         for entry in self.entries:
-            shape = shapes.get(entry.name)
-            if shape is None:
+            parameter = there.get(entry.name)
+            if parameter is None:
                 found.append(f"{entry.name} is missing")
-            elif shape != entry.shape:
+            elif tuple(parameter.shape) != entry.shape:
+                shape = tuple(parameter.shape)
                 found.append(f"{entry.name} has shape {shape}, not {entry.shape}")
         return found
 
@@ -268,6 +274,11 @@ class Difference:
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def _by_any_name(model: nn.Module) -> dict[str, nn.Parameter]:
+    # Which name of a shared parameter comes first depends on the order of registration.
+    return dict(model.named_parameters(remove_duplicate=False))
 
 
 def _refuse(differences: list[str]) -> None:

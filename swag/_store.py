@@ -32,7 +32,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 import pmarray
 from swag._moments import accumulate
@@ -90,22 +90,6 @@ class Configuration:
             return cls(table, value["max_rank"], value["checkpoint_every"])
         except KeyError as error:
             raise StoreError(f"the store's description is damaged: it lacks {error}") from error
-
-    def differences(self, other: Self) -> list[str]:
-        """What differs in words, "here" being this one and "there" the other."""
-        theirs = {entry.name: entry.shape for entry in other.table.entries}
-        mine = {entry.name for entry in self.table.entries}
-        found = [f"{name} is missing here" for name in theirs if name not in mine]
-        for entry in self.table.entries:
-            if entry.name not in theirs:
-                found.append(f"{entry.name} is missing there")
-            elif theirs[entry.name] != entry.shape:
-                found.append(f"{entry.name}: {entry.shape} here, {theirs[entry.name]} there")
-        for name in ("max_rank", "checkpoint_every"):
-            here, there = getattr(self, name), getattr(other, name)
-            if here != there:
-                found.append(f"{name}: {here} here, {there} there")
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,24 +153,34 @@ class Store:
             self.checkpointed = int(progress["checkpointed"])
             self.collected = int(progress["collected"])
             self._side = int(progress["side"])
+            self._latest: tuple[range, Moments] | None = None
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"the posterior in {group.url} is damaged: {error}") from error
 
     @classmethod
-    def create(cls, location: Location, configuration: Configuration) -> Self:
+    def create(
+        cls, location: Location, model: nn.Module, max_rank: int | None, checkpoint_every: int
+    ) -> Self:
         """Open the posterior at a location to go on with it, or make one there.
 
         Raises
         ------
         StoreError
             There is a posterior of another model or configuration; the message says what differs.
+        ModelError
+            The model cannot be collected.
         """
+        configuration = Configuration(ParameterTable.of(model), max_rank, checkpoint_every)
         n = configuration.table.size
         group, owned = _open(location, "a", n)
         try:
             if _CONSTANT in group.attrs:
                 there = Configuration.from_json(group.attrs[_CONSTANT])
-                differences = configuration.differences(there)
+                differences = there.table.differences(model)
+                for name in ("max_rank", "checkpoint_every"):
+                    mine, theirs = getattr(configuration, name), getattr(there, name)
+                    if mine != theirs:
+                        differences.append(f"{name} is {mine}, not {theirs}")
                 if differences:
                     raise StoreError(
                         f"{group.url} holds a posterior of another kind: {'; '.join(differences)}"
@@ -267,6 +261,13 @@ class Store:
     def write_anchor(self, anchor: Tensor) -> None:
         """Store the weights at the first collection."""
         self._anchor[:] = anchor.numpy()
+
+    def moments_of(self, iterates: range) -> Moments:
+        """Moments of some iterates, which must be held; the latest ones asked for are at hand."""
+        if self._latest is None or self._latest[0] != iterates:
+            none = Moments.none(self.table.size)
+            self._latest = iterates, none.rolled_forward(self.columns(iterates))
+        return self._latest[1]
 
     def moments(self) -> Moments:
         """Moments of all iterates: those of the last checkpoint, rolled forward.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 
 import pmarray
 from swag._moments import accumulate
-from swag._parameters import Difference, ParameterTable
-from swag._store import Configuration, Location, Moments, Store
+from swag._parameters import Difference
+from swag._store import Location, Moments, Store
 from swag.errors import WindowError
 from swag.posterior import Posterior, StoredPosterior, window
 from swag.sampling import Center, Gaussian
@@ -92,8 +93,7 @@ class SWAG(Posterior):
             raise ValueError(f"max_rank must be zero or more, or None for all, not {max_rank}")
         if checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1, not {checkpoint_every}")
-        table = ParameterTable.of(model)
-        self._store = Store.create(store, Configuration(table, max_rank, checkpoint_every))
+        self._store = Store.create(store, model, max_rank, checkpoint_every)
         try:
             self._table = self._store.table
             self._store.drop_unfinished()
@@ -107,9 +107,11 @@ class SWAG(Posterior):
             self._store.close()
             raise
         self._collected = self._moments.count
-        self._most_open = _MANY if 4 * table.size <= _SMALL_COLUMN_BYTES else _FEW
+        self._most_open = _MANY if 4 * self._table.size <= _SMALL_COLUMN_BYTES else _FEW
         self._spare: queue.SimpleQueue[NDArray[np.float32]] = queue.SimpleQueue()
         self._pending: deque[Future[None]] = deque()
+        # An array in memory may move when it grows, which no loan may end in the middle of.
+        self._growing = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="swag-moments")
         self._failure: BaseException | None = None
         self._closed = False
@@ -174,8 +176,17 @@ class SWAG(Posterior):
             with trajectory.writing((slice(None), slot)) as column:
                 yield column
         else:
-            with trajectory.appending() as lines:
+            loan = trajectory.appending()
+            with self._growing:
+                lines = loan.__enter__()
+            try:
                 yield lines[:, 0]
+            except BaseException as error:
+                with self._growing:
+                    loan.__exit__(type(error), error, error.__traceback__)
+                raise
+            with self._growing:
+                loan.__exit__(None, None, None)
 
     def _take_in(self, loan: ExitStack, column: NDArray[np.float32]) -> None:
         """Take the moments of a column and let it go; runs on the thread, in order."""

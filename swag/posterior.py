@@ -398,7 +398,7 @@ class StoredPosterior(Posterior):
         if moments is None and self._iterates == range(store.collected):
             moments = store.moments()
         if moments is None:
-            moments = Moments.none(store.table.size).rolled_forward(store.columns(self._iterates))
+            moments = store.moments_of(self._iterates)
         columns = store.columns(self._held) if self._held else None
         return Gaussian(store.table, store.read_anchor(), moments, columns, self._center)
 
