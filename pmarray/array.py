@@ -204,7 +204,14 @@ class PMArray:
         values = self._as_values(value)
         while values.ndim > len(selection.shape) and values.shape[0] == 1:
             values = values[0]
-        block = np.broadcast_to(values, selection.shape)[selection.to_block]
+        try:
+            whole = np.broadcast_to(values, selection.shape)
+        except ValueError:
+            raise ValueError(
+                f"could not broadcast values of shape {np.shape(value)} into shape "
+                f"{selection.shape}"
+            ) from None
+        block = whole[selection.to_block]
         if not self.ndim:
             block = block.reshape(1)
         self._storage.write(storage_axes(selection), block)
