@@ -1,0 +1,72 @@
+"""The grammar of URLs and of array names."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from pmarray._url import URL, check_name
+from pmarray.errors import URLError
+
+names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,20}", fullmatch=True)
+paths = st.text(string.ascii_letters + string.digits + "/._- @~+äß", min_size=1, max_size=30)
+options = st.dictionaries(
+    st.text(string.ascii_lowercase, min_size=1, max_size=5),
+    st.text(string.ascii_letters + string.digits, max_size=5),
+    max_size=3,
+)
+
+
+@given(st.sampled_from(["memmap", "dram", "zarr"]), paths, st.none() | names, options)
+def test_what_is_written_is_what_is_read(
+    scheme: str, path: str, name: str | None, query: dict[str, str]
+) -> None:
+    assume(name not in ("pmarray.json", "journal", "lock", "data"))
+    url = URL(scheme, path, name, query)
+    assert URL.parse(str(url)) == url
+
+
+@given(paths)
+def test_a_bare_path_is_a_memmap(path: str) -> None:
+    assert URL.parse(path) == URL("memmap", path)
+
+
+@given(st.text(min_size=1, max_size=20).filter(lambda text: "\0" not in text))
+def test_a_path_object_is_a_path_whatever_it_holds(text: str) -> None:
+    assert URL.parse(Path(text)) == URL("memmap", str(Path(text)))
+
+
+def test_schemes_are_told_from_paths() -> None:
+    assert URL.parse("DRAM:").scheme == "dram"
+    assert URL.parse("./a:b/c").scheme == "memmap"
+    assert URL.parse("dir/a:b").scheme == "memmap"
+    assert URL.parse("C:/x").scheme == "memmap"  # one letter is a drive, not a scheme
+    assert URL.parse("zarr:s3://bucket/x#w") == URL("zarr", "s3://bucket/x", "w")
+
+
+@pytest.mark.parametrize("text", ["", None, 3, b"memmap:/x", "memmap:/x#../up", "memmap:/x#a/b"])
+def test_refuses_what_is_no_url(text: object) -> None:
+    with pytest.raises(URLError):
+        URL.parse(text)  # type: ignore[arg-type]
+
+
+@given(st.text(max_size=12))
+def test_a_name_is_safe_as_a_file_name_or_refused(name: str) -> None:
+    try:
+        check_name(name)
+    except URLError:
+        return
+    assert name.isascii()
+    assert "/" not in name
+    assert not name.startswith((".", "-"))
+    assert name not in ("pmarray.json", "journal", "lock", "data")
+
+
+@pytest.mark.parametrize("name", ["data", "lock", "journal", "pmarray.json", ".", "..", "a" * 129])
+def test_names_that_would_collide_are_refused(name: str) -> None:
+    with pytest.raises(URLError, match="cannot be called"):
+        check_name(name)
