@@ -56,12 +56,19 @@ def collect(
 
 
 @app.command()
-def rss(model: Model = "4fc", threads: Threads = None, directory: Directory = Path("runs")) -> None:
-    """Peak memory of one epoch on MNIST, every minibatch collected to a file (6.7 GB for 4fc)."""
+def rss(
+    model: Model = "4fc",
+    threads: Threads = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=600, help="Minibatches; an epoch if not given.")
+    ] = None,
+    directory: Directory = Path("runs"),
+) -> None:
+    """Peak memory of an epoch on MNIST, every minibatch collected to a file (6.7 GB for 4fc)."""
     from benchmarks.rss import measure
 
     directory.mkdir(parents=True, exist_ok=True)
-    measure(Console(), model=model, threads=threads, directory=directory)
+    measure(Console(), model=model, threads=threads, steps=steps, directory=directory)
 
 
 @app.command()

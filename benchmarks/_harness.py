@@ -148,6 +148,9 @@ def race(
     [2, 2, 2]
     """
     results = [Result(contender.name) for contender in contenders]
+    for contender in contenders:  # what only the first of a process pays, nobody shall pay
+        report(f"warming up: {contender.name}")
+        _time(contender, 1, warm_up)
     for turn in range(rounds):
         first = turn % len(contenders)
         for at in [*range(first, len(contenders)), *range(first)]:

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -80,19 +81,24 @@ def compare(
 
 def table(results: list[Result]) -> Table:
     """Lay out results, the first being what the others are compared with."""
-    out = Table()
-    out.add_column("")
-    for heading in (
-        "ms a step", "best, worst round", "times alone", "flush in it", "first step", "peak RSS",
-    ):  # fmt: skip
-        out.add_column(heading, justify="right")
+    out = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        caption="ms a step with its share of the flush that ends a round, best and worst round,"
+        " the share itself; ms of the first step of a round; most memory held",
+        caption_justify="left",
+    )
+    out.add_column("", no_wrap=True)
+    for heading in ("ms", "x alone", "best", "worst", "flush", "first", "peak RSS"):
+        out.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         low, high = result.range_seconds
         out.add_row(
             result.name,
             in_ms(result.seconds),
-            f"{in_ms(low)}, {in_ms(high)}",
             f"{result.ratio(results[0]):.2f}",
+            in_ms(low),
+            in_ms(high),
             in_ms(result.finish_seconds / result.timings[0].steps),
             in_ms(result.first_seconds),
             in_bytes(result.peak_rss_bytes),

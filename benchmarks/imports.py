@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -32,7 +33,7 @@ def measure(console: Console, *, modules: list[str], processes: int) -> dict[str
         for module in modules:
             times[module].append(import_seconds(module))
     medians = {module: statistics.median(found) for module, found in times.items()}
-    out = Table()
+    out = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     out.add_column("import")
     out.add_column(f"ms, median of {processes}", justify="right")
     out.add_column("fastest, slowest", justify="right")

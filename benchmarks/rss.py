@@ -7,6 +7,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ class Epoch:
     """What one epoch of training and collecting took."""
 
     steps: int
+    """Minibatches."""
     seconds: float
     """From the first step to everything being durable."""
     file_bytes: int
@@ -34,8 +36,8 @@ class Epoch:
     peak_bytes: int | None
 
 
-def collect_epoch(model: str, threads: int | None, directory: Path) -> Epoch:
-    """Train one epoch, collect every minibatch to a file, and check the file's last column."""
+def collect_epoch(model: str, threads: int | None, steps: int | None, directory: Path) -> Epoch:
+    """Train an epoch or less, collect every minibatch, and check the last column of the file."""
     import torch
 
     import swag
@@ -54,7 +56,7 @@ def collect_epoch(model: str, threads: int | None, directory: Path) -> Epoch:
     next(trainer)
     anchor = _flat(net)
     started = time.perf_counter()
-    for _ in trainer:
+    for _ in islice(trainer, None if steps is None else steps - 1):
         pass
     posterior.flush()
     seconds = time.perf_counter() - started
@@ -66,16 +68,18 @@ def collect_epoch(model: str, threads: int | None, directory: Path) -> Epoch:
     return Epoch(trainer.step, seconds, file.stat().st_size, before, peak)
 
 
-def measure(console: Console, *, model: str, threads: int | None, directory: Path) -> Epoch:
+def measure(
+    console: Console, *, model: str, threads: int | None, steps: int | None, directory: Path
+) -> Epoch:
     """Run `collect_epoch` in a process of its own and print what it took."""
     console.print(machine(directory), highlight=False, soft_wrap=True)
     fresh = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory(dir=directory, prefix="rss-") as scratch,
         ProcessPoolExecutor(1, mp_context=fresh) as process,
-        console.status("one epoch, every minibatch collected"),
+        console.status("collecting every minibatch"),
     ):
-        epoch = process.submit(collect_epoch, model, threads, Path(scratch)).result()
+        epoch = process.submit(collect_epoch, model, threads, steps, Path(scratch)).result()
     console.print(
         f"{model}: {epoch.steps} minibatches in {epoch.seconds:.1f} s"
         f" ({in_ms(epoch.seconds / epoch.steps)} ms each), durable;"

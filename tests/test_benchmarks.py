@@ -22,9 +22,8 @@ def test_collect_compares_every_way_with_training_alone(scratch: Path) -> None:
         "collect", "--model", "2conv2fc", "--rounds", "2", "--steps", "3", "--reference-rank", "4",
         "--reference-steps", "2", "--directory", str(scratch),
     )  # fmt: skip
-    rows = {
-        cells[1].strip(): cells for line in out.splitlines() if len(cells := line.split("│")) > 4
-    }
+    lines = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()]
+    rows = {cells[0]: cells for cells in lines if len(cells) == 8}
     assert list(rows) == [
         "training alone",
         "SWAG on dram:",
@@ -32,20 +31,20 @@ def test_collect_compares_every_way_with_training_alone(scratch: Path) -> None:
         "row-major in DRAM",
         "row-major np.memmap",
     ]
-    assert rows["training alone"][4].strip() == "1.00"
+    assert rows["training alone"][2] == "1.00"
     assert re.search(r"device: [\d.]+ [MG]B/s written in order", out)
     assert list(scratch.iterdir()) == []
 
 
 def test_rss_checks_what_it_collected(scratch: Path) -> None:
-    out = run("rss", "--model", "2conv2fc", "--directory", str(scratch))
-    found = re.search(r"600 minibatches .* file ([\d.]+) MB", out)
+    out = run("rss", "--model", "2conv2fc", "--steps", "30", "--directory", str(scratch))
+    found = re.search(r"30 minibatches .* file ([\d.]+) MB", out)
     assert found
-    assert float(found[1]) >= 21_840 * 4 * 600 / 1e6
+    assert float(found[1]) >= 21_840 * 4 * 30 / 1e6
     assert list(scratch.iterdir()) == []
 
 
 def test_imports_takes_longer_for_pmarray_than_for_numpy() -> None:
     out = run("imports", "numpy", "pmarray", "--processes", "3")
-    times = dict(re.findall(r"│ (numpy|pmarray) +│ +([\d.]+) │", out))
+    times = dict(re.findall(r"^ *(numpy|pmarray) +([\d.]+)", out, re.MULTILINE))
     assert 0 < float(times["numpy"]) < float(times["pmarray"])
