@@ -103,12 +103,17 @@ def train(
             )
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
+        from pmarray.errors import GroupExistsError
         from swag import runs
         from swag._progress import TrainingProgress
+        from swag.errors import StoreError
 
         _set_threads(threads)
         with TrainingProgress(Console()) as progress:
-            runs.train(store, recipe, data=data, fresh=fresh, watch=progress.update)
+            try:
+                runs.train(store, recipe, data=data, fresh=fresh, watch=progress.update)
+            except GroupExistsError:
+                raise StoreError(f"{store} exists already; --fresh replaces it") from None
 
 
 @app.command()

@@ -122,23 +122,18 @@ def _draw_cost(axes: Axes, history: History) -> None:
 
     epochs = _epochs(history)
     window = max(1, history.steps_per_epoch // 12)
-    parts = (
-        ("training", history.train_seconds, _TRAIN),
-        ("collection", history.collect_seconds, _COLLECT),
-    )
-    for name, seconds, colour in parts:
-        known = ~np.isnan(seconds)
-        if not known.any():
-            continue
-        ms = 1000 * seconds[known]
-        axes.plot(epochs[known], ms, ".", color=colour, alpha=0.2, markersize=2, markeredgewidth=0)
-        axes.plot(
-            epochs[known],
-            _running_median(ms, window),
-            color=colour,
-            linewidth=1.6,
-            label=f"{name}, median {np.median(ms):.3g} ms",
-        )
+    train, collect = 1000 * history.train_seconds, 1000 * history.collect_seconds
+    collected = ~np.isnan(collect)
+    known = ~np.isnan(train)
+    parts = [(f"training: median {_medians(train[known], collected[known])}", train, known, _TRAIN)]
+    if collected.any():
+        told = f"held up by collection: median {np.median(collect[collected]):.3g} ms"
+        parts.append((told, collect, collected, _COLLECT))
+    for label, ms, there, colour in parts:
+        at, values = epochs[there], ms[there]
+        axes.plot(at, values, ".", color=colour, alpha=0.2, markersize=2, markeredgewidth=0)
+        smooth = _running_median(values, window)
+        axes.plot(at, smooth, color=colour, linewidth=1.6, label=label)
     axes.set_yscale("log")
     _shade_collection(axes, history)
     axes.set(xlabel="epoch", ylabel="time of a minibatch (ms)", title="Cost of collection")
@@ -181,6 +176,14 @@ def _draw_reliability(
     upper.tick_params(labelbottom=False)
     _tidy(upper)
     _tidy(lower)
+
+
+def _medians(train_ms: Floats, collected: NDArray[np.bool_]) -> str:
+    """Training alone, and while iterates are worked on and written behind its back."""
+    alone, beside = train_ms[~collected], train_ms[collected]
+    if not alone.size or not beside.size:
+        return f"{np.median(train_ms):.3g} ms"
+    return f"{np.median(alone):.3g} ms, {np.median(beside):.3g} ms while collecting"
 
 
 def _epochs(history: History) -> Floats:

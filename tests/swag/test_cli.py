@@ -141,7 +141,7 @@ def test_an_existing_store_is_left_alone_unless_told(trained: tuple[str, str]) -
     done = swag("train", trained[0], *QUICK)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "exists" in done.stderr
+    assert "exists already; --fresh replaces it" in done.stderr
     assert (folder / "trajectory.npy").read_bytes() == before
 
 
