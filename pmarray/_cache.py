@@ -280,6 +280,8 @@ class ChunkCache:
                 if start == 0 and not chunk.pins:
                     self._forget(key, chunk)
                 else:
+                    # The block that the end cuts stays whole (rule 4).
+                    _, start = self._blocks(chunk, start, start)
                     self.invalidate(chunk, start, chunk.buffer.nbytes)
 
     def flush(self, source: ChunkSource | None = None) -> None:
