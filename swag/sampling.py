@@ -159,7 +159,7 @@ def draw(
     table = gaussian.table
     anchor, mean = gaussian.anchor, torch.from_numpy(gaussian.moments.mean)
     result = torch.empty(len(seeds), table.size, dtype=table.dtype)
-    if scale == 0:
+    if scale == 0 or not len(seeds):
         result[:] = anchor + mean
         return result
     low_rank = _LowRank(gaussian, seeds, scale) if rank(gaussian) > 1 else None

@@ -1,0 +1,239 @@
+"""Sampled weights go into models and come out again; predictions are averages over draws."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import swag
+from swag.errors import ModelError
+
+
+def classifier(*, norm: bool = False, dropout: bool = False) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Linear(4, 6)]
+    layers += [nn.BatchNorm1d(6)] if norm else []
+    layers += [nn.ReLU()]
+    layers += [nn.Dropout(0.5)] if dropout else []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(*layers, nn.Linear(6, 3))
+
+
+def collected(model: nn.Module, count: int = 8) -> swag.SWAG:
+    posterior = swag.SWAG(model)
+    generator = torch.Generator().manual_seed(1)
+    model = copy.deepcopy(model)
+    for _ in range(count):
+        for p in model.parameters():
+            p.data += 0.1 * torch.randn(p.shape, generator=generator)
+        posterior.update_parameters(model)
+    return posterior
+
+
+def some(n: int, seed: int = 2) -> Tensor:
+    return torch.randn(n, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def state_of(model: nn.Module) -> dict[str, Any]:
+    tensors = {name: value.clone() for name, value in model.state_dict().items()}
+    return tensors | {f"{n}.training": m.training for n, m in model.named_modules()}
+
+
+def assert_same_state(before: dict[str, Any], after: dict[str, Any]) -> None:
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        same = (
+            torch.equal(value, after[name]) if isinstance(value, Tensor) else value == after[name]
+        )
+        assert same, name
+
+
+# -- sampled --------------------------------------------------------------------------------------
+
+
+def test_the_model_has_the_draw_inside_and_its_own_weights_after() -> None:
+    model = classifier(norm=True)
+    posterior = collected(model)
+    before, expected = state_of(model), posterior.sample(generator=3)
+    with posterior.sampled(model, generator=3) as inside:
+        assert inside is model
+        for name, parameter in model.named_parameters():
+            assert torch.equal(parameter, expected[name][0])
+    assert_same_state(before, state_of(model))
+
+
+def test_weights_come_back_when_the_block_raises_and_whatever_it_does() -> None:
+    model = classifier(norm=True)
+    posterior = collected(model)
+    before = state_of(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    with pytest.raises(ZeroDivisionError), posterior.sampled(model):  # noqa: PT012
+        model.train()
+        model(some(16)).square().sum().backward()
+        optimizer.step()
+        raise ZeroDivisionError
+    assert_same_state(before, state_of(model))
+
+
+def test_blocks_nest() -> None:
+    model = classifier()
+    posterior = collected(model)
+    before = state_of(model)
+    with posterior.sampled(model, generator=1):
+        first = state_of(model)
+        with posterior.sampled(model, generator=2):
+            assert not torch.equal(first["0.weight"], model.get_parameter("0.weight"))
+        assert_same_state(first, state_of(model))
+    assert_same_state(before, state_of(model))
+
+
+def test_another_model_is_refused_and_left_alone() -> None:
+    posterior = collected(classifier())
+    other = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    before = state_of(other)
+    with pytest.raises(ModelError, match=r"2\.weight has shape"), posterior.sampled(other):
+        pass
+    with pytest.raises(ModelError, match=r"2\.weight has shape"):
+        posterior.predict(other, some(3))
+    assert_same_state(before, state_of(other))
+
+
+def test_the_model_may_have_another_dtype_and_frozen_parameters() -> None:
+    posterior = collected(classifier())
+    model = classifier().double().requires_grad_(False)
+    expected = posterior.sample(generator=5)
+    with posterior.sampled(model, generator=5):
+        assert torch.equal(model.get_parameter("2.bias"), expected["2.bias"][0].double())
+
+
+# -- predict --------------------------------------------------------------------------------------
+
+
+def by_hand(posterior: swag.SWAG, model: nn.Module, inputs: Tensor, **options: Any) -> Tensor:
+    draws = posterior.sample(6, generator=4, **options)
+    predictions = []
+    for i in range(6):
+        weights = {name: values[i] for name, values in draws.items()}
+        logits = torch.func.functional_call(copy.deepcopy(model).eval(), weights, inputs)
+        predictions.append(logits.softmax(dim=1))
+    return torch.stack(predictions).mean(dim=0)
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 1 << 30])
+@pytest.mark.parametrize("scale", [None, 2.0])
+def test_predictions_are_averages_over_draws(scale: float | None, memory_bytes: int) -> None:
+    model = classifier(dropout=True)
+    posterior, inputs = collected(model), some(50)
+    before, rng = state_of(model), torch.get_rng_state()
+    expected = by_hand(posterior, model, inputs, scale=scale)
+    options: dict[str, Any] = {"samples": 6, "generator": 4, "scale": scale}
+    batches = [inputs[:30], inputs[30:]]
+    # A DataLoader draws from the global generator itself, unless it is given another.
+    own = torch.Generator()
+    loader = DataLoader(TensorDataset(inputs, torch.zeros(50)), batch_size=7, generator=own)
+    for given_ in (inputs, batches, [(batch, 0) for batch in batches], loader):
+        found = posterior.predict(
+            model, given_, batch_size=11, memory_bytes=memory_bytes, **options
+        )
+        torch.testing.assert_close(found, expected)
+    assert_same_state(before, state_of(model))
+    assert torch.equal(rng, torch.get_rng_state())
+
+
+def test_scale_zero_predicts_with_the_mean() -> None:
+    model = classifier()
+    posterior, inputs = collected(model), some(9)
+    found = posterior.predict(model, inputs, samples=1, scale=0)
+    model.load_state_dict(posterior.mean(), strict=False)
+    torch.testing.assert_close(found, model(inputs).softmax(dim=1).detach())
+
+
+def test_inputs_that_would_be_averaged_wrongly_are_refused() -> None:
+    model = classifier()
+    posterior, data = collected(model), TensorDataset(some(9))
+    with pytest.raises(ValueError, match="only once"):
+        posterior.predict(model, iter([some(3)]))
+    with pytest.raises(ValueError, match="shuffle=False"):
+        posterior.predict(model, DataLoader(data, shuffle=True))
+    with pytest.raises(ValueError, match="samples must be"):
+        posterior.predict(model, some(3), samples=0)
+
+
+def test_batch_normalisation_is_recomputed_for_each_draw() -> None:
+    model = classifier(norm=True)
+    posterior, inputs = collected(model), some(50)
+    training = [some(20, seed=7), some(13, seed=8)]
+    before = state_of(model)
+    found = posterior.predict(model, inputs, samples=6, generator=4, loader=training)
+    assert_same_state(before, state_of(model))
+    draws = posterior.sample(6, generator=4)
+    expected = torch.zeros(50, 3)
+    for i in range(6):
+        network = copy.deepcopy(model)
+        network.load_state_dict({n: v[i] for n, v in draws.items()}, strict=False)
+        swag.update_bn(training, network)
+        expected += network.eval()(inputs).softmax(dim=1).detach() / 6
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(ValueError, match="loader="):
+        posterior.predict(model, inputs)
+    with posterior.sampled(model, generator=1, loader=training):
+        assert not torch.equal(before["1.running_mean"], model.get_buffer("1.running_mean"))
+    assert_same_state(before, state_of(model))
+
+
+# -- update_bn ------------------------------------------------------------------------------------
+
+
+@given(sizes=st.lists(st.integers(2, 40), min_size=1, max_size=6), seed=st.integers(0, 2**31))
+def test_statistics_are_those_of_the_activations(sizes: list[int], seed: int) -> None:
+    model = classifier(norm=True, dropout=True)
+    norm: Any = model[1]
+    norm.momentum = 0.37
+    batches = [some(n, seed + i) for i, n in enumerate(sizes)]
+    rng, before = torch.get_rng_state(), state_of(model)
+    swag.update_bn(batches, model)
+    assert torch.equal(rng, torch.get_rng_state())
+    with torch.no_grad():
+        activations = [model[0](batch).double().numpy() for batch in batches]
+    mean = np.concatenate(activations).mean(axis=0)
+    weights = np.array(sizes) / sum(sizes)
+    variance = (weights[:, None] * [a.var(axis=0, ddof=1) for a in activations]).sum(axis=0)
+    np.testing.assert_allclose(norm.running_mean.numpy(), mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(norm.running_var.numpy(), variance, rtol=1e-4, atol=1e-6)
+    assert norm.momentum == 0.37
+    after = state_of(model)
+    for name in before:
+        if "running" not in name and "tracked" not in name:
+            assert_same_state({name: before[name]}, {name: after[name]})
+
+
+def test_statistics_of_layers_on_top_of_layers() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.BatchNorm2d(2))
+    images = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    swag.update_bn([images], model)
+    lower: Any = model[1]
+    lower.momentum = None
+    lower.reset_running_stats()
+    with torch.no_grad():
+        hidden = model[2](lower.train()(model[0](images)))
+    upper: Any = model[3]
+    torch.testing.assert_close(upper.running_mean, hidden.mean(dim=(0, 2, 3)))
+
+
+def test_a_loader_without_batches_is_refused_and_one_without_need_not_touched() -> None:
+    model = classifier(norm=True)
+    modes = [module.training for module in model.eval().modules()]
+    with pytest.raises(ValueError, match="no batch"):
+        swag.update_bn([], model)
+    assert [module.training for module in model.modules()] == modes
+    swag.update_bn((1 / 0 for _ in range(3)), classifier())
+    with pytest.raises(TypeError, match="tensor"):
+        swag.update_bn(["no tensor"], model)
