@@ -85,7 +85,7 @@ class Group:
         self._lock = threading.RLock()
         self._arrays: dict[str, PMArray] = {}
         self._locked = False
-        self._closed = False
+        self._closed = True  # until there is something to close
         self._changed = False
         """Whether anything was written outside a transaction since the last flush."""
         self._transaction: Transaction | None = None
@@ -99,6 +99,7 @@ class Group:
         self._cache = ChunkCache(cache_bytes, self._committer)
         if loaded is not None:
             self._adopt(loaded)
+        self._closed = False
         _OPEN_GROUPS.add(self)
 
     # -- arrays ---------------------------------------------------------------------------------
