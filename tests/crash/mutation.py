@@ -1,0 +1,86 @@
+"""Removes barriers, one place in the code after another: each removal has to be noticed.
+
+A *site* is where a barrier is called from: the lines of the code under test, innermost first, down
+to the first that is not in a module which merely passes barriers on.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pmarray import _osops
+from tests.crash.recorder import LEFT_OUT
+
+__all__ = ["BARRIERS", "barrier_sites", "without_barrier"]
+
+BARRIERS = ("fdatasync", "fsync", "fsync_directory", "persist")
+_PASSING_ON = ("_osops.py", "_files.py", "_journal.py", "memmap.py")
+_RIG = Path(__file__).parent
+_PROGRAMS = ("protocols.py", "scenarios.py")
+
+
+def _site(frame: FrameType | None) -> str:
+    lines = []
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if path.parent == _RIG and path.name not in _PROGRAMS:
+            frame = frame.f_back  # the recorder's wrappers, and this module's
+            continue
+        lines.append(f"{path.name}:{frame.f_lineno} {frame.f_code.co_name}")
+        if path.name not in _PASSING_ON:
+            break
+        frame = frame.f_back
+    return " < ".join(lines)
+
+
+@contextmanager
+def _watching(decide: Callable[[str], bool]) -> Iterator[None]:
+    """Ask `decide` at each barrier whether it is to be carried out."""
+    saved: dict[str, Any] = {}
+
+    def watched(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if decide(f"{name} {_site(sys._getframe(1))}"):
+                return real(*arguments, **options)
+            return LEFT_OUT
+
+        return call
+
+    for name in BARRIERS:
+        if hasattr(_osops, name):
+            saved[name] = getattr(_osops, name)
+            setattr(_osops, name, watched(name, saved[name]))
+    try:
+        yield
+    finally:
+        for name, real in saved.items():
+            setattr(_osops, name, real)
+
+
+@contextmanager
+def barrier_sites() -> Iterator[Counter[str]]:
+    """Count the barriers of each site."""
+    found: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def decide(site: str) -> bool:
+        with lock:
+            found[site] += 1
+        return True
+
+    with _watching(decide):
+        yield found
+
+
+@contextmanager
+def without_barrier(site: str) -> Iterator[None]:
+    """Leave out the barriers of one site."""
+    with _watching(lambda here: here != site):
+        yield
