@@ -93,7 +93,9 @@ def _open_group(parsed: URL, mode: str, cache: int | str, commit: str = "durable
 def _enter_mode(group: Group, mode: str) -> None:
     exists = group._exists
     if mode in ("r", "r+") and not exists:
-        raise GroupNotFoundError(f"there is no group at {group.url}; mode='a' creates one")
+        raise GroupNotFoundError(
+            f"there is no group at {group.url}; mode='a' creates one, for an array with its shape"
+        )
     if mode == "w-" and exists:
         raise GroupExistsError(f"{group.url} exists already; mode='a' opens it, 'w' replaces it")
     if mode == "w" and exists:
@@ -188,14 +190,7 @@ def open(
     # "w" and "w-" are about the array: its neighbours in the group are left alone. Without a shape
     # "a" can create nothing, and leaves no empty group behind.
     group_mode = "a" if mode in ("w", "w-") else "r+" if mode == "a" and shape is None else mode
-    try:
-        group = _open_group(replace(parsed, name=None), group_mode, cache)
-    except GroupNotFoundError as error:
-        if mode != "a":
-            raise
-        raise GroupNotFoundError(
-            f"{error.args[0].partition(';')[0]}; give shape= to create it"
-        ) from error
+    group = _open_group(replace(parsed, name=None), group_mode, cache)
     try:
         if mode == "w-" and name in group:
             raise ArrayExistsError(
