@@ -82,6 +82,8 @@ class Commit:
     metadata: GroupMetadata
     sizes: dict[CachedStorage, int]
     """The storages it touched, and how many bytes of each it leaves committed."""
+    removed: list[int]
+    """Files of arrays that it deletes or moves; unlinked after the commit point."""
     finished: bool = False
     error: BaseException | None = None
     waited_for: bool = True
@@ -247,6 +249,9 @@ class Committer:
                 error.filename,
             ) from error
         self._committed = last.number
+        for commit in commits:
+            for file_id in commit.removed:
+                self._backend.remove(file_id)
         for storage, nbytes in sizes.items():
             storage.committed_nbytes = nbytes
         if self._journal.position > _RETIRE_AT * self._journal.region.capacity:

@@ -114,7 +114,6 @@ class Journal:
         for offset in range(before, self.region.capacity, MAX_PAYLOAD_BYTES):
             length = min(MAX_PAYLOAD_BYTES, self.region.capacity - offset)
             self.region.write(offset, [zeros[:length]])
-        self.region.barrier()
 
     def before(self, number: int, images: Iterable[Image]) -> bool:
         """Append before-images, in as few records as they fit; return whether there were any."""

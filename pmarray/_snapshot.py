@@ -90,6 +90,15 @@ class Snapshot:
             if stamp == self._backend.stamp():  # 4
                 return
 
+    def is_latest(self) -> bool:
+        """Whether no transaction has been committed since."""
+        checkpoint = self._backend.load()
+        if checkpoint is None:
+            return False
+        latest = Snapshot(self._backend, checkpoint)
+        latest.close()
+        return latest.metadata == self.metadata
+
     def check(self) -> None:
         """Raise if the snapshot has expired."""
         stamp = self._backend.stamp()

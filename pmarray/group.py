@@ -38,6 +38,7 @@ from pmarray.errors import (
     LayoutError,
     PoisonedError,
     ReadOnlyError,
+    SnapshotExpiredError,
     TransactionError,
     WriteBehindError,
 )
@@ -189,8 +190,11 @@ class Group:
                 array.file_id, layout.nbytes, aligned=CachedStorage.is_aligned(layout, shape)
             )
         except DamagedError:
-            if self._snapshot is not None:
-                self._snapshot.check()  # perhaps a writer has deleted it since
+            if self._snapshot is not None and not self._snapshot.is_latest():
+                raise SnapshotExpiredError(
+                    f"an array of {self.url} was deleted since this handle read the last commit: "
+                    "call refresh()"
+                ) from None
             raise
         if region.memory is not None:
             return MappedStorage(region, layout, array.dtype, shape, new=new)
@@ -420,8 +424,11 @@ class Group:
                     if nbytes is not None and isinstance(array._storage, CachedStorage):
                         sizes[array._storage] = nbytes
                 if number is not None:
-                    commit = Commit(number, self._metadata, sizes, waited_for=wait)
+                    commit = Commit(
+                        number, self._metadata, sizes, list(self._removed), waited_for=wait
+                    )
                     self._cache.seal(commit)
+                    self._removed.clear()
                     if wait:
                         self._cache.wait_for(commit)
                         if commit.error is not None:

@@ -31,6 +31,12 @@ class State:
     """Name, shape, dtype and a digest of the items, sorted."""
     attrs: tuple[tuple[str, Any], ...]
 
+    @property
+    def outline(self) -> State:
+        """The same without the items: names, shapes, dtypes and attributes."""
+        arrays = tuple((name, shape, dtype, "") for name, shape, dtype, _ in self.arrays)
+        return State(arrays, self.attrs)
+
     @classmethod
     def of_group(cls, group: pmarray.Group) -> State:
         """Read everything that `group` holds."""

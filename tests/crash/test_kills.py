@@ -1,0 +1,51 @@
+"""kill -9 in the middle of work: what is there afterwards is a state that was committed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pmarray
+from pmarray.testing import Workload
+
+from .kills import kill_once
+
+
+@pytest.mark.parametrize("wait", [True, False], ids=["durable", "pipelined"])
+def test_a_killed_writer_leaves_a_committed_state(tmp_path: Path, wait: bool) -> None:
+    """Killed at random instants, gone on with each time by another process, to the end."""
+    seed = 7
+    workload = Workload(seed, 200)
+    rng = random.Random(seed)
+    url = f"memmap:{tmp_path}/g"
+    reached = 0
+    for kill in range(9):
+        reached, wrong = kill_once(
+            url, workload, seed, reached, rng if kill < 8 else None, wait=wait
+        )
+        assert not wrong
+    assert reached == 200
+    assert not [finding for finding in pmarray.verify(url) if finding.damaged]
+
+
+def test_the_lock_dies_with_its_process(tmp_path: Path) -> None:
+    program = (
+        f"import pmarray, time; g = pmarray.open_group({str(tmp_path / 'g')!r});"
+        "g.create('x', (3,)); print('locked', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "locked\n"
+    with pmarray.open_group(tmp_path / "g") as group:
+        with pytest.raises(pmarray.errors.GroupLockedError, match=str(holder.pid)):
+            group.create("y", (3,))
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.stdout.close()
+        holder.wait()
+        group.create("y", (3,))
