@@ -310,7 +310,9 @@ class CachedStorage:
 
     def _read_ahead(self, offset: int, nbytes: int) -> None:
         """Ask for the next bytes when a reader goes through the array in order."""
-        if offset == self._sequential_at:
+        # The padding between two lines is not read, and no step out of order.
+        padding = self.layout.line_stride - self.layout.line_nbytes
+        if 0 <= offset - self._sequential_at <= padding:
             ahead = min(nbytes, TARGET_CHUNK_BYTES)
             if offset + nbytes < self.layout.nbytes:
                 self.region.will_read(offset + nbytes, ahead)
