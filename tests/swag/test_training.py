@@ -153,7 +153,6 @@ def test_a_recipe_survives_json_and_names_its_differences() -> None:
 
 def test_two_epochs_of_the_default_optimizer_learn_mnist() -> None:
     train, test = mnist()
-    torch.set_num_threads(2)
     recipe = Recipe(model="2fc", epochs=2, burn_in=1, anneal=1)
     model = build(recipe.model)
     trainer = Trainer(model, train, recipe)
