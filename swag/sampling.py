@@ -165,12 +165,12 @@ def draw(
     low_rank = _LowRank(gaussian, seeds, scale) if rank(gaussian) > 1 else None
     deviation = torch.from_numpy(np.sqrt(gaussian.variance) * np.float32(math.sqrt(scale)))
     streams = [torch.Generator().manual_seed(seed) for seed in seeds.diagonal]
-    for start, stop in row_blocks(table.size, rank(gaussian), memory_bytes):
-        block = torch.zeros(len(seeds), stop - start)
+    # A block has its columns and the sums of the draws.
+    for start, stop in row_blocks(table.size, rank(gaussian) + len(seeds), memory_bytes):
+        block = _normal_numbers(streams, stop - start)
+        block *= deviation[start:stop]
         if low_rank is not None:
             low_rank.add_to(block, start, stop, memory_bytes)
-        for row, stream in zip(block, streams, strict=True):
-            _add_diagonal(row, deviation[start:stop], stream)
         block += mean[start:stop]
         torch.add(anchor[start:stop], block, out=result[:, start:stop])
     return result
@@ -181,13 +181,16 @@ def rank(gaussian: Gaussian) -> int:
     return 0 if gaussian.columns is None else len(gaussian.columns)
 
 
-def _add_diagonal(row: Tensor, deviation: Tensor, stream: torch.Generator) -> None:
-    """Add ``deviation * z`` in fixed blocks: how many numbers are drawn at a time shapes them."""
-    z = torch.empty(min(BLOCK_ROWS, len(row)))
-    for start in range(0, len(row), BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, len(row))
-        z[: stop - start].normal_(generator=stream)
-        row[start:stop].addcmul_(deviation[start:stop], z[: stop - start])
+def _normal_numbers(streams: list[torch.Generator], count: int) -> Tensor:
+    """Draw so many numbers from each stream, shape (streams, count).
+
+    In fixed blocks: how many numbers are drawn at a time decides which they are.
+    """
+    numbers = torch.empty(len(streams), count)
+    for row, stream in zip(numbers, streams, strict=True):
+        for part in row.split(BLOCK_ROWS):
+            part.normal_(generator=stream)
+    return numbers
 
 
 class _LowRank:
