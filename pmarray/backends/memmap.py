@@ -150,6 +150,8 @@ class FileRegion:
                 raise StorageError(
                     error.errno, f"cannot grow: {error.strerror}", self.path
                 ) from error
+            # What was allocated before the disk was full would leave none for the metadata.
+            self._unreserve(before)
             try:
                 self._allocate(exact)
             except OSError as again:
