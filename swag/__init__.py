@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from swag import models as models
     from swag.batchnorm import update_bn as update_bn
     from swag.collect import SWAG as SWAG
+    from swag.mixture import MultiSWAG as MultiSWAG
     from swag.posterior import Posterior as Posterior
     from swag.posterior import StoredPosterior as StoredPosterior
     from swag.posterior import load as load
 
 __all__ = [  # noqa: RUF022 - in the order of `sorted`, which does not put capitals aside
+    "MultiSWAG",
     "Posterior",
     "SWAG",
     "StoredPosterior",
@@ -46,6 +48,7 @@ __all__ = [  # noqa: RUF022 - in the order of `sorted`, which does not put capit
 # PyTorch takes seconds to import, and the command line must not wait for it to print its help: what
 # needs it is imported when it is first asked for.
 _HOMES = {
+    "MultiSWAG": "swag.mixture",
     "SWAG": "swag.collect",
     "Posterior": "swag.posterior",
     "StoredPosterior": "swag.posterior",

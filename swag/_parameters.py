@@ -8,7 +8,7 @@ have been built in another.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -159,6 +159,33 @@ class ParameterTable:
     def by_name(self, vector: Tensor) -> dict[str, Tensor]:
         """The same by name."""
         return {e.name: view for e, view in zip(self.entries, self.views(vector), strict=True)}
+
+    @torch.no_grad()
+    def join(self, weights: Mapping[str, Tensor]) -> tuple[torch.Size, Tensor]:
+        """Put weights by name, shape (..., *parameter), into vectors in host memory.
+
+        Returns
+        -------
+        lead : torch.Size
+            The leading axes.
+        vectors : torch.Tensor
+            Shape (vectors, size), of the table's dtype.
+
+        Raises
+        ------
+        ModelError
+            A parameter is missing, or its shape does not fit.
+        """
+        first = self.entries[0]
+        _refuse([f"{e.name} is missing" for e in self.entries if e.name not in weights])
+        lead = weights[first.name].shape[: weights[first.name].ndim - len(first.shape)]
+        vectors = torch.empty(lead.numel(), self.size, dtype=self.dtype)
+        for entry, view in zip(self.entries, self.views(vectors), strict=True):
+            shape, fitting = weights[entry.name].shape, lead + entry.shape
+            if shape != fitting:
+                _refuse([f"{entry.name} has shape {tuple(shape)}, not {tuple(fitting)}"])
+            view.copy_(weights[entry.name].reshape(view.shape))
+        return lead, vectors
 
     def find(self, model: nn.Module) -> list[nn.Parameter]:
         """The model's parameters in the order of the vector; it may have more.

@@ -32,7 +32,7 @@ from swag._parameters import ParameterTable
 from swag._store import Moments
 from swag._trajectory import BLOCK_ROWS, Columns, row_blocks
 
-__all__ = ["Center", "Gaussian", "Seeds", "default_scale", "draw", "rank"]
+__all__ = ["Center", "Gaussian", "Seeds", "default_scale", "draw", "rank", "source_of"]
 
 Center = Literal["running", "mean"]
 """What a deviation is taken from: the mean of the iterates so far, or of all."""
@@ -104,14 +104,8 @@ class Seeds:
 
     @classmethod
     def take(cls, count: int, generator: Generator) -> Seeds:
-        """Take the seeds of some draws from a generator; an int seeds one, None asks the system."""
-        if generator is None:
-            source = torch.Generator()
-            source.seed()
-        elif isinstance(generator, int):
-            source = torch.Generator().manual_seed(generator)
-        else:
-            source = generator
+        """Take the seeds of some draws from a generator."""
+        source = source_of(generator)
         # One call for each draw, so that two draws and then three are the same as five.
         pairs = [
             torch.randint(2**62, (2,), generator=source, device=source.device).tolist()
@@ -125,6 +119,17 @@ class Seeds:
     def part(self, start: int, stop: int) -> Seeds:
         """Those of the draws ``[start, stop)``."""
         return Seeds(self.diagonal[start:stop], self.low_rank[start:stop])
+
+
+def source_of(generator: Generator) -> torch.Generator:
+    """A generator as it is, or one that is seeded by an int, or by the system for None."""
+    if isinstance(generator, torch.Generator):
+        return generator
+    source = torch.Generator()
+    if generator is None:
+        source.seed()
+        return source
+    return source.manual_seed(generator)
 
 
 def default_scale(gaussian: Gaussian) -> float:

@@ -1,0 +1,398 @@
+"""What can be done with a Gaussian over the weights of a network, wherever its iterates are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from swag._predicting import average_softmax, batches_of, weights_restored
+from swag._store import Store
+from swag.batchnorm import has_running_statistics, update_bn
+from swag.density import log_density
+from swag.sampling import Center, Gaussian, Generator, Seeds, default_scale, draw, rank
+
+if TYPE_CHECKING:
+    from swag.posterior import StoredPosterior
+
+__all__ = ["Posterior"]
+
+_MEMORY_BYTES = 1 << 30
+
+
+class Posterior(ABC):
+    """A Gaussian over weights: a mean, a diagonal, and a low-rank part.
+
+    Its covariance is ``scale * (diag(variance) + D D^T / (k - 1))``, the k columns of D being
+    deviations of iterates from their mean. Made by `swag.load`, `window`, and `swag.SWAG`.
+    """
+
+    _store: Store
+
+    @abstractmethod
+    def _gaussian(self) -> Gaussian:
+        """What is drawn from, as it is now."""
+
+    @property
+    @abstractmethod
+    def n_averaged(self) -> int:
+        """Iterates in the mean and the variance."""
+
+    @abstractmethod
+    def window(
+        self,
+        start: int = 0,
+        every: int = 1,
+        rank: int | None = None,
+        center: Center = "running",
+    ) -> StoredPosterior:
+        """The posterior of some of the iterates, chosen after the fact.
+
+        Parameters
+        ----------
+        start
+            Number of the first iterate to use, from 0: where the burn-in ends.
+        every
+            Use every so many iterates from there.
+        rank
+            Columns of the low-rank part: the last so many of those used, or as many as are held if
+            that is fewer; None for all that are held, 0 for the diagonal alone.
+        center
+            What deviations are taken from: ``"running"``, the mean of the iterates up to each, as
+            Maddox et al. 2019 do (Algorithm 1), or ``"mean"``, the mean of all those used, which
+            gives their sample covariance.
+
+        Returns
+        -------
+        StoredPosterior
+            Of the iterates collected so far; it shares the store. Its moments are computed at the
+            first use, from one reading of its iterates, unless it has them all.
+
+        Raises
+        ------
+        WindowError
+            It would have no iterate, or the moments need iterates that were not kept.
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> posterior = swag.SWAG(model)
+        >>> for weight in [9.0, 1.0, 2.0, 3.0]:
+        ...     _ = torch.nn.init.constant_(model.weight, weight)
+        ...     posterior.update_parameters(model)
+        >>> posterior.window(start=1).mean()
+        {'weight': tensor([[2.]])}
+        """
+
+    @property
+    def rank(self) -> int:
+        """Columns of the low-rank part; fewer than two make none."""
+        return rank(self._gaussian())
+
+    def mean(self) -> dict[str, Tensor]:
+        """The mean of the weights, known as SWA.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            By parameter, with its shape, float32 (float64 where a parameter has it), in host
+            memory. ``model.load_state_dict(posterior.mean(), strict=False)`` installs it.
+
+        Raises
+        ------
+        WindowError
+            Nothing has been collected yet.
+        """
+        gaussian = self._gaussian()
+        return gaussian.table.by_name(gaussian.anchor + torch.from_numpy(gaussian.moments.mean))
+
+    def variance(self) -> dict[str, Tensor]:
+        """The diagonal: the mean squared deviation of each weight from its mean.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            By parameter, with its shape, float32, in host memory.
+
+        Raises
+        ------
+        WindowError
+            Nothing has been collected yet.
+        """
+        gaussian = self._gaussian()
+        return gaussian.table.by_name(torch.from_numpy(gaussian.variance))
+
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        scale: float | None = None,
+        generator: Generator = None,
+        memory_bytes: int = _MEMORY_BYTES,
+    ) -> dict[str, Tensor]:
+        """Draw weights. All draws together read the trajectory once.
+
+        Parameters
+        ----------
+        n
+            Number of draws.
+        scale
+            Factor of the whole covariance; 1/2 with a low-rank part and 1 without one if None.
+        generator
+            Of the random numbers: a `torch.Generator`, an int that seeds one, or None for numbers
+            that differ every time. The global generator is never used. The same seed gives the
+            same draws, to rounding, whatever the store and the memory; n draws and then m more are
+            the same as n + m.
+        memory_bytes
+            For the part of the trajectory that is held at a time. The draws come on top.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            By parameter, shape (n, *parameter), of its dtype, in host memory; what
+            `torch.func.functional_call` under `torch.vmap` takes.
+
+        Raises
+        ------
+        ValueError
+            `n` or `scale` is negative.
+        WindowError
+            Nothing has been collected yet.
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(4, 2)
+        >>> posterior = swag.SWAG(model)
+        >>> for _ in range(3):
+        ...     _ = torch.nn.init.normal_(model.weight)
+        ...     posterior.update_parameters(model)
+        >>> posterior.sample(5, generator=0)["weight"].shape
+        torch.Size([5, 2, 4])
+        """
+        if n < 0:
+            raise ValueError(f"n must be zero or more, not {n}")
+        gaussian = self._gaussian()
+        vectors = draw(gaussian, Seeds.take(n, generator), _scale(gaussian, scale), memory_bytes)
+        views = gaussian.table.by_name(vectors)
+        return {e.name: views[e.name].to(e.dtype) for e in gaussian.table.entries}
+
+    @contextmanager
+    def sampled(
+        self,
+        model: nn.Module,
+        *,
+        scale: float | None = None,
+        generator: Generator = None,
+        loader: Iterable[Any] | None = None,
+        memory_bytes: int = _MEMORY_BYTES,
+    ) -> Iterator[nn.Module]:
+        """Put drawn weights into a model; at the end its own come back, bit for bit.
+
+        Parameters
+        ----------
+        model
+            Has the parameters collected, on any device. Its buffers come back too.
+        scale, generator, memory_bytes
+            As for `sample`; ``scale=0`` gives the mean.
+        loader
+            Training inputs, from which the statistics of batch normalisation are recomputed for
+            the drawn weights (`swag.update_bn`); without it they stay as they are.
+
+        Yields
+        ------
+        torch.nn.Module
+            The model itself.
+
+        Raises
+        ------
+        ModelError
+            The model has other parameters.
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(4, 2)
+        >>> posterior = swag.SWAG(model)
+        >>> posterior.update_parameters(model)
+        >>> with posterior.sampled(model, generator=0):
+        ...     model(torch.ones(1, 4)).shape
+        torch.Size([1, 2])
+        """
+        gaussian = self._gaussian()
+        parameters = gaussian.table.find(model)
+        seeds = Seeds.take(1, generator)
+        vectors = draw(gaussian, seeds, _scale(gaussian, scale), memory_bytes)
+        with weights_restored(model, parameters):
+            gaussian.table.scatter(vectors[0], parameters)
+            del vectors
+            if loader is not None:
+                update_bn(loader, model)
+            yield model
+
+    def predict(
+        self,
+        model: nn.Module,
+        inputs: Tensor | Iterable[Any],
+        *,
+        samples: int = 30,
+        scale: float | None = None,
+        generator: Generator = None,
+        loader: Iterable[Any] | None = None,
+        batch_size: int = 1000,
+        memory_bytes: int = _MEMORY_BYTES,
+    ) -> Tensor:
+        """Average the class probabilities of networks drawn from the posterior.
+
+        Parameters
+        ----------
+        model
+            A classifier with the parameters collected: takes a batch, gives logits of shape
+            (batch, ..., classes). It runs in evaluation mode; weights, buffers and modes come back.
+        inputs
+            A tensor of shape (n, ...), or something that gives the same batches each time it is
+            gone through: tensors, or tuples or lists whose first item is one.
+        samples
+            Networks to average over; one is enough with ``scale=0``.
+        scale, generator
+            As for `sample`.
+        loader
+            Training inputs for `swag.update_bn`; needed where the model has batch normalisation.
+        batch_size
+            Of `inputs`, where they are one tensor.
+        memory_bytes
+            For draws, and the part of the trajectory, that are held at a time. The trajectory is
+            read once if the draws find room, several times otherwise.
+
+        Returns
+        -------
+        torch.Tensor
+            Probabilities, shape (n, ..., classes), float32, on the model's device.
+
+        Raises
+        ------
+        ModelError
+            The model has other parameters.
+        ValueError
+            The batches are shuffled or can be gone through only once, or the model has batch
+            normalisation and `loader` is None.
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(4, 3)
+        >>> posterior = swag.SWAG(model)
+        >>> posterior.update_parameters(model)
+        >>> posterior.predict(model, torch.zeros(7, 4), samples=2).shape
+        torch.Size([7, 3])
+        """
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, not {samples}")
+        if loader is None and has_running_statistics(model):
+            raise ValueError(
+                "the model has batch normalisation, whose statistics do not fit drawn weights: "
+                "give loader=, the training inputs to compute them from"
+            )
+        batches = batches_of(inputs, batch_size)
+        gaussian = self._gaussian()
+        factor = _scale(gaussian, scale)
+        parameters = gaussian.table.find(model)
+        seeds = Seeds.take(samples, generator)
+        at_once = max(1, memory_bytes // 2 // (gaussian.anchor.nbytes or 1))
+
+        def networks() -> Iterator[nn.Module]:
+            for first in range(0, samples, at_once):
+                some = seeds.part(first, first + at_once)
+                for vector in draw(gaussian, some, factor, memory_bytes // 2):
+                    gaussian.table.scatter(vector, parameters)
+                    if loader is not None:
+                        update_bn(loader, model)
+                    yield model
+
+        with weights_restored(model, parameters):
+            return average_softmax(networks(), batches)
+
+    def log_prob(
+        self,
+        weights: Mapping[str, Tensor],
+        *,
+        scale: float | None = None,
+        memory_bytes: int = _MEMORY_BYTES,
+    ) -> Tensor:
+        """The log of the density at given weights.
+
+        Reads the trajectory once; the work grows with the square of `rank`.
+
+        Parameters
+        ----------
+        weights
+            By parameter, shape (..., *parameter), the same leading axes for all: what `sample`
+            returns, or ``dict(model.named_parameters())``. Names of other parameters are ignored.
+        scale
+            As for `sample`, and not 0.
+        memory_bytes
+            For the part of the trajectory that is held at a time. A square matrix of `rank` rows,
+            float64, comes on top.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (...), float64, in nats.
+
+        Raises
+        ------
+        ModelError
+            A parameter is missing or has another shape.
+        WindowError
+            There is no density, since some weights did not change in the iterates averaged.
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> posterior = swag.SWAG(model)
+        >>> for weight in [1.0, 3.0]:
+        ...     _ = torch.nn.init.constant_(model.weight, weight)
+        ...     posterior.update_parameters(model)
+        >>> posterior.window(rank=0).log_prob({"weight": torch.tensor([[2.0]])})
+        tensor(-0.9189, dtype=torch.float64)
+        """
+        gaussian = self._gaussian()
+        factor = _scale(gaussian, scale)
+        if factor == 0:
+            raise ValueError("with scale=0 there is no density")
+        lead, vectors = gaussian.table.join(weights)
+        return log_density(gaussian, vectors, factor, memory_bytes).reshape(lead)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The moments, what they are of, and where the trajectory is; never the trajectory itself.
+
+        Returns
+        -------
+        dict
+            `n_averaged`, `rank`, `center`, `mean` and `variance` (by parameter, as the methods of
+            these names give them), `store` (its URL) and `max_rank`. `torch.save` takes it.
+        """
+        gaussian = self._gaussian()
+        return {
+            "n_averaged": gaussian.moments.count,
+            "rank": rank(gaussian),
+            "center": gaussian.center,
+            "mean": self.mean(),
+            "variance": self.variance(),
+            "store": self._store.group.url,
+            "max_rank": self._store.configuration.max_rank,
+        }
+
+
+def _scale(gaussian: Gaussian, scale: float | None) -> float:
+    if scale is None:
+        return default_scale(gaussian)
+    if not scale >= 0:
+        raise ValueError(f"scale is a factor of the covariance and cannot be {scale}")
+    return scale

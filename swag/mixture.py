@@ -1,0 +1,120 @@
+"""Several posteriors as one: a mixture of Gaussians, one for each independent training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from swag._base import Posterior
+from swag.sampling import Generator, source_of
+
+__all__ = ["MultiSWAG"]
+
+
+class MultiSWAG:
+    """An equal mixture of posteriors of one network, known as MultiSWAG (Wilson & Izmailov 2020).
+
+    One Gaussian describes the surroundings of one solution; trainings from other seeds find others.
+
+    Parameters
+    ----------
+    posteriors
+        At least one, each of the same parameters: `swag.SWAG`, or from `swag.load` or `window`.
+
+    Raises
+    ------
+    ValueError
+        There are none.
+
+    Examples
+    --------
+    >>> import torch, swag
+    >>> posteriors = []
+    >>> for seed in range(3):
+    ...     model = torch.nn.Linear(4, 2)
+    ...     posteriors.append(swag.SWAG(model))
+    ...     posteriors[-1].update_parameters(model)
+    >>> swag.MultiSWAG(posteriors).predict(model, torch.zeros(5, 4), samples=2).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(self, posteriors: Sequence[Posterior]) -> None:
+        if not posteriors:
+            raise ValueError("a mixture needs at least one posterior")
+        self.posteriors = tuple(posteriors)
+
+    def sample(
+        self, n: int = 1, *, scale: float | None = None, generator: Generator = None
+    ) -> dict[str, Tensor]:
+        """Draw weights, each from a posterior drawn at random; see `Posterior.sample`."""
+        source = source_of(generator)  # one for all, so that no two use the same numbers
+        parts = torch.randint(
+            len(self.posteriors), (n,), generator=source, device=source.device
+        ).tolist()
+        result: dict[str, Tensor] = {}
+        for i, posterior in enumerate(self.posteriors):
+            places = [place for place, part in enumerate(parts) if part == i]
+            draws = posterior.sample(len(places), scale=scale, generator=source)
+            for name, values in draws.items():
+                if name not in result:
+                    result[name] = values.new_empty((n, *values.shape[1:]))
+                result[name][places] = values
+        return result
+
+    @contextmanager
+    def sampled(
+        self,
+        model: nn.Module,
+        *,
+        scale: float | None = None,
+        generator: Generator = None,
+        loader: Iterable[Any] | None = None,
+    ) -> Iterator[nn.Module]:
+        """Put weights drawn from one of the posteriors into a model; see `Posterior.sampled`."""
+        source = source_of(generator)
+        part = int(torch.randint(len(self.posteriors), (), generator=source, device=source.device))
+        with self.posteriors[part].sampled(
+            model, scale=scale, generator=source, loader=loader
+        ) as inside:
+            yield inside
+
+    def predict(
+        self,
+        model: nn.Module,
+        inputs: Tensor | Iterable[Any],
+        *,
+        samples: int = 30,
+        scale: float | None = None,
+        generator: Generator = None,
+        loader: Iterable[Any] | None = None,
+        batch_size: int = 1000,
+    ) -> Tensor:
+        """Average class probabilities over `samples` networks of each posterior.
+
+        See `Posterior.predict`.
+        """
+        source = source_of(generator)
+        total: Tensor | None = None
+        for posterior in self.posteriors:
+            found = posterior.predict(
+                model,
+                inputs,
+                samples=samples,
+                scale=scale,
+                generator=source,
+                loader=loader,
+                batch_size=batch_size,
+            )
+            total = found if total is None else total + found
+        assert total is not None
+        return total / len(self.posteriors)
+
+    def log_prob(self, weights: Mapping[str, Tensor], *, scale: float | None = None) -> Tensor:
+        """The log of the density of the mixture; see `Posterior.log_prob`."""
+        parts = [posterior.log_prob(weights, scale=scale) for posterior in self.posteriors]
+        return torch.logsumexp(torch.stack(parts), dim=0) - math.log(len(parts))
