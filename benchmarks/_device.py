@@ -1,4 +1,4 @@
-"""How fast the device itself takes bytes written in order."""
+"""How fast the machine itself is: bytes written in order, memory touched for the first time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import time
 from pathlib import Path
 
-__all__ = ["write_bandwidth"]
+import numpy as np
+
+__all__ = ["fresh_memory_bandwidth", "write_bandwidth"]
 
 _BLOCK_BYTES = 8 << 20
 
@@ -47,3 +49,25 @@ def write_bandwidth(directory: Path, *, nbytes: int = 512 << 20) -> float:
     finally:
         os.close(handle)
         path.unlink()
+
+
+def fresh_memory_bandwidth(nbytes: int = 256 << 20) -> float:
+    """Store once to every page of new memory, which is when the system provides it.
+
+    What is kept in memory and grows pays this for every column. It is a property of the machine:
+    a virtual one may have to ask its host for each page.
+
+    Returns
+    -------
+    float
+        Bytes a second.
+    """
+    with mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        if hasattr(mmap, "MADV_HUGEPAGE"):  # as the library asks for its memory
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        pages = np.frombuffer(memory, np.uint8)[:: mmap.PAGESIZE]
+        started = time.perf_counter()
+        pages[:] = 1
+        seconds = time.perf_counter() - started
+        del pages  # the mapping cannot be closed while something refers to it
+    return nbytes / seconds

@@ -39,7 +39,7 @@ class Contender:
     start: Callable[[], AbstractContextManager[Run]]
     """Sets up one round and takes it down again; neither is timed."""
     most_steps: int | None = None
-    """Fewer steps a round than the others do, where one step takes long."""
+    """Fewer steps a round than the others do, and a short warm-up, where one step takes long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,19 +150,20 @@ def race(
     results = [Result(contender.name) for contender in contenders]
     for contender in contenders:  # what only the first of a process pays, nobody shall pay
         report(f"warming up: {contender.name}")
-        _time(contender, 1, warm_up)
+        _time(contender, 1, 1)
     for turn in range(rounds):
         first = turn % len(contenders)
         for at in [*range(first, len(contenders)), *range(first)]:
             report(f"round {turn + 1} of {rounds}: {contenders[at].name}")
             results[at].timings.append(_time(contenders[at], steps, warm_up))
-        report(f"round {turn + 1} of {rounds}: the device")
+        report(f"round {turn + 1} of {rounds}: the machine")
         between()
     return results
 
 
 def _time(contender: Contender, steps: int, warm_up: int) -> Timing:
-    steps = min(steps, contender.most_steps or steps)
+    if contender.most_steps is not None:
+        steps, warm_up = min(steps, contender.most_steps), min(warm_up, contender.most_steps)
     gc.collect()
     reset_peak_rss()
     with contender.start() as run:

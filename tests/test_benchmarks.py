@@ -32,7 +32,7 @@ def test_collect_compares_every_way_with_training_alone(scratch: Path) -> None:
         "row-major np.memmap",
     ]
     assert rows["training alone"][2] == "1.00"
-    assert re.search(r"device: [\d.]+ [MG]B/s written in order", out)
+    assert re.search(r"device, written in order: [\d.]+ [MG]B/s", out)
     assert list(scratch.iterdir()) == []
 
 
