@@ -462,7 +462,8 @@ def open_backend(url: URL, *, writable: bool) -> MemmapBackend | npyfile.NpyFile
         raise URLError(f"memmap: takes ?direct=yes or ?direct=no, got {url.options}")
     if not url.path:
         raise URLError("memmap: needs a directory, as in 'memmap:./run'")
-    path = os.path.expanduser(url.path)
+    # Whole, since files are opened later too, when the process may have moved elsewhere.
+    path = os.path.join(os.getcwd(), os.path.expanduser(url.path))
     if path.endswith(".npy") and not os.path.isdir(path):
         return npyfile.NpyFileBackend(path, writable=writable)
     return MemmapBackend(path, writable=writable, direct=direct == "yes")
