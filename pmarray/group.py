@@ -147,9 +147,10 @@ class Group:
         dtype = parse_dtype(dtype)
         extents = parse_shape(shape)
         plan = Layout.plan(extents, dtype.itemsize, parse_layout(layout, order) or "row")
-        fill = np.empty((), dtype)
+        fill = np.zeros((), dtype)
         try:
-            fill[()] = fill_value
+            if type(fill_value) is not int or fill_value:
+                fill[()] = fill_value  # as text, 0 would be the character
             write_header(plan, dtype, ndim=len(extents))
         except (ValueError, TypeError, OverflowError) as error:
             raise LayoutError(
