@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from numpy.typing import NDArray
@@ -36,6 +37,8 @@ class MappedStorage:
         # As in `CachedStorage`.
         self._used = layout.nbytes if new else region.capacity
         self._undo: list[tuple[Axes, AnyArray]] | None = None
+        # Loans end on other threads, and must not while the memory moves.
+        self._moving = threading.Lock()
 
     @property
     def items(self) -> AnyArray:
@@ -82,8 +85,9 @@ class MappedStorage:
         block = self.items[axes]
 
         def done() -> None:
-            if self.region.memory is not memory:
-                self.items[axes] = block  # the array has grown into other memory meanwhile
+            with self._moving:
+                if self.region.memory is not memory:
+                    self.items[axes] = block  # the array has grown into other memory meanwhile
 
         return Loan(block, done, nothing)
 
@@ -94,9 +98,10 @@ class MappedStorage:
 
     def set_lines(self, lines: int, /) -> int:
         layout = self.layout.with_lines(lines)
-        self._items = None  # memory that nobody looks at can grow in place
-        self.region.reserve(layout.nbytes)
-        self.layout = layout
+        with self._moving:
+            self._items = None  # memory that nobody looks at can grow in place
+            self.region.reserve(layout.nbytes)
+            self.layout = layout
         used, self._used = self._used, max(self._used, layout.nbytes)
         return used
 

@@ -5,8 +5,8 @@ name                shape           contents
 =================== =============== ====================================================
 ``anchor``          (n,)            weights at the first collection, float32 or float64
 ``trajectory``      (n, columns)    iterates less the anchor, float32, column-major
-``mean``            (n, 2)          running mean less the anchor, float32, column-major
-``sum_of_squares``  (n, 2)          sum of squared deviations, float32, column-major
+``mean``            (n,)            running mean less the anchor, float32
+``sum_of_squares``  (n,)            sum of squared deviations, float32
 =================== =============== ====================================================
 
 Iterate t, from 0, is column t of the trajectory; where only the last K are kept, it is column
@@ -15,12 +15,12 @@ columns are what makes the moments recoverable: those of a checkpoint are rolled
 columns since, none of which is overwritten before the next checkpoint is durable. With K = 0 there
 is no trajectory, and a checkpoint is where a reopened store goes on.
 
-Checkpoints write the two columns of ``mean`` and ``sum_of_squares`` in turn, so that the last
-durable one stays whole while the next is written.
+Every collection is one transaction: its column and the counters, and, where a checkpoint is due,
+the moments and whatever the caller adds to it.
 
 The attribute ``swag`` holds what never changes: the format's version, the table of parameters, K
-and C. The attribute ``swag.progress`` holds what does: the iterates collected, the iterates in the
-last checkpoint, and the column it is in.
+and C. The attribute ``swag.progress`` holds what does: the iterates collected, and the iterates in
+the last checkpoint.
 """
 
 from __future__ import annotations
@@ -152,7 +152,6 @@ class Store:
             progress = group.attrs[_PROGRESS]
             self.checkpointed = int(progress["checkpointed"])
             self.collected = int(progress["collected"])
-            self._side = int(progress["side"])
             self._latest: tuple[range, Moments] | None = None
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"the posterior in {group.url} is damaged: {error}") from error
@@ -187,17 +186,18 @@ class Store:
                     )
                 return cls(group, there, owned=owned)
             dtype = str(configuration.table.dtype).removeprefix("torch.")
-            group.create("anchor", (n,), dtype)
-            group.create("mean", (n, 2), "float32", layout="col")
-            group.create("sum_of_squares", (n, 2), "float32", layout="col")
-            if configuration.max_rank != 0:
-                group.create("trajectory", (n, 0), "float32", layout="col")
-            group.attrs.update(
-                {
-                    _PROGRESS: {"collected": 0, "checkpointed": 0, "side": 0},
-                    _CONSTANT: configuration.to_json(),
-                }
-            )
+            with group.transaction():
+                group.create("anchor", (n,), dtype)
+                group.create("mean", (n,), "float32")
+                group.create("sum_of_squares", (n,), "float32")
+                if configuration.max_rank != 0:
+                    group.create("trajectory", (n, 0), "float32", layout="col")
+                group.attrs.update(
+                    {
+                        _PROGRESS: {"collected": 0, "checkpointed": 0},
+                        _CONSTANT: configuration.to_json(),
+                    }
+                )
             return cls(group, configuration, owned=owned)
         except BaseException:
             if owned:
@@ -277,12 +277,7 @@ class Store:
         StoreError
             The iterates since are not there.
         """
-        side = self._side
-        moments = Moments(
-            self.checkpointed,
-            np.ascontiguousarray(self._mean[:, side]),
-            np.ascontiguousarray(self._squares[:, side]),
-        )
+        moments = Moments(self.checkpointed, self._mean[:], self._squares[:])
         since = range(self.checkpointed, self.collected)
         if not since:
             return moments
@@ -294,42 +289,36 @@ class Store:
             )
         return moments.rolled_forward(self.columns(since))
 
-    def drop_unfinished(self) -> None:
-        """Cut off columns that were begun and not recorded."""
+    def rewind(self) -> None:
+        """Cut off what was collected since the last checkpoint."""
         trajectory = self.trajectory
-        if trajectory is not None and self.ring is None and trajectory.shape[1] > self.collected:
-            trajectory.resize((trajectory.shape[0], self.collected))
+        if self.collected == self.checkpointed:
+            return
+        with self.group.transaction():
+            if trajectory is not None and self.ring is None:
+                trajectory.resize((trajectory.shape[0], self.checkpointed))
+            self.collected = self.checkpointed
+            self._note()
 
     # -- progress -------------------------------------------------------------------------------
 
     def record(self, collected: int) -> None:
-        """Note that so many iterates are collected, all of them written."""
+        """Note that so many iterates are collected; in the transaction that adds the last."""
         self.collected = collected
         if self.trajectory is not None:  # else only a checkpoint keeps what was collected
             self._note()
 
     def checkpoint(self, moments: Moments) -> None:
-        """Make everything so far durable, the moments included.
-
-        Parameters
-        ----------
-        moments
-            Of all iterates collected.
-        """
-        if moments.count != self.checkpointed:
-            side = 1 - self._side
-            self._mean[:, side] = moments.mean
-            self._squares[:, side] = moments.sum_of_squares
-            self._side = side
-            self.collected = self.checkpointed = moments.count
-            self._note()
-        self.group.flush()
+        """Store the moments of all iterates collected; in a transaction."""
+        self._mean[:] = moments.mean
+        self._squares[:] = moments.sum_of_squares
+        self.collected = self.checkpointed = moments.count
+        self._note()
 
     def _note(self) -> None:
         self.group.attrs[_PROGRESS] = {
             "collected": self.collected,
             "checkpointed": self.checkpointed,
-            "side": self._side,
         }
 
     def close(self) -> None:

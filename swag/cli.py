@@ -76,9 +76,15 @@ def train(
     ] = _DEFAULTS.seed,
     threads: Threads = None,
     data: Data = None,
+    checkpoint_every: Annotated[
+        int, typer.Option(min=1, help="Minibatches after which the state of training is stored.")
+    ] = 100,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace what the store holds.")] = False,
 ) -> None:
     """Train on MNIST and collect the iterates of SGD into a store.
+
+    Run again with the same store, it goes on where it was interrupted, and ends with the same
+    numbers as if it had not been.
 
     The learning rate is --lr during the burn-in, is annealed to --swa-lr over the last --anneal
     epochs of it, and stays there while the weights are collected.
@@ -103,17 +109,20 @@ def train(
             )
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
-        from pmarray.errors import GroupExistsError
         from swag import runs
         from swag._progress import TrainingProgress
-        from swag.errors import StoreError
 
         _set_threads(threads)
+        _seed_everything(seed)
         with TrainingProgress(Console()) as progress:
-            try:
-                runs.train(store, recipe, data=data, fresh=fresh, watch=progress.update)
-            except GroupExistsError:
-                raise StoreError(f"{store} exists already; --fresh replaces it") from None
+            runs.train(
+                store,
+                recipe,
+                data=data,
+                fresh=fresh,
+                checkpoint_every=checkpoint_every,
+                watch=progress.update,
+            )
 
 
 @app.command()
@@ -189,6 +198,18 @@ def info(
             print(json.dumps(facts, indent=2))
         else:
             Console().print(report.facts_table(facts))
+
+
+def _seed_everything(seed: int) -> None:
+    """Seed the global generators, which are this process's own and part of the training state."""
+    import random
+
+    import numpy as np
+    import torch
+
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - the global one is what is meant
+    random.seed(seed)
 
 
 def _set_threads(threads: int | None) -> None:

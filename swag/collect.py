@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -26,21 +23,19 @@ from swag.sampling import Center, Gaussian
 
 __all__ = ["SWAG"]
 
-# Columns of which the moments are not taken yet. Two find room in any cache that takes a column.
-_FEW, _MANY = 2, 4
-_SMALL_COLUMN_BYTES = 16 << 20
-
 
 class SWAG(Posterior):
     """A Gaussian posterior over a network's weights, collected while it trains.
 
     Every collected iterate is kept as a column of a `pmarray` array, so that the posterior may
     outgrow memory. `update_parameters` writes the iterate straight into the memory that will be
-    written out; a thread takes the moments, and another writes behind. What is collected is
-    durable after `flush` and `close`, and every `checkpoint_every` collections.
+    written out; a thread takes the moments, and another writes behind. Every collection is one
+    transaction: after a crash the posterior is that of some iterate, whole, and of the very last
+    one after `flush` and `close`.
 
-    If the store holds a posterior of the same parameters already, collection goes on where it was
-    durable last, with the same numbers as if it had never stopped.
+    If the store holds a posterior of the same parameters already, collection goes on from its last
+    iterate, with the same numbers as if it had never stopped; or, after `rewind`, from its last
+    checkpoint.
 
     Parameters
     ----------
@@ -55,8 +50,12 @@ class SWAG(Posterior):
         Iterates to keep for the low-rank part: the last so many, or None for all; 0 keeps none,
         which is SWAG-diagonal.
     checkpoint_every
-        Collections after which mean and variance are stored and everything is made durable. With
+        Collections from one checkpoint, which stores mean and variance, to the next. With
         `max_rank` it is also the number of spare columns in the store.
+    on_checkpoint
+        Called with the group inside the transaction of every checkpoint, on the thread that
+        collects: what it writes there, such as the state of training, is there exactly if the
+        checkpoint is.
 
     Raises
     ------
@@ -88,6 +87,7 @@ class SWAG(Posterior):
         max_rank: int | None = None,
         *,
         checkpoint_every: int = 100,
+        on_checkpoint: Callable[[pmarray.Group], object] | None = None,
     ) -> None:
         if max_rank is not None and max_rank < 0:
             raise ValueError(f"max_rank must be zero or more, or None for all, not {max_rank}")
@@ -96,7 +96,6 @@ class SWAG(Posterior):
         self._store = Store.create(store, model, max_rank, checkpoint_every)
         try:
             self._table = self._store.table
-            self._store.drop_unfinished()
             self._moments = self._store.moments()
             self._anchor: Tensor | None = None
             self._difference: Difference | None = None
@@ -107,11 +106,9 @@ class SWAG(Posterior):
             self._store.close()
             raise
         self._collected = self._moments.count
-        self._most_open = _MANY if 4 * self._table.size <= _SMALL_COLUMN_BYTES else _FEW
-        self._spare: queue.SimpleQueue[NDArray[np.float32]] = queue.SimpleQueue()
-        self._pending: deque[Future[None]] = deque()
-        # An array in memory may move when it grows, which no loan may end in the middle of.
-        self._growing = threading.Lock()
+        self._on_checkpoint = on_checkpoint
+        self._spare: NDArray[np.float32] | None = None
+        self._pending: Future[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="swag-moments")
         self._failure: BaseException | None = None
         self._closed = False
@@ -129,8 +126,9 @@ class SWAG(Posterior):
     def update_parameters(self, model: nn.Module) -> None:
         """Collect the weights as they are now.
 
-        Takes one pass over memory. Waits only where several columns are still to be worked on, or
-        the cache is full because the medium is slower than training.
+        Takes one pass over memory. Waits only where the moments of the previous iterate are still
+        being taken, where a checkpoint is due, or where the cache is full because the medium is
+        slower than training.
 
         Parameters
         ----------
@@ -146,69 +144,71 @@ class SWAG(Posterior):
             open the store again to go on from the last checkpoint.
         """
         self._refuse_closed()
-        self._reap(self._most_open - 1)
+        self._reap()
         parameters = self._table.find_all(model)
-        if self._difference is None:
-            self._anchor = self._table.gather(parameters)
-            self._store.write_anchor(self._anchor)
-            self._difference = Difference(self._table, self._anchor)
-        with ExitStack() as stack:
-            column = stack.enter_context(self._borrow(self._collected))
-            self._difference.write(parameters, torch.from_numpy(column))
-            # The loan goes over to the thread, which ends it.
-            self._pending.append(self._thread.submit(self._take_in, stack.pop_all(), column))
-        self._collected += 1
+        due = (self._collected + 1) % self._store.configuration.checkpoint_every == 0
+        with ExitStack() as transaction:
+            transaction.enter_context(self._store.group.transaction(wait=False))
+            if self._difference is None:
+                self._anchor = self._table.gather(parameters)
+                self._store.write_anchor(self._anchor)
+                self._difference = Difference(self._table, self._anchor)
+            with ExitStack() as loan:
+                column = loan.enter_context(self._borrow(self._collected))
+                self._difference.write(parameters, torch.from_numpy(column))
+                # The transaction and the loan go over to the thread, which ends both; but a
+                # checkpoint takes in what only this thread may look at.
+                ending = None if due else transaction.pop_all()
+                self._pending = self._thread.submit(self._take_in, loan.pop_all(), column, ending)
+            self._collected += 1
+            if due:
+                self._reap()
+                self._checkpoint()
 
     @contextmanager
     def _borrow(self, iterate: int) -> Iterator[NDArray[np.float32]]:
         """The memory of the next column, shape (n,)."""
         trajectory = self._store.trajectory
         if trajectory is None:
-            try:
-                column = self._spare.get_nowait()
-            except queue.Empty:
-                column = np.empty(self._table.size, np.float32)
-            yield column
-            self._spare.put(column)
+            if self._spare is None:
+                self._spare = np.empty(self._table.size, np.float32)
+            yield self._spare
             return
         slot = self._store.slot(iterate)
         if slot < trajectory.shape[1]:
             with trajectory.writing((slice(None), slot)) as column:
                 yield column
         else:
-            loan = trajectory.appending()
-            with self._growing:
-                lines = loan.__enter__()
-            try:
+            with trajectory.appending() as lines:
                 yield lines[:, 0]
-            except BaseException as error:
-                with self._growing:
-                    loan.__exit__(type(error), error, error.__traceback__)
-                raise
-            with self._growing:
-                loan.__exit__(None, None, None)
 
-    def _take_in(self, loan: ExitStack, column: NDArray[np.float32]) -> None:
-        """Take the moments of a column and let it go; runs on the thread, in order."""
+    def _take_in(
+        self, loan: ExitStack, column: NDArray[np.float32], transaction: ExitStack | None
+    ) -> None:
+        """Take the moments of a column, let it go, and end its transaction; on the thread."""
         try:
-            with loan:
-                if self._failure is not None:
-                    raise self._failure
-                moments = self._moments
-                count = moments.count + 1
-                accumulate(column, moments.mean, moments.sum_of_squares, count)
-            self._moments = Moments(count, moments.mean, moments.sum_of_squares)
-            self._store.record(count)
-            if count % self._store.configuration.checkpoint_every == 0:
-                self._store.checkpoint(self._moments)
+            with transaction or nullcontext():
+                with loan:
+                    moments = self._moments
+                    count = moments.count + 1
+                    accumulate(column, moments.mean, moments.sum_of_squares, count)
+                self._moments = Moments(count, moments.mean, moments.sum_of_squares)
+                self._store.record(count)
         except BaseException as error:
             self._failure = error
             raise
 
-    def _reap(self, most: int) -> None:
-        """Wait until at most so many columns are still to be taken in; raise what went wrong."""
-        while self._pending and (len(self._pending) > most or self._pending[0].done()):
-            self._pending.popleft().exception()
+    def _checkpoint(self) -> None:
+        """Store the moments and what the caller adds; in a transaction."""
+        self._store.checkpoint(self._moments)
+        if self._on_checkpoint is not None:
+            self._on_checkpoint(self._store.group)
+
+    def _reap(self) -> None:
+        """Wait until all columns are taken in; raise what went wrong."""
+        if self._pending is not None:
+            self._pending.exception()
+            self._pending = None
         if self._failure is not None:
             raise self._failure
 
@@ -219,7 +219,7 @@ class SWAG(Posterior):
     # -- the posterior so far -------------------------------------------------------------------
 
     def _gaussian(self) -> Gaussian:
-        self._reap(0)
+        self._reap()
         if self._anchor is None or not self._moments.count:
             raise WindowError("nothing has been collected yet")
         kept = range(self._collected - self._store.kept, self._collected)
@@ -237,13 +237,13 @@ class SWAG(Posterior):
 
         With `max_rank`, it must be used before `checkpoint_every` more are collected.
         """
-        self._reap(0)
+        self._reap()
         return window(self._store, start, every, rank, center, self._moments.copy())
 
     # -- durability -----------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Return when everything collected so far is durable, mean and variance included.
+        """Take a checkpoint, and return when everything collected so far is durable.
 
         Raises
         ------
@@ -251,21 +251,48 @@ class SWAG(Posterior):
             As `update_parameters`.
         """
         self._refuse_closed()
-        self._reap(0)
-        self._store.checkpoint(self._moments)
+        self._reap()
+        if self._moments.count != self._store.checkpointed:
+            with self._store.group.transaction(wait=False):
+                self._checkpoint()
+        self._store.group.flush()
+
+    def rewind(self) -> int:
+        """Go back to the last checkpoint, forgetting what was collected since.
+
+        For going on with a training that was interrupted, from the state that `on_checkpoint`
+        stored. Returns the number of iterates that remain.
+        """
+        self._refuse_closed()
+        self._reap()
+        self._store.rewind()
+        self._moments = self._store.moments()
+        self._collected = self._moments.count
+        if not self._collected:
+            self._anchor = self._difference = None
+        return self._collected
 
     def close(self) -> None:
         """Flush and end collection; the group is closed too, unless it was given open.
+
+        A ``with`` block that is left by an exception ends without a checkpoint, since training may
+        have been interrupted in the middle of a step; iterates that were collected are kept.
 
         Raises
         ------
         pmarray.errors.PMArrayError, OSError
             As `update_parameters`; threads and files are released all the same.
         """
+        self._close(checkpoint=True)
+
+    def _close(self, *, checkpoint: bool) -> None:
         if self._closed:
             return
         try:
-            self.flush()
+            if checkpoint:
+                self.flush()
+            else:
+                self._reap()
         finally:
             self._closed = True
             self._thread.shutdown()
@@ -280,4 +307,4 @@ class SWAG(Posterior):
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        self._close(checkpoint=kind is None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ __all__ = ["Run", "describe", "read", "train"]
 # Names in the group beside those of the posterior itself.
 _ATTRIBUTE = "training"
 _STATE = "training.state"
+_DESCRIPTION = "training.description"
+_STEP = "training.step"
 _SECONDS = "training.seconds"
 
 
@@ -50,51 +53,77 @@ def train(
     *,
     data: Path | str | None = None,
     fresh: bool = False,
+    checkpoint_every: int = 100,
     watch: Callable[[Trainer, Step, int], None] | None = None,
 ) -> None:
-    """Train on MNIST by a recipe, collecting into a new store.
+    """Train on MNIST by a recipe, collecting into a store.
 
-    When it returns, the posterior, the last iterate and the history are durable. What an interrupt
-    leaves is a posterior of the iterates so far, without the last iterate and the history.
+    The state of training is stored with the posterior every `checkpoint_every` minibatches, in one
+    transaction. Where the store holds a training by the same recipe that was interrupted, it goes
+    on from there, and ends with the same numbers, bit for bit, as if it had not been.
 
     Parameters
     ----------
     store
-        URL of the group to make.
+        URL of the group.
     recipe
         What to do. Its `threads` is not applied; see :func:`torch.set_num_threads`.
     data
         Folder of the MNIST files; None for those shipped.
     fresh
         Replace what the store holds.
+    checkpoint_every
+        Minibatches, or collections once there are any, after which the state is stored.
     watch
         Called after each minibatch with the trainer, the step, and the bytes of iterates given to
         the store so far.
 
     Raises
     ------
-    pmarray.errors.GroupExistsError
-        The store exists and `fresh` is false.
+    StoreError
+        The store holds something else, or a training by another recipe; the message says what
+        differs.
+    pmarray.errors.GroupLockedError
+        It is being trained already.
     DatasetError
         The data are missing or damaged.
     """
     images = mnist(data).train
     model = build(recipe.model, seed=recipe.seed)
-    with (
-        pmarray.open_group(store, mode="w" if fresh else "w-") as group,
-        SWAG(model, store=group, max_rank=recipe.rank) as posterior,
-    ):
-        trainer = Trainer(model, images, recipe, posterior.update_parameters)
-        # Said at the start, so that `describe` can tell what is being trained.
-        group.attrs[_ATTRIBUTE] = {"recipe": recipe.to_json(), "step": None, "state": None}
-        seconds = np.full((trainer.n_steps, 2), np.nan)
-        column_bytes = 0 if recipe.rank == 0 else sum(p.nbytes for p in model.parameters())
-        for step in trainer:
-            seconds[step.index] = step.train_seconds, step.collect_seconds
-            if watch is not None:
-                watch(trainer, step, posterior.n_averaged * column_bytes)
-        posterior.flush()
-        _save(group, trainer, seconds)
+    with pmarray.open_group(store, mode="w" if fresh else "a") as group:
+        _claim(group, recipe, checkpoint_every)
+        if not fresh and (state := _saved_state(group)) is not None:
+            seconds = group[_SECONDS][:]
+        else:
+            state, seconds = None, None
+
+        def save(group: pmarray.Group) -> None:
+            _save(group, trainer, seconds)
+
+        with SWAG(
+            model,
+            store=group,
+            max_rank=recipe.rank,
+            checkpoint_every=checkpoint_every,
+            on_checkpoint=save,
+        ) as posterior:
+            trainer = Trainer(model, images, recipe, posterior.update_parameters)
+            posterior.rewind()
+            if state is not None:
+                trainer.load_state_dict(state)
+            if seconds is None:
+                seconds = np.full((trainer.n_steps, 2), np.nan)
+            column_bytes = 0 if recipe.rank == 0 else sum(p.nbytes for p in model.parameters())
+            for step in trainer:
+                seconds[step.index] = step.train_seconds, step.collect_seconds
+                if not posterior.n_averaged and trainer.step % checkpoint_every == 0:
+                    with group.transaction(wait=False):  # the burn-in is worth keeping too
+                        save(group)
+                if watch is not None:
+                    watch(trainer, step, posterior.n_averaged * column_bytes)
+            posterior.flush()
+            with group.transaction():
+                save(group)
 
 
 def read(store: str) -> Run:
@@ -119,11 +148,12 @@ def read(store: str) -> Run:
     """
     with pmarray.open_group(store, mode="r") as group:
         about = _about(group)
-        if _STATE not in group:
+        state = _saved_state(group)
+        if state is None or np.isnan(state["losses"].numpy()[-1]):
             raise StoreError(
-                f"the training into {group.url} did not get to its end; train again with --fresh"
+                f"the training into {group.url} did not get to its end; the same swag train "
+                "command goes on with it"
             )
-        state = unpack(about["state"], np.asarray(group[_STATE][:]))
         seconds = np.asarray(group[_SECONDS][:])
     recipe = Recipe.from_json(about["recipe"])
     model = build(recipe.model)
@@ -143,7 +173,7 @@ def describe(store: str) -> dict[str, Any]:
     -------
     dict
         `url`; `arrays`: shape, dtype, layout and nbytes by name; `recipe`, and `step`, the
-        minibatches done (None for a training that did not get to its end), where `train` made the
+        minibatches done at the last checkpoint (None before the first), where `train` made the
         store.
 
     Raises
@@ -165,23 +195,56 @@ def describe(store: str) -> dict[str, Any]:
                 for name in group
             },
             "recipe": about.get("recipe"),
-            "step": about.get("step"),
+            "step": group.attrs.get(_STEP),
         }
 
 
+def _claim(group: pmarray.Group, recipe: Recipe, checkpoint_every: int) -> None:
+    """Say what is being trained into the group, or refuse if it is something else."""
+    mine = {"recipe": recipe.to_json(), "checkpoint_every": checkpoint_every}
+    if _ATTRIBUTE not in group.attrs:
+        if len(group) or group.attrs:
+            raise StoreError(
+                f"{group.url} holds something that swag train did not make; --fresh replaces it"
+            )
+        with group.transaction():
+            group.attrs[_ATTRIBUTE] = mine
+        return
+    about = _about(group)
+    differences = recipe.differences(Recipe.from_json(about["recipe"]))
+    if about["checkpoint_every"] != checkpoint_every:
+        there = about["checkpoint_every"]
+        differences.append(f"checkpoint_every: {checkpoint_every!r} here, {there!r} there")
+    if differences:
+        raise StoreError(
+            f"{group.url} holds another training ({'; '.join(differences)}); go on with its "
+            "recipe, or replace it with --fresh"
+        )
+
+
 def _save(group: pmarray.Group, trainer: Trainer, seconds: NDArray[np.float64]) -> None:
-    """Store the training state and the history, durably."""
+    """Store the training state and the history; in a transaction."""
     description, data = pack(trainer.state_dict())
-    for name, values in ((_STATE, data), (_SECONDS, seconds)):
+    # Some kilobytes, and not an attribute: those are written again at every commit.
+    text = np.frombuffer(json.dumps(description).encode(), np.uint8)
+    for name, values in ((_STATE, data), (_DESCRIPTION, text), (_SECONDS, seconds)):
         if name not in group:
             group.create(name, shape=values.shape, dtype=values.dtype)
+        elif group[name].shape != values.shape:
+            group[name].resize(values.shape)
         group[name][...] = values
-    group.attrs[_ATTRIBUTE] = {
-        "recipe": trainer.recipe.to_json(),
-        "step": trainer.step,
-        "state": description,
-    }
-    group.flush()
+    group.attrs[_STEP] = trainer.step
+
+
+def _saved_state(group: pmarray.Group) -> Any:
+    """The training state of the last checkpoint; None before the first."""
+    if _STATE not in group:
+        return None
+    try:
+        description = json.loads(group[_DESCRIPTION][:].tobytes())
+    except ValueError as error:
+        raise StoreError(f"the state of training in {group.url} is damaged: {error}") from error
+    return unpack(description, np.asarray(group[_STATE][:]))
 
 
 def _about(group: pmarray.Group) -> dict[str, Any]:

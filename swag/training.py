@@ -144,12 +144,13 @@ class Trainer(Iterator[Step]):
         if index >= self._first_anneal:
             self._scheduler.step()
         trained = time.perf_counter()
+        # Before the call, so that a checkpoint taken in it is of a step that is done.
+        self._losses[index] = loss
+        self._step = index + 1
         collect_seconds = math.nan
         if self._collect is not None and self._collects_after(index):
             self._collect(self.model)
             collect_seconds = time.perf_counter() - trained
-        self._losses[index] = loss
-        self._step = index + 1
         return Step(index, loss, lr, trained - started, collect_seconds)
 
     def _collects_after(self, index: int) -> bool:

@@ -63,8 +63,9 @@ def main() -> int:
 
 def _print(total: Outcome, kills: int, seeds: int) -> None:
     print(
-        f"{seeds} seeds: {total.images + total.recoveries} images tried ({total.recoveries} of them "
-        f"of a recovery that was cut), {len(total.violations)} violations, {kills} kills survived",
+        f"{seeds} seeds: {total.images + total.recoveries} images tried, {total.recoveries} of "
+        f"them of a recovery that was cut, {len(total.violations)} violations, "
+        f"{kills} kills survived",
         flush=True,
     )
 

@@ -387,7 +387,10 @@ class Disk:
         ]
         for kept in _subsets(len(changes), rng, most):
             # What has been yielded before, at an earlier event, is not built again.
-            key = (self._barriers, *(id(event) for event, keep in zip(changes, kept) if keep))
+            key = (
+                self._barriers,
+                *(id(event) for event, keep in zip(changes, kept, strict=True) if keep),
+            )
             if key not in self._yielded:
                 self._yielded.add(key)
                 yield self._image(kept, changes, None, rng)
