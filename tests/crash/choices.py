@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
+from tests.crash import pages as page_table
 from tests.crash.events import Entries, Resize, Write
 from tests.crash.pages import PAGE_BYTES, Content, cut, intern, page_bytes, write_pages
 from tests.crash.simdisk import File, resized
 
-__all__ = ["UNITS", "all_contents", "garbled", "kept_whole", "torn"]
+__all__ = ["UNITS", "all_contents", "forget_pages", "garbled", "kept_whole", "torn"]
 
 UNITS = (8, 512, 4096)
 """What a medium might write in one step, in bytes."""
@@ -101,6 +102,12 @@ def _pages_of(versions: tuple[int, ...], unit: int, limit: int) -> tuple[int, ..
     if math.prod(map(len, units)) > limit:
         return None
     return tuple(dict.fromkeys(intern(b"".join(parts)) for parts in product(*units)))
+
+
+def forget_pages() -> None:
+    """Free the memory of all pages, between campaigns: no disk or image is of use afterwards."""
+    _pages_of.cache_clear()
+    page_table.forget_all()
 
 
 def all_contents(file: File, unit: int, limit: int) -> list[Content] | None:

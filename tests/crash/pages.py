@@ -48,7 +48,7 @@ def page_bytes(number: int) -> bytes:
 
 
 def forget_all() -> None:
-    """Drop every page, when nothing refers to any; long campaigns would fill the memory."""
+    """Drop every page; for `choices.forget_pages`, which drops what refers to them first."""
     del _pages[1:], _digests[1:]
     _numbers.clear()
     _numbers[_ZEROS] = 0

@@ -64,6 +64,7 @@ class Recorder:
                 self._names[entry] = {}
         self._next_inode = self.before.last_inode + 1
         self._descriptors: dict[int, int] = {}
+        self._resolved: dict[str, str] = {}
         self._saved: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
@@ -126,10 +127,17 @@ class Recorder:
 
     def _locate(self, path: str) -> tuple[int, str] | None:
         """Return the directory and the name of a path; None if it is not below the root."""
-        parent = os.path.realpath(os.path.dirname(os.path.abspath(path)))
+        parent = self._resolve(os.path.dirname(os.path.abspath(path)))
         if parent != self.root and not parent.startswith(self.root + "/"):
             return None
         return self._directory(parent), os.path.basename(path)
+
+    def _resolve(self, directory: str) -> str:
+        """Follow symbolic links on the way to a directory, which are not expected to change."""
+        found = self._resolved.get(directory)
+        if found is None:
+            found = self._resolved[directory] = os.path.realpath(directory)
+        return found
 
     def _directory(self, path: str) -> int:
         inode = ROOT
@@ -178,9 +186,8 @@ class Recorder:
     # -- the calls --------------------------------------------------------------------------------
 
     def _on_open_file(self, real: Any, path: str, **options: bool) -> int:
-        place = self._locate(os.path.realpath(path)) if not options.get("create") else None
-        if options.get("create"):
-            place = self._locate(path)
+        is_new = options.get("create", False)
+        place = self._locate(os.path.realpath(path) if os.path.islink(path) else path)
         if place is None:
             return int(real(path, **options))
         parent, name = place
@@ -188,7 +195,7 @@ class Recorder:
         descriptor = int(real(path, **options))
         with self._lock:
             entry = self._names[parent].get(name)
-            if options.get("create"):
+            if is_new:
                 entry = self._new_inode()
                 self._change(start, parent, {name: entry}, new_file=entry)
             if not isinstance(entry, int):
@@ -238,7 +245,7 @@ class Recorder:
                 self._note(lambda end: Barrier(start, end, inode, failed))
 
     def _on_fsync_directory(self, real: Any, path: str) -> None:
-        resolved = os.path.realpath(path)
+        resolved = self._resolve(os.path.abspath(path))
         inside = resolved == self.root or resolved.startswith(self.root + "/")
         inode = self._directory(resolved) if inside else 0
         start = self._stamp()

@@ -8,7 +8,7 @@ to state n and ``recorder.mark("committed", n)`` when the library has promised i
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class GroupScenario(Scenario):
 
     states: list[State]
 
-    def reopen(self, path: Path) -> State:
+    def reopen(self, path: Path) -> Any:
         """Look as a reader, which changes nothing; recover; look again: it must be the same."""
         url = _url(path)
         try:
@@ -188,25 +188,34 @@ class Flushes(GroupScenario):
         """Return the step, and what is wrong with what belongs to it."""
         with pmarray.open_group(_url(path), mode="a") as group:
             group._recover()
-            step = group.attrs.get("step", 0)
-            wrong = []
-            if len(group):
-                grows, filled = group["grows"], group["filled"]
-                # Of an array whose shape is not flushed yet there may be none or all.
-                if grows.shape != (self._ROWS, step):
-                    wrong.append(f"grows has shape {grows.shape}")
-                for i in range(step):
-                    if not np.array_equal(grows[:, i], self._values(i)):
-                        wrong.append(f"grows[:, {i}]")
-                    if not np.array_equal(filled[i], self._values(i)):
-                        wrong.append(f"filled[{i}]")
-                if not np.array_equal(group[f"made{step - 1}"][...], [step] * 3):
-                    wrong.append(f"made{step - 1}")
-                if len(group) != 3:
-                    wrong.append(f"arrays {list(group)}")
-            elif step:
-                wrong.append("no arrays")
-        return step, tuple(wrong)
+            step = int(group.attrs.get("step", 0))
+            return step, tuple(self._faults_of(group, step)) if step else ()
+
+    def _faults_of(self, group: pmarray.Group, step: int) -> Iterator[str]:
+        for name in ("grows", "filled"):
+            if name not in group:
+                yield f"{name} is missing"
+                return
+        grows, filled = group["grows"], group["filled"]
+        # A batch that failed half-way may have got its shapes to the disk and not its step.
+        if grows.shape not in ((self._ROWS, step), (self._ROWS, step + 1)):
+            yield f"grows has shape {grows.shape}"
+            return
+        for i in range(step):
+            if not np.array_equal(grows[:, i], self._values(i)):
+                yield f"grows[:, {i}]"
+            if not np.array_equal(filled[i], self._values(i)):
+                yield f"filled[{i}]"
+        last, after = f"made{step - 1}", f"made{step}"
+        if last in group:
+            if not np.array_equal(group[last][...], [step] * 3):
+                yield last
+        elif after not in group and grows.shape[1] == step:
+            yield f"{last} is missing"
+
+    def resume(self, path: Path, recorder: Recorder) -> None:
+        """Recover."""
+        recorder.mark("recovered", self.reopen(path)[0])
 
     def objection(self, found: Any, marks: Sequence[Mark]) -> str | None:
         """The items of every flush up to the step that the attributes name are there."""
