@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, Literal
 
 import numpy as np
@@ -50,6 +51,8 @@ class CachedStorage:
         self._cache = cache
         self._chunk_nbytes = layout.chunk_nbytes(chunk_shape)
         self._sequential_at = 0
+        self._views: list[weakref.ref[Any]] = []
+        """The mappings that `view` has handed out and somebody still has."""
         self._unsynced = new
         # A crash may have left an older header than the metadata have.
         self._stale_header = True
@@ -117,6 +120,8 @@ class CachedStorage:
                 target[...] = self._items(chunk)[extent.within]
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
+        if any(view() is _owner(values) for view in self._views):
+            values = values.copy()  # the file changes under it as soon as the first chunk leaves
         with self._cache.operation():
             self._unsynced = True
             for extent in self.layout.extents(axes, self.chunk_shape):
@@ -230,6 +235,9 @@ class CachedStorage:
             data = self.region.view(self.layout.nbytes)
             if data is None:
                 return None
+            self._views = [view for view in self._views if view() is not None]
+            if data.nbytes:
+                self._views.append(weakref.ref(_owner(data)))
             return as_array(data, self.layout, self._dtype, self.layout.shape)
 
     def make_durable(self, ndim: int, /) -> None:
@@ -317,6 +325,14 @@ class CachedStorage:
             if offset + nbytes < self.layout.nbytes:
                 self.region.will_read(offset + nbytes, ahead)
         self._sequential_at = offset + nbytes
+
+
+def _owner(array: AnyArray) -> Any:
+    """The object that has the memory of an array."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray) and owner.base is not None:
+        owner = owner.base
+    return owner.obj if isinstance(owner, memoryview) else owner
 
 
 def _as_bytes(run: AnyArray) -> AnyArray:

@@ -310,3 +310,21 @@ def test_views_of_padded_columns_are_read_only_and_whole() -> None:
         copied = np.array(array)
         copied[0, 0] += 1
         same(array[...], model)
+
+
+@pytest.mark.parametrize("url", ["dram:", "memmap:"])
+@pytest.mark.parametrize("index", [np.s_[:, 1:], np.s_[:, :-1], np.s_[1:], np.s_[::-1, ::-1]])
+def test_an_array_can_be_assigned_to_itself_shifted(url: str, index: Any) -> None:
+    """Through its own view, whose memory changes while the chunks are written."""
+    model = np.array(np.arange(30_000.0 * 40).reshape(30_000, 40), "float32", order="F")
+    with (
+        place(url) as where,
+        pmarray.open(where, (30_000, 40), "float32", layout="col", cache="1 MiB") as array,
+    ):
+        array[...] = model
+        view = np.asarray(array)
+        moved = model[index].copy()
+        source = tuple(slice(0, n) for n in moved.shape)
+        model[index] = model[source].copy()
+        array[index] = view[source]
+        same(array[...], model)
