@@ -36,11 +36,17 @@ d. The metadata file is replaced by a *checkpoint*: the metadata of the last COM
 
 Any of these steps may be interrupted and run again: until (d) the journal is as it was.
 
+A new writer takes step d whatever it finds, for two reasons. An interrupted transaction may have
+left records behind a gap, which a reader of the journal does not see, but which would stand behind
+new records of the same length and number. And the metadata file that it has read may be the work
+of a process that died before the directory was durable: a power cut would bring the older one
+back, whose journal must not have been overwritten by then.
+
 Checkpoints
 -----------
-A checkpoint is also taken when the journal has grown long, when the group is flushed after
-changes outside any transaction, and after each rollback that put something back; always with no
-transaction half-way through, so that nothing in the journal is needed any more.
+A checkpoint is also taken when the journal has grown long, when the group is flushed and its
+metadata have changed, and after each rollback of a transaction that has reached the journal;
+always with no transaction half-way through, so that nothing in the journal is needed any more.
 
 Failures
 --------
@@ -154,6 +160,7 @@ class Committer:
         `open_region` opens the data file of that id, or returns None where the metadata have none.
         """
         if self.saved.generation == 0:
+            self.checkpoint(self.saved.metadata)  # d
             return
         region = self._backend.open_journal(create=False)
         if region is None:
@@ -173,8 +180,7 @@ class Committer:
                     one.close()
         self._journal = journal
         self.transaction = self._committed = state.transaction
-        if state.position:
-            self.checkpoint(state.metadata)  # d
+        self.checkpoint(state.metadata)  # d
 
     def _put_back(
         self,
@@ -259,21 +265,23 @@ class Committer:
 
     def _journal_before(self, number: int, writes: Iterable[Write]) -> None:
         assert self._journal is not None
+        pending, self._pending_images = self._pending_images, number
         if self._journal.before(number, _images(writes)):
-            self._pending_images = number
             self._journal.barrier()
+        else:
+            self._pending_images = pending
 
     # -- on the caller's thread, while the writer has nothing to do -------------------------------
 
-    def roll_back(self, region_of: Callable[[int], Region | None], metadata: GroupMetadata) -> None:
-        """Undo what a transaction that was not sealed has spilled; steps a to d."""
+    def roll_back(self, region_of: Callable[[int], Region | None]) -> None:
+        """Undo what the transaction after the last commit has written; steps a to d."""
         journal = self._journal
         if journal is None or self._pending_images <= self._committed:
             return
         journal.barrier()  # a
         state = read_committed(self.saved, journal)
         self._put_back(journal, state, region_of, {})
-        self.checkpoint(metadata)
+        self.checkpoint(state.metadata)
 
     def checkpoint(self, metadata: GroupMetadata) -> None:
         """Replace the metadata file; afterwards nothing in the journal is needed."""

@@ -451,12 +451,14 @@ class Group:
             self._transaction = None
             try:
                 self._cache.forget()
+                if self._cache.poison is not None:
+                    return  # a predecessor failed: what is there is for recovery to sort out
                 regions = {
                     storage.file_id: storage.region
                     for storage in transaction.storages()
                     if isinstance(storage, CachedStorage)
                 }
-                self._committer.roll_back(regions.get, transaction.metadata)
+                self._committer.roll_back(regions.get)
                 transaction.restore()
             except BaseException as error:
                 code = error.errno if isinstance(error, OSError) else None

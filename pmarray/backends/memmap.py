@@ -287,11 +287,14 @@ class MemmapBackend:
 
     def open_journal(self, *, create: bool) -> FileRegion | None:
         path = self._path(JOURNAL_NAME)
-        if not os.path.exists(path):
-            if not create:
-                return None
+        exists = os.path.exists(path)
+        if not exists and not create:
+            return None
+        if create:
             try:
-                _osops.close(_osops.open_file(path, write=True, create=True))
+                if not exists:
+                    _osops.close(_osops.open_file(path, write=True, create=True))
+                # Also if it was there: whoever made it may have died before this.
                 _osops.fsync_directory(self.directory)
             except OSError as error:
                 raise StorageError(error.errno, f"cannot create: {error.strerror}", path) from error
@@ -326,22 +329,30 @@ class MemmapBackend:
         write_fully(fd, [memoryview(f"{os.getpid():<31}\n".encode())], 0, path=path)
 
     def _make_directories(self) -> None:
-        """Make the group's directory, durably, with whatever parents are missing."""
-        missing = []
+        """Make the group's directories, durably, with whatever parents are missing.
+
+        Also those that are there already, as long as there are no metadata: a process may have
+        died between making one and making it durable.
+        """
+        made = []
         path = os.path.abspath(self.directory)
+        data = os.path.join(path, DATA_NAME)
         while not os.path.isdir(path):
-            missing.append(path)
+            made.append(path)
             path = os.path.dirname(path)
-        data = os.path.join(os.path.abspath(self.directory), DATA_NAME)
         if not os.path.isdir(data):
-            missing.insert(0, data)
+            made.insert(0, data)
+        unsure = []
+        if not os.path.exists(self._metadata_path):
+            unsure = [os.path.dirname(data), os.path.dirname(os.path.dirname(data))]
         try:
-            for path in reversed(missing):
+            for path in reversed(made):
                 try:
                     _osops.mkdir(path)
                 except FileExistsError:
                     continue  # another process was faster
-                _osops.fsync_directory(os.path.dirname(path))
+            for path in dict.fromkeys([*map(os.path.dirname, made), *unsure]):
+                _osops.fsync_directory(path)
         except OSError as error:
             raise StorageError(
                 error.errno, f"cannot make a directory: {error.strerror}", path
@@ -434,9 +445,13 @@ class MemmapBackend:
         if self._lock_fd is not None:
             fd, self._lock_fd = self._lock_fd, None
             try:
-                _osops.unlock(fd)
-            finally:
-                _osops.close(fd)
+                try:
+                    _osops.unlock(fd)
+                finally:
+                    _osops.close(fd)
+            except OSError as error:
+                path = self._path(LOCK_NAME)
+                raise StorageError(error.errno, f"cannot unlock: {error.strerror}", path) from error
 
     def abandon(self) -> None:
         # Closing, and not unlocking: the parent's lock shares this open file description.

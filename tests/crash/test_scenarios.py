@@ -25,14 +25,12 @@ def test_no_power_cut_loses_what_was_promised(name: str, tmp_path: Path) -> None
     assert report.distinct > 500
 
 
-@pytest.mark.xfail(reason="metadata are trusted whose rename is not durable yet")
 def test_no_process_death_and_power_cut_together_lose_what_was_promised() -> None:
     campaign = Campaign(SCENARIOS["durable"](0), limit=4, samples=4, again=1, patience=1)
     report = campaign.run()
     assert not report.violations, report.violations[0]
 
 
-@pytest.mark.xfail(reason="records of an interrupted transaction come back after a flush")
 def test_records_of_an_interrupted_transaction_do_not_come_back() -> None:
     report = Campaign(SCENARIOS["interrupted"](1), seed=1, limit=64, samples=8, again=1).run()
     assert not report.violations, report.violations[0]

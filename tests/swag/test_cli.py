@@ -150,10 +150,14 @@ def test_info_tells_shape_and_recipe(trained: tuple[str, str]) -> None:
 def test_an_existing_store_is_left_alone_unless_told(trained: tuple[str, str]) -> None:
     folder = Path(trained[0].removeprefix("memmap:"))
     before = (folder / "trajectory.npy").read_bytes()
-    done = swag("train", trained[0], *QUICK)
+    done = swag("train", trained[0], *QUICK, "--lr", "0.07")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "exists already; --fresh replaces it" in done.stderr
+    assert "lr: 0.07 here, 0.05 there" in done.stderr
+    assert "--fresh" in done.stderr
+    assert (folder / "trajectory.npy").read_bytes() == before
+    # By the same recipe there is nothing left to do.
+    assert swag("train", trained[0], *QUICK).returncode == 0
     assert (folder / "trajectory.npy").read_bytes() == before
 
 

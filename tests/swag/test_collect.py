@@ -353,7 +353,8 @@ def test_a_full_device_is_an_oserror_and_the_checkpoint_remains() -> None:
         handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         try:
             posterior = swag.SWAG(models[0], store=f"memmap:{directory}", checkpoint_every=5)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, limits[1])  # the journal takes four of them)
+            # The journal takes four of them.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, limits[1]))
             with pytest.raises(OSError) as caught:  # noqa: PT011, PT012 - the first call that can
                 for model in models:
                     posterior.update_parameters(model)
