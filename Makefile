@@ -9,12 +9,15 @@ PIP_ARGS ?=
 # More arguments for pytest and for the benchmark, for example TEST="tests/pmarray -x".
 TEST ?=
 BENCH ?= collect
+SEED ?= 1
+MINUTES ?= 5
+KILLS ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs bench clean
+.PHONY: help demo test lint types crash crash-training docs bench clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say which with make PYTHON=...")'
@@ -27,7 +30,7 @@ $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
 
 demo: $(VENV)/.swag ## Train on MNIST, collect the posterior on disk, print a table, draw a picture
 	$(BIN)/swag train memmap:./runs/demo --fresh
-	$(BIN)/swag evaluate memmap:./runs/demo
+	$(BIN)/swag evaluate memmap:./runs/demo --figure ./runs/demo.png
 
 test: $(VENV)/.swag,test ## Run the whole suite, doctests included
 	$(BIN)/python -m pytest $(TEST)
@@ -38,6 +41,12 @@ lint: $(VENV)/.swag,test ## Check style and formatting
 
 types: $(VENV)/.swag,test ## Check the types, strictly
 	$(BIN)/mypy
+
+crash: $(VENV)/.swag,test ## Power cuts and kills, seed after seed (SEED=1 MINUTES=60)
+	$(BIN)/python -m tests.crash --seed $(SEED) --minutes $(MINUTES)
+
+crash-training: $(VENV)/.swag,test ## Kill swag train and resume it (KILLS=200 SEED=1)
+	$(BIN)/python -m tests.crash.training --kills $(KILLS) --seed $(SEED)
 
 docs: $(VENV)/.docs ## Build the site into ./site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -66,7 +66,7 @@ def train_to_the_end(
     while True:
         child = _start(url, options)
         if rng is not None and kills < most_kills:
-            time.sleep(rng.uniform(0.05, 2.0))
+            time.sleep(rng.uniform(0.05, 4.0))
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
