@@ -57,21 +57,26 @@ UNSEEN = {
 
 def test_every_barrier_is_missed() -> None:
     """Each barrier is left out in turn, and some cut shows it."""
-    names = ("durable", "uncached", "pipelined", "flushes", "interrupted")
     sites: dict[str, list[str]] = {}
-    for name in names:
+    for name in ("durable", "uncached", "pipelined", "flushes"):
         with scratch() as path, barrier_sites() as found, Recorder(path) as recorder:
             SCENARIOS[name](1).run(path, recorder)
         for site in found:
             sites.setdefault(site, []).append(name)
+    with barrier_sites() as found:  # those of recovery come up only after a crash
+        Campaign(SCENARIOS["uncached"](1), seed=1, limit=4, samples=4, again=0.02).run()
+    for site in found:
+        if "recover" in site:
+            sites.setdefault(site, []).append("uncached")
     assert len(sites) >= 8
     for site, where in sites.items():
         if any(_is(site, unseen) for unseen in UNSEEN):
             continue
+        again = 0.2 if "recover" in site else 0
         for name in where:
             with without_barrier(site):
                 report = Campaign(
-                    SCENARIOS[name](1), seed=1, limit=32, samples=16, again=0, patience=1
+                    SCENARIOS[name](1), seed=1, limit=32, samples=16, again=again, patience=1
                 ).run()
             forget_pages()
             if report.violations:
