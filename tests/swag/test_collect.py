@@ -273,7 +273,7 @@ def test_what_was_made_durable_survives_without_closing(scratch: Path) -> None:
     ],
 )
 def test_a_store_of_another_kind_is_refused_with_the_difference(
-    location: str, model: nn.Module, options: dict[str, int], message: str
+    location: str, model: nn.Module, options: dict[str, Any], message: str
 ) -> None:
     collected(location, [nn.Linear(3, 2)])
     before = contents(location)
@@ -333,7 +333,7 @@ def test_a_failure_of_the_thread_reaches_the_caller(scratch: Path) -> None:
     posterior.flush()
     saved = contents(f"memmap:{scratch}")
     posterior._store.group.close()  # behind its back
-    with pytest.raises(pmarray.errors.ClosedError):  # noqa: PT012 - the first call that can
+    with pytest.raises(pmarray.errors.ClosedError):
         for model in models[4:]:
             posterior.update_parameters(model)
     with pytest.raises(pmarray.errors.ClosedError):
@@ -355,7 +355,7 @@ def test_a_full_device_is_an_oserror_and_the_checkpoint_remains() -> None:
             posterior = swag.SWAG(models[0], store=f"memmap:{directory}", checkpoint_every=5)
             # The journal takes four of them.
             resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, limits[1]))
-            with pytest.raises(OSError) as caught:  # noqa: PT011, PT012 - the first call that can
+            with pytest.raises(OSError) as caught:  # noqa: PT011 - the first call that can
                 for model in models:
                     posterior.update_parameters(model)
                 posterior.flush()

@@ -75,7 +75,7 @@ def test_weights_come_back_when_the_block_raises_and_whatever_it_does() -> None:
     posterior = collected(model)
     before = state_of(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    with pytest.raises(ZeroDivisionError), posterior.sampled(model):  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), posterior.sampled(model):
         model.train()
         model(some(16)).square().sum().backward()
         optimizer.step()
