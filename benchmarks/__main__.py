@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks collect | rss | imports``."""
+"""The command line: ``python -m benchmarks collect | transactions | rss | imports``."""
 
 from __future__ import annotations
 
@@ -53,6 +53,20 @@ def collect(
         reference_steps=reference_steps,
         directory=directory,
     )
+
+
+@app.command()
+def transactions(
+    rows: Annotated[int, typer.Option(min=1, help="Float32 items of a column.")] = 2_797_010,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Columns a round.")] = 60,
+    directory: Directory = Path("runs"),
+) -> None:
+    """Milliseconds a column, appended and overwritten, with a transaction a step and without."""
+    from benchmarks.transactions import compare
+
+    directory.mkdir(parents=True, exist_ok=True)
+    compare(Console(), rows=rows, rounds=rounds, steps=steps, directory=directory)
 
 
 @app.command()
