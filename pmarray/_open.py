@@ -19,6 +19,7 @@ from pmarray.errors import (
     GroupExistsError,
     GroupNotFoundError,
     LayoutError,
+    URLError,
 )
 from pmarray.group import Group
 from pmarray.layout import Layout, parse_layout, parse_shape
@@ -71,7 +72,13 @@ def open_group(
     >>> group.create("x", (3,))[:]
     array([0., 0., 0.])
     """
-    return _open_group(URL.parse(url), mode, cache, commit)
+    parsed = URL.parse(url)
+    if parsed.name is not None:
+        raise URLError(
+            f"{url!r} names an array: open it with pmarray.open, or leave out '#{parsed.name}' and "
+            "take it from the group"
+        )
+    return _open_group(parsed, mode, cache, commit)
 
 
 def _open_group(parsed: URL, mode: str, cache: int | str, commit: str = "durable") -> Group:

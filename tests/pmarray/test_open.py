@@ -316,3 +316,9 @@ def test_descriptors_are_given_back(url: str) -> None:
         with pytest.raises(GroupNotFoundError):
             pmarray.open(url + "x", mode="r")
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_group_is_not_opened_by_the_name_of_an_array(tmp_path: Path) -> None:
+    with pytest.raises(pmarray.errors.URLError, match="names an array"):
+        pmarray.open_group(f"memmap:{tmp_path}/g#weights")
+    assert not list(tmp_path.iterdir())
