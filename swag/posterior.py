@@ -153,7 +153,7 @@ def window(
         raise WindowError(f"{store.collected} iterates are collected: none from {start} on")
     oldest = store.collected - store.kept
     before = len(range(start, oldest, every))
-    whole = start == 0 and every == 1
+    whole = len(iterates) == store.collected  # whatever the step, if there is just one
     if before and not whole:
         raise WindowError(
             f"only iterates from {oldest} on were kept (max_rank="
