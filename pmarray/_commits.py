@@ -52,7 +52,8 @@ Failures
 --------
 An error in step 2 leaves the medium as it was: the transaction can be rolled back by forgetting
 it. From step 3 on, and at any barrier, an error poisons the group: nothing is retried, and opening
-the group again recovers the last commit. If the barrier of step 4 fails the outcome is unknown
+the group again recovers the last commit. A checkpoint that fails before its rename changes nothing,
+and takes back no commit. If the barrier of step 4 fails the outcome is unknown
 until then.
 """
 
@@ -66,7 +67,7 @@ from typing import TYPE_CHECKING
 from pmarray._journal import MAX_PAYLOAD_BYTES, Image, Journal, StoredImage
 from pmarray._metadata import Checkpoint, GroupMetadata
 from pmarray.backends import Region, RegionBackend
-from pmarray.errors import DamagedError, OutcomeUnknownError, PoisonedError
+from pmarray.errors import DamagedError, OutcomeUnknownError, PoisonedError, StorageError
 from pmarray.layout import BLOCK_BYTES
 
 if TYPE_CHECKING:
@@ -107,11 +108,6 @@ class CommittedState:
     """Before-images above `transaction`, in the order in which they were written."""
     position: int = 0
     """The end of the journal's last whole record."""
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """The same as one value, for comparison."""
-        return Checkpoint(self.metadata, self.transaction, self.generation)
 
 
 def read_committed(checkpoint: Checkpoint, journal: Journal | None) -> CommittedState:
@@ -209,8 +205,13 @@ class Committer:
             journal = Journal(region, self.saved.generation)
             journal.reserve(1)
             self._journal = journal
-            # From generation 1 on, a missing journal is damage.
-            self.checkpoint(self.saved.metadata)
+            try:
+                # From generation 1 on, a missing journal is damage; at 0 the journal is not read.
+                self.checkpoint(self.saved.metadata)
+            except BaseException:
+                self._journal = None
+                region.close()
+                raise
         self.transaction += 1
         return self.transaction
 
@@ -261,7 +262,16 @@ class Committer:
         for storage, nbytes in sizes.items():
             storage.committed_nbytes = nbytes
         if self._journal.position > _RETIRE_AT * self._journal.region.capacity:
-            self.checkpoint(last.metadata)
+            self._retire(last.metadata)
+
+    def _retire(self, metadata: GroupMetadata) -> None:
+        """Take a checkpoint because the journal is long; the commit before it stands anyway."""
+        try:
+            self.checkpoint(metadata)
+        except PoisonedError:
+            raise
+        except StorageError:
+            pass  # the journal grows instead, and the next commit tries again
 
     def _journal_before(self, number: int, writes: Iterable[Write]) -> None:
         assert self._journal is not None

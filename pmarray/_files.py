@@ -85,6 +85,13 @@ def replace_durably(path: str, data: bytes) -> None:
 
     Before step 3 is durable the old contents stand, after it the new; never a mixture. A
     temporary file that a crash leaves behind is overwritten by the next attempt.
+
+    Raises
+    ------
+    StorageError
+        Up to step 3: the old contents stand, and it may be tried again.
+    PoisonedError
+        At step 4: a power cut may leave either.
     """
     temporary = path + ".new"
     directory = os.path.dirname(path) or "."
@@ -98,8 +105,16 @@ def replace_durably(path: str, data: bytes) -> None:
         finally:
             _osops.close(fd)
         _osops.rename(temporary, path)  # 3
-        _osops.fsync_directory(directory)  # 4
     except StorageError:
         raise
     except OSError as error:
         raise StorageError(error.errno, f"cannot replace: {error.strerror}", path) from error
+    try:
+        _osops.fsync_directory(directory)  # 4
+    except OSError as error:
+        raise PoisonedError(
+            error.errno,
+            f"a barrier failed ({error.strerror}): whether the new metadata stand is unknown until "
+            "the group is opened again; close it and repair the medium",
+            path,
+        ) from error

@@ -363,3 +363,73 @@ def test_a_missing_journal_is_damage(tmp_path: Path) -> None:
     assert any(finding.damaged for finding in pmarray.verify(tmp_path / "g"))
     with pytest.raises(errors.DamagedError, match="journal is missing"):
         pmarray.open(tmp_path / "g")
+
+
+def no_room_for_metadata(patch: pytest.MonkeyPatch) -> None:
+    real = _osops.open_file
+
+    def full(path: str, **flags: bool) -> int:
+        if path.endswith("pmarray.json.new"):
+            raise OSError(28, "No space left on device")
+        return real(path, **flags)
+
+    patch.setattr(_osops, "open_file", full)
+
+
+def no_durable_directories(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(_osops, "fsync_directory", fail)
+
+
+def test_a_journal_that_cannot_be_retired_takes_no_commit_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = pmarray.open_group(tmp_path / "g")
+    with group.transaction():
+        group.attrs["step"] = 0
+    with monkeypatch.context() as patch:
+        no_room_for_metadata(patch)
+        for step in range(1, 700):  # more than the journal has room for at first
+            with group.transaction():
+                group.attrs["step"] = step
+        with pmarray.open_group(tmp_path / "g", mode="r") as reader:
+            assert reader.attrs["step"] == 699
+        with pytest.raises(errors.StorageError, match="No space"):
+            group.flush()
+    assert group.attrs["step"] == 699
+    group.close()
+    with pmarray.open_group(tmp_path / "g", mode="r") as reader:
+        assert reader.attrs["step"] == 699
+
+
+def test_a_first_transaction_that_finds_no_room_leaves_the_next_one_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = pmarray.open_group(tmp_path / "g")
+    with monkeypatch.context() as patch:
+        no_room_for_metadata(patch)
+        with pytest.raises(errors.StorageError, match="No space"), group.transaction():
+            group.attrs["step"] = 1
+    with group.transaction():
+        group.attrs["step"] = 2
+    # As another process would find it now: the writer has not been closed.
+    with pmarray.open_group(tmp_path / "g", mode="r") as reader:
+        assert reader.attrs["step"] == 2
+    group.close()
+
+
+def test_metadata_that_may_not_be_durable_poison_the_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the rename nobody knows which generation a power cut leaves."""
+    group = pmarray.open_group(tmp_path / "g")
+    with group.transaction():
+        group.attrs["step"] = 1
+    with monkeypatch.context() as patch:
+        no_durable_directories(patch)
+        with pytest.raises(errors.PoisonedError):
+            group.flush()
+    with pytest.raises(errors.PoisonedError):
+        group.attrs["step"] = 2
+    group.close()
+    with pmarray.open_group(tmp_path / "g") as again:
+        assert again.attrs["step"] == 1
