@@ -250,7 +250,7 @@ def test_an_error_of_close_itself_is_told_and_the_lock_given_up(
     assert unlocked(array)
 
 
-@pytest.mark.parametrize("name", ["open_file", "pwritev", "fsync", "rename", "fsync_directory"])
+@pytest.mark.parametrize("name", ["open_file", "pwritev", "fsync", "rename"])
 def test_metadata_that_cannot_be_replaced_stay(
     array: pmarray.PMArray, calls: Any, name: str
 ) -> None:
@@ -259,8 +259,7 @@ def test_metadata_that_cannot_be_replaced_stay(
     calls.failures[name] = [errno.ENOSPC]
     with pytest.raises(StorageError):
         array.flush()
-    if name != "fsync_directory":
-        assert (path_of(array) / "pmarray.json").read_bytes() == before
+    assert (path_of(array) / "pmarray.json").read_bytes() == before
     array.flush()
     with pmarray.open_group(path_of(array), mode="r") as again:
         assert dict(again.attrs) == {"a": 1}
@@ -277,9 +276,16 @@ def test_an_array_that_cannot_be_created_leaves_nothing(
         array.group.create("new", (ROWS, 9), "float32", layout="col")
         array.flush()
 
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError) as caught:
         create()
     calls.failures.clear()
+    if isinstance(caught.value, PoisonedError):
+        # The directory of the metadata: a barrier, which nobody retries.
+        assert name == "fsync_directory"
+        array.close()
+        with pmarray.open_group(path_of(array)) as again:
+            assert "array" in again
+        return
     if "new" not in array.group:
         assert len(list((path_of(array) / "data").iterdir())) == 1
         array.group.create("new", (ROWS, 9), "float32", layout="col")
