@@ -283,8 +283,8 @@ def test_an_array_that_cannot_be_created_leaves_nothing(
         # The directory of the metadata: a barrier, which nobody retries.
         assert name == "fsync_directory"
         array.close()
-        with pmarray.open_group(path_of(array)) as again:
-            assert "array" in again
+        with pmarray.open_group(path_of(array)) as group:
+            assert "array" in group
         return
     if "new" not in array.group:
         assert len(list((path_of(array) / "data").iterdir())) == 1
