@@ -11,6 +11,7 @@ array([1., 2., 3.], dtype=float32)
 from __future__ import annotations
 
 from pmarray import errors
+from pmarray._config import config
 from pmarray._open import open, open_group
 from pmarray._verify import Finding, Recovery, recover, verify
 from pmarray.array import PMArray
@@ -31,6 +32,7 @@ __all__ = [
     "PMArrayError",
     "Recovery",
     "Transaction",
+    "config",
     "errors",
     "open",
     "open_group",

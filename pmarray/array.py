@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from pmarray._arithmetic import Arithmetic
+from pmarray._config import config
 from pmarray._indexing import Selection, select, storage_axes
+from pmarray._interop import Interop
 from pmarray._loans import Borrowing
 from pmarray._metadata import ArrayMetadata
-from pmarray._sizes import available_memory_bytes, format_bytes
+from pmarray._sizes import format_bytes
 from pmarray._storage import Storage
 from pmarray.errors import (
     ArrayNotFoundError,
-    BudgetError,
     LayoutError,
     LoanError,
     SelectionError,
@@ -34,11 +36,10 @@ __all__ = ["PMArray"]
 
 AnyArray = NDArray[Any]
 
-_CHECK_FROM_BYTES = 64 << 20
 _RELAYOUT_BLOCK_BYTES = 8 << 20
 
 
-class PMArray:
+class PMArray(Arithmetic, Interop):
     """A dense array on a medium, indexed like a `numpy.ndarray`.
 
     Made by `pmarray.open` and `Group.create`; holds a place in a `Group`. Reading an index gives a
@@ -157,11 +158,7 @@ class PMArray:
     def _read(self, selection: Selection) -> Any:
         shape = selection.block_shape or (1,)
         nbytes = int(np.prod(shape, dtype=object)) * self.itemsize
-        if nbytes > _CHECK_FROM_BYTES and nbytes > available_memory_bytes():
-            raise BudgetError(
-                f"the result would take {format_bytes(nbytes)} of memory, "
-                f"{format_bytes(available_memory_bytes())} are free: read parts of it"
-            )
+        config.check_result(nbytes, "read parts of it")
         block = np.empty(shape, self.dtype, order="F" if self.layout == "col" else "C")
         self._storage.read(storage_axes(selection), block)
         # The Ellipsis keeps an array of one item an array.
@@ -188,6 +185,38 @@ class PMArray:
     def __iter__(self) -> Iterator[Any]:
         for i in range(len(self)):
             yield self[i]
+
+    def iter_chunks(self, nbytes: int | None = None) -> Iterator[tuple[slice, ...]]:
+        """Cut the array into pieces to work on one after another.
+
+        Parameters
+        ----------
+        nbytes
+            The most that a piece may take; a chunk of the cache unless told.
+
+        Yields
+        ------
+        tuple of slice
+            Disjoint pieces that cover the array, in the order in which they lie on the medium.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> a = pmarray.open("dram:", shape=(4, 3), layout="col", fill_value=2)
+        >>> sum(a[index].sum() for index in a.iter_chunks(nbytes=64))
+        np.float64(24.0)
+        """
+        if not self.ndim:
+            yield ()
+            return
+        if not self.size:
+            return
+        chunk_shape = self.chunks
+        if nbytes is not None:
+            chunk_shape = self._layout.chunk_shape(nbytes, nbytes)
+        whole = tuple(slice(0, n, 1) for n in self.shape)
+        for extent in self._layout.extents(whole, chunk_shape):
+            yield extent.block
 
     # -- writing --------------------------------------------------------------------------------
 

@@ -1,0 +1,98 @@
+"""Limits of the process that a user may change, `pmarray.config`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pmarray._sizes import available_memory_bytes, format_bytes, parse_bytes
+from pmarray.errors import BudgetError
+
+__all__ = ["Config", "config"]
+
+
+class Config:
+    """How much memory operations on whole arrays may take, besides the caches of the groups.
+
+    There is one, `pmarray.config`, for all threads of the process.
+
+    Examples
+    --------
+    >>> import pmarray
+    >>> with pmarray.config.set(work_memory="1 MiB"):
+    ...     pmarray.config.work_memory
+    1048576
+    """
+
+    def __init__(self) -> None:
+        self._work_memory = 64 << 20
+        self._max_result: int | None = None
+
+    @property
+    def work_memory(self) -> int:
+        """Bytes that a streamed operation may hold at once; 64 MiB unless set.
+
+        Takes a number, or a text such as ``"256 MiB"``. Operands that are in memory already, and
+        results that have to be, are not counted.
+        """
+        return self._work_memory
+
+    @work_memory.setter
+    def work_memory(self, value: int | str) -> None:
+        nbytes = parse_bytes(value)
+        if not nbytes:
+            raise ValueError("work_memory must be more than 0")
+        self._work_memory = nbytes
+
+    @property
+    def max_result(self) -> int | None:
+        """Bytes of the largest result that is made in memory unasked; None: what is free."""
+        return self._max_result
+
+    @max_result.setter
+    def max_result(self, value: int | str | None) -> None:
+        self._max_result = None if value is None else parse_bytes(value)
+
+    @contextmanager
+    def set(self, **limits: int | str | None) -> Iterator[None]:
+        """Change limits for a ``with`` block.
+
+        Raises
+        ------
+        TypeError
+            There is no such limit.
+        """
+        for name in limits:
+            if name not in ("work_memory", "max_result"):
+                raise TypeError(f"there is no limit {name!r}: set work_memory or max_result")
+        before = {name: getattr(self, name) for name in limits}
+        try:
+            for name, value in limits.items():
+                setattr(self, name, value)
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(self, name, value)
+
+    def check_result(self, nbytes: int, instead: str) -> None:
+        """Raise unless a result of `nbytes` may be made in memory.
+
+        Raises
+        ------
+        BudgetError
+            It may not; the message names the size and what to do `instead`.
+        """
+        if self._max_result is None and nbytes <= _UNCHECKED_BYTES:
+            return  # asking the system what is free costs more than most results
+        limit = available_memory_bytes() if self._max_result is None else self._max_result
+        if nbytes > limit:
+            allowed = "are free" if self._max_result is None else "are allowed by max_result"
+            raise BudgetError(
+                f"the result would take {format_bytes(nbytes)} of memory, {format_bytes(limit)} "
+                f"{allowed}: {instead}"
+            )
+
+
+_UNCHECKED_BYTES = 64 << 20
+
+config = Config()
