@@ -2,8 +2,8 @@
 
 An index becomes a `Selection`: one ascending slice an axis, which is all that the stages below
 ever see, and two index tuples that turn the block of selected items into what NumPy would return
-and back. ndindex canonicalises any index in 40 to 50 us; ints and slices, which are nearly all
-indices of the write path, take about 2 us here with the built-in `slice.indices`.
+and back. That takes about 2 us with the built-in `slice.indices`, where ndindex needs 40 to 50;
+`_fancy` takes every other index.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ import numpy as np
 
 from pmarray.errors import SelectionError
 
-__all__ = ["Selection", "select", "storage_axes"]
+__all__ = ["NotBasicError", "Selection", "ascending", "integer", "select", "storage_axes"]
+
+
+class NotBasicError(SelectionError):
+    """The index has an array, a list or a mask: `_fancy` takes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,9 @@ def select(index: Any, shape: tuple[int, ...]) -> Selection:
     Raises
     ------
     SelectionError
-        Out of bounds, too many indices, or an index that is not basic (arrays, masks).
+        Out of bounds, or too many indices.
+    NotBasicError
+        Something else than integers, slices, ``...`` and None.
     """
     parts = index if isinstance(index, tuple) else (index,)
     used = 0
@@ -65,11 +71,13 @@ def select(index: Any, shape: tuple[int, ...]) -> Selection:
         if part is Ellipsis:
             ellipses += 1
         elif part is not None:
+            if type(part) is not int and type(part) is not slice:
+                _check_basic(part)
             used += 1
     if ellipses > 1:
         raise SelectionError("an index can only have a single ellipsis ('...')")
     if used > len(shape):
-        raise SelectionError(f"too many indices: the array has {len(shape)} axes, the index {used}")
+        raise NotBasicError("too many indices, unless some are boolean scalars")
     if not ellipses:
         parts = (*parts, Ellipsis)
     axes: list[slice] = []
@@ -89,19 +97,19 @@ def select(index: Any, shape: tuple[int, ...]) -> Selection:
         for one in expanded:
             extent = shape[len(axes)]
             if isinstance(one, slice):
-                ascending, flipped = _ascending(one, extent)
-                count = len(range(ascending.start, ascending.stop, ascending.step))
+                items, flipped = ascending(one, extent)
+                count = len(range(items.start, items.stop, items.step))
                 result.append(count)
                 flip = slice(None, None, -1) if flipped else slice(None)
                 to_result.append(flip)
                 to_block.append(flip)
             else:
-                i = _integer(one, len(axes), extent)
-                ascending = slice(i, i + 1, 1)
+                i = integer(one, len(axes), extent)
+                items = slice(i, i + 1, 1)
                 count = 1
                 to_result.append(0)
                 to_block.append(None)
-            axes.append(ascending)
+            axes.append(items)
             block_shape.append(count)
     return Selection(
         tuple(axes),
@@ -113,7 +121,18 @@ def select(index: Any, shape: tuple[int, ...]) -> Selection:
     )
 
 
-def _ascending(one: slice, extent: int) -> tuple[slice, bool]:
+def _check_basic(part: Any) -> None:
+    # bool is an int to Python and a mask to NumPy.
+    if (
+        isinstance(part, bool | np.bool_)
+        or not hasattr(part, "__index__")
+        or (isinstance(part, np.ndarray) and (part.ndim > 0 or part.dtype == bool))
+    ):
+        raise NotBasicError(f"cannot index with {type(part).__name__} alone")
+
+
+def ascending(one: slice, extent: int) -> tuple[slice, bool]:
+    """Return the slice that selects the same items upwards, within bounds; whether `one` fell."""
     try:
         start, stop, step = one.indices(extent)
     except TypeError as error:
@@ -128,17 +147,8 @@ def _ascending(one: slice, extent: int) -> tuple[slice, bool]:
     return slice(start, indices[-1] + 1, step), False
 
 
-def _integer(one: Any, axis: int, extent: int) -> int:
-    # bool is an int to Python and a mask to NumPy.
-    if (
-        isinstance(one, bool | np.bool_)
-        or not hasattr(one, "__index__")
-        or (isinstance(one, np.ndarray) and one.ndim > 0)
-    ):
-        raise SelectionError(
-            f"cannot index with {type(one).__name__}: only integers, slices, ... and None can be "
-            "used here; read the rows or columns and index the result"
-        )
+def integer(one: Any, axis: int, extent: int) -> int:
+    """Return an integer index on an axis, counted from its start."""
     try:
         i = operator.index(one)
     except TypeError as error:

@@ -18,7 +18,7 @@ from pmarray._sizes import format_bytes
 from pmarray.errors import BudgetError
 from pmarray.layout import Layout
 
-__all__ = ["Axes", "Loan", "Storage", "as_array", "nothing", "plan_chunks"]
+__all__ = ["Axes", "Items", "Loan", "Storage", "as_array", "nothing", "plan_chunks"]
 
 AnyArray = NDArray[Any]
 Axes = tuple[slice, ...]
@@ -39,8 +39,8 @@ class Loan:
     """The items have not, or not all; old values where they can be had."""
 
 
-class Storage(Protocol):
-    """The items of one array."""
+class Items(Protocol):
+    """The items of one array, or of a view of one."""
 
     layout: Layout
 
@@ -60,15 +60,19 @@ class Storage(Protocol):
     def pin(self, axes: Axes, /) -> Loan:
         """Lend the memory for reading only: it stays where it is and holds the items."""
 
+    def view(self) -> AnyArray | None:
+        """Return the whole as a read-only array without copying, if possible."""
+
+
+class Storage(Items, Protocol):
+    """The items of one array, and what its group does with them."""
+
     def set_lines(self, lines: int, /) -> int:
         """Change the extent of the slow axis.
 
         Return the byte from which on new lines are known to hold zeros; before it they hold
         anything until they are written.
         """
-
-    def view(self) -> AnyArray | None:
-        """Return the whole as a read-only array without copying, if possible."""
 
     def make_durable(self, ndim: int, /) -> None:
         """Return when what was flushed from the cache is durable, and described for others."""

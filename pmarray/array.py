@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pmarray._arithmetic import Arithmetic
 from pmarray._config import config
+from pmarray._fancy import FancySelection, orthogonal, parse, pointwise
+from pmarray._gather import gather, scatter
 from pmarray._indexing import Selection, select, storage_axes
 from pmarray._interop import Interop
 from pmarray._loans import Borrowing
@@ -141,25 +143,110 @@ class PMArray(Arithmetic, Interop):
     def __getitem__(self, index: Any) -> Any:
         """Return the selected items as a new `numpy.ndarray` (a scalar for a full index).
 
-        Takes integers, slices with any step, ``...`` and ``None``. The result has the array's own
-        memory order, so that long runs are read straight into it.
+        Takes every index that NumPy takes. The result has the array's own memory order, so that
+        long runs are read straight into it; integer arrays and masks visit each chunk once.
 
         Raises
         ------
         SelectionError
-            Out of bounds, or not such an index.
+            Out of bounds, or not an index.
         BudgetError
             The result would not fit into memory.
         """
         with self._reading():
-            selection = select(index, self.shape)
-            return self._read(selection)
+            return self._read(parse(index, self.shape))
 
-    def _read(self, selection: Selection) -> Any:
+    def read(self, index: Any, *, out: AnyArray) -> AnyArray:
+        """Read the selected items into memory that is there already.
+
+        Parameters
+        ----------
+        index
+            Any index of NumPy's.
+        out
+            An array of the shape of ``self[index]``, of any memory order; items are cast to its
+            dtype as an assignment casts. Items are read straight into it where it has the array's
+            dtype and memory order.
+
+        Returns
+        -------
+        numpy.ndarray
+            `out`.
+
+        Raises
+        ------
+        LayoutError
+            `out` has another shape.
+
+        Examples
+        --------
+        >>> import numpy as np, pmarray
+        >>> a = pmarray.open("dram:", shape=(3, 2), layout="col", fill_value=7)
+        >>> a.read(np.s_[1:, 0], out=np.empty(2))
+        array([7., 7.])
+        """
+        with self._reading():
+            selection = parse(index, self.shape)
+            if out.shape != selection.shape:
+                raise LayoutError(f"out has shape {out.shape}, the selection {selection.shape}")
+            if isinstance(selection, Selection) and out.dtype == self.dtype and self.ndim:
+                self._storage.read(selection.axes, out[selection.to_block])
+            else:
+                out[...] = self._read(selection)
+            return out
+
+    @property
+    def oindex(self) -> Indexer:
+        """Orthogonal indexing, as Zarr's: each axis is selected for itself.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> a = pmarray.open("dram:", shape=(4, 3))
+        >>> a.oindex[[3, 0], [True, False, True]] = [[1, 2], [3, 4]]
+        >>> a[3]
+        array([1., 0., 2.])
+        """
+        return Indexer(self, orthogonal)
+
+    @property
+    def vindex(self) -> Indexer:
+        """Coordinate indexing, as Zarr's: one coordinate array an axis, or one mask of the whole.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> a = pmarray.open("dram:", shape=(4, 3))
+        >>> a.vindex[[3, 0], [1, 2]] = [5, 6]
+        >>> a[3], a[0]
+        (array([0., 5., 0.]), array([0., 0., 6.]))
+        """
+        return Indexer(self, pointwise)
+
+    @property
+    def blocks(self) -> Indexer:
+        """Indexing by chunk, as Zarr's: integers and slices of step 1 in the grid of `chunks`.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> a = pmarray.open("dram:", shape=(4, 5), layout="col", chunks=2)
+        >>> a.blocks[:, 2].shape
+        (4, 1)
+        """
+        return Indexer(self, lambda index, shape: select(_block_slices(index, self), shape))
+
+    def _read(self, selection: Selection | FancySelection) -> Any:
         shape = selection.block_shape or (1,)
         nbytes = int(np.prod(shape, dtype=object)) * self.itemsize
         config.check_result(nbytes, "read parts of it")
         block = np.empty(shape, self.dtype, order="F" if self.layout == "col" else "C")
+        if isinstance(selection, FancySelection):
+            if 0 in selection.shape:
+                return np.empty(selection.shape, self.dtype)
+            gather(self._storage, selection, block)
+            # reshape makes no copy: it only splits axes and adds new ones.
+            return selection.to_result(block.reshape(selection.block_shape, order="A"))
         self._storage.read(storage_axes(selection), block)
         # The Ellipsis keeps an array of one item an array.
         result = block.reshape(selection.block_shape, order="A")[(*selection.to_result, ...)]
@@ -226,10 +313,9 @@ class PMArray(Arithmetic, Interop):
         Returns when the items are in the cache, which is at once unless its budget is full.
         """
         with self._writing():
-            selection = select(index, self.shape)
-            self._write(selection, value)
+            self._write(parse(index, self.shape), value)
 
-    def _write(self, selection: Selection, value: ArrayLike) -> None:
+    def _write(self, selection: Selection | FancySelection, value: ArrayLike) -> None:
         values = self._as_values(value)
         while values.ndim > len(selection.shape) and values.shape[0] == 1:
             values = values[0]
@@ -240,6 +326,10 @@ class PMArray(Arithmetic, Interop):
                 f"could not broadcast values of shape {np.shape(value)} into shape "
                 f"{selection.shape}"
             ) from None
+        if isinstance(selection, FancySelection):
+            if 0 not in selection.shape:
+                scatter(self._storage, selection, selection.to_block(whole), self.dtype)
+            return
         block = whole[selection.to_block]
         if not self.ndim:
             block = block.reshape(1)
@@ -547,6 +637,39 @@ class PMArray(Arithmetic, Interop):
         """Move on to what another writer left."""
         self._storage.close()
         self._array, self._storage = array, storage
+
+
+class Indexer:
+    """Another way to index an array: `PMArray.oindex`, `PMArray.vindex`, `PMArray.blocks`."""
+
+    def __init__(
+        self,
+        array: PMArray,
+        parse: Callable[[Any, tuple[int, ...]], Selection | FancySelection],
+    ) -> None:
+        self._array = array
+        self._parse = parse
+
+    def __getitem__(self, index: Any) -> Any:
+        with self._array._reading():
+            return self._array._read(self._parse(index, self._array.shape))
+
+    def __setitem__(self, index: Any, value: ArrayLike) -> None:
+        with self._array._writing():
+            self._array._write(self._parse(index, self._array.shape), value)
+
+
+def _block_slices(index: Any, array: PMArray) -> tuple[slice, ...]:
+    """Turn an index in the grid of chunks into one in items."""
+    chunks = array.chunks
+    grid = tuple(-(-n // chunk) for n, chunk in zip(array.shape, chunks, strict=True))
+    selection = select(index, grid)
+    if None in selection.to_result or any(axis.step != 1 for axis in selection.axes):
+        raise SelectionError("blocks takes integers and slices of step 1")
+    return tuple(
+        slice(axis.start * chunk, min(axis.stop * chunk, n))
+        for axis, chunk, n in zip(selection.axes, chunks, array.shape, strict=True)
+    )
 
 
 def _normal_axis(axis: int, ndim: int) -> int:

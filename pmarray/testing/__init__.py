@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from pmarray.testing.stateful import ArrayMachine
 from pmarray.testing.strategies import (
+    advanced_indices,
     array_dtypes,
     array_shapes,
     basic_indices,
     budgets,
     filled,
     layouts,
+    orthogonal_indices,
 )
 from pmarray.testing.workload import Operation, State, Workload
 
@@ -26,10 +28,12 @@ __all__ = [
     "Operation",
     "State",
     "Workload",
+    "advanced_indices",
     "array_dtypes",
     "array_shapes",
     "basic_indices",
     "budgets",
     "filled",
     "layouts",
+    "orthogonal_indices",
 ]

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from pmarray._dtypes import DType, parse_dtype
 
-__all__ = ["array_dtypes", "array_shapes", "basic_indices", "budgets", "filled", "layouts"]
+__all__ = [
+    "advanced_indices",
+    "array_dtypes",
+    "array_shapes",
+    "basic_indices",
+    "budgets",
+    "filled",
+    "layouts",
+    "orthogonal_indices",
+]
 
 
 def _has_bfloat16() -> bool:
@@ -59,6 +68,71 @@ def budgets() -> st.SearchStrategy[int | str]:
 def basic_indices(shape: tuple[int, ...]) -> st.SearchStrategy[Any]:
     """Ints, slices with any step, ``...`` and ``None``, for an array of `shape`."""
     return npst.basic_indices(shape, allow_ellipsis=True, allow_newaxis=True)
+
+
+@st.composite
+def advanced_indices(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """Integer arrays, lists and masks in any mixture with ints, slices, ``...`` and ``None``."""
+    joint = draw(npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
+    parts: list[Any] = []
+    axis, ellipsis = 0, False
+    stop = draw(st.integers(0, len(shape)))
+    while axis < stop or draw(st.integers(0, 5)) == 5:
+        kind = draw(st.sampled_from(["array", "array", "list", "mask", "slice", "int", "..."]))
+        extent = shape[axis] if axis < stop else 0
+        if axis == stop:
+            parts.append(draw(st.sampled_from([None, True, False, np.True_, np.array(True)])))
+        elif kind == "..." and not ellipsis:
+            parts.append(...)
+            ellipsis = True
+            axis += draw(st.integers(0, stop - axis))
+            # What follows counts from the end.
+            shape = (*shape[:axis], *shape[len(shape) - (stop - axis) :])
+            stop = len(shape)
+        elif kind == "mask":
+            count = draw(st.integers(1, min(2, stop - axis)))
+            parts.append(draw(_masks(shape[axis : axis + count])))
+            axis += count
+        elif kind == "int" and extent:
+            parts.append(draw(st.integers(-extent, extent - 1)))
+            axis += 1
+        elif kind in ("array", "list") and extent:
+            cut = draw(st.integers(0, len(joint)))
+            own = [draw(st.sampled_from([n, n, 1])) if n else n for n in joint[cut:]]
+            dtype = draw(st.sampled_from([np.int64, np.int8, np.intp]))
+            low, high = max(-extent, -128), min(extent - 1, 127)
+            rng = np.random.default_rng(draw(st.integers(0, 1 << 30)))
+            array = rng.integers(low, high, own, dtype, endpoint=True)
+            parts.append(array.tolist() if kind == "list" else array)
+            axis += 1
+        else:
+            parts.append(draw(st.slices(extent)))
+            axis += 1
+    return tuple(parts)
+
+
+@st.composite
+def _masks(draw: st.DrawFn, shape: tuple[int, ...]) -> NDArray[Any]:
+    # From a seed: item by item, Hypothesis would take longer than the array does.
+    rng = np.random.default_rng(draw(st.integers(0, 1 << 30)))
+    return rng.random(shape) < draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+
+
+def orthogonal_indices(shape: tuple[int, ...]) -> st.SearchStrategy[tuple[Any, ...]]:
+    """One int, slice, integer array or mask for each axis."""
+    return st.tuples(*(_orthogonal(extent) for extent in shape))
+
+
+def _orthogonal(extent: int) -> st.SearchStrategy[Any]:
+    choices: list[st.SearchStrategy[Any]] = [
+        st.slices(extent),
+        _masks((extent,)),
+        st.just([]),
+    ]
+    if extent:
+        items = st.integers(-extent, extent - 1)
+        choices += [items, st.lists(items, max_size=6)]
+    return st.one_of(choices)
 
 
 def filled(shape: tuple[int, ...], dtype: DType, seed: int) -> NDArray[Any]:
