@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -235,6 +235,72 @@ class PMArray(Arithmetic, Interop):
         (4, 1)
         """
         return Indexer(self, lambda index, shape: select(_block_slices(index, self), shape))
+
+    # -- lazy views -----------------------------------------------------------------------------
+
+    @property
+    def view(self) -> Viewer:
+        """Index without reading: ``a.view[...]`` is a `PMArray` over the same items.
+
+        Takes integers, slices, ``...`` and None. The view has today's shape for ever; it reads and
+        writes through this array, and cannot grow.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> a = pmarray.open("dram:", shape=(4, 3))
+        >>> odd = a.view[1::2]
+        >>> odd[:, 0] = 5
+        >>> a[:, 0], odd.shape
+        (array([0., 5., 0., 5.]), (2, 3))
+        """
+        return Viewer(self)
+
+    @property
+    def T(self) -> PMArray:  # noqa: N802  # NumPy's name
+        """The transposed array: a lazy view, with the other layout.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> a = pmarray.open("dram:", shape=(4, 3), layout="col")
+        >>> a.T.shape, a.T.layout
+        ((3, 4), 'row')
+        """
+        return self.transpose()
+
+    def transpose(self, *axes: int | tuple[int, ...] | None) -> PMArray:
+        """View the array with its axes in another order, reversed unless told.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> pmarray.open("dram:", shape=(2, 3, 4)).transpose(1, 2, 0).shape
+        (3, 4, 2)
+        """
+        from pmarray._views import transpose_view  # a view is an array itself
+
+        order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
+        if not order:
+            return transpose_view(self, tuple(reversed(range(self.ndim))))
+        normal = tuple(_normal_axis(cast(int, axis), self.ndim) for axis in cast(Any, order))
+        if sorted(normal) != list(range(self.ndim)):
+            raise LayoutError(f"axes {order} are no permutation of the {self.ndim} axes")
+        return transpose_view(self, normal)
+
+    def swapaxes(self, axis1: int, axis2: int) -> PMArray:
+        """View the array with two axes exchanged.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> pmarray.open("dram:", shape=(2, 3, 4)).swapaxes(0, -1).shape
+        (4, 3, 2)
+        """
+        order = list(range(self.ndim))
+        one, other = _normal_axis(axis1, self.ndim), _normal_axis(axis2, self.ndim)
+        order[one], order[other] = order[other], order[one]
+        return self.transpose(*order)
 
     def _read(self, selection: Selection | FancySelection) -> Any:
         shape = selection.block_shape or (1,)
@@ -657,6 +723,19 @@ class Indexer:
     def __setitem__(self, index: Any, value: ArrayLike) -> None:
         with self._array._writing():
             self._array._write(self._parse(index, self._array.shape), value)
+
+
+class Viewer:
+    """Indexing that reads nothing: `PMArray.view`."""
+
+    def __init__(self, array: PMArray) -> None:
+        self._array = array
+
+    def __getitem__(self, index: Any) -> PMArray:
+        from pmarray._views import slice_view  # a view is an array itself
+
+        with self._array._reading():
+            return slice_view(self._array, index)
 
 
 def _block_slices(index: Any, array: PMArray) -> tuple[slice, ...]:
