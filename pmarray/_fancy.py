@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from pmarray.errors import SelectionError
 from pmarray.layout import Layout
 
 __all__ = ["FancySelection", "Piece", "fancy", "orthogonal", "parse", "pieces", "pointwise"]
+
+_MAX_AXES = 64  # NumPy's limit
 
 AnyArray = NDArray[Any]
 Positions = NDArray[np.intp]
@@ -138,7 +141,12 @@ def fancy(index: Any, shape: tuple[int, ...]) -> FancySelection:
     parts = [_as_part(part) for part in (index if isinstance(index, tuple) else (index,))]
     used = sum(_axes_of(part) for part in parts)
     if used > len(shape):
-        raise SelectionError(f"too many indices: the array has {len(shape)} axes, the index {used}")
+        raise SelectionError(
+            f"too many indices for array: array is {len(shape)}-dimensional, but {used} were "
+            "indexed"
+        )
+    if len(parts) - used + len(shape) > _MAX_AXES:
+        raise SelectionError(f"the result would have more than {_MAX_AXES} axes")
     if not any(part is Ellipsis for part in parts):
         parts.append(Ellipsis)
     axis = separators = 0
@@ -208,14 +216,16 @@ def _as_part(part: Any) -> Any:
     """Return None, an ellipsis, a slice, an int, or an integer or boolean array."""
     if part is None or part is Ellipsis or isinstance(part, slice | int):
         return np.asarray(part) if isinstance(part, bool) else part
+    if hasattr(part, "__index__") and not hasattr(part, "ndim"):
+        return operator.index(part)
     if isinstance(part, str | bytes):
         raise SelectionError(f"cannot index with {part!r}: arrays have no fields")
     try:
         array = np.asarray(part)
     except ValueError as error:
         raise SelectionError(f"cannot index with {type(part).__name__}: {error}") from error
-    if not array.size and not isinstance(part, np.ndarray):
-        array = array.astype(np.intp)  # an empty list
+    if not array.size and isinstance(part, list | tuple):
+        array = array.astype(np.intp)
     if array.dtype.kind not in "biu":
         raise SelectionError(
             f"cannot index with {type(part).__name__} of {array.dtype}: only integers, slices, "
@@ -242,8 +252,8 @@ def _coordinates(
         for i, extent in enumerate(part.shape):
             if extent != shape[axis + i]:
                 raise SelectionError(
-                    f"the boolean index has {extent} items along axis {axis + i}, the array "
-                    f"{shape[axis + i]}"
+                    f"boolean index did not match indexed array along axis {axis + i}; size of "
+                    f"axis is {shape[axis + i]} but size of corresponding boolean axis is {extent}"
                 )
         return [(axis + i, found) for i, found in enumerate(part.nonzero())]
     return [(axis, _in_bounds(np.asarray(part), axis, shape[axis]))]

@@ -135,8 +135,6 @@ def ascending(one: slice, extent: int) -> tuple[slice, bool]:
     """Return the slice that selects the same items upwards, within bounds; whether `one` fell."""
     try:
         start, stop, step = one.indices(extent)
-    except TypeError as error:
-        raise SelectionError(f"{one}: {error}") from error
     except ValueError as error:
         raise SelectionError(f"{one}: {error}") from error
     indices = range(start, stop, step)

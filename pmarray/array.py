@@ -389,11 +389,13 @@ class PMArray(Arithmetic, Interop):
             whole = np.broadcast_to(values, selection.shape)
         except ValueError:
             raise ValueError(
-                f"could not broadcast values of shape {np.shape(value)} into shape "
-                f"{selection.shape}"
+                f"could not broadcast values of shape {_text(values.shape)} into shape "
+                f"{_text(selection.shape)}"
             ) from None
         if isinstance(selection, FancySelection):
             if 0 not in selection.shape:
+                if isinstance(value, PMArray):
+                    whole = whole.copy()  # it may be this array, and is written piece by piece
                 scatter(self._storage, selection, selection.to_block(whole), self.dtype)
             return
         block = whole[selection.to_block]
@@ -749,6 +751,10 @@ def _block_slices(index: Any, array: PMArray) -> tuple[slice, ...]:
         slice(axis.start * chunk, min(axis.stop * chunk, n))
         for axis, chunk, n in zip(selection.axes, chunks, array.shape, strict=True)
     )
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return str(shape).replace(" ", "")  # as NumPy writes it in this message
 
 
 def _normal_axis(axis: int, ndim: int) -> int:
