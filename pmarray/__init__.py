@@ -10,7 +10,7 @@ array([1., 2., 3.], dtype=float32)
 
 from __future__ import annotations
 
-from pmarray import errors
+from pmarray import errors, linalg
 from pmarray._config import config
 from pmarray._open import open, open_group
 from pmarray._verify import Finding, Recovery, recover, verify
@@ -34,6 +34,7 @@ __all__ = [
     "Transaction",
     "config",
     "errors",
+    "linalg",
     "open",
     "open_group",
     "recover",
