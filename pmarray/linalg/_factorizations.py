@@ -13,12 +13,11 @@ from pmarray.linalg._blocks import (
     Matrix,
     allowed_memory,
     as_output,
-    cut,
     new_result,
-    plan_panel,
     real_of,
     walk,
 )
+from pmarray.linalg._plans import cut, plan_panel
 from pmarray.linalg._products import Operand, _two_axes, matmul
 
 __all__ = ["QRResult", "factor_dtype", "qr", "triangle", "write_q"]

@@ -12,11 +12,11 @@ from pmarray.linalg._blocks import (
     Matrix,
     allowed_memory,
     new_result,
-    plan_tile,
     real_of,
     tiles,
     walk,
 )
+from pmarray.linalg._plans import plan_tile
 from pmarray.linalg._products import Operand
 
 __all__ = ["norm"]

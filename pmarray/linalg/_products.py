@@ -17,14 +17,11 @@ from pmarray.linalg._blocks import (
     allowed_memory,
     as_output,
     as_vector,
-    cut,
     new_result,
-    pair_tiles,
-    plan_panel,
-    plan_tile,
     tiles,
     walk,
 )
+from pmarray.linalg._plans import cut, pair_tiles, plan_panel, plan_tile
 
 __all__ = ["gram", "matmul"]
 
@@ -265,9 +262,9 @@ def _multiply(left: Matrix, right: Matrix, out: Matrix, dtype: DType, nbytes: in
             return
         nbytes //= 2
         if _size(left) < _size(right):
-            left = Matrix(left.whole(working), transposed=False)
+            left = Matrix(left.whole(working, nbytes), transposed=False)
         else:
-            right = Matrix(right.whole(working), transposed=False)
+            right = Matrix(right.whole(working, nbytes), transposed=False)
     if right.stored and not left.stored:
         left, right, out = right.T, left.T, out.T
     _multiply_streamed(left, right, out, working, nbytes)

@@ -14,9 +14,7 @@ from pmarray.linalg._blocks import (
     Matrix,
     allowed_memory,
     as_output,
-    cut,
     new_result,
-    plan_panel,
     walk,
 )
 from pmarray.linalg._factorizations import (
@@ -26,6 +24,7 @@ from pmarray.linalg._factorizations import (
     triangle,
     write_q,
 )
+from pmarray.linalg._plans import cut, plan_panel
 from pmarray.linalg._products import Operand, _two_axes, gram_of
 
 __all__ = ["SVDResult", "svd"]
@@ -97,14 +96,10 @@ def svd(
     With s1 the largest singular value and e the rounding error of the dtype (float64 where the
     method says so), absolute errors are
 
-    ============ ======================= ================= ===========================
-    method       error of S              passes            flops, long side l
-    ============ ======================= ================= ===========================
-    qr           e s1                    1, and 1 for U    2 l s², and 2 l s k for U
-    gram         sqrt(e) s1 at S = 0,    1, and 1 for U    l s², and 2 l s k for U
-                 e s1² / S above
-    randomized   see below               2 + q, 1 for U    4 l s (k + p) a pass
-    ============ ======================= ================= ===========================
+    - "qr": e s1; one pass, and one for U; 2 l s² flops for the long side l, and 2 l s k for U.
+    - "gram": e s1² / S, at most sqrt(s e) s1; one pass, and one for U; l s² flops, and 2 l s k
+      for U.
+    - "randomized": see below; 2 + q passes, and one for U; 4 l s (k + p) flops a pass.
 
     With ``rank=None`` and "qr", the long factor is Q times the small one, and orthonormal to
     rounding, whatever the matrix; the matrix is read once, and the place of the factor holds
