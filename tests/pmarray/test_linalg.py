@@ -17,7 +17,8 @@ import pmarray
 from pmarray import linalg
 from pmarray.errors import BudgetError, LayoutError, LoanError, SelectionError
 from pmarray.linalg import _blocks
-from pmarray.linalg._blocks import Matrix, pair_tiles, plan_panel, plan_tile, tiles
+from pmarray.linalg._blocks import Matrix, tiles
+from pmarray.linalg._plans import pair_tiles, plan_panel, plan_tile
 from pmarray.testing import layouts
 
 AnyArray = NDArray[Any]
