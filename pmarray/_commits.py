@@ -141,6 +141,8 @@ class Committer:
         self._backend = backend
         self.saved = checkpoint
         """The last checkpoint."""
+        self._in_force = checkpoint.metadata
+        """What an opener would find: that of the last COMMIT, or of the checkpoint after it."""
         self.transaction = checkpoint.transaction
         """The number of the last transaction that was begun."""
         self._committed = checkpoint.transaction
@@ -215,6 +217,11 @@ class Committer:
         self.transaction += 1
         return self.transaction
 
+    def must_checkpoint(self, metadata: GroupMetadata) -> bool:
+        """Whether an opener would find other metadata, or find these in the journal only."""
+        # Metadata that went back to the checkpoint's are not in force: a COMMIT came in between.
+        return metadata != self.saved.metadata or metadata != self._in_force
+
     # -- on the writer thread -------------------------------------------------------------------
 
     def store(self, writes: list[Write]) -> None:
@@ -255,7 +262,7 @@ class Committer:
                 "group is opened again",
                 error.filename,
             ) from error
-        self._committed = last.number
+        self._committed, self._in_force = last.number, last.metadata
         for commit in commits:
             for file_id in commit.removed:
                 self._backend.remove(file_id)
@@ -299,6 +306,7 @@ class Committer:
         checkpoint = Checkpoint(metadata, self._committed, generation)
         self._backend.save(checkpoint)
         self.saved = checkpoint
+        self._in_force = metadata
         self._pending_images = 0
         if self._journal is not None:
             self._journal.restart(generation)

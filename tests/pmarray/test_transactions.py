@@ -433,3 +433,19 @@ def test_metadata_that_may_not_be_durable_poison_the_group(
     group.close()
     with pmarray.open_group(tmp_path / "g") as again:
         assert again.attrs["step"] == 1
+
+
+def test_what_goes_back_to_the_checkpoint_after_a_commit_is_not_lost(tmp_path: Path) -> None:
+    url = f"memmap:{tmp_path}/group"
+    with pmarray.open_group(url) as group:
+        array = group.create("x", (4, 1), layout="col")
+        group.attrs["step"] = 0
+        group.flush()
+        with group.transaction():
+            array.append(np.ones(4))
+            group.attrs["step"] = 1
+        array.resize((4, 1))
+        group.attrs["step"] = 0
+    with pmarray.open_group(url, mode="r") as group:
+        assert group["x"].shape == (4, 1)
+        assert group.attrs["step"] == 0
