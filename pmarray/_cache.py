@@ -161,6 +161,10 @@ class ChunkCache:
         """Bytes of DRAM that chunks occupy now."""
         return self._pool.allocated_bytes
 
+    def check(self) -> None:
+        """Raise what failed behind the caller's back; under the lock."""
+        self._writer.raise_failure()
+
     @contextmanager
     def operation(self) -> Iterator[None]:
         """Hold the lock for one operation of the caller; raise what failed behind its back."""

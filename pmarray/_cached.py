@@ -119,6 +119,23 @@ class CachedStorage:
                     self._cache.load(chunk, *span)
                 target[...] = self._items(chunk)[extent.within]
 
+    def item(self, position: tuple[int, ...], offset: int, /) -> Any:
+        if self._cache.write_through or self._dtype.kind == "V" or not position:
+            return None
+        with self._cache.lock:
+            self._cache.check()
+            index = tuple([i // n for i, n in zip(position, self.chunk_shape, strict=False)])
+            chunk = self._cache.peek(self, index)
+            if chunk is not None:
+                start = offset - self.address(index)
+                if chunk.valid.covers(start, start + self._dtype.itemsize):
+                    return np.ndarray((), self._dtype, chunk.buffer, start)[()]
+                if chunk.valid.intersects(start, start + self._dtype.itemsize):
+                    return None
+            data = bytearray(self._dtype.itemsize)
+            self._fetch(offset, memoryview(data))
+            return np.ndarray((), self._dtype, data)[()]
+
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         if any(view() is _owner(values) for view in self._views):
             values = values.copy()  # the file changes under it as soon as the first chunk leaves

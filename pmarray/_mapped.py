@@ -52,6 +52,10 @@ class MappedStorage:
     def read(self, axes: Axes, out: AnyArray, /) -> None:
         out[...] = self.items[axes]
 
+    def item(self, position: tuple[int, ...], offset: int, /) -> Any:
+        # A structured item would be a view of this memory.
+        return self.items[position] if self._dtype.kind != "V" and position else None
+
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         self._keep(axes)
         self.items[axes] = values

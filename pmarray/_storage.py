@@ -51,6 +51,9 @@ class Items(Protocol):
     def read(self, axes: Axes, out: AnyArray, /) -> None:
         """Copy the selected items into `out`."""
 
+    def item(self, position: tuple[int, ...], offset: int, /) -> Any:
+        """Return the item at a position, `offset` bytes from the start; or None: `read` it."""
+
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         """Copy `values`, broadcast to the selection, into the selected items."""
 

@@ -74,6 +74,9 @@ class _ViewItems(Items):
         if out.size:
             self._items.read(self._translate(axes), self._stored(out))
 
+    def item(self, position: tuple[int, ...], offset: int, /) -> None:
+        return None
+
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         if values.size:
             self._items.write(self._translate(axes), self._stored(values))
@@ -178,7 +181,8 @@ class _Sliced(_ViewItems):
         return found
 
     def _selected(self, whole: AnyArray) -> AnyArray:
-        found: AnyArray = whole[(*self._selection.axes, ...)]
+        index: tuple[Any, ...] = (*self._selection.axes, ...)
+        found: AnyArray = whole[index]
         return found
 
 

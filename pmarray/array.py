@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -64,6 +65,7 @@ class PMArray(Arithmetic, Interop):
         self._array = array
         self._storage = storage
         self._detached = False
+        self._turn = _Turn(self)
         # Sets, and not counts, because loans end on other threads without the group's lock.
         self._loans: set[object] = set()
         self._pins: set[object] = set()
@@ -90,7 +92,7 @@ class PMArray(Arithmetic, Interop):
     @property
     def size(self) -> int:
         """Number of items."""
-        return int(np.prod(self._array.shape, dtype=object))
+        return math.prod(self._array.shape)
 
     @property
     def itemsize(self) -> int:
@@ -154,7 +156,28 @@ class PMArray(Arithmetic, Interop):
             The result would not fit into memory.
         """
         with self._reading():
+            if type(index) is tuple and len(index) == len(self._array.shape):
+                item = self._item(index)
+                if item is not None:
+                    return item
             return self._read(parse(index, self.shape))
+
+    def _item(self, index: tuple[Any, ...]) -> Any:
+        """Return one item by a short way; None if there is none, and the long way has to be."""
+        offset = 0
+        position = []
+        for i, n, stride in zip(
+            index, self._array.shape, self._storage.layout.strides, strict=False
+        ):
+            if type(i) is not int:
+                return None
+            if i < 0:
+                i += n
+            if not 0 <= i < n:
+                return None
+            position.append(i)
+            offset += i * stride
+        return self._storage.item(tuple(position), offset)
 
     def read(self, index: Any, *, out: AnyArray) -> AnyArray:
         """Read the selected items into memory that is there already.
@@ -304,7 +327,7 @@ class PMArray(Arithmetic, Interop):
 
     def _read(self, selection: Selection | FancySelection) -> Any:
         shape = selection.block_shape or (1,)
-        nbytes = int(np.prod(shape, dtype=object)) * self.itemsize
+        nbytes = math.prod(shape) * self.itemsize
         config.check_result(nbytes, "read parts of it")
         block = np.empty(shape, self.dtype, order="F" if self.layout == "col" else "C")
         if isinstance(selection, FancySelection):
@@ -669,11 +692,9 @@ class PMArray(Arithmetic, Interop):
 
     # -- the group's side -----------------------------------------------------------------------
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        with self._group._reading():
-            self._refuse_detached()
-            yield
+    def _reading(self) -> _Turn:
+        """Hold the group's lock for one operation, if there may be any on this array."""
+        return self._turn
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -705,6 +726,25 @@ class PMArray(Arithmetic, Interop):
         """Move on to what another writer left."""
         self._storage.close()
         self._array, self._storage = array, storage
+
+
+class _Turn:
+    """What `PMArray._reading` gives: reused, for a generator would cost as much as an item."""
+
+    def __init__(self, array: PMArray) -> None:
+        self._array = array
+        self._group = array._group._reading()
+
+    def __enter__(self) -> None:
+        self._group.__enter__()
+        try:
+            self._array._refuse_detached()
+        except BaseException:
+            self._group.__exit__()
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        self._group.__exit__()
 
 
 class Indexer:

@@ -84,6 +84,7 @@ class Group:
         # Held for a whole operation. The cache has a lock of its own for its books, which its
         # writer and ending loans need while an operation waits for memory.
         self._lock = threading.RLock()
+        self._turn = _Turn(self)
         self._arrays: dict[str, PMArray] = {}
         self._locked = False
         self._closed = True  # until there is something to close
@@ -283,7 +284,7 @@ class Group:
         try:
             for array in self._arrays.values():
                 array._storage.make_durable(array.ndim)
-            if not self._exists or self._metadata != committer.saved.metadata:
+            if not self._exists or committer.must_checkpoint(self._metadata):
                 committer.checkpoint(self._metadata)
                 self._exists = True
         except PoisonedError as error:
@@ -514,15 +515,15 @@ class Group:
 
     # -- admission ------------------------------------------------------------------------------
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def _reading(self) -> _Turn:
         """Hold the lock for one operation, if there may be any."""
-        with self._lock:
-            if self._closed:
-                raise ClosedError(f"{self.url} is closed; open it again")
-            if self._cache.poison is not None:
-                raise self._cache.poison
-            yield
+        return self._turn
+
+    def _refuse(self) -> None:
+        if self._closed:
+            raise ClosedError(f"{self.url} is closed; open it again")
+        if self._cache.poison is not None:
+            raise self._cache.poison
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -672,3 +673,21 @@ def _abandon_all() -> None:
 atexit.register(_close_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_abandon_all)
+
+
+class _Turn:
+    """What `Group._reading` gives: reused, for a generator would cost as much as an item."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+
+    def __enter__(self) -> None:
+        self._group._lock.acquire()
+        try:
+            self._group._refuse()
+        except BaseException:
+            self._group._lock.release()
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        self._group._lock.release()

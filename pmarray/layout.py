@@ -15,6 +15,7 @@ import math
 import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Literal
 
@@ -70,7 +71,7 @@ class Extent:
     """Whether the spans hold nothing else, so that writing them needs no reading first."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: what is computed from the fields is kept
 class Layout:
     """Shape, item size and order of an array, and from them the place of every item.
 
@@ -118,13 +119,13 @@ class Layout:
                 stride = padded
         return cls(shape, itemsize, order, stride)
 
-    @property
+    @cached_property
     def slow_to_fast(self) -> tuple[int, ...]:
         """The axes, slowest first."""
         axes = range(len(self.shape))
         return tuple(axes) if self.order == "row" else tuple(reversed(axes))
 
-    @property
+    @cached_property
     def slow_axis(self) -> int:
         """The axis along which lines follow one another, and along which an array grows."""
         return 0 if self.order == "row" else len(self.shape) - 1
@@ -134,7 +135,7 @@ class Layout:
         """The number of lines."""
         return self.shape[self.slow_axis]
 
-    @property
+    @cached_property
     def line_nbytes(self) -> int:
         """Bytes of one line, without padding."""
         slow = self.slow_axis
@@ -145,7 +146,7 @@ class Layout:
         """Bytes of the whole, padding included."""
         return self.lines * self.line_stride
 
-    @property
+    @cached_property
     def strides(self) -> tuple[int, ...]:
         """Bytes from one item to the next, per axis."""
         result = [0] * len(self.shape)

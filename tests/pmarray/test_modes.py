@@ -471,7 +471,8 @@ def together(*works: Callable[[], object]) -> None:
         raise failures[0]
 
 
-@pytest.mark.parametrize("cache", ["1 MiB", "16 MiB"])
+# Four threads with a loan each, and one that reads: five chunks of an eighth of the budget.
+@pytest.mark.parametrize("cache", ["2 MiB", "16 MiB"])
 @pytest.mark.parametrize("rows", [300, 30_000])
 def test_threads_write_disjoint_columns_while_another_flushes(
     tmp_path: Path, cache: str, rows: int

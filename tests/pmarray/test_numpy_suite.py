@@ -142,7 +142,9 @@ class NumPyOfOurs(ModuleType):
 
 
 class Memmap:
-    """Takes the place of np.memmap: makes an array in a directory beside the file's name."""
+    """Takes the place of np.memmap: makes an array in a directory with the file's name."""
+
+    directory: Path
 
     def __new__(
         cls,
@@ -157,7 +159,7 @@ class Memmap:
         Counter.made += 1
         name = file if isinstance(file, Path) else Path(file.name)
         shape = tuple(np.atleast_1d(shape).tolist()) if shape is not None else None
-        url = f"memmap:{name}.pmarray"
+        url = f"memmap:{cls.directory / name.name}"
         modes = {"w+": "w", "r+": "a", "r": "r"}
         return pmarray.open(url, shape, dtype, mode=modes[mode], order=order)
 
@@ -235,6 +237,8 @@ def test_numpys_own(
     kind: type, name: str, options: dict[str, Any], case: str, tmp_path: Path
 ) -> None:
     before = Counter.made
+    Memmap.directory = tmp_path / "arrays"
+    Memmap.directory.mkdir()
     try:
         _run(kind, name, options, tmp_path)
     except Exception:
