@@ -340,6 +340,15 @@ class ChunkCache:
         for chunk in chunks:
             self._send(chunk)
 
+    def cached(self, source: ChunkSource) -> list[tuple[tuple[int, ...], int, int]]:
+        """Return index, valid bytes and bytes not yet landed of each cached chunk of `source`."""
+        with self.lock:
+            return [
+                (chunk.index, chunk.valid.nbytes, chunk.dirty.nbytes + chunk.inflight.nbytes)
+                for chunk in self._chunks.values()
+                if chunk.source is source
+            ]
+
     def close(self) -> None:
         """Stop the writer thread and free the buffers; the caller has flushed."""
         self._writer.close()

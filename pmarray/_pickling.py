@@ -1,0 +1,52 @@
+"""A `PMArray` in a pickle is its URL."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pmarray._url import URL
+
+if TYPE_CHECKING:
+    from pmarray.array import PMArray
+
+__all__ = ["reduce", "reopen"]
+
+
+def reduce(a: PMArray) -> tuple[Any, ...]:
+    """Say how to open `a` again, and flush so that there is something to open."""
+    from pmarray._views import ArrayView  # a view is an array itself
+
+    if isinstance(a, ArrayView):
+        return ArrayView, (a._base, a._storage)
+    group = a.group
+    with a._reading():
+        url = URL.parse(group.url)
+        if url.scheme == "dram":
+            raise pickle.PicklingError(
+                f"{group.url}#{a.name} lies in the memory of this process, where no other can open "
+                "it: pickle a[...], or copy it to a file with pmarray.from_array"
+            )
+        if group._transaction is not None:
+            raise pickle.PicklingError(
+                f"a transaction of {group.url} is open, and other processes see the state before "
+                "it: pickle the array after it"
+            )
+        group.flush()
+    # The other process may work in another directory.
+    path = os.path.abspath(url.path) if url.scheme == "memmap" else url.path
+    return reopen, (replace(url, path=path), a.name, a._chunks)
+
+
+def reopen(url: URL, name: str, chunks: str | int | tuple[int, ...]) -> PMArray:
+    """Open what `reduce` described, for reading."""
+    from pmarray._open import _open_group  # opening needs arrays
+
+    group = _open_group(url, "r", "auto")
+    try:
+        return group._get(name, chunks)
+    except BaseException:
+        group.close()
+        raise

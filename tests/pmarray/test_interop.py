@@ -1,0 +1,157 @@
+"""A `PMArray` in the hands of NumPy, PyTorch, dask, xarray, and of other processes."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import pmarray
+
+
+@pytest.fixture
+def stored(scratch: Path) -> Any:
+    with pmarray.open(scratch / "g", shape=(500, 3), dtype="float32", layout="col") as a:
+        a[...] = np.arange(1500).reshape(500, 3)
+        yield a
+
+
+@pytest.fixture
+def in_memory() -> Any:
+    with pmarray.open("dram:", shape=(500, 3), dtype="float32", layout="col") as a:
+        a[...] = np.arange(1500).reshape(500, 3)
+        yield a
+
+
+def test_numpy_gets_a_read_only_view_through_the_array_interface(stored: Any) -> None:
+    whole = np.asarray(stored)
+    assert not whole.flags.writeable
+    assert whole.strides == stored._storage.layout.strides
+    np.testing.assert_array_equal(whole, np.arange(1500).reshape(500, 3))
+    np.testing.assert_array_equal(np.asarray(stored.view[::-2, 1:]), whole[::-2, 1:])
+
+
+def test_the_view_outlives_the_array(scratch: Path) -> None:
+    with pmarray.open(scratch / "g", shape=(500, 3)) as a:
+        a[...] = 7
+        whole = np.asarray(a)
+    del a
+    assert (whole == 7).all()
+
+
+def test_writing_an_array_to_itself_through_its_view(stored: Any) -> None:
+    expected = np.array(stored[::-1])
+    stored[...] = np.asarray(stored)[::-1]
+    np.testing.assert_array_equal(stored[...], expected)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", [("x", "f4"), ("y", "i2")]])
+def test_a_dtype_that_the_interface_cannot_spell_comes_by_array(dtype: Any) -> None:
+    a = pmarray.open("dram:", shape=(4,), dtype=dtype)
+    assert not hasattr(a, "__array_interface__")
+    assert np.asarray(a).dtype == a.dtype
+
+
+def test_in_a_transaction_the_file_is_no_view(stored: Any) -> None:
+    with stored.transaction():
+        stored[0] = -1
+        assert not hasattr(stored, "__array_interface__")
+        assert np.asarray(stored)[0, 0] == -1
+
+
+def test_a_tensor_of_memory_shares_it(in_memory: Any) -> None:
+    tensor = in_memory.torch()
+    tensor[3] = -1
+    in_memory[4] = -2
+    assert (in_memory[3] == -1).all()
+    assert (tensor[4] == -2).all()
+    assert torch.from_dlpack(in_memory).data_ptr() == tensor.data_ptr()
+    assert np.from_dlpack(in_memory)[3, 0] == -1
+
+
+def test_stores_through_a_tensor_made_in_a_transaction_are_rolled_back(in_memory: Any) -> None:
+    before = in_memory[...]
+    with pytest.raises(KeyError), in_memory.transaction():
+        in_memory.torch()[...] = -1
+        raise KeyError
+    np.testing.assert_array_equal(in_memory[...], before)
+
+
+def test_a_tensor_of_a_file_is_a_copy(stored: Any) -> None:
+    for tensor in (stored.torch(), torch.from_dlpack(stored)):
+        tensor[...] = -1
+    assert stored[1, 0] == 3
+
+
+def test_a_tensor_of_a_file_is_shared_on_demand_with_a_warning(stored: Any) -> None:
+    with pytest.warns(UserWarning, match="kills the process"):
+        tensor = stored.torch(share=True)
+    assert tensor[1, 0] == 3
+    with pytest.raises(BufferError), stored.transaction():
+        stored.torch(share=True)
+
+
+def test_dlpack_marks_a_file_as_read_only(stored: Any) -> None:
+    shared = np.from_dlpack(stored, copy=False)
+    assert not shared.flags.writeable
+    assert shared[1, 0] == 3
+    with pytest.raises(BufferError, match=r"[Rr]ead-?only"):
+        stored.__dlpack__(copy=False)
+    assert stored.__dlpack_device__() == (1, 0)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", ">f4", "int64", "complex64", "bool"])
+def test_dtypes_of_tensors(dtype: str) -> None:
+    a = pmarray.open("dram:", shape=(4, 2), dtype=dtype, fill_value=1)
+    tensor = a.torch()
+    assert tensor.shape == (4, 2)
+    assert (tensor.to(torch.complex64) == 1).all()
+
+
+def test_a_pickle_is_the_url(stored: Any, python: Callable[..., Any], tmp_path: Path) -> None:
+    stored[2] = -5  # in the cache: pickling flushes
+    path = tmp_path / "pickle"
+    path.write_bytes(pickle.dumps([stored, stored.T]))
+    assert path.stat().st_size < 2000
+    process = python(
+        """
+        import pickle, sys
+        a, t = pickle.load(open(sys.argv[1], "rb"))
+        print(a.group.mode, a.shape, a[2, 0], t.shape, t[1, 2])
+        """,
+        path,
+    )
+    out, err = process.communicate(timeout=60)
+    assert out.split("\n")[0] == "r (500, 3) -5.0 (3, 500) -5.0", err
+
+
+def test_what_cannot_be_pickled_says_why(in_memory: Any, stored: Any) -> None:
+    with pytest.raises(pickle.PicklingError, match="memory of this process"):
+        pickle.dumps(in_memory)
+    with stored.transaction(), pytest.raises(pickle.PicklingError, match="transaction"):
+        pickle.dumps(stored)
+
+
+def test_copies_of_a_handle(stored: Any) -> None:
+    assert copy.copy(stored) is stored
+    with pytest.raises(TypeError, match=r"pmarray\.copy"):
+        copy.deepcopy(stored)
+
+
+def test_info_counts_cached_and_dirty_bytes(scratch: Path) -> None:
+    with pmarray.open(scratch / "g", shape=(20_000, 4), dtype="float32", layout="col") as a:
+        assert a.info.cached_nbytes == 0
+        a[:10] = 1
+        info = a.info
+        assert info.dirty_nbytes > 0
+        assert info.cached_nbytes >= info.dirty_nbytes
+        assert (info.nbytes, info.stored_nbytes) == (320_000, 4 * 81_920)
+        a.flush()
+        assert a.info.dirty_nbytes == 0
+        assert "stored  320 KiB" in repr(a.info)
