@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.dlpack import from_dlpack
 
 import pmarray
 
@@ -71,7 +72,7 @@ def test_a_tensor_of_memory_shares_it(in_memory: Any) -> None:
     in_memory[4] = -2
     assert (in_memory[3] == -1).all()
     assert (tensor[4] == -2).all()
-    assert torch.from_dlpack(in_memory).data_ptr() == tensor.data_ptr()
+    assert from_dlpack(in_memory).data_ptr() == tensor.data_ptr()
     assert np.from_dlpack(in_memory)[3, 0] == -1
 
 
@@ -84,7 +85,7 @@ def test_stores_through_a_tensor_made_in_a_transaction_are_rolled_back(in_memory
 
 
 def test_a_tensor_of_a_file_is_a_copy(stored: Any) -> None:
-    for tensor in (stored.torch(), torch.from_dlpack(stored)):
+    for tensor in (stored.torch(), from_dlpack(stored)):
         tensor[...] = -1
     assert stored[1, 0] == 3
 
