@@ -14,7 +14,7 @@ MINUTES ?= 5
 KILLS ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types crash crash-training docs bench clean
+.PHONY: help demo test lint types crash crash-peers crash-training docs bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ types: $(VENV)/.swag,test ## Check the types, strictly
 
 crash: $(VENV)/.swag,test ## Power cuts and kills, seed after seed (SEED=1 MINUTES=60)
 	$(BIN)/python -m tests.crash --seed $(SEED) --minutes $(MINUTES)
+
+crash-peers: $(VENV)/.swag,bench,test ## The same for other libraries, over FUSE (SEED=1 MINUTES=10)
+	$(BIN)/python -m tests.crash.peers --seed $(SEED) --minutes $(MINUTES)
 
 crash-training: $(VENV)/.swag,test ## Kill swag train and resume it (KILLS=200 SEED=1)
 	$(BIN)/python -m tests.crash.training --kills $(KILLS) --seed $(SEED)

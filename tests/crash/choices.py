@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -161,11 +161,11 @@ def kept_whole(file: File, kept: tuple[bool, ...] | list[bool]) -> Content:
     return Content.of(pages, size)
 
 
-def torn(file: File, rng: random.Random) -> Content:
+def torn(file: File, rng: random.Random, units: Sequence[int] = UNITS) -> Content:
     """Return a random content, torn into units of a random size."""
     outcomes = _outcomes(file)
     outcome = rng.choice([outcomes[-1], rng.choice(outcomes)])
-    unit, probability = rng.choice(UNITS), rng.choice((0.1, 0.5, 0.9))
+    unit, probability = rng.choice(units), rng.choice((0.1, 0.5, 0.9))
     indices = sorted(outcome.versions)
     per_page = PAGE_BYTES // unit
     count = per_page * len(indices)

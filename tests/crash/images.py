@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -77,8 +77,9 @@ class Image:
 class PowerCut:
     """What is pending at one instant, and the images it may turn into."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, units: Sequence[int] = UNITS) -> None:
         self.disk = disk
+        self._units = units
         changes: list[tuple[Pending, int, bool]] = []
         for inode, file in disk.files.items():
             changes.extend((one, inode, False) for one in file.pending)
@@ -158,7 +159,7 @@ class PowerCut:
             trees.setdefault(self.tree(lambda one, kept=kept: id(one) in kept))  # type: ignore[misc]
         # The smallest unit that is affordable: try the coarse ones first, they are cheap.
         best: tuple[dict[int, list[Content]], int] | None = None
-        for unit in (0, *reversed(UNITS)):
+        for unit in (0, *reversed(self._units)):
             contents = self._all_contents(unit, limit)
             if contents is not None and self._count(trees, contents) <= limit:
                 best = contents, unit
@@ -227,9 +228,9 @@ class PowerCut:
             bits = [id(one) in kept for one in file.pending]
             if inode == last:
                 partly = [one for one, bit in zip(file.pending, bits, strict=True) if bit]
-                result = torn(File(file.size, file.pages, tuple(partly)), rng)
+                result = torn(File(file.size, file.pages, tuple(partly)), rng, self._units)
             elif tears and rng.random() < 0.7:
-                result = torn(file, rng)
+                result = torn(file, rng, self._units)
             else:
                 result = kept_whole(file, bits)
             return garbled(file, result, rng) if garbage and rng.random() < 0.15 else result
@@ -250,19 +251,21 @@ def images(
     limit: int = 1 << 12,
     samples: int = 32,
     garbage: bool = True,
+    units: Sequence[int] = UNITS,
 ) -> Iterator[Image]:
     """Yield what a power cut at this instant may leave.
 
     All images if they are no more than `limit`, torn into the smallest units for which that is so;
-    else the telling ones. Unless those were all there are, `samples` random ones follow.
+    else the telling ones. Unless those were all there are, `samples` random ones follow. The medium
+    writes one of `units` in one step, in bytes, the smallest first.
     """
-    cut = PowerCut(disk)
+    cut = PowerCut(disk, units)
     everything = cut.all_images(limit)
     if everything is None:
         yield from cut.telling_images()
     else:
         yield from everything[0]
-    complete = everything is not None and everything[1] == UNITS[0]
+    complete = everything is not None and everything[1] == units[0]
     if not cut.changes:
         return
     for _ in range(samples if not complete else samples // 4 if garbage else 0):
