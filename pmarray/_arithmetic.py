@@ -2,16 +2,203 @@
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
+from numpy.typing import NDArray
+
+from pmarray._config import config
+
+if TYPE_CHECKING:
+    from pmarray.array import PMArray
 
 __all__ = ["Arithmetic"]
 
 
 class Arithmetic(NDArrayOperatorsMixin):
-    """NumPy's protocols for a `PMArray`, each streamed chunk by chunk."""
+    """NumPy's protocols for a `PMArray`, each streamed piece by piece.
 
-    __slots__ = ()
+    Methods take the parameters of NumPy's functions of the same names. Results are new arrays in
+    memory, refused with `BudgetError` where they would not fit, unless ``out=`` names a place.
+    """
+
     __hash__ = None  # type: ignore[assignment]  # as an ndarray: == compares items
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        from pmarray._ufuncs import array_ufunc
+
+        return array_ufunc(ufunc, method, inputs, options)
+
+    def __array_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if not all(issubclass(kind, Arithmetic | np.ndarray) for kind in types):
+            return NotImplemented
+        from pmarray._functions import array_function
+
+        return array_function(func, args, kwargs)
+
+    # -- reductions -----------------------------------------------------------------------------
+
+    def sum(self, axis: Any = None, **options: Any) -> Any:
+        """Sum of the items over axes; one pass. See `numpy.sum`.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> a = pmarray.open("dram:", shape=(2, 3), fill_value=2)
+        >>> a.sum(), a.sum(axis=0)
+        (np.float64(12.0), array([4., 4., 4.]))
+        """
+        return np.sum(self, axis, **options)  # type: ignore[call-overload]
+
+    def prod(self, axis: Any = None, **options: Any) -> Any:
+        """Product of the items over axes; one pass. See `numpy.prod`."""
+        return np.prod(self, axis, **options)  # type: ignore[call-overload]
+
+    def mean(self, axis: Any = None, **options: Any) -> Any:
+        """Mean over axes; one pass. See `numpy.mean`."""
+        return np.mean(self, axis, **options)  # type: ignore[call-overload]
+
+    def var(self, axis: Any = None, **options: Any) -> Any:
+        """Variance over axes; one pass, by merged moments and not by squares. See `numpy.var`."""
+        return np.var(self, axis, **options)  # type: ignore[call-overload]
+
+    def std(self, axis: Any = None, **options: Any) -> Any:
+        """Standard deviation over axes; one pass. See `numpy.std`."""
+        return np.std(self, axis, **options)  # type: ignore[call-overload]
+
+    def min(self, axis: Any = None, **options: Any) -> Any:
+        """Least item over axes; one pass. See `numpy.min`."""
+        return np.min(self, axis, **options)  # type: ignore[call-overload]
+
+    def max(self, axis: Any = None, **options: Any) -> Any:
+        """Greatest item over axes; one pass. See `numpy.max`."""
+        return np.max(self, axis, **options)  # type: ignore[call-overload]
+
+    def argmin(self, axis: Any = None, **options: Any) -> Any:
+        """Index of the least item; one pass. See `numpy.argmin`."""
+        return np.argmin(self, axis, **options)  # type: ignore[call-overload]
+
+    def argmax(self, axis: Any = None, **options: Any) -> Any:
+        """Index of the greatest item; one pass. See `numpy.argmax`."""
+        return np.argmax(self, axis, **options)  # type: ignore[call-overload]
+
+    def any(self, axis: Any = None, **options: Any) -> Any:
+        """Whether any item is true. See `numpy.any`."""
+        return np.any(self, axis, **options)  # type: ignore[call-overload]
+
+    def all(self, axis: Any = None, **options: Any) -> Any:
+        """Whether all items are true. See `numpy.all`."""
+        return np.all(self, axis, **options)  # type: ignore[call-overload]
+
+    def cumsum(self, axis: Any = None, **options: Any) -> Any:
+        """Running sum along an axis. See `numpy.cumsum`."""
+        return np.cumsum(self, axis, **options)  # type: ignore[call-overload]
+
+    def cumprod(self, axis: Any = None, **options: Any) -> Any:
+        """Running product along an axis. See `numpy.cumprod`."""
+        return np.cumprod(self, axis, **options)  # type: ignore[call-overload]
+
+    def dot(self, b: Any, out: Any = None) -> Any:
+        """Matrix product, streamed; see `pmarray.linalg.matmul`."""
+        return np.dot(cast(Any, self), b, out)
+
+    def clip(self, min: Any = None, max: Any = None, out: Any = None) -> Any:
+        """Items cut to an interval. See `numpy.clip`."""
+        return np.clip(self, min, max, out)  # type: ignore[call-overload]
+
+    def conj(self) -> Any:
+        """Complex conjugates. See `numpy.conj`."""
+        return np.conj(self)
+
+    # -- copies and conversions -------------------------------------------------------------------
+
+    def copy(self) -> NDArray[Any]:
+        """Read the whole into a new `numpy.ndarray`.
+
+        Raises
+        ------
+        BudgetError
+            It would not fit into memory; `pmarray.copy` copies to another place.
+        """
+        return cast("NDArray[Any]", self._self[...])
+
+    def astype(self, dtype: Any, **options: Any) -> NDArray[Any]:
+        """Read the whole into a new `numpy.ndarray` of another dtype; see `copy`."""
+        a = self._self
+        config.check_result(a.size * np.dtype(dtype).itemsize, "read parts of it")
+        return np.asarray(a).astype(dtype, **options)
+
+    def fill(self, value: Any) -> None:
+        """Set every item."""
+        self._self[...] = value
+
+    def item(self, *index: Any) -> Any:
+        """One item as a Python scalar; without an index, that of an array of one item."""
+        a = self._self
+        if index:
+            return a[index[0] if len(index) == 1 and isinstance(index[0], tuple) else index].item()
+        self._only("item()")
+        return np.asarray(a[...]).item()
+
+    def tolist(self) -> Any:
+        """Read the whole into nested lists; see `copy`."""
+        return self.copy().tolist()
+
+    @property
+    def real(self) -> NDArray[Any]:
+        """The real parts, read into memory."""
+        return self.copy().real
+
+    @property
+    def imag(self) -> NDArray[Any]:
+        """The imaginary parts, read into memory."""
+        return self.copy().imag
+
+    @property
+    def _self(self) -> PMArray:
+        return cast("PMArray", self)
+
+    def _only(self, what: str) -> None:
+        if self._self.size != 1:
+            raise ValueError(f"{what} needs an array of one item, not of {self._self.size}")
+
+    def __bool__(self) -> bool:
+        if self._self.size != 1:
+            raise ValueError(
+                "The truth value of an array with more than one element is ambiguous. Use a.any() "
+                "or a.all()"
+            )
+        return bool(self.item())
+
+    def __int__(self) -> int:
+        self._only("int()")
+        return int(self.item())
+
+    def __float__(self) -> float:
+        self._only("float()")
+        return float(self.item())
+
+    def __complex__(self) -> complex:
+        self._only("complex()")
+        return complex(self.item())
+
+    def __index__(self) -> int:
+        a = self._self
+        if a.ndim or a.dtype.kind not in "iu":
+            raise TypeError("only integer scalar arrays can be converted to a scalar index")
+        return operator.index(a.item())
+
+    def __contains__(self, value: Any) -> bool:
+        a = self._self
+        return builtins_any(
+            bool((np.asarray(a[piece]) == value).any())
+            for piece in a.iter_chunks(config.work_memory)
+        )
+
+
+builtins_any = any

@@ -24,7 +24,8 @@ def to_dask(a: PMArray, chunks: Any) -> Any:
         nbytes = config.work_memory // 2
         lines = a._layout.chunk_shape(nbytes, nbytes)
         chunks = tuple(max(1, min(n, m)) for n, m in zip(lines, a.shape, strict=False))
-    return dask.array.from_array(
+    from_array: Any = dask.array.from_array
+    return from_array(
         a,
         chunks=chunks,
         name=f"pmarray-{tokenize(a, chunks)}",

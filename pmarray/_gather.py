@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from pmarray._dtypes import DType
 from pmarray._fancy import FancySelection, Piece, pieces
 from pmarray._storage import Items
 
-__all__ = ["gather", "scatter"]
+__all__ = ["gather", "scatter", "update"]
 
 AnyArray = NDArray[Any]
 
@@ -48,6 +49,19 @@ def scatter(storage: Items, selection: FancySelection, values: AnyArray, dtype: 
         else:
             box = _read_box(storage, piece, dtype)
         box.transpose(piece.axes)[piece.within] = values[piece.where]
+        storage.write(piece.bounds, box)
+
+
+def update(
+    storage: Items,
+    selection: FancySelection,
+    change: Callable[[AnyArray, Any, Any], None],
+    dtype: DType,
+) -> None:
+    """Change the selected items by `change`, of a box, what indexes it, and what the block."""
+    for piece in pieces(selection, storage.layout, storage.chunk_shape, _WRITE_GAP_BYTES):
+        box = _read_box(storage, piece, dtype)
+        change(box.transpose(piece.axes), piece.within, piece.where)
         storage.write(piece.bounds, box)
 
 

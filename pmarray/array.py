@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from pmarray._arithmetic import Arithmetic
 from pmarray._config import config
 from pmarray._fancy import FancySelection, orthogonal, parse, pointwise
-from pmarray._gather import gather, scatter
+from pmarray._gather import gather, scatter, update
 from pmarray._indexing import Selection, select, storage_axes
 from pmarray._interop import Interop
 from pmarray._loans import Borrowing
@@ -425,6 +425,23 @@ class PMArray(Arithmetic, Interop):
         if not self.ndim:
             block = block.reshape(1)
         self._storage.write(storage_axes(selection), block)
+
+    def _apply_at(self, ufunc: np.ufunc, index: Any, *values: Any) -> None:
+        """``ufunc.at(self, index, *values)``."""
+        with self._writing():
+            selection = parse(index, self.shape)
+            if isinstance(selection, FancySelection) and selection.selectors:
+                blocks = [selection.to_block(np.broadcast_to(v, selection.shape)) for v in values]
+
+                def change(box: AnyArray, within: Any, where: Any) -> None:
+                    ufunc.at(box, within, *(block[where] for block in blocks))
+
+                if 0 not in selection.shape:
+                    update(self._storage, selection, change, self.dtype)
+                return
+            block = np.asarray(self._read(selection))
+            ufunc.at(block, cast(Any, ...), *values)
+            self._write(selection, block)
 
     def _as_values(self, value: ArrayLike) -> AnyArray:
         if isinstance(value, np.ndarray) and value.dtype.kind not in "OSUV":

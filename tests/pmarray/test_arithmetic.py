@@ -1,0 +1,348 @@
+"""Ufuncs, reductions and functions against NumPy: any dtype, layout, budget and piece."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import pmarray
+from pmarray.errors import BudgetError
+from pmarray.testing import array_shapes, budgets, layouts
+from tests.pmarray.test_differential import place
+
+dtypes = st.sampled_from(
+    ["bool", "int8", "uint16", "int64", "float16", "float32", "float64", "complex64", "complex128"]
+)
+work = st.sampled_from([1, 64, 500, 1 << 20])
+schemes = st.sampled_from(["dram:", "memmap:"])
+small = array_shapes(300)
+
+
+def numbers(shape: tuple[int, ...], dtype: str, seed: int, nan: bool = False) -> NDArray[Any]:
+    rng = np.random.default_rng(seed)
+    kind = np.dtype(dtype)
+    if kind.kind == "b":
+        return np.asarray(rng.random(shape) < 0.7)
+    if kind.kind in "iu":
+        return np.asarray(rng.integers(1, 6, shape)).astype(kind)
+    values = np.asarray(rng.integers(-8, 9, shape) / 4)
+    if kind.kind == "c":
+        values = values + 1j * rng.integers(-8, 9, shape) / 4
+    elif nan:
+        values = np.where(rng.random(shape) < 0.2, np.nan, values)
+    return np.asarray(values).astype(kind)
+
+
+@contextmanager
+def stored(
+    scheme: str, model: NDArray[Any], layout: str, cache: int | str, memory: int
+) -> Iterator[Any]:
+    with (
+        place(scheme) as url,
+        pmarray.open_group(url, cache=cache) as group,
+        pmarray.config.set(work_memory=memory),
+        warnings.catch_warnings(),
+        np.errstate(all="ignore"),
+    ):
+        warnings.simplefilter("ignore")
+        array = group.create("x", model.shape, model.dtype, layout=layout)
+        array[...] = model
+        yield array
+
+
+def both(ours: Callable[[], Any], numpys: Callable[[], Any], rtol: float = 1e-3) -> None:
+    """The same result, or the same kind of refusal."""
+    try:
+        expected = numpys()
+    except (TypeError, ValueError, IndexError) as error:
+        kind = next(k for k in (TypeError, ValueError, IndexError) if isinstance(error, k))
+        with pytest.raises(kind):
+            ours()
+        return
+    found = ours()
+    for one, other in zip(
+        found if isinstance(found, tuple) else (found,),
+        expected if isinstance(expected, tuple) else (expected,),
+        strict=True,
+    ):
+        assert np.shape(one) == np.shape(other)
+        assert np.asarray(one).dtype == np.asarray(other).dtype
+        if np.asarray(other).dtype.kind in "fc":
+            np.testing.assert_allclose(
+                np.asarray(one),
+                other,
+                rtol=rtol,
+                atol=1e-2 if (np.asarray(other).dtype == np.float16) else 1e-4,
+            )
+        else:
+            np.testing.assert_array_equal(np.asarray(one), other)
+
+
+UNARY = [
+    np.negative,
+    np.sqrt,
+    np.abs,
+    np.exp,
+    np.logical_not,
+    np.isnan,
+    np.sign,
+    np.modf,
+    np.invert,
+]
+BINARY = [
+    np.add, np.subtract, np.multiply, np.true_divide, np.floor_divide, np.maximum, np.less,
+    np.equal, np.logical_and, np.divmod, np.bitwise_or, np.power, np.hypot,
+]  # fmt: skip
+
+
+@given(st.data(), schemes, small, dtypes, layouts(), budgets(), work)
+def test_ufuncs_are_numpys(
+    data: st.DataObject, scheme: str, shape: tuple[int, ...], dtype: str, layout: str,
+    cache: int | str, memory: int,
+) -> None:  # fmt: skip
+    model = numbers(shape, dtype, 1)
+    with stored(scheme, model, layout, cache, memory) as array:
+        one: Any = data.draw(st.sampled_from(UNARY))
+        both(lambda: one(array), lambda: one(model))
+        two: Any = data.draw(st.sampled_from(BINARY))
+        start = data.draw(st.integers(0, len(shape)))
+        narrow = tuple(data.draw(st.sampled_from([n, 1])) if n else n for n in shape[start:])
+        other = numbers(narrow, data.draw(dtypes), 2)
+        other_one: Any = data.draw(st.sampled_from([other, 2, 0.5]))
+        both(lambda: two(array, other_one), lambda: two(model, other_one))
+        both(lambda: two(other_one, array), lambda: two(other_one, model))
+        both(lambda: two(array, array), lambda: two(model, model))
+        where = numbers(shape, "bool", 3)
+        both(
+            lambda: np.add(array, 1, out=np.zeros(shape, dtype), where=where),
+            lambda: np.add(model, 1, out=np.zeros(shape, dtype), where=where),
+        )
+
+
+@given(schemes, small, dtypes, dtypes, layouts(), layouts(), work)
+def test_writes_into_a_stored_out(
+    scheme: str, shape: tuple[int, ...], dtype: str, target: str, layout: str, other: str,
+    memory: int,
+) -> None:  # fmt: skip
+    model = numbers(shape, dtype, 1)
+    with stored(scheme, model, layout, "auto", memory) as array:
+        out = array.group.create("out", shape, target, layout=other)
+        expected = np.zeros(shape, target)
+        where = numbers(shape, "bool", 3)
+        both(lambda: np.multiply(array, 2, out=out), lambda: np.multiply(model, 2, out=expected))
+        both(
+            lambda: np.add(array, 1, out=out, where=where),
+            lambda: np.add(model, 1, out=expected, where=where),
+        )
+        both(lambda: out[...], lambda: expected[...])
+
+
+@given(schemes, small, dtypes, layouts(), budgets(), work)
+def test_operators_in_place(
+    scheme: str, shape: tuple[int, ...], dtype: str, layout: str, cache: int | str, memory: int
+) -> None:
+    model = numbers(shape, dtype, 1)
+    with stored(scheme, model, layout, cache, memory) as array:
+
+        def change(x: Any) -> Any:
+            x += 1
+            x *= x
+            return x[...]
+
+        both(lambda: change(array), lambda: change(model))
+        if len(shape) == 2 and shape[0] == shape[1]:
+            both(lambda: np.add(array, array.T, out=array)[...], lambda: model + model.T)
+
+
+REDUCTIONS = [
+    np.sum, np.prod, np.mean, np.var, np.std, np.min, np.max, np.ptp, np.any, np.all, np.argmin,
+    np.argmax, np.count_nonzero, np.nansum, np.nanprod, np.nanmean, np.nanvar, np.nanstd,
+    np.nanmin, np.nanmax,
+]  # fmt: skip
+
+
+@given(st.data(), schemes, small, dtypes, layouts(), budgets(), work)
+def test_reductions_are_numpys(
+    data: st.DataObject, scheme: str, shape: tuple[int, ...], dtype: str, layout: str,
+    cache: int | str, memory: int,
+) -> None:  # fmt: skip
+    function: Any = data.draw(st.sampled_from(REDUCTIONS))
+    nan = data.draw(st.booleans())
+    model = numbers(shape, dtype, 1, nan)
+    single = function in (np.argmin, np.argmax)
+    axes: Any = st.none() | st.integers(-len(shape), len(shape) - 1) if shape else st.none()
+    if not single and shape:
+        axes |= st.sets(st.integers(0, len(shape) - 1)).map(tuple)
+    options: dict[str, Any] = {"axis": data.draw(axes), "keepdims": data.draw(st.booleans())}
+    assume(function not in (np.argmin, np.argmax) or np.dtype(dtype).kind != "c")
+    if function in (np.prod, np.nanprod):
+        assume(model.size < 40)
+    if function in (np.sum, np.mean, np.min) and data.draw(st.booleans()):
+        options["where"] = numbers(shape, "bool", 4)
+        if function is np.min:
+            options["initial"] = 3
+    with stored(scheme, model, layout, cache, memory) as array:
+        both(lambda: function(array, **options), lambda: function(model, **options))
+
+
+@given(st.data(), small, dtypes, layouts(), work)
+def test_other_methods_of_ufuncs(
+    data: st.DataObject, shape: tuple[int, ...], dtype: str, layout: str, memory: int
+) -> None:
+    assume(shape)
+    model = numbers(shape, dtype, 1)
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    with stored("memmap:", model, layout, "64 KiB", memory) as array:
+        ufunc: Any = data.draw(st.sampled_from([np.add, np.maximum, np.subtract]))
+        both(lambda: ufunc.accumulate(array, axis), lambda: ufunc.accumulate(model, axis))
+        both(lambda: ufunc.reduce(array, axis), lambda: ufunc.reduce(model, axis))
+        few = numbers((3,), dtype, 2)
+        both(lambda: np.multiply.outer(array, few), lambda: np.multiply.outer(model, few))
+        both(lambda: np.multiply.outer(few, array), lambda: np.multiply.outer(few, model))
+        if shape[0]:
+            index = np.array([0, shape[0] - 1, 0, 0])
+
+            def at(x: Any) -> Any:
+                np.add.at(x, index, 1)
+                return x[...]
+
+            both(lambda: at(array), lambda: at(model))
+
+
+@given(small, dtypes, layouts(), work)
+def test_comparisons_and_copies(
+    shape: tuple[int, ...], dtype: str, layout: str, memory: int
+) -> None:
+    model = numbers(shape, dtype, 1)
+    with stored("memmap:", model, layout, "64 KiB", memory) as array:
+        assert np.array_equal(array, model)
+        assert np.allclose(array, model)
+        assert not np.array_equal(array, np.zeros((*shape, 2)))
+        other: Any = array.group.create("other", shape, dtype, layout="row")
+        np.copyto(other, array)
+        assert np.array_equal(other, array)
+        both(lambda: np.where(array, array, 0), lambda: np.where(model, model, 0))
+        if shape:
+            both(
+                lambda: np.concatenate([array, model, array]),
+                lambda: np.concatenate([model, model, model]),
+            )
+        if model.size:
+            assert model.flat[0] in array
+        both(lambda: np.zeros_like(array), lambda: np.zeros_like(model))
+        both(lambda: array.clip(0, 2), lambda: model.clip(0, 2))
+        both(lambda: np.tile(array, 2), lambda: np.tile(model, 2))
+
+
+def test_sums_are_exact_where_numpys_are() -> None:
+    model = np.random.default_rng(0).integers(-1000, 1000, (300, 70))
+    array = pmarray.open("dram:", model.shape, model.dtype, layout="col")
+    array[...] = model
+    with pmarray.config.set(work_memory=512):
+        assert array.sum() == model.sum()
+        np.testing.assert_array_equal(array.sum(axis=0), model.sum(axis=0))
+        np.testing.assert_allclose(array.var(axis=1), model.var(axis=1), rtol=1e-12)
+
+
+def test_a_variance_far_from_zero_does_not_cancel() -> None:
+    model = 1e9 + np.random.default_rng(0).normal(size=(1000, 4))
+    array = pmarray.open("dram:", model.shape, layout="col")
+    array[...] = model
+    with pmarray.config.set(work_memory=1000):
+        np.testing.assert_allclose(np.var(array, axis=0), model.var(axis=0), rtol=1e-6)
+
+
+def test_what_would_not_fit_is_refused_before_it_is_made() -> None:
+    array = pmarray.open("dram:", (1000, 10))
+    with pmarray.config.set(max_result="10 KiB"):
+        for refused in (
+            lambda: array + 1,
+            lambda: np.sort(array, axis=0),
+            lambda: np.multiply.outer(array, np.ones(3)),
+            lambda: array.astype("float32"),
+            lambda: array.copy(),
+        ):
+            with pytest.raises(BudgetError):
+                refused()
+        array += 1
+        assert array.sum() == 10_000
+
+
+def test_matrix_products_go_to_linalg() -> None:
+    array = pmarray.open("dram:", (50, 4), layout="col", fill_value=2)
+    assert (array @ np.ones(4) == 8).all()
+    assert (np.ones(50) @ array == 100).all()
+    assert (array.T @ np.ones((50, 2)) == 100).all()
+    assert np.linalg.norm(array) == pytest.approx(np.sqrt(200 * 4))
+    out: Any = pmarray.open("dram:", (50, 3))
+    np.matmul(array, np.ones((4, 3)), out=out)
+    assert (out[...] == 8).all()
+
+
+def test_gives_way_to_types_that_it_does_not_know() -> None:
+    class Other:
+        __array_ufunc__ = None
+
+        def __radd__(self, other: Any) -> str:
+            return "theirs"
+
+    assert pmarray.open("dram:", (2,)) + Other() == "theirs"
+
+
+def test_scalars_convert() -> None:
+    array = pmarray.open("dram:", (1, 1), "int64", fill_value=3)
+    assert int(array) == 3
+    assert float(array) == 3.0
+    assert complex(array) == 3
+    assert bool(array)
+    assert array.item() == 3
+    assert array.tolist() == [[3]]
+    with pytest.raises(ValueError, match="ambiguous"):
+        bool(pmarray.open("dram:", (2,)))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    ["a.sum()", "a.mean(axis=0)", "a.var(axis=1)", "a.argmax()", "np.nanstd(a, axis=0)",
+     "np.add(a, 1, out=a)", "np.multiply(a, a, out=b)", "np.add.accumulate(a, axis=1, out=b)",
+     "np.copyto(b, a)", "np.allclose(a, a)", "a @ np.ones(64, 'f4')", "a[[5, 77777, 5], :]"],
+)  # fmt: skip
+def test_memory_stays_within_the_budget(operation: str, scratch: Any) -> None:
+    """An array eight times the cache and the work memory together."""
+    script = f"""
+        import resource, numpy as np, pmarray
+        import pmarray.linalg, pmarray._functions
+        pmarray.config.work_memory = "16 MiB"
+        group = pmarray.open_group("memmap:{scratch}/group", cache="16 MiB")
+        a = group.create("a", (1 << 20, 64), "float32", layout="col")
+        b = group.create("b", (1 << 20, 64), "float32", layout="col")
+        for j in range(64):
+            a[:, j] = j
+        group.flush()
+        small = pmarray.open("dram:", (50, 50))
+        small.sum(), small @ np.ones(50), np.ones((500, 500)) @ np.ones((500, 500))
+        status = lambda: int(open("/proc/self/status").read().split("VmData:")[1].split()[0])
+        resource.setrlimit(resource.RLIMIT_DATA, (
+            (status() + 16 * 1024 + 16 * 1024 + 24 * 1024) << 10,) * 2)
+        {operation}
+        group.close()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"OPENBLAS_NUM_THREADS": "1", "PATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
