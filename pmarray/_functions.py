@@ -544,8 +544,8 @@ def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> 
 
     if keepdims or x.ndim > 2 or (axis is not None and not np.isscalar(axis)):
         config.check_result(x.nbytes, "use pmarray.linalg.norm")
-        return np.linalg.norm(np.asarray(x), ord, axis, keepdims)
-    return norm(x, cast(Any, ord), axis)
+        return np.linalg.norm(np.asarray(x), ord, cast(Any, axis), keepdims)
+    return norm(x, ord, cast(Any, axis))
 
 
 @_streams(np.shape)

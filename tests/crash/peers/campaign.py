@@ -18,27 +18,27 @@ from tests.crash.peers.filesystem import FileSystem, mounted
 from tests.crash.peers.judge import Outcome, outcome
 from tests.crash.peers.programs import Columns, states
 from tests.crash.peers.workers import STEPS_AT_MOST, Reader, empty, kill_once, run_on
-from tests.crash.simdisk import Disk
+from tests.crash.simdisk import Disk, with_changes
 from tests.crash.stage import Stage
 
-__all__ = ["MODELS", "Model", "Tally", "cut_power", "journalled", "kill", "record"]
+__all__ = ["MODELS", "Model", "Tally", "as_on_ext4", "cut_power", "kill", "record"]
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """What is taken for possible; noise in sectors never is, as no library here speaks of it."""
 
-    journal: bool
-    """Whether names are as durable as ext4 and XFS make them, or no more than POSIX says."""
+    ext4: bool
+    """Whether the file system does what ext4 does, or no more than POSIX asks for."""
     units: tuple[int, ...]
     """What the medium may write in one step, in bytes."""
 
 
 MODELS = {
-    "usual": Model(journal=True, units=(512, 4096)),
-    "strict": Model(journal=False, units=UNITS),
+    "ext4": Model(ext4=True, units=(512, 4096)),
+    "POSIX": Model(ext4=False, units=UNITS),
 }
-"""A disk of today with ext4 or XFS on it; and all that POSIX allows."""
+"""A disk that writes whole sectors, with ext4 on it; and the worst that POSIX allows."""
 
 
 @dataclass(slots=True)
@@ -70,20 +70,31 @@ def record(peer: str, workload: str, steps: int) -> tuple[Disk, list[Event]]:
     return system.before, system.events
 
 
-def journalled(disk: Disk, events: Sequence[Event]) -> list[Event]:
-    """Return the record of the same program on a file system that keeps a journal of its names.
+def as_on_ext4(disk: Disk, events: Sequence[Event]) -> list[Event]:
+    """Return the record of the same program on ext4, mounted as usual, which does more than POSIX.
 
-    There an fsync of any file makes all names durable that were changed before it, though POSIX
-    asks for an fsync of each directory.
+    It keeps a journal of its names: an fsync of any file makes all names durable that were changed
+    before it. And the data of a file that is renamed over another are written before the rename
+    is (`auto_da_alloc`).
     """
     result: list[Event] = []
-    directories = [*disk.directories]
+    now = disk.copy()
     for event in events:
+        now.apply(event)
+        if isinstance(event, Entries):
+            earlier = now.directories[event.parent]
+            names = with_changes(earlier.entries, earlier.pending[:-1])
+            result += [
+                Barrier(event.start, event.start, entry, failed=False)
+                for name, entry in event.changes
+                if isinstance(entry, int) and entry in now.files and name in names
+            ]
         result.append(event)
-        if isinstance(event, Entries) and event.new_directory is not None:
-            directories.append(event.new_directory)
         if isinstance(event, Barrier | DirectoryBarrier):
-            result += [DirectoryBarrier(event.start, event.end, i, False) for i in directories]
+            added = [DirectoryBarrier(event.start, event.end, i, False) for i in now.directories]
+            for barrier in added:
+                now.apply(barrier)
+            result += added
     return result
 
 
@@ -104,8 +115,8 @@ def cut_power(
     With `until` the sampling is repeated until then, by `time.monotonic`, or nothing new is found.
     """
     disk, events = record(peer, workload, steps)
-    if model.journal:
-        events = journalled(disk, events)
+    if model.ext4:
+        events = as_on_ext4(disk, events)
     tally = Tally()
     with closing(Reader(peer)) as reader, scratch() as path:
         opened = _Opened(reader, Stage(path), states(workload, steps))
