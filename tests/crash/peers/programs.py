@@ -166,8 +166,11 @@ def _h5_read(path: str) -> Columns:
 def _h5_read_swmr(path: str) -> Columns:
     import h5py
 
-    with h5py.File(f"{path}/x.h5", "r", libver="latest", swmr=True) as file:
-        return np.asarray(file["x"][:], np.uint64)
+    try:
+        return _h5_read(path)
+    except OSError:  # a file that its writer has not closed says so, and is for SWMR readers only
+        with h5py.File(f"{path}/x.h5", "r", libver="latest", swmr=True) as file:
+            return np.asarray(file["x"][:], np.uint64)
 
 
 # -- zarr-python ----------------------------------------------------------------------------------
