@@ -123,7 +123,7 @@ class Arithmetic(NDArrayOperatorsMixin):
         Raises
         ------
         BudgetError
-            It would not fit into memory; `pmarray.copy` copies to another place.
+            It would not fit into memory; ``np.copyto(b, a)`` copies into another `PMArray`.
         """
         return cast("NDArray[Any]", self._self[...])
 

@@ -146,7 +146,7 @@ class Interop:
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
         raise TypeError(
             "a PMArray is a handle on a medium and has no deep copy: a[...] copies it into "
-            "memory, pmarray.copy and pmarray.from_array to another URL"
+            "memory, np.copyto(b, a) into another PMArray"
         )
 
     # -- people ---------------------------------------------------------------------------------
