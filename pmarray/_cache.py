@@ -27,16 +27,16 @@ from __future__ import annotations
 import mmap
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from pmarray._buffers import BufferPool
 from pmarray._commits import Commit
+from pmarray._journal import Image
 from pmarray._sizes import format_bytes
 from pmarray._spans import SpanSet
 from pmarray._writer import Sink, Write, Writer
-from pmarray.backends import Region
 from pmarray.errors import BudgetError, PoisonedError
 
 __all__ = ["CachedChunk", "ChunkCache", "ChunkSource"]
@@ -65,21 +65,15 @@ class ChunkSource(Protocol):
     def address(self, chunk: tuple[int, ...], /) -> int:
         """The position of `chunk` on the medium; adjacent chunks have adjacent addresses."""
 
-    @property
-    def file_id(self) -> int:
-        """Which file of the group."""
+    def complete(self, chunk: CachedChunk, /) -> None:
+        """Make all that has to be written together with the dirty bytes dirty; under the lock."""
 
-    @property
-    def region(self) -> Region:
-        """The medium."""
-
-    @property
-    def committed_nbytes(self) -> int:
-        """Up to here there are bytes of the last durable commit; the writer thread's to know."""
+    def before_images(self, writes: Iterable[Write], /) -> Iterator[Image]:
+        """Yield what the last durable commit has where `writes` go; on the writer thread."""
 
     @property
     def protected_nbytes(self) -> int:
-        """The same, or more, as the thread that writes into the cache knows it."""
+        """Up to this address there may be bytes of a commit that was sealed."""
 
 
 class CachedChunk:
@@ -288,6 +282,16 @@ class ChunkCache:
                     _, start = self._blocks(chunk, start, start)
                     self.invalidate(chunk, start, chunk.buffer.nbytes)
 
+    def discard_chunks(self, source: ChunkSource, gone: Callable[[tuple[int, ...]], bool]) -> None:
+        """Forget the chunks of `source` that are `gone`, written or not."""
+        self._settle()
+        for key, chunk in list(self._chunks.items()):
+            if chunk.source is source and gone(chunk.index):
+                if chunk.pins:
+                    self.invalidate(chunk, 0, chunk.buffer.nbytes)
+                else:
+                    self._forget(key, chunk)
+
     def flush(self, source: ChunkSource | None = None) -> None:
         """Write out everything that is dirty (of one source), and wait until it has landed.
 
@@ -365,6 +369,9 @@ class ChunkCache:
         """Hand the dirty bytes of a chunk to the writer."""
         if not chunk.dirty:
             return
+        before = chunk.dirty.nbytes
+        chunk.source.complete(chunk)
+        self._dirty_bytes += chunk.dirty.nbytes - before
         for start, stop in chunk.dirty:
             # A span that was written again while it was in flight waited for it (rule 3), so the
             # two sets are disjoint here.

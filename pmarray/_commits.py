@@ -59,19 +59,17 @@ until then.
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from itertools import chain, groupby
+from typing import TYPE_CHECKING, Protocol
 
-from pmarray._journal import MAX_PAYLOAD_BYTES, Image, Journal, StoredImage
+from pmarray._journal import Image, Journal, StoredImage
 from pmarray._metadata import Checkpoint, GroupMetadata
-from pmarray.backends import Region, RegionBackend
+from pmarray.backends import Backend, ImageTarget
 from pmarray.errors import DamagedError, OutcomeUnknownError, PoisonedError, StorageError
-from pmarray.layout import BLOCK_BYTES
 
 if TYPE_CHECKING:
-    from pmarray._cached import CachedStorage
     from pmarray._writer import Write
 
 __all__ = ["Commit", "CommittedState", "Committer", "read_committed"]
@@ -81,14 +79,27 @@ _RETIRE_AT = 0.75
 _MAX_IDLE_JOURNAL_BYTES = 64 << 20
 
 
+class CommittedStorage(Protocol):
+    """What a commit asks of the storage of an array that it changes."""
+
+    def images_of_deletes(self, mark: int, /) -> Iterable[Image]:
+        """Yield before-images of what `barrier` will delete."""
+
+    def barrier(self, mark: int, /) -> None:
+        """Delete what the transaction deletes; return when everything stored is durable."""
+
+    def committed(self, mark: int, /) -> None:
+        """The commit is durable."""
+
+
 @dataclass(slots=True)
 class Commit:
     """A sealed transaction in the writer's queue."""
 
     number: int
     metadata: GroupMetadata
-    sizes: dict[CachedStorage, int]
-    """The storages it touched, and how many bytes of each it leaves committed."""
+    marks: dict[CommittedStorage, int]
+    """The storages it touched, and what `Storage.seal` returned for each."""
     removed: list[int]
     """Files of arrays that it deletes or moves; unlinked after the commit point."""
     finished: bool = False
@@ -137,7 +148,7 @@ class Committer:
         The metadata in force.
     """
 
-    def __init__(self, backend: RegionBackend, checkpoint: Checkpoint) -> None:
+    def __init__(self, backend: Backend, checkpoint: Checkpoint) -> None:
         self._backend = backend
         self.saved = checkpoint
         """The last checkpoint."""
@@ -152,7 +163,7 @@ class Committer:
 
     # -- opening --------------------------------------------------------------------------------
 
-    def recover(self, open_region: Callable[[GroupMetadata, int], Region | None]) -> None:
+    def recover(self, open_region: Callable[[GroupMetadata, int], ImageTarget | None]) -> None:
         """Bring the medium back to the last commit; steps a to d.
 
         `open_region` opens the data file of that id, or returns None where the metadata have none.
@@ -169,7 +180,7 @@ class Committer:
         journal = Journal(region, self.saved.generation)
         journal.barrier()  # a
         state = read_committed(self.saved, journal)
-        regions: dict[int, Region | None] = {}
+        regions: dict[int, ImageTarget | None] = {}
         try:
             self._put_back(journal, state, lambda i: open_region(state.metadata, i), regions)
         finally:
@@ -184,8 +195,8 @@ class Committer:
         self,
         journal: Journal,
         state: CommittedState,
-        open_region: Callable[[int], Region | None],
-        regions: dict[int, Region | None],
+        open_region: Callable[[int], ImageTarget | None],
+        regions: dict[int, ImageTarget | None],
     ) -> None:
         """Undo what is above the last COMMIT; steps b and c."""
         images = sorted(enumerate(state.images), key=lambda pair: (pair[1].number, pair[0]))
@@ -235,13 +246,14 @@ class Committer:
         """Commit `commits`, whose writes, grouped by adjacency, are `writes`; steps 2 to 4."""
         assert self._journal is not None
         last = commits[-1]
-        self._journal_before(last.number, (w for run in writes for w in run))  # 2
+        marks = {storage: mark for commit in commits for storage, mark in commit.marks.items()}
+        deletes = [i for storage, mark in marks.items() for i in storage.images_of_deletes(mark)]
+        self._journal_before(last.number, (w for run in writes for w in run), deletes)  # 2
         try:
             for run in writes:  # 3
                 run[0].source.store(run)
-            sizes = {storage: n for commit in commits for storage, n in commit.sizes.items()}
-            for storage in sizes:
-                storage.region.barrier()
+            for storage, mark in marks.items():
+                storage.barrier(mark)
             record = Checkpoint(last.metadata, last.number, self._journal.generation)
             self._journal.commit(last.number, record.to_bytes())  # 4
         except PoisonedError:
@@ -266,8 +278,9 @@ class Committer:
         for commit in commits:
             for file_id in commit.removed:
                 self._backend.remove(file_id)
-        for storage, nbytes in sizes.items():
-            storage.committed_nbytes = nbytes
+        for storage, mark in marks.items():
+            storage.committed(mark)
+        self._backend.committed()
         if self._journal.position > _RETIRE_AT * self._journal.region.capacity:
             self._retire(last.metadata)
 
@@ -280,17 +293,28 @@ class Committer:
         except StorageError:
             pass  # the journal grows instead, and the next commit tries again
 
-    def _journal_before(self, number: int, writes: Iterable[Write]) -> None:
+    def _journal_before(
+        self, number: int, writes: Iterable[Write], others: Iterable[Image] = ()
+    ) -> None:
         assert self._journal is not None
         pending, self._pending_images = self._pending_images, number
-        if self._journal.before(number, _images(writes)):
+        images = (
+            image
+            for source, group in groupby(writes, key=lambda write: write.source)
+            for image in source.before_images(group)
+        )
+        if self._journal.before(number, chain(images, others)):
             self._journal.barrier()
         else:
             self._pending_images = pending
 
     # -- on the caller's thread, while the writer has nothing to do -------------------------------
 
-    def roll_back(self, region_of: Callable[[int], Region | None]) -> None:
+    def keep(self, number: int, images: list[Image]) -> None:
+        """Journal before-images of what the caller is about to delete; step 2."""
+        self._journal_before(number, (), images)
+
+    def roll_back(self, region_of: Callable[[int], ImageTarget | None]) -> None:
         """Undo what the transaction after the last commit has written; steps a to d."""
         journal = self._journal
         if journal is None or self._pending_images <= self._committed:
@@ -316,19 +340,3 @@ class Committer:
         """Release the journal."""
         if self._journal is not None:
             self._journal.region.close()
-
-
-def _images(writes: Iterable[Write]) -> Iterator[Image]:
-    """Yield before-images of the committed bytes in the blocks that `writes` touch."""
-    for write in writes:
-        storage = write.source
-        low = write.address // BLOCK_BYTES * BLOCK_BYTES
-        high = min(
-            -(-(write.address + write.stop - write.start) // BLOCK_BYTES) * BLOCK_BYTES,
-            -(-storage.committed_nbytes // BLOCK_BYTES) * BLOCK_BYTES,
-            storage.region.capacity,
-        )
-        for start in range(low, high, MAX_PAYLOAD_BYTES):
-            data = memoryview(mmap.mmap(-1, min(MAX_PAYLOAD_BYTES, high - start)))
-            storage.region.read_into(start, data)
-            yield Image(storage.file_id, start, data)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pmarray._cached import CachedStorage
+from pmarray._cached import CachedItems
 from pmarray._sizes import format_bytes
 from pmarray._url import URL
 
@@ -101,6 +101,6 @@ def describe(a: PMArray) -> ArrayInfo:
 def chunk_states(a: PMArray) -> list[ChunkState]:
     """Return the chunks of `a` that are cached; none of a view, whose chunks are another's."""
     storage = a._storage
-    if not isinstance(storage, CachedStorage):
+    if not isinstance(storage, CachedItems):
         return []
     return [ChunkState(*state) for state in storage._cache.cached(storage)]

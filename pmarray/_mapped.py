@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pmarray._dtypes import DType
-from pmarray._storage import Axes, Loan, as_array, nothing
+from pmarray._storage import Axes, Loan, as_array, nothing, unfilled
 from pmarray.backends import Region
 from pmarray.layout import Layout
 
@@ -28,10 +28,12 @@ class MappedStorage:
         chunk_shape: tuple[int, ...],
         *,
         new: bool,
+        holds_fill: bool,
     ) -> None:
         self.region = region
         self.layout = layout
         self.chunk_shape = chunk_shape
+        self.holds_fill = holds_fill
         self._dtype = dtype
         self._items: AnyArray | None = None
         # As in `CachedStorage`.
@@ -75,13 +77,13 @@ class MappedStorage:
         self._undo = []
         self._undo_lines = self.layout.lines
 
-    def roll_back(self, lines: int, /) -> None:
+    def roll_back(self, layout: Layout, /) -> None:
         undo, self._undo = self._undo or [], None
-        if lines > self.layout.lines:
-            self.set_lines(lines)
+        if layout.lines > self.layout.lines:
+            self.set_shape(layout.shape)
         for axes, old in reversed(undo):
             self.items[axes] = old
-        self.set_lines(lines)
+        self.set_shape(layout.shape)
 
     def lend(self, axes: Axes, /) -> Loan:
         self._keep(axes)
@@ -100,14 +102,16 @@ class MappedStorage:
         block.flags.writeable = False
         return Loan(block, nothing, nothing)
 
-    def set_lines(self, lines: int, /) -> int:
-        layout = self.layout.with_lines(lines)
+    def set_shape(self, shape: tuple[int, ...], /) -> list[Axes] | None:
+        layout, before = self.layout.with_lines(shape[self.layout.slow_axis]), self.layout
+        if layout.shape != shape:
+            return None
         with self._moving:
             self._items = None  # memory that nobody looks at can grow in place
             self.region.reserve(layout.nbytes)
             self.layout = layout
         used, self._used = self._used, max(self._used, layout.nbytes)
-        return used
+        return unfilled(before, layout, used if self.holds_fill else layout.nbytes)
 
     def view(self) -> AnyArray | None:
         result = self.items[...]

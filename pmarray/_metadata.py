@@ -29,6 +29,8 @@ class ArrayMetadata:
     line_stride: int
     fill: bytes
     """One item, as new items are."""
+    document: str | None = None
+    """In a chunk store: the store's metadata of the array, as JSON; all but its shape counts."""
 
     @property
     def layout(self) -> Layout:
@@ -37,7 +39,7 @@ class ArrayMetadata:
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON value."""
-        return {
+        value = {
             "file": self.file_id,
             "shape": list(self.shape),
             "dtype": encode_dtype(self.dtype),
@@ -45,6 +47,9 @@ class ArrayMetadata:
             "line_stride": self.line_stride,
             "fill": self.fill.hex(),
         }
+        if self.document is not None:
+            value["document"] = self.document
+        return value
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ArrayMetadata:
@@ -59,6 +64,7 @@ class ArrayMetadata:
             order,
             int(value["line_stride"]),
             bytes.fromhex(value["fill"]),
+            value.get("document"),
         )
         layout = result.layout
         if min(layout.shape) < 0 or layout.line_stride < layout.line_nbytes:

@@ -134,6 +134,7 @@ def open(
     chunks: str | int | tuple[int, ...] = "auto",
     cache: int | str = "auto",
     fill_value: Any = None,
+    **options: Any,
 ) -> PMArray:
     """Open one array, and the group that holds it.
 
@@ -158,6 +159,8 @@ def open(
         The group's memory: see `open_group`.
     fill_value
         What items hold until they are written; 0 unless told.
+    **options
+        How a chunk store stores a new array: see `Group.create`.
 
     Returns
     -------
@@ -221,6 +224,7 @@ def open(
             order=order,
             chunks=chunks,
             fill_value=0 if fill_value is None else fill_value,
+            **options,
         )
     except BaseException:
         group._forget_changes()

@@ -25,6 +25,7 @@ __all__ = [
     "fsync",
     "fsync_directory",
     "ftruncate",
+    "link",
     "lock",
     "mkdir",
     "open_file",
@@ -97,6 +98,11 @@ def fallocate(fd: int, offset: int, nbytes: int) -> None:
 def rename(source: str, target: str) -> None:
     """Replace `target` by `source` in one step; durable after `fsync_directory`."""
     os.rename(source, target)
+
+
+def link(source: str, target: str) -> None:
+    """Give the file `source` a second name; durable after `fsync_directory`."""
+    os.link(source, target)
 
 
 def symlink(target: str, path: str) -> None:

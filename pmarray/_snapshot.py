@@ -20,12 +20,14 @@ Writes outside any transaction are not covered, and appear when they appear.
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
+from collections.abc import Callable
 
 from pmarray._commits import CommittedState, read_committed
 from pmarray._journal import Journal, StoredImage
 from pmarray._metadata import Checkpoint, GroupMetadata
-from pmarray.backends import Region, RegionBackend
+from pmarray.backends import Backend, Region
 from pmarray.errors import DamagedError, SnapshotExpiredError
 
 __all__ = ["Snapshot"]
@@ -34,8 +36,9 @@ __all__ = ["Snapshot"]
 class Snapshot:
     """A group as of the last commit at the time of construction."""
 
-    def __init__(self, backend: RegionBackend, checkpoint: Checkpoint) -> None:
+    def __init__(self, backend: Backend, checkpoint: Checkpoint) -> None:
         self._backend = backend
+        self._lock = threading.Lock()
         self.images: defaultdict[int, list[StoredImage]] = defaultdict(list)
         """What overrides the data files, by file, oldest first."""
         self._journal: Journal | None = None
@@ -74,21 +77,33 @@ class Snapshot:
         for image in images:
             self.images[image.file_id].append(image)
 
-    def read_into(self, file_id: int, region: Region, offset: int, out: memoryview) -> None:
-        """Fill `out` with bytes of a data file as of this snapshot; steps 1 to 4."""
+    def read(self, fetch: Callable[[], None], override: Callable[[], None]) -> None:
+        """Read as of this snapshot; steps 1 to 4.
+
+        `fetch` takes what is on the medium, and may run on several threads at a time; `override`
+        lets `images` override it.
+        """
         while True:
-            self.check()  # 1
-            stamp = self._stamp
+            with self._lock:
+                self.check()  # 1
+                stamp = self._stamp
             try:
-                region.read_into(offset, out)  # 2
-                self._catch_up()  # 3
-                self._override(file_id, offset, out)
+                fetch()  # 2
+                with self._lock:
+                    self._catch_up()  # 3
+                    override()
             except DamagedError:
                 if stamp == self._backend.stamp():
                     raise
                 continue
             if stamp == self._backend.stamp():  # 4
                 return
+
+    def read_into(self, file_id: int, region: Region, offset: int, out: memoryview) -> None:
+        """Fill `out` with bytes of a data file as of this snapshot."""
+        self.read(
+            lambda: region.read_into(offset, out), lambda: self._override(file_id, offset, out)
+        )
 
     def is_latest(self) -> bool:
         """Whether no transaction has been committed since."""
@@ -127,6 +142,11 @@ class Snapshot:
         for record in self._journal.records(self._position):
             self._add(record.images)
             self._position = record.end
+
+    def fetch(self, image: StoredImage) -> memoryview:
+        """Return the bytes of one of `images`."""
+        assert self._journal is not None
+        return self._journal.fetch(image)
 
     def _override(self, file_id: int, offset: int, out: memoryview) -> None:
         if file_id not in self.images or self._journal is None:

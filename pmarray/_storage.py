@@ -18,7 +18,17 @@ from pmarray._sizes import format_bytes
 from pmarray.errors import BudgetError
 from pmarray.layout import Layout
 
-__all__ = ["Axes", "Items", "Loan", "Storage", "as_array", "nothing", "plan_chunks"]
+__all__ = [
+    "Axes",
+    "Items",
+    "Loan",
+    "Storage",
+    "as_array",
+    "nothing",
+    "plan_chunks",
+    "refuse_large_chunk",
+    "unfilled",
+]
 
 AnyArray = NDArray[Any]
 Axes = tuple[slice, ...]
@@ -70,11 +80,14 @@ class Items(Protocol):
 class Storage(Items, Protocol):
     """The items of one array, and what its group does with them."""
 
-    def set_lines(self, lines: int, /) -> int:
-        """Change the extent of the slow axis.
+    @property
+    def holds_fill(self) -> bool:
+        """Whether items that were never written hold the fill value."""
 
-        Return the byte from which on new lines are known to hold zeros; before it they hold
-        anything until they are written.
+    def set_shape(self, shape: tuple[int, ...], /) -> list[Axes] | None:
+        """Change the shape in place; return None where that cannot be without copying.
+
+        Otherwise return the blocks of new items that do not hold the fill value yet.
         """
 
     def make_durable(self, ndim: int, /) -> None:
@@ -84,10 +97,10 @@ class Storage(Items, Protocol):
         """A transaction begins: be ready to go back to this moment."""
 
     def seal(self) -> int | None:
-        """The transaction ends: return how many bytes it commits, None if it touched nothing."""
+        """The transaction ends: return a mark for the commit, or None if it touched nothing."""
 
-    def roll_back(self, lines: int, /) -> None:
-        """Go back to the moment of `begin`, with this extent; the cache has forgotten its part."""
+    def roll_back(self, layout: Layout, /) -> None:
+        """Go back to the moment of `begin`, with this layout; the cache has forgotten its part."""
 
     def trim(self) -> None:
         """Give back space that was reserved ahead of need."""
@@ -125,13 +138,27 @@ def plan_chunks(
                 f"chunks={chunks!r}: give 'auto', a number of lines, or a shape of whole lines"
             )
         result = tuple(max(1, n) for n in chunks)
-    if layout.chunk_nbytes(result) > max_nbytes:
-        raise BudgetError(
-            f"one chunk of shape {result} needs {format_bytes(layout.chunk_nbytes(result))}; the "
-            f"cache has room for {format_bytes(max_nbytes)} a chunk: open the group with a "
-            "larger cache="
-        )
+    refuse_large_chunk(result, layout.chunk_nbytes(result), max_nbytes)
     return result
+
+
+def refuse_large_chunk(shape: tuple[int, ...], nbytes: int, max_nbytes: int) -> None:
+    """Raise `BudgetError` for a chunk that the cache has no room for."""
+    if nbytes > max_nbytes:
+        raise BudgetError(
+            f"one chunk of shape {shape} needs {format_bytes(nbytes)}; the cache has room for "
+            f"{format_bytes(max_nbytes)} a chunk: open the group with a larger cache="
+        )
+
+
+def unfilled(before: Layout, after: Layout, used: int) -> list[Axes]:
+    """The block of new lines that hold anything: those up to the byte `used` of the region."""
+    stop = min(after.lines, -(-used // max(1, after.line_stride)))
+    if stop <= before.lines:
+        return []
+    axes = [slice(0, n, 1) for n in after.shape]
+    axes[after.slow_axis] = slice(before.lines, stop, 1)
+    return [tuple(axes)]
 
 
 def as_array(buffer: Any, layout: Layout, dtype: DType, shape: tuple[int, ...]) -> AnyArray:

@@ -12,7 +12,7 @@ from pmarray._npy import MAX_HEADER_BYTES, parse_header
 from pmarray._open import open_group
 from pmarray._sizes import format_bytes
 from pmarray._url import URL
-from pmarray.backends import RegionBackend, open_backend
+from pmarray.backends import ChunkBackend, RegionBackend, open_backend
 from pmarray.backends.memmap import MemmapBackend
 from pmarray.errors import GroupNotFoundError, PMArrayError, TransactionError
 
@@ -73,7 +73,7 @@ def verify(url: str | os.PathLike[str]) -> list[Finding]:
         backend.close()
 
 
-def _findings(where: str, backend: RegionBackend) -> list[Finding]:
+def _findings(where: str, backend: RegionBackend | ChunkBackend) -> list[Finding]:
     try:
         checkpoint = backend.load()
     except PMArrayError as error:
@@ -109,7 +109,10 @@ def _findings(where: str, backend: RegionBackend) -> list[Finding]:
                 region.close()
     for name, array in metadata.arrays.items():
         try:
-            backend.open(array.file_id, array.layout.nbytes, aligned=False).close()
+            if isinstance(backend, ChunkBackend):
+                backend.open_chunks(name, array)
+            else:
+                backend.open(array.file_id, array.layout.nbytes, aligned=False).close()
         except PMArrayError as error:
             findings.append(Finding(name, str(error), damaged=True))
             continue

@@ -42,8 +42,8 @@ class ArrayView(PMArray):
     def _set_lines(self, lines: int, *, fill: bool) -> NoReturn:
         raise LayoutError("a view has no lines of its own: append to the array, or resize it")
 
-    def _relayout(self, shape: tuple[int, ...]) -> NoReturn:
-        self._set_lines(0, fill=False)
+    def _set_shape(self, shape: tuple[int, ...], *, fill: bool) -> NoReturn:
+        self._set_lines(0, fill=fill)
 
 
 class _ViewItems(Items):

@@ -590,7 +590,7 @@ class PMArray(Arithmetic, Interop):
             if along == slow:
                 self._set_lines(shape[along], fill=False)
             else:
-                self._relayout(tuple(shape))
+                self.resize(tuple(shape))
             index = (slice(None),) * along + (slice(before, None),)
             try:
                 self._write(select(index, self.shape), new)
@@ -603,7 +603,8 @@ class PMArray(Arithmetic, Interop):
     def resize(self, shape: int | tuple[int, ...]) -> None:
         """Change the shape in place; items keep their indices, new ones hold the fill value.
 
-        Along the slow axis this is cheap. Along any other axis the whole array is copied.
+        Along the slow axis this is cheap. Along any other axis the whole array is copied, except
+        in a chunk store.
         """
         with self._writing():
             new = tuple(
@@ -622,7 +623,9 @@ class PMArray(Arithmetic, Interop):
                 if new != self.shape:
                     self._set_lines(new[slow], fill=True)
             else:
-                self._relayout(new)
+                self._refuse_loans("change another axis than the slow one", pins=True)
+                if not self._set_shape(new, fill=True):
+                    self._relayout(new)
 
     def transaction(self, *, wait: bool | None = None) -> Transaction:
         """Begin a transaction of the group that holds the array; see `Group.transaction`.
@@ -663,22 +666,25 @@ class PMArray(Arithmetic, Interop):
         return self._storage.layout
 
     def _set_lines(self, lines: int, *, fill: bool) -> None:
-        before = self._layout.lines
         shape = list(self.shape)
         shape[self._layout.slow_axis] = lines
-        array = replace(self._array, shape=tuple(shape))
+        if not self._set_shape(tuple(shape), fill=fill):
+            raise AssertionError("every storage grows along its slow axis")
+
+    def _set_shape(self, shape: tuple[int, ...], *, fill: bool) -> bool:
+        """Change the shape in place; return whether that can be without copying."""
+        array = replace(self._array, shape=shape)
         self._group._backend.admit(array)
-        used = self._storage.set_lines(lines)
-        self._array = array
+        blocks = self._storage.set_shape(shape or (1,))
+        if blocks is None:
+            return False
+        line_stride = self._storage.layout.line_stride
+        self._array = replace(array, line_stride=line_stride)
         self._group._update(self._name, self._array)
-        if fill and lines > before:
-            # Beyond `used` the medium holds zeros; before, it may hold what was cut off once.
-            stop = lines
-            if not any(self._array.fill):
-                stop = min(lines, -(-used // max(1, self._layout.line_stride)))
-            index = [slice(None)] * self.ndim
-            index[self._layout.slow_axis] = slice(before, stop)
-            self._fill_selection(select(tuple(index), self.shape))
+        if fill:
+            for axes in blocks:
+                self._fill_selection(select(axes, self.shape))
+        return True
 
     def _fill_selection(self, selection: Selection) -> None:
         fill = np.frombuffer(self._array.fill, self.dtype)[0]
@@ -687,11 +693,10 @@ class PMArray(Arithmetic, Interop):
 
     def _relayout(self, shape: tuple[int, ...]) -> None:
         """Move to a file of another shape, block by block."""
-        self._refuse_loans("change another axis than the slow one", pins=True)
         array, storage = self._group._new_file(self._array, shape)
         target = PMArray(self._group, self._name, array, storage)
         try:
-            if any(array.fill) and target.size:
+            if not storage.holds_fill and target.size:
                 target._fill_selection(select((), shape))
             kept = tuple(min(old, new) for old, new in zip(self.shape, shape, strict=True))
             for index in _blocks(kept, self.itemsize, self.layout):

@@ -17,18 +17,20 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from pmarray._cache import ChunkCache
-from pmarray._cached import CachedStorage
-from pmarray._commits import Commit, Committer
+from pmarray._chunked import STORE_ID, ChunkStorage
+from pmarray._commits import Commit, CommittedStorage, Committer
 from pmarray._dtypes import parse_dtype
+from pmarray._journal import Image
 from pmarray._mapped import MappedStorage
 from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._npy import write_header
+from pmarray._region import RegionStorage
 from pmarray._snapshot import Snapshot
-from pmarray._storage import Storage, plan_chunks
+from pmarray._storage import Storage, plan_chunks, refuse_large_chunk
 from pmarray._url import URL, check_name
 from pmarray.array import PMArray
 from pmarray.attributes import Attributes
-from pmarray.backends import Region, RegionBackend
+from pmarray.backends import ChunkBackend, ImageTarget, RegionBackend
 from pmarray.errors import (
     ArrayExistsError,
     ArrayNotFoundError,
@@ -75,7 +77,9 @@ class Group:
     (['x'], {'step': 1})
     """
 
-    def __init__(self, url: URL, backend: RegionBackend, mode: str, cache_bytes: int) -> None:
+    def __init__(
+        self, url: URL, backend: RegionBackend | ChunkBackend, mode: str, cache_bytes: int
+    ) -> None:
         self.url = str(replace(url, name=None))
         self.mode = mode
         self.attrs = Attributes(self)
@@ -116,6 +120,7 @@ class Group:
         order: str | None = None,
         chunks: str | int | tuple[int, ...] = "auto",
         fill_value: Any = 0,
+        **options: Any,
     ) -> PMArray:
         """Create an array and reserve its space.
 
@@ -131,9 +136,12 @@ class Group:
             "row" or "col", alias "C" or "F"; row-major unless told.
         chunks
             "auto", a number of lines (columns of a column-major matrix), or a shape of whole
-            lines: the unit of caching and writing. Not stored.
+            lines: the unit of caching and writing, and not stored. In a chunk store any shape:
+            the chunks that are stored.
         fill_value
             What items hold until they are written.
+        **options
+            How a chunk store stores it: see ``zarr:``.
 
         Raises
         ------
@@ -157,6 +165,10 @@ class Group:
             raise LayoutError(
                 f"cannot create {name!r} of dtype {dtype} with fill_value={fill_value!r}: {error}"
             ) from error
+        if options and not isinstance(self._backend, ChunkBackend):
+            raise TypeError(
+                f"{', '.join(options)}: for chunk stores such as zarr:, and {self.url} is none"
+            )
         with self._writing():
             self._refuse_fixed("use a directory to hold several arrays")
             if name in self._metadata.arrays:
@@ -171,7 +183,11 @@ class Group:
                 plan.line_stride,
                 fill.tobytes(),
             )
-            storage = self._storage(array, chunks, new=True)
+            if isinstance(self._backend, ChunkBackend):
+                most = self._cache.max_chunk_bytes
+                array = self._backend.plan(array, chunks, most, options)
+                self._make_way(self._backend, name)
+            storage = self._storage(name, array, chunks, new=True)
             self._metadata = replace(
                 self._metadata,
                 next_file_id=array.file_id + 1,
@@ -179,18 +195,25 @@ class Group:
             )
             result = self._arrays[name] = PMArray(self, name, array, storage)
             result._chunks = chunks
-            if any(array.fill) and result.size:
+            if not storage.holds_fill and result.size:
                 result[...] = fill
             return result
 
-    def _storage(self, array: ArrayMetadata, chunks: Any, *, new: bool) -> Storage:
-        layout = array.layout
-        shape = plan_chunks(layout, chunks, self._cache.max_chunk_bytes)
-        make = self._backend.create if new else self._backend.open
-        try:
-            region = make(
-                array.file_id, layout.nbytes, aligned=CachedStorage.is_aligned(layout, shape)
+    def _make_way(self, backend: ChunkBackend, name: str) -> None:
+        """What a deleted array has left under this name goes now, if need be with a way back."""
+        self._cache.settle()
+        number = self._cache.transaction
+        if number is not None:
+            images = backend.images_of_name(name)
+            self._committer.keep(
+                number, [Image(STORE_ID, offset, memoryview(data)) for offset, data in images]
             )
+
+    def _storage(self, name: str, array: ArrayMetadata, chunks: Any, *, new: bool) -> Storage:
+        try:
+            if isinstance(self._backend, ChunkBackend):
+                return self._chunk_storage(self._backend, name, array, new=new)
+            return self._region_storage(self._backend, array, chunks, new=new)
         except DamagedError:
             if self._snapshot is not None and not self._snapshot.is_latest():
                 raise SnapshotExpiredError(
@@ -198,9 +221,18 @@ class Group:
                     "call refresh()"
                 ) from None
             raise
+
+    def _region_storage(
+        self, backend: RegionBackend, array: ArrayMetadata, chunks: Any, *, new: bool
+    ) -> Storage:
+        layout = array.layout
+        shape = plan_chunks(layout, chunks, self._cache.max_chunk_bytes)
+        make = backend.create if new else backend.open
+        region = make(array.file_id, layout.nbytes, aligned=layout.is_aligned(shape))
+        holds_fill = not any(array.fill)
         if region.memory is not None:
-            return MappedStorage(region, layout, array.dtype, shape, new=new)
-        return CachedStorage(
+            return MappedStorage(region, layout, array.dtype, shape, new=new, holds_fill=holds_fill)
+        return RegionStorage(
             region,
             layout,
             array.dtype,
@@ -208,8 +240,26 @@ class Group:
             shape,
             file_id=array.file_id,
             new=new,
+            holds_fill=holds_fill,
             snapshot=self._snapshot,
         )
+
+    def _chunk_storage(
+        self, backend: ChunkBackend, name: str, array: ArrayMetadata, *, new: bool
+    ) -> Storage:
+        chunks = (backend.create_chunks if new else backend.open_chunks)(name, array)
+        storage = ChunkStorage(
+            chunks,
+            array.layout,
+            array.dtype,
+            array.fill,
+            self._cache,
+            backend,
+            new=new,
+            snapshot=self._snapshot,
+        )
+        refuse_large_chunk(storage.chunk_shape, storage.chunk_nbytes, self._cache.max_chunk_bytes)
+        return storage
 
     def __getitem__(self, name: str) -> PMArray:
         with self._reading():
@@ -222,7 +272,7 @@ class Group:
             raise ArrayNotFoundError(f"no array {name!r} in {self.url}; it holds {names}")
         result = self._arrays.get(name)
         if result is None:
-            storage = self._storage(array, chunks, new=False)
+            storage = self._storage(name, array, chunks, new=False)
             result = self._arrays[name] = PMArray(self, name, array, storage)
             result._chunks = chunks
             if self._transaction is not None:
@@ -338,6 +388,7 @@ class Group:
             failure.add_note("Closing tried again and wrote everything: nothing was lost.")
         for array in self._arrays.values():
             array._storage.trim()
+        self._backend.settle()
         if failure is not None:
             raise failure
 
@@ -420,14 +471,16 @@ class Group:
             try:
                 for array in self._arrays.values():
                     array._refuse_loans("commit")
-                sizes: dict[CachedStorage, int] = {}
+                marks: dict[CommittedStorage, int] = {}
                 for array in self._arrays.values():
-                    nbytes = array._storage.seal()
-                    if nbytes is not None and isinstance(array._storage, CachedStorage):
-                        sizes[array._storage] = nbytes
+                    mark = array._storage.seal()
+                    if mark is not None and isinstance(
+                        array._storage, RegionStorage | ChunkStorage
+                    ):
+                        marks[array._storage] = mark
                 if number is not None:
                     commit = Commit(
-                        number, self._metadata, sizes, list(self._removed), waited_for=wait
+                        number, self._metadata, marks, list(self._removed), waited_for=wait
                     )
                     self._cache.seal(commit)
                     self._removed.clear()
@@ -454,12 +507,14 @@ class Group:
                 self._cache.forget()
                 if self._cache.poison is not None:
                     return  # a predecessor failed: what is there is for recovery to sort out
-                regions = {
+                targets: dict[int, ImageTarget] = {
                     storage.file_id: storage.region
                     for storage in transaction.storages()
-                    if isinstance(storage, CachedStorage)
+                    if isinstance(storage, RegionStorage)
                 }
-                self._committer.roll_back(regions.get)
+                if isinstance(self._backend, ChunkBackend):
+                    targets[STORE_ID] = self._backend.images()
+                self._committer.roll_back(targets.get)
                 transaction.restore()
             except BaseException as error:
                 code = error.errno if isinstance(error, OSError) else None
@@ -566,7 +621,9 @@ class Group:
             self._become_writer()
             return self._committer.saved.transaction
 
-    def _open_for_recovery(self, metadata: GroupMetadata, file_id: int) -> Region | None:
+    def _open_for_recovery(self, metadata: GroupMetadata, file_id: int) -> ImageTarget | None:
+        if isinstance(self._backend, ChunkBackend):
+            return self._backend.images()
         for array in metadata.arrays.values():
             if array.file_id == file_id:
                 layout = array.layout
@@ -591,7 +648,7 @@ class Group:
                 del self._arrays[name]
                 array._detach()
             else:
-                array._adopt(now, self._storage(now, array._chunks, new=False))
+                array._adopt(now, self._storage(name, now, array._chunks, new=False))
 
     def _retire(self, storage: Storage) -> None:
         """Release what a deleted or moved array had, or keep it while there is a way back."""
@@ -609,6 +666,7 @@ class Group:
     ) -> tuple[ArrayMetadata, Storage]:
         """Make a file for the same array in another shape; nothing refers to it yet."""
         self._refuse_fixed("its one array cannot move to another file")
+        assert isinstance(self._backend, RegionBackend)  # chunk stores take any shape in place
         plan = Layout.plan(shape, array.dtype.itemsize, array.order)
         moved = replace(
             array,
@@ -616,7 +674,7 @@ class Group:
             shape=shape,
             line_stride=plan.line_stride,
         )
-        storage = self._storage(moved, "auto", new=True)
+        storage = self._region_storage(self._backend, moved, "auto", new=True)
         self._metadata = replace(self._metadata, next_file_id=moved.file_id + 1)
         return moved, storage
 

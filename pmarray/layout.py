@@ -21,7 +21,7 @@ from typing import Literal
 
 from pmarray.errors import LayoutError
 
-__all__ = ["BLOCK_BYTES", "Extent", "Layout", "Order", "parse_layout", "parse_shape"]
+__all__ = ["BLOCK_BYTES", "Extent", "Layout", "Order", "cut", "parse_layout", "parse_shape"]
 
 Order = Literal["row", "col"]
 
@@ -231,7 +231,7 @@ class Layout:
         if 0 in extent:
             return 0
         whole = tuple(slice(0, n, 1) for n in extent)
-        return self._spans(whole, chunk, chunk_shape)[0][-1][1]
+        return self.spans(whole, chunk, chunk_shape)[0][-1][1]
 
     def is_aligned(self, chunk_shape: tuple[int, ...]) -> bool:
         """Whether all chunks, and all lines, begin on a block of the medium and fill blocks.
@@ -263,17 +263,17 @@ class Layout:
         chunk_shape
             As `chunk_shape` chose it.
         """
-        parts = [list(_cut(one, size)) for one, size in zip(selection, chunk_shape, strict=True)]
+        parts = [list(cut(one, size)) for one, size in zip(selection, chunk_shape, strict=True)]
         axes = self.slow_to_fast
         for combination in product(*(parts[axis] for axis in axes)):
             by_axis = sorted(zip(axes, combination, strict=True))
             chunk = tuple(part[0] for _, part in by_axis)
             within = tuple(part[1] for _, part in by_axis)
             block = tuple(part[2] for _, part in by_axis)
-            spans, exact = self._spans(within, chunk, chunk_shape)
+            spans, exact = self.spans(within, chunk, chunk_shape)
             yield Extent(chunk, within, block, spans, exact)
 
-    def _spans(
+    def spans(
         self, within: tuple[slice, ...], chunk: tuple[int, ...], chunk_shape: tuple[int, ...]
     ) -> tuple[tuple[tuple[int, int], ...], bool]:
         """Bytes that the items `within` the chunk occupy, and whether nothing else is there."""
@@ -313,7 +313,7 @@ class Layout:
         return ((indices[0] * stride + low, indices[-1] * stride + high),), False
 
 
-def _cut(selection: slice, size: int) -> Iterator[tuple[int, slice, slice]]:
+def cut(selection: slice, size: int) -> Iterator[tuple[int, slice, slice]]:
     """Cut an ascending slice at multiples of `size`: chunk, slice within it, slice of the block."""
     indices = range(selection.start, selection.stop, selection.step)
     done = 0

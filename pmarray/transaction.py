@@ -101,7 +101,7 @@ class Transaction:
         group._arrays.clear()
         for name, (array, metadata, storage) in self._handles.items():
             array._array, array._storage, array._detached = metadata, storage, False
-            storage.roll_back(metadata.layout.lines)
+            storage.roll_back(metadata.layout)
             group._arrays[name] = array
         for file_id in created:
             group._backend.remove(file_id)

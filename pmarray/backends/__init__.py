@@ -1,6 +1,7 @@
 """What a backend is, and which there are.
 
-A *region backend* keeps the metadata of one group and one byte-addressable *region* an array. A
+A backend keeps the metadata of one group. A *region backend* keeps one byte-addressable *region*
+an array, a *chunk backend* one object a chunk. A
 third party registers its own under the entry-point group ``pmarray.backends``, with the scheme as
 the name and a callable ``open(url, *, writable)`` as the object.
 """
@@ -19,7 +20,17 @@ from pmarray._url import URL
 from pmarray.errors import URLError
 from pmarray.layout import Layout
 
-__all__ = ["OpenBackend", "Region", "RegionBackend", "known_schemes", "open_backend"]
+__all__ = [
+    "Backend",
+    "ChunkBackend",
+    "Chunks",
+    "ImageTarget",
+    "OpenBackend",
+    "Region",
+    "RegionBackend",
+    "known_schemes",
+    "open_backend",
+]
 
 
 class Region(Protocol):
@@ -65,8 +76,21 @@ class Region(Protocol):
         """Release the handles; what was written stays."""
 
 
-class RegionBackend(Protocol):
-    """One group on its medium."""
+class ImageTarget(Protocol):
+    """Where before-images are put back; a `Region` is one."""
+
+    def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
+        """Put back one image."""
+
+    def barrier(self) -> None:
+        """Return when everything put back before is durable."""
+
+    def close(self) -> None:
+        """Release the handles."""
+
+
+class Backend(Protocol):
+    """One group on its medium: what all backends have."""
 
     @property
     def can_create(self) -> bool:
@@ -94,20 +118,20 @@ class RegionBackend(Protocol):
     def lock(self) -> None:
         """Become the group's one writer, or raise `GroupLockedError`."""
 
-    def create(self, file_id: int, nbytes: int, /, *, aligned: bool) -> Region:
-        """Make a new region of zeros; `aligned` promises writes in whole blocks."""
-
-    def open(self, file_id: int, nbytes: int, /, *, aligned: bool) -> Region:
-        """Open the region of an array that needs `nbytes` bytes."""
+    def committed(self) -> None:
+        """A commit is durable: before-images are needed no more."""
 
     def remove(self, file_id: int, /) -> None:
-        """Delete a region that no metadata name any more."""
+        """Delete the data of an array that no metadata name any more."""
 
     def remove_orphans(self, keep: Collection[int], /) -> None:
-        """Delete the regions that a crash left behind: all but those in `keep`."""
+        """Delete the data that a crash left behind: of all arrays but those in `keep`."""
 
     def publish(self, names: Mapping[str, int], /) -> None:
         """Make the arrays findable by name for other programs."""
+
+    def settle(self) -> None:
+        """The writer closes, and all is durable: drop what only a crash would have needed."""
 
     def close(self) -> None:
         """Release the lock and the handles."""
@@ -117,10 +141,83 @@ class RegionBackend(Protocol):
 
 
 @runtime_checkable
+class RegionBackend(Backend, Protocol):
+    """A backend that keeps one byte-addressable region an array."""
+
+    def create(self, file_id: int, nbytes: int, /, *, aligned: bool) -> Region:
+        """Make a new region of zeros; `aligned` promises writes in whole blocks."""
+
+    def open(self, file_id: int, nbytes: int, /, *, aligned: bool) -> Region:
+        """Open the region of an array that needs `nbytes` bytes."""
+
+
+class Chunks(Protocol):
+    """The chunks of one array in their store. All methods may be called on any thread."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extent of a chunk along each axis of the array."""
+
+    def read_into(self, chunk: tuple[int, ...], out: NDArray[Any], /) -> None:
+        """Fill `out`, an array of the shape of a chunk; with the fill value if there is none."""
+
+    def write(self, chunk: tuple[int, ...], values: NDArray[Any], /) -> None:
+        """Replace a whole chunk."""
+
+    def delete(self, chunk: tuple[int, ...], /) -> None:
+        """Remove a chunk, if it is there."""
+
+    def key(self, chunk: tuple[int, ...], /) -> bytes:
+        """The name of a chunk in the store."""
+
+    def before_image(self, chunk: tuple[int, ...], /) -> tuple[int, bytes] | None:
+        """Keep what is there now; return what brings it back, as offset and bytes of an image.
+
+        The bytes are the chunk's `key`. None where the store's transactions need no images.
+        """
+
+    def read_image_into(self, offset: int, chunk: tuple[int, ...], out: NDArray[Any], /) -> None:
+        """Fill `out` with the chunk as a before-image kept it."""
+
+
+@runtime_checkable
+class ChunkBackend(Backend, Protocol):
+    """A backend that keeps chunks as objects of their own."""
+
+    def plan(
+        self,
+        array: ArrayMetadata,
+        chunks: str | int | tuple[int, ...],
+        max_nbytes: int,
+        options: Mapping[str, Any],
+        /,
+    ) -> ArrayMetadata:
+        """Complete the metadata of a new array by all that decides how chunks are stored."""
+
+    def create_chunks(self, name: str, array: ArrayMetadata, /) -> Chunks:
+        """Make room for a new array, of which nothing is there afterwards."""
+
+    def open_chunks(self, name: str, array: ArrayMetadata, /) -> Chunks:
+        """Open the chunks of an array."""
+
+    def images_of_name(self, name: str, /) -> list[tuple[int, bytes]]:
+        """Keep everything that is stored under a name; return offsets and bytes of images."""
+
+    def images(self) -> ImageTarget:
+        """Return where before-images are put back."""
+
+    def images_kept(self) -> None:
+        """Return when what `before_image` kept is durable."""
+
+    def barrier(self) -> None:
+        """Return when all chunks written and deleted before are durable."""
+
+
+@runtime_checkable
 class OpenBackend(Protocol):
     """The object behind an entry point."""
 
-    def __call__(self, url: URL, *, writable: bool) -> RegionBackend:
+    def __call__(self, url: URL, *, writable: bool) -> RegionBackend | ChunkBackend:
         """Return the backend for `url`; nothing is created and nothing is locked yet."""
 
 
@@ -135,7 +232,7 @@ def known_schemes() -> list[str]:
     return sorted({*_BUILT_IN, *(point.name for point in entry_points(group="pmarray.backends"))})
 
 
-def open_backend(url: URL, *, writable: bool) -> RegionBackend:
+def open_backend(url: URL, *, writable: bool) -> RegionBackend | ChunkBackend:
     """Find the backend of `url` and hand it over."""
     opener = _BUILT_IN.get(url.scheme)
     if opener is None:
@@ -159,4 +256,10 @@ def _memmap(url: URL, *, writable: bool) -> Any:
     return memmap.open_backend(url, writable=writable)
 
 
-_BUILT_IN: dict[str, OpenBackend] = {"dram": _dram, "memmap": _memmap}
+def _zarr(url: URL, *, writable: bool) -> Any:
+    from pmarray.backends import zarrstore
+
+    return zarrstore.open_backend(url, writable=writable)
+
+
+_BUILT_IN: dict[str, OpenBackend] = {"dram": _dram, "memmap": _memmap, "zarr": _zarr}

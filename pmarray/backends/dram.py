@@ -103,6 +103,9 @@ class DRAMRegion:
         result.flags.writeable = False
         return result
 
+    def settle(self) -> None:
+        pass
+
     def close(self) -> None:
         self._memory = None
 
@@ -147,6 +150,9 @@ class DRAMBackend:
 
     def open(self, file_id: int, nbytes: int, /, *, aligned: bool) -> DRAMRegion:
         return self._regions[file_id]
+
+    def committed(self) -> None:
+        pass
 
     def remove(self, file_id: int, /) -> None:
         self._regions.pop(file_id, None)

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from pmarray import _osops
 from pmarray._dtypes import DType
 from pmarray._files import barrier, read_fully, replace_durably, write_fully
+from pmarray._lockfile import LockFile
 from pmarray._metadata import ArrayMetadata, Checkpoint
 from pmarray._npy import write_header
 from pmarray._sizes import format_bytes
@@ -40,7 +41,6 @@ from pmarray.backends import npyfile
 from pmarray.errors import (
     DamagedError,
     ForeignDataError,
-    GroupLockedError,
     StorageError,
     URLError,
 )
@@ -200,6 +200,9 @@ class FileRegion:
         self._maps.add(mapping)
         return np.frombuffer(mapping, np.uint8)[self._offset :]
 
+    def settle(self) -> None:
+        pass
+
     def close(self) -> None:
         if self._closed:
             return
@@ -237,7 +240,7 @@ class MemmapBackend:
         self._writable = writable
         self._direct = direct
         self._metadata_path = os.path.join(directory, METADATA_NAME)
-        self._lock_fd: int | None = None
+        self._lock = LockFile(self._path(LOCK_NAME), directory)
 
     # -- metadata -------------------------------------------------------------------------------
 
@@ -303,30 +306,8 @@ class MemmapBackend:
     # -- the lock -------------------------------------------------------------------------------
 
     def lock(self) -> None:
-        path = self._path(LOCK_NAME)
         self._make_directories()
-        try:
-            try:
-                fd = _osops.open_file(path, write=True, create=True)
-            except FileExistsError:
-                fd = _osops.open_file(path, write=True)
-        except OSError as error:
-            raise StorageError(error.errno, f"cannot open: {error.strerror}", path) from error
-        try:
-            _osops.lock(fd, exclusive=True)
-        except (BlockingIOError, PermissionError) as error:
-            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            _osops.close(fd)
-            raise GroupLockedError(
-                f"{self.directory} is being written to by process {holder}"
-                f"{' (this one)' if holder == str(os.getpid()) else ''}; wait for it, close it, "
-                "or open with mode='r'"
-            ) from error
-        except OSError as error:
-            _osops.close(fd)
-            raise StorageError(error.errno, f"cannot lock: {error.strerror}", path) from error
-        self._lock_fd = fd
-        write_fully(fd, [memoryview(f"{os.getpid():<31}\n".encode())], 0, path=path)
+        self._lock.acquire()
 
     def _make_directories(self) -> None:
         """Make the group's directories, durably, with whatever parents are missing.
@@ -400,6 +381,9 @@ class MemmapBackend:
             )
         return region
 
+    def committed(self) -> None:
+        pass
+
     def remove(self, file_id: int, /) -> None:
         self._remove_quietly(self.data_path(file_id))
 
@@ -442,22 +426,10 @@ class MemmapBackend:
             ) from error
 
     def close(self) -> None:
-        if self._lock_fd is not None:
-            fd, self._lock_fd = self._lock_fd, None
-            try:
-                try:
-                    _osops.unlock(fd)
-                finally:
-                    _osops.close(fd)
-            except OSError as error:
-                path = self._path(LOCK_NAME)
-                raise StorageError(error.errno, f"cannot unlock: {error.strerror}", path) from error
+        self._lock.release()
 
     def abandon(self) -> None:
-        # Closing, and not unlocking: the parent's lock shares this open file description.
-        if self._lock_fd is not None:
-            fd, self._lock_fd = self._lock_fd, None
-            os.close(fd)
+        self._lock.abandon()
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)

@@ -143,6 +143,9 @@ class NpyFileBackend:
             )
         return region
 
+    def committed(self) -> None:
+        pass
+
     def remove(self, file_id: int, /) -> None:
         raise ForeignDataError(f"{self._path} is one array and cannot be deleted from itself")
 
@@ -150,6 +153,9 @@ class NpyFileBackend:
         pass
 
     def publish(self, names: Mapping[str, int], /) -> None:
+        pass
+
+    def settle(self) -> None:
         pass
 
     def close(self) -> None:

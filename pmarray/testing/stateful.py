@@ -50,6 +50,14 @@ class ArrayMachine(RuleBasedStateMachine):
         """Return where to make the group; called once a run."""
         raise NotImplementedError
 
+    def stores(self, dtype: np.dtype[Any]) -> bool:
+        """Whether the backend has arrays of this dtype."""
+        return True
+
+    def budget(self, cache: int | str) -> int | str:
+        """Return the cache to open with: a chunk store needs room for the chunks that it has."""
+        return cache
+
     def check_reader(self) -> None:
         """Look at the flushed group with other eyes; nothing unless a subclass does."""
 
@@ -65,7 +73,7 @@ class ArrayMachine(RuleBasedStateMachine):
         self.model = {}
         self.attrs: dict[str, Any] = {}
         self.fills: dict[str, Any] = {}
-        self.group = pmarray.open_group(self.location, mode="w", cache=cache)
+        self.group = pmarray.open_group(self.location, mode="w", cache=self.budget(cache))
 
     @precondition(lambda self: len(self.model) < 3)
     @rule(
@@ -86,6 +94,8 @@ class ArrayMachine(RuleBasedStateMachine):
             assert name in self.model
         except pmarray.errors.BudgetError:
             assert chunks != "auto"
+        except pmarray.errors.LayoutError:
+            assert not self.stores(np.dtype(dtype))
         else:
             assert name not in self.model
             self.model[name] = np.full(shape, fill, dtype)
@@ -206,7 +216,7 @@ class ArrayMachine(RuleBasedStateMachine):
             self.roll_back()  # closing would do it too
         self.group.close()
         self.check_reader()
-        self.group = pmarray.open_group(self.location, mode="r+", cache=cache)
+        self.group = pmarray.open_group(self.location, mode="r+", cache=self.budget(cache))
 
     @precondition(lambda self: self.model)
     @rule(data=st.data())

@@ -8,6 +8,7 @@ import uuid
 from typing import Any
 
 import numpy as np
+import zarr
 
 from pmarray.testing import ArrayMachine
 
@@ -46,9 +47,35 @@ class InBufferedFiles(InFiles):
     options = "?direct=no"
 
 
+class InZarr(ArrayMachine):
+    def url(self) -> str:
+        self.directory = tempfile.TemporaryDirectory(prefix="pmarray-machine-")
+        return f"zarr:{self.directory.name}/group"
+
+    def stores(self, dtype: np.dtype[Any]) -> bool:
+        return dtype.kind in "biufcM"
+
+    def budget(self, cache: int | str) -> int | str:
+        return "256 KiB"
+
+    def check_reader(self) -> None:
+        """zarr-python reads what was flushed."""
+        root = zarr.open_group(f"{self.directory.name}/group", mode="r")
+        for name, model in self.model.items():
+            stored = root[name]
+            assert isinstance(stored, zarr.Array)
+            np.testing.assert_array_equal(stored[...], model)
+
+    def teardown(self) -> None:
+        super().teardown()
+        if hasattr(self, "directory"):
+            self.directory.cleanup()
+
+
 TestInMemory: Any = InMemory.TestCase
 TestInFiles: Any = InFiles.TestCase
 TestInBufferedFiles: Any = InBufferedFiles.TestCase
+TestInZarr: Any = InZarr.TestCase
 
 
 def test_the_machine_notices_a_wrong_array() -> None:

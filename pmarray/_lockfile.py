@@ -1,0 +1,89 @@
+"""The lock file of a group: one writer, and who it is."""
+
+from __future__ import annotations
+
+import os
+
+from pmarray import _osops
+from pmarray._files import write_fully
+from pmarray.errors import GroupLockedError, StorageError
+
+__all__ = ["LockFile"]
+
+
+class LockFile:
+    """A lock on a file, which holds the process id of its owner.
+
+    Taking it: the file is made where it is missing, then locked; and since the last owner may
+    remove it at the end (`release` with `remove`), it is looked at again whether the file that
+    was locked is still the one that has the name.
+    """
+
+    def __init__(self, path: str, group: str) -> None:
+        self.path = path
+        self._group = group
+        self._fd: int | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this handle holds it."""
+        return self._fd is not None
+
+    def acquire(self) -> None:
+        """Take the lock, or raise `GroupLockedError`, which names the owner."""
+        while True:
+            fd = self._open_locked()
+            try:
+                if os.fstat(fd).st_ino == os.stat(self.path).st_ino:
+                    break
+            except FileNotFoundError:
+                pass
+            _osops.close(fd)
+        self._fd = fd
+        write_fully(fd, [memoryview(f"{os.getpid():<31}\n".encode())], 0, path=self.path)
+
+    def _open_locked(self) -> int:
+        try:
+            try:
+                fd = _osops.open_file(self.path, write=True, create=True)
+            except FileExistsError:
+                fd = _osops.open_file(self.path, write=True)
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot open: {error.strerror}", self.path) from error
+        try:
+            _osops.lock(fd, exclusive=True)
+        except (BlockingIOError, PermissionError) as error:
+            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            _osops.close(fd)
+            raise GroupLockedError(
+                f"{self._group} is being written to by process {holder}"
+                f"{' (this one)' if holder == str(os.getpid()) else ''}; wait for it, close it, "
+                "or open with mode='r'"
+            ) from error
+        except OSError as error:
+            _osops.close(fd)
+            raise StorageError(error.errno, f"cannot lock: {error.strerror}", self.path) from error
+        return fd
+
+    def release(self, *, remove: bool = False) -> None:
+        """Give the lock up, if it is held."""
+        if self._fd is None:
+            return
+        fd, self._fd = self._fd, None
+        try:
+            try:
+                if remove:
+                    _osops.unlink(self.path)
+                _osops.unlock(fd)
+            finally:
+                _osops.close(fd)
+        except OSError as error:
+            raise StorageError(
+                error.errno, f"cannot unlock: {error.strerror}", self.path
+            ) from error
+
+    def abandon(self) -> None:
+        """In a forked child: close the copy, and do not unlock, which would unlock the parent's."""
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            os.close(fd)

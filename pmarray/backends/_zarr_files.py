@@ -1,0 +1,327 @@
+"""A Zarr store in a local directory whose writes survive a power cut.
+
+zarr-python's own store renames each object into place, and leaves it to the kernel when it becomes
+durable. Here, writing an object is
+
+1. write a temporary file beside it,
+2. make that file durable,
+3. rename it over the old one,
+
+and `barrier` makes the directories durable. So at any moment, power cut or not, an object has its
+old contents or its new ones.
+
+A *before-image* of an object costs no copy: since a new version is a new file, the old one stays
+when it is given a second name, in `keep`. Putting it back is renaming a third one into place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.storage import LocalStore
+
+from pmarray import _osops
+from pmarray._files import barrier, write_fully
+from pmarray.errors import DamagedError, PoisonedError, SnapshotExpiredError, StorageError
+
+__all__ = ["FileStore", "KeptObjects"]
+
+_NEW = ".pmarray-new"
+
+
+class FileStore(LocalStore):
+    """Objects of a Zarr hierarchy in a local directory.
+
+    Parameters
+    ----------
+    root
+        The directory, which need not exist yet.
+    read_only
+        Whether writing is refused.
+    """
+
+    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
+        self._unsynced: set[str] = set()
+        """Directories whose entries have changed since the last barrier."""
+        self._books = threading.Lock()
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await asyncio.to_thread(self.write, key, value.as_buffer_like())
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        self.write(key, value.as_buffer_like())
+
+    async def delete(self, key: str) -> None:
+        await asyncio.to_thread(self.remove, key)
+
+    def delete_sync(self, key: str) -> None:
+        self.remove(key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        await asyncio.to_thread(self.remove_tree, prefix)
+
+    async def get(
+        self,
+        key: str,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        try:
+            return await super().get(key, prototype or default_buffer_prototype(), byte_range)
+        except OSError as error:
+            raise self._read_error(key, error) from error
+
+    def get_sync(
+        self,
+        key: str,
+        *,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        try:
+            return super().get_sync(key, prototype=prototype, byte_range=byte_range)
+        except OSError as error:
+            raise self._read_error(key, error) from error
+
+    def _read_error(self, key: str, error: OSError) -> StorageError:
+        return StorageError(error.errno, f"cannot read: {error.strerror}", self.path(key))
+
+    def path(self, key: str) -> str:
+        """Return the path of an object."""
+        return os.path.join(self.root, key)
+
+    def read(self, key: str) -> bytes | None:
+        """Return an object, or None where there is none."""
+        try:
+            with open(self.path(key), "rb") as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        except OSError as error:
+            raise self._read_error(key, error) from error
+
+    def write(self, key: str, data: object) -> None:
+        """Replace an object; steps 1 to 3."""
+        path = self.path(key)
+        temporary = path + _NEW
+        directory = os.path.dirname(path)
+        try:
+            self.make_directory(directory)
+            try:
+                fd = _osops.open_file(temporary, write=True, create=True)
+            except FileExistsError:
+                _osops.unlink(temporary)  # left by a crash
+                fd = _osops.open_file(temporary, write=True, create=True)
+            try:
+                write_fully(fd, [memoryview(data).cast("B")], 0, path=temporary)  # type: ignore[arg-type]  # 1
+                barrier(fd, path=path)  # 2
+            finally:
+                _osops.close(fd)
+            _osops.rename(temporary, path)  # 3
+        except PoisonedError:
+            raise
+        except OSError as error:
+            self._forget(temporary)
+            raise StorageError(error.errno, f"cannot write: {error.strerror}", path) from error
+        self._note(directory)
+
+    def remove(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        path = self.path(key)
+        try:
+            _osops.unlink(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot delete: {error.strerror}", path) from error
+        self._note(os.path.dirname(path))
+
+    def remove_tree(self, prefix: str) -> None:
+        """Remove everything below a name, and the name itself."""
+        root = self.path(prefix)
+        if not os.path.isdir(root) or os.path.islink(root):
+            return
+        try:
+            for directory, _, files in os.walk(root, topdown=False):
+                for name in files:
+                    _osops.unlink(os.path.join(directory, name))
+                _osops.rmdir(directory)
+                with self._books:
+                    self._unsynced.discard(directory)
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot delete: {error.strerror}", root) from error
+        self._note(os.path.dirname(root))
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield the names of all objects below a name."""
+        for directory, _, files in os.walk(self.path(prefix)):
+            for name in files:
+                yield os.path.relpath(os.path.join(directory, name), self.root)
+
+    def make_directory(self, path: str) -> None:
+        """Make a directory with its parents; durable after `barrier`."""
+        missing = []
+        while not os.path.isdir(path):
+            missing.append(path)
+            path = os.path.dirname(path)
+        for path in reversed(missing):
+            try:
+                _osops.mkdir(path)
+            except FileExistsError:
+                if not os.path.isdir(path):
+                    raise
+            self._note(os.path.dirname(path))
+
+    def barrier(self) -> None:
+        """Return when everything written and removed before is durable."""
+        with self._books:
+            directories, self._unsynced = self._unsynced, set()
+        for directory in sorted(directories):
+            try:
+                _osops.fsync_directory(directory)
+            except FileNotFoundError:
+                continue  # removed since, and its parent has been noted for that
+            except OSError as error:
+                raise PoisonedError(
+                    error.errno,
+                    f"a barrier failed ({error.strerror}): what was written since the last flush "
+                    "may be lost; close the group, repair the medium and open it again",
+                    directory,
+                ) from error
+
+    def _note(self, directory: str) -> None:
+        with self._books:
+            self._unsynced.add(directory)
+
+    def note(self, path: str) -> None:
+        """Note that the entry of `path` has changed, for the next barrier."""
+        self._note(os.path.dirname(path))
+
+    @staticmethod
+    def _forget(temporary: str) -> None:
+        try:
+            _osops.unlink(temporary)
+        except OSError:
+            pass  # it is overwritten by the next attempt
+
+
+class KeptObjects:
+    """Old versions of objects under numbers, for as long as a transaction may need them.
+
+    Parameters
+    ----------
+    store
+        Whose objects they are.
+    directory
+        Where they are kept, on the same file system.
+    """
+
+    def __init__(self, store: FileStore, directory: str) -> None:
+        self._store = store
+        self.directory = directory
+        self._last: int | None = None
+        self._books = threading.Lock()
+
+    def keep(self, key: str) -> int:
+        """Keep the object as it is now; return its number, or 0 where there is none.
+
+        Durable after `barrier`.
+        """
+        path = self._store.path(key)
+        try:
+            fd = _osops.open_file(path, write=True)
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot open: {error.strerror}", path) from error
+        try:
+            barrier(fd, path=path)  # another program may have written it, and not seen to that
+        finally:
+            _osops.close(fd)
+        number = self._next()
+        try:
+            _osops.link(path, self.path(number))
+        except OSError as error:
+            raise StorageError(
+                error.errno, f"cannot keep the old version: {error.strerror}", path
+            ) from error
+        return number
+
+    def _next(self) -> int:
+        with self._books:
+            if self._last is None:
+                self._last = max(self._numbers(), default=0)
+            self._last += 1
+            return self._last
+
+    def barrier(self) -> None:
+        """Return when what was kept is durable."""
+        try:
+            _osops.fsync_directory(self.directory)
+        except OSError as error:
+            raise PoisonedError(
+                error.errno,
+                f"a barrier failed ({error.strerror}); close the group, repair the medium and open "
+                "it again",
+                self.directory,
+            ) from error
+
+    def path(self, number: int) -> str:
+        """Return the path of a kept object."""
+        return os.path.join(self.directory, str(number))
+
+    def read(self, number: int) -> bytes:
+        """Return a kept object."""
+        try:
+            with open(self.path(number), "rb") as file:
+                return file.read()
+        except FileNotFoundError as error:
+            raise SnapshotExpiredError(
+                "what this handle was reading has been replaced by later commits: call refresh() "
+                "on the group to read the last one"
+            ) from error
+
+    def put_back(self, number: int, key: str) -> None:
+        """Bring back the object that `keep` returned a number for; durable after a barrier."""
+        if not number:
+            self._store.remove(key)
+            return
+        path, kept = self._store.path(key), self.path(number)
+        temporary = path + _NEW
+        try:
+            if not os.path.exists(kept):
+                raise DamagedError(
+                    f"{kept} is missing, though the journal counts on it: restore the group from "
+                    "a backup"
+                )
+            if os.path.exists(path) and os.path.samefile(path, kept):
+                return  # rename does nothing between two names of one file
+            self._store.make_directory(os.path.dirname(path))
+            if os.path.lexists(temporary):
+                _osops.unlink(temporary)
+            _osops.link(kept, temporary)
+            _osops.rename(temporary, path)
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot put back: {error.strerror}", path) from error
+        self._store.note(path)
+
+    def clear(self) -> None:
+        """Forget all of them; a failure leaves files that harm nothing."""
+        for number in self._numbers():
+            try:
+                _osops.unlink(self.path(number))
+            except OSError:
+                pass
+
+    def _numbers(self) -> list[int]:
+        try:
+            return [int(name) for name in os.listdir(self.directory) if name.isdigit()]
+        except FileNotFoundError:
+            return []

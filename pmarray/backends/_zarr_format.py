@@ -1,0 +1,318 @@
+"""Between Zarr's metadata of an array and ours: pure translation, no input or output."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import google_crc32c
+import numpy as np
+import zarr
+from zarr.abc.codec import ArrayArrayCodec, ArrayBytesCodec, BytesBytesCodec, Codec
+from zarr.codecs import ShardingCodec, TransposeCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
+from zarr.errors import UnstableSpecificationWarning
+from zarr.registry import get_codec_class
+from zarr.storage import MemoryStore
+
+from pmarray._dtypes import DType, decode_dtype, encode_dtype, parse_dtype
+from pmarray._metadata import ArrayMetadata
+from pmarray._storage import TARGET_CHUNK_BYTES, refuse_large_chunk
+from pmarray.errors import ForeignDataError, LayoutError
+from pmarray.layout import Layout, Order
+
+__all__ = [
+    "OURS",
+    "file_id_of",
+    "from_zarr",
+    "plan",
+    "quiet",
+    "stored_chunk_shape",
+    "to_zarr",
+    "user_attributes",
+]
+
+ZarrMetadata = ArrayV2Metadata | ArrayV3Metadata
+
+OURS = "pmarray"
+"""The attribute of groups and arrays that holds what Zarr has no word for."""
+_FOREIGN_IDS = 1 << 32
+# A chunk of a small array that may grow; each is a file, or an object far away.
+_MIN_CHUNK_BYTES = 64 << 10
+
+
+def plan(
+    array: ArrayMetadata,
+    chunks: str | int | tuple[int, ...],
+    max_nbytes: int,
+    *,
+    codecs: Sequence[Any] | None = None,
+    shards: tuple[int, ...] | None = None,
+    dimension_names: Sequence[str] | None = None,
+) -> ArrayMetadata:
+    """Complete the metadata of a new array by those that Zarr has.
+
+    Parameters
+    ----------
+    array
+        Shape, dtype, order and fill value.
+    chunks
+        "auto", a number of lines, or any shape.
+    max_nbytes
+        What the cache has room for.
+    codecs
+        Names, ``{"name": ..., "configuration": ...}``, or codecs of zarr-python, in the order in
+        which they encode. None stores the items as they are.
+    shards
+        Shape of the objects in the store, a multiple of the chunk shape, where several chunks
+        share one.
+    dimension_names
+        One name an axis, for xarray.
+
+    Raises
+    ------
+    LayoutError
+        Zarr has no such array.
+    """
+    layout = _unpadded(array.shape, array.dtype, array.order)
+    shape = _chunk_shape(layout, chunks, max_nbytes)[: len(array.shape)]
+    filters, serializer, compressors = _sorted_codecs(codecs or ())
+    if array.order == "col" and len(array.shape) > 1:
+        filters.insert(0, TransposeCodec(order=tuple(reversed(range(len(array.shape))))))
+    ours = {"layout": array.order, "id": array.file_id, "dtype": encode_dtype(array.dtype)}
+    try:
+        with quiet():
+            warnings.simplefilter("error", UnstableSpecificationWarning)
+            example = zarr.create_array(
+                MemoryStore(),
+                shape=array.shape,
+                dtype=array.dtype,
+                chunks=shape,
+                shards=shards,
+                filters=filters,
+                serializer=serializer,
+                compressors=compressors,
+                fill_value=np.frombuffer(array.fill, array.dtype)[0],
+                dimension_names=dimension_names,
+                attributes={OURS: ours},
+            )
+    except UnstableSpecificationWarning as error:
+        raise LayoutError(
+            f"dtype {array.dtype} is in no specification of Zarr, so that other readers, and later "
+            "versions of this one, may not read it: use numbers, complex numbers, bool or "
+            "datetime64"
+        ) from error
+    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+        raise LayoutError(
+            f"Zarr cannot store shape {array.shape}, dtype {array.dtype}, chunks {shape}"
+            f"{f', shards {shards}' if shards else ''}: {error}"
+        ) from error
+    result = replace(array, line_stride=layout.line_stride, document=_document(example.metadata))
+    unit = _stored_chunk_shape(example.metadata)
+    refuse_large_chunk(unit, math.prod(unit) * array.dtype.itemsize, max_nbytes)
+    return result
+
+
+def _chunk_shape(
+    layout: Layout, chunks: str | int | tuple[int, ...], max_nbytes: int
+) -> tuple[int, ...]:
+    slow = layout.slow_axis
+    if chunks == "auto":
+        target = min(TARGET_CHUNK_BYTES, max_nbytes)
+        result = list(layout.chunk_shape(target, max_nbytes))
+        # A file of a region backend ends where the array ends; a chunk is stored whole.
+        enough = -(-_MIN_CHUNK_BYTES // max(1, layout.line_nbytes))
+        result[slow] = min(result[slow], max(layout.lines, enough))
+        return tuple(result)
+    if isinstance(chunks, int) and chunks > 0:
+        result = [max(1, n) for n in layout.shape]
+        result[slow] = chunks
+        return tuple(result)
+    if (
+        not isinstance(chunks, tuple)
+        or len(chunks) != len(layout.shape)
+        or not all(isinstance(n, int) and n > 0 for n in chunks)
+    ):
+        raise ValueError(
+            f"chunks={chunks!r}: give 'auto', a number of lines, or one extent an axis"
+        )
+    return chunks
+
+
+def _sorted_codecs(
+    codecs: Sequence[Any],
+) -> tuple[list[ArrayArrayCodec], Any, list[BytesBytesCodec]]:
+    filters: list[ArrayArrayCodec] = []
+    serializer: Any = "auto"
+    compressors: list[BytesBytesCodec] = []
+    if isinstance(codecs, str):
+        raise LayoutError(f"codecs={codecs!r}: give a list, such as [{codecs!r}]")
+    for one in codecs:
+        codec = _codec(one)
+        if isinstance(codec, ArrayArrayCodec):
+            filters.append(codec)
+        elif isinstance(codec, ArrayBytesCodec):
+            serializer = codec
+        elif isinstance(codec, BytesBytesCodec):
+            compressors.append(codec)
+    return filters, serializer, compressors
+
+
+def _codec(one: Any) -> Codec:
+    if isinstance(one, Codec):
+        return one
+    name, configuration = (one, {}) if isinstance(one, str) else (None, {})
+    if isinstance(one, Mapping):
+        name, configuration = one.get("name"), dict(one.get("configuration", {}))
+    if not isinstance(name, str):
+        raise LayoutError(f"not a codec: {one!r}; give a name, or a mapping with 'name'")
+    for spelling in (name, f"numcodecs.{name}"):
+        try:
+            found = get_codec_class(spelling)
+        except KeyError:
+            continue
+        try:
+            with quiet():
+                return found.from_dict(
+                    {"name": spelling, "configuration": cast(Any, configuration)}
+                )
+        except (TypeError, ValueError, KeyError) as error:
+            raise LayoutError(f"codec {name!r} with {configuration}: {error}") from error
+    raise LayoutError(f"no codec {name!r}; for example 'zstd', 'blosc', 'bitround', 'crc32c'")
+
+
+def from_zarr(metadata: ZarrMetadata, name: str) -> ArrayMetadata:
+    """Return what an array is to us; its extents are those of the metadata.
+
+    Raises
+    ------
+    ForeignDataError
+        It has what no array of ours can have.
+    """
+    try:
+        dtype = _dtype(metadata)
+        _stored_chunk_shape(metadata)
+    except (LayoutError, NotImplementedError, ValueError) as error:
+        raise ForeignDataError(f"the Zarr array {name!r} cannot be opened: {error}") from error
+    order = _order(metadata)
+    fill = np.zeros((), dtype)
+    if metadata.fill_value is not None:
+        fill[()] = metadata.fill_value
+    layout = _unpadded(metadata.shape, dtype, order)
+    return ArrayMetadata(
+        file_id_of(metadata, name),
+        metadata.shape,
+        dtype,
+        order,
+        layout.line_stride,
+        fill.tobytes(),
+        _document(metadata),
+    )
+
+
+def to_zarr(array: ArrayMetadata) -> ZarrMetadata:
+    """Return the metadata of an array as Zarr has them."""
+    assert array.document is not None
+    value = json.loads(array.document)
+    with quiet():
+        if value["zarr_format"] == 2:
+            metadata: ZarrMetadata = ArrayV2Metadata.from_dict(value)
+        else:
+            metadata = ArrayV3Metadata.from_dict(value)
+        return metadata.update_shape(array.shape)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Do without warnings that zarr-python gives whenever it reads metadata.
+
+    That a codec or a dtype is not in the specification: of codecs the documentation of ``codecs=``
+    says it once, and no array of ours has such a dtype. And that there is something beside the
+    arrays: while a writer is at work there is.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Numcodecs codecs are not in the Zarr version 3")
+        warnings.filterwarnings("ignore", "Object at .* is not recognized as a component")
+        warnings.simplefilter("ignore", UnstableSpecificationWarning)
+        yield
+
+
+def file_id_of(metadata: ZarrMetadata, name: str) -> int:
+    """The number of an array: ours carry one, others get one that their name determines."""
+    ours = _ours(metadata)
+    if isinstance(ours.get("id"), int):
+        return int(ours["id"])
+    return _FOREIGN_IDS + int(google_crc32c.value(name.encode()))
+
+
+def user_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes without ours."""
+    return {key: value for key, value in attributes.items() if key != OURS}
+
+
+def _ours(metadata: ZarrMetadata) -> Mapping[str, Any]:
+    ours = (metadata.attributes or {}).get(OURS)
+    return ours if isinstance(ours, Mapping) else {}
+
+
+def _dtype(metadata: ZarrMetadata) -> DType:
+    native = parse_dtype(metadata.dtype.to_native_dtype())
+    said = _ours(metadata).get("dtype")
+    if said is not None:
+        dtype = decode_dtype(said)
+        if dtype.newbyteorder("=") == native.newbyteorder("="):
+            return dtype  # Zarr keeps the order of bytes to itself
+    return native
+
+
+def _order(metadata: ZarrMetadata) -> Order:
+    said = _ours(metadata).get("layout")
+    if said in ("row", "col"):
+        return cast(Order, said)
+    if isinstance(metadata, ArrayV2Metadata):
+        return "col" if metadata.order == "F" and len(metadata.shape) > 1 else "row"
+    codecs: Sequence[Any] = metadata.codecs
+    if len(codecs) == 1 and isinstance(codecs[0], ShardingCodec):
+        codecs = codecs[0].codecs
+    backwards = tuple(reversed(range(len(metadata.shape))))
+    for codec in codecs:
+        if isinstance(codec, TransposeCodec) and codec.order == backwards and len(backwards) > 1:
+            return "col"
+    return "row"
+
+
+def stored_chunk_shape(array: ArrayMetadata) -> tuple[int, ...]:
+    """The shape of what is one object in the store: a chunk, or a shard of several."""
+    return _stored_chunk_shape(to_zarr(array))
+
+
+def _stored_chunk_shape(metadata: ZarrMetadata) -> tuple[int, ...]:
+    grid = metadata.chunk_grid
+    shape = getattr(grid, "chunk_shape", None)
+    if shape is None:
+        raise NotImplementedError(f"its chunk grid is a {type(grid).__name__}, not a regular one")
+    return tuple(shape)
+
+
+def _document(metadata: ZarrMetadata) -> str:
+    if isinstance(metadata, ArrayV2Metadata):
+        return json.dumps(_jsonable(metadata.to_dict()), sort_keys=True)
+    buffers = metadata.to_buffer_dict(default_buffer_prototype())
+    return json.dumps(json.loads(buffers["zarr.json"].to_bytes()), sort_keys=True)
+
+
+def _jsonable(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=lambda item: item.tolist()))
+
+
+def _unpadded(shape: tuple[int, ...], dtype: DType, order: Literal["row", "col"]) -> Layout:
+    """A layout without padding: chunks are stored one by one, and never whole lines of a file."""
+    shape = shape or (1,)
+    stride = Layout(shape, dtype.itemsize, order, 0).line_nbytes
+    return Layout(shape, dtype.itemsize, order, stride)

@@ -1,0 +1,577 @@
+"""``zarr:/dir`` - Zarr format 3, in a directory or in any store that zarr-python knows.
+
+An array of the group is an array of the Zarr hierarchy, which any Zarr reader opens. What Zarr has
+no word for is in its attributes under "pmarray": the layout of an array, the identity of a group.
+A column-major array is stored with the transpose codec, so that a chunk of several columns has
+them one after another. Hierarchies of other programs, of format 2 too (read only), open as groups.
+
+In a directory::
+
+    dir/
+      zarr.json                the group and its attributes
+      array/zarr.json          shape, dtype, codecs
+      array/c/0/17             a chunk, or a shard of several
+      .pmarray/                only while a writer is at work, or after it has crashed
+        pmarray.json           metadata as of the last checkpoint: the authority while it is there
+        journal                commits, and the names of what they overwrite
+        lock                   locked by the one writer, and holding its process id
+        kept/1                 objects as they were, under second names
+
+A transaction is what it is for a region backend (`_commits`), with one difference: the before-image
+of a chunk is a second name of its old file. When the group is closed, the metadata are those of
+the Zarr hierarchy, and ``.pmarray`` is gone.
+
+Elsewhere (memory, zip, S3 and other object stores) there is neither a lock nor a transaction: what
+was written is in the store when `flush` returns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.buffer.cpu import NDBuffer
+from zarr.core.metadata import ArrayV2Metadata
+from zarr.core.sync import sync
+from zarr.errors import ContainsArrayAndGroupError, GroupNotFoundError, NodeNotFoundError
+from zarr.storage import MemoryStore, StorePath, ZipStore
+
+from pmarray import _osops
+from pmarray._files import replace_durably
+from pmarray._grid import ChunkGrid
+from pmarray._lockfile import LockFile
+from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
+from pmarray._url import URL
+from pmarray.backends import _zarr_format as zarr_format
+from pmarray.backends._zarr_files import FileStore, KeptObjects
+from pmarray.backends.memmap import FileRegion
+from pmarray.errors import DamagedError, ForeignDataError, StorageError, URLError
+
+__all__ = ["LocalZarrBackend", "ZarrBackend", "ZarrChunks", "open_backend"]
+
+AnyArray = NDArray[Any]
+SESSION = ".pmarray"
+
+
+class ZarrChunks:
+    """The chunks of one Zarr array."""
+
+    def __init__(self, store: Store, path: str, array: ArrayMetadata) -> None:
+        self._path = path
+        self._store = store
+        self.shape = zarr_format.stored_chunk_shape(array)
+        metadata = zarr_format.to_zarr(array)
+        self._metadata = metadata
+        # zarr-python asks for items, not for chunks. This array is large enough for any chunk;
+        # its shape is never stored.
+        huge = tuple(n << 40 for n in self.shape)
+        node = zarr.AsyncArray(metadata.update_shape(huge), StorePath(store, path))
+        self._items: Any = zarr.Array(node)
+
+    def read_into(self, chunk: tuple[int, ...], out: AnyArray, /) -> None:
+        try:
+            self._items.get_basic_selection(
+                self._slices(chunk), out=NDBuffer.from_numpy_array(out.reshape(self.shape))
+            )
+        except (ValueError, RuntimeError, TypeError, EOFError) as error:
+            raise DamagedError(
+                f"chunk {self._name(chunk)} cannot be decoded: {error}; restore it from a backup"
+            ) from error
+
+    def write(self, chunk: tuple[int, ...], values: AnyArray, /) -> None:
+        self._items[self._slices(chunk)] = values.reshape(self.shape)
+
+    def delete(self, chunk: tuple[int, ...], /) -> None:
+        sync(self._store.delete(self._name(chunk)))
+
+    def key(self, chunk: tuple[int, ...], /) -> bytes:
+        return self._name(chunk).encode()
+
+    def before_image(self, chunk: tuple[int, ...], /) -> tuple[int, bytes] | None:
+        return None
+
+    def read_image_into(self, offset: int, chunk: tuple[int, ...], out: AnyArray, /) -> None:
+        raise NotImplementedError("only a local directory keeps before-images")
+
+    def _name(self, chunk: tuple[int, ...]) -> str:
+        name = self._metadata.encode_chunk_key(chunk[: len(self.shape)])
+        return f"{self._path}/{name}" if self._path else name
+
+    def _slices(self, chunk: tuple[int, ...]) -> tuple[slice, ...]:
+        return tuple(slice(i * n, (i + 1) * n) for i, n in zip(chunk, self.shape, strict=False))
+
+
+class ZarrBackend:
+    """One group in any Zarr store."""
+
+    has_journal = False
+
+    def __init__(self, where: str, store: Store, *, writable: bool) -> None:
+        self.where = where
+        self._store = store
+        self._writable = writable
+        self._paths: dict[int, str] = {}
+        """Where the arrays are, by number."""
+        self._known: Checkpoint | None = None
+        self._published: dict[str, bytes] = {}
+        self.can_create = True
+
+    # -- metadata -------------------------------------------------------------------------------
+
+    def load(self) -> Checkpoint | None:
+        result = self._load_hierarchy()
+        self._adopt(result)
+        return result
+
+    def _adopt(self, checkpoint: Checkpoint | None) -> None:
+        self._known = checkpoint
+        if checkpoint is not None and self.can_create:
+            arrays = checkpoint.metadata.arrays
+            self._paths = {array.file_id: name for name, array in arrays.items()}
+
+    def _load_hierarchy(self) -> Checkpoint | None:
+        try:
+            with zarr_format.quiet():
+                node = zarr.open(self._store, mode="r")
+                members = {} if isinstance(node, zarr.Array) else dict(node.arrays())
+        except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError):
+            return None
+        except (ValueError, KeyError, TypeError, ContainsArrayAndGroupError) as error:
+            raise DamagedError(f"the Zarr metadata of {self.where} are damaged: {error}") from error
+        if isinstance(node, zarr.Array):
+            return self._one_array(node)
+        arrays: dict[str, ArrayMetadata] = {}
+        for name, array in sorted(members.items()):
+            try:
+                arrays[name] = zarr_format.from_zarr(array.metadata, name)
+            except ForeignDataError:
+                continue  # of a type that no array here can have; the others can be used
+        attributes: dict[str, Any] = dict(node.attrs)
+        ours = attributes.get(zarr_format.OURS, {})
+        largest = max((a.file_id for a in arrays.values() if a.file_id < 1 << 32), default=0)
+        metadata = GroupMetadata(
+            uuid=str(ours.get("uuid") or uuid.uuid5(uuid.NAMESPACE_URL, self.where)),
+            next_file_id=max(int(ours.get("next", 1)), largest + 1),
+            arrays=arrays,
+            attrs=zarr_format.user_attributes(attributes),
+        )
+        return Checkpoint(metadata, int(ours.get("transaction", 0)))
+
+    def _one_array(self, node: Any) -> Checkpoint:
+        self.can_create = False
+        array = zarr_format.from_zarr(node.metadata, "array")
+        self._paths[array.file_id] = ""
+        identity = str(uuid.uuid5(uuid.NAMESPACE_URL, self.where))
+        attributes = zarr_format.user_attributes(dict(node.attrs))
+        return Checkpoint(GroupMetadata(identity, 1, {"array": array}, attributes))
+
+    def save(self, checkpoint: Checkpoint, /) -> None:
+        self._publish(checkpoint)
+        self._known = checkpoint  # and deleted arrays keep their paths until they are removed
+
+    def _publish(self, checkpoint: Checkpoint) -> None:
+        """Write what has changed of the metadata of the hierarchy."""
+        metadata = checkpoint.metadata
+        if self.can_create:
+            ours = {
+                "uuid": metadata.uuid,
+                "next": metadata.next_file_id,
+                "transaction": checkpoint.transaction,
+            }
+            attributes = {**metadata.attrs, zarr_format.OURS: ours}
+            group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+            self._put("zarr.json", json.dumps(group, indent=1).encode())
+        for name, array in metadata.arrays.items():
+            path = self._paths.get(array.file_id, name)
+            document = zarr_format.to_zarr(array)
+            buffers = document.to_buffer_dict(default_buffer_prototype())
+            for key, buffer in buffers.items():
+                data = buffer.to_bytes()
+                if not self.can_create:
+                    value = json.loads(data)
+                    value["attributes"] = {**value.get("attributes", {}), **metadata.attrs}
+                    data = json.dumps(value, indent=1).encode()
+                self._put(f"{path}/{key}" if path else key, data)
+
+    def _put(self, key: str, data: bytes) -> None:
+        if self._published.get(key) != data:
+            buffer = default_buffer_prototype().buffer.from_bytes(data)
+            sync(self._store.set(key, buffer))
+            self._published[key] = data
+
+    def admit(self, array: ArrayMetadata, /) -> None:
+        pass
+
+    def stamp(self) -> object:
+        return None
+
+    def open_journal(self, *, create: bool) -> FileRegion | None:
+        return None
+
+    def lock(self) -> None:
+        checkpoint = self._known
+        for name, array in (checkpoint.metadata.arrays if checkpoint else {}).items():
+            if isinstance(zarr_format.to_zarr(array), ArrayV2Metadata):
+                raise ForeignDataError(
+                    f"{self.where}#{name} is of Zarr format 2, which is read only here: copy it, "
+                    "with pmarray.copy, and write to the copy"
+                )
+
+    # -- chunks ---------------------------------------------------------------------------------
+
+    def plan(
+        self,
+        array: ArrayMetadata,
+        chunks: str | int | tuple[int, ...],
+        max_nbytes: int,
+        options: Mapping[str, Any],
+        /,
+    ) -> ArrayMetadata:
+        unknown = set(options) - {"codecs", "shards", "dimension_names"}
+        if unknown:
+            raise TypeError(
+                f"zarr: takes codecs=, shards= and dimension_names=, not {', '.join(unknown)}"
+            )
+        return zarr_format.plan(array, chunks, max_nbytes, **options)
+
+    def create_chunks(self, name: str, array: ArrayMetadata, /) -> ZarrChunks:
+        self._erase(name)
+        self._paths[array.file_id] = name
+        return self._chunks(name, array)
+
+    def open_chunks(self, name: str, array: ArrayMetadata, /) -> ZarrChunks:
+        return self._chunks(self._paths.setdefault(array.file_id, name), array)
+
+    def _chunks(self, path: str, array: ArrayMetadata) -> ZarrChunks:
+        return ZarrChunks(self._store, path, array)
+
+    def _erase(self, path: str) -> None:
+        sync(self._store.delete_dir(path))
+        for key in [key for key in self._published if key.startswith(f"{path}/")]:
+            del self._published[key]
+
+    def images_of_name(self, name: str, /) -> list[tuple[int, bytes]]:
+        return []
+
+    def images(self) -> Any:
+        raise NotImplementedError("only a local directory keeps before-images")
+
+    def images_kept(self) -> None:
+        pass
+
+    def barrier(self) -> None:
+        pass
+
+    def committed(self) -> None:
+        pass
+
+    def settle(self) -> None:
+        pass
+
+    def remove(self, file_id: int, /) -> None:
+        path = self._paths.pop(file_id, None)
+        if path is not None and path not in self._paths.values():
+            self._erase(path)
+
+    def remove_orphans(self, keep: Collection[int], /) -> None:
+        pass
+
+    def publish(self, names: Mapping[str, int], /) -> None:
+        pass
+
+    def close(self) -> None:
+        self._store.close()
+
+    def abandon(self) -> None:
+        pass
+
+
+class _KeepingChunks(ZarrChunks):
+    """The chunks of an array in a local directory."""
+
+    def __init__(
+        self, store: FileStore, path: str, array: ArrayMetadata, kept: KeptObjects
+    ) -> None:
+        super().__init__(store, path, array)
+        self._array = array
+        self._kept = kept
+
+    def before_image(self, chunk: tuple[int, ...], /) -> tuple[int, bytes] | None:
+        name = self._name(chunk)
+        return self._kept.keep(name), name.encode()
+
+    def read_image_into(self, offset: int, chunk: tuple[int, ...], out: AnyArray, /) -> None:
+        name = self._name(chunk)
+        store = MemoryStore()
+        if offset:
+            data = default_buffer_prototype().buffer.from_bytes(self._kept.read(offset))
+            sync(store.set(name, data))
+        ZarrChunks(store, self._path, self._array).read_into(chunk, out)
+
+
+class _PutBack:
+    """Where before-images of objects are put back; see `ImageTarget`."""
+
+    def __init__(self, store: FileStore, kept: KeptObjects) -> None:
+        self._store = store
+        self._kept = kept
+
+    def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
+        self._kept.put_back(offset, b"".join(buffers).decode())
+
+    def barrier(self) -> None:
+        self._store.barrier()
+
+    def close(self) -> None:
+        pass
+
+
+class LocalZarrBackend(ZarrBackend):
+    """One group in a local directory, with a lock and transactions."""
+
+    def __init__(self, directory: str, *, writable: bool) -> None:
+        self.directory = directory
+        self._files = FileStore(directory, read_only=not writable)
+        super().__init__(directory, self._files, writable=writable)
+        self._session = os.path.join(directory, SESSION)
+        self._metadata_path = os.path.join(self._session, "pmarray.json")
+        self._journal_path = os.path.join(self._session, "journal")
+        self._lock = LockFile(os.path.join(self._session, "lock"), directory)
+        self._kept = KeptObjects(self._files, os.path.join(self._session, "kept"))
+        self._crashed = False
+        self._settled = False
+
+    @property
+    def has_journal(self) -> bool:  # type: ignore[override]  # an array alone has no place for it
+        return self.can_create
+
+    # -- metadata -------------------------------------------------------------------------------
+
+    def load(self) -> Checkpoint | None:
+        try:
+            with open(self._metadata_path, "rb") as file:
+                data = file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            result = self._load_hierarchy()
+            if result is None:
+                self._refuse_foreign_directory()
+        except OSError as error:
+            raise StorageError(error.errno, error.strerror, self._metadata_path) from error
+        else:
+            result = Checkpoint.from_bytes(data, self._metadata_path)
+        self._adopt(result)
+        return result
+
+    def _refuse_foreign_directory(self) -> None:
+        try:
+            entries = set(os.listdir(self.directory))
+        except FileNotFoundError:
+            return
+        except NotADirectoryError as error:
+            raise ForeignDataError(
+                f"{self.directory} is a file; a Zarr group is a directory, or a .zip file"
+            ) from error
+        if entries - {SESSION}:
+            raise ForeignDataError(
+                f"{self.directory} holds {', '.join(sorted(entries)[:4])} but no zarr.json: it is "
+                "no Zarr group, and nothing was changed; choose another directory"
+            )
+
+    def save(self, checkpoint: Checkpoint, /) -> None:
+        if self.can_create:
+            replace_durably(self._metadata_path, checkpoint.to_bytes())
+            self._kept.clear()  # the journal that named them is stale now
+        super().save(checkpoint)
+        self._files.barrier()
+
+    def _put(self, key: str, data: bytes) -> None:
+        if self._published.get(key) != data:
+            if self._files.read(key) != data:
+                self._files.write(key, data)
+            self._published[key] = data
+
+    def stamp(self) -> object:
+        result: list[object] = []
+        for path in (self._metadata_path, os.path.join(self.directory, "zarr.json")):
+            try:
+                found = os.stat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                result.append(None)
+            else:
+                result.append((found.st_ino, found.st_mtime_ns, found.st_size))
+        return tuple(result)
+
+    def open_journal(self, *, create: bool) -> FileRegion | None:
+        path = self._journal_path
+        exists = os.path.exists(path)
+        if not exists and not create:
+            return None
+        if create:
+            try:
+                if not exists:
+                    _osops.close(_osops.open_file(path, write=True, create=True))
+                _osops.fsync_directory(self._session)
+            except OSError as error:
+                raise StorageError(error.errno, f"cannot create: {error.strerror}", path) from error
+        return FileRegion(path, 0, writable=self._writable, aligned=True)
+
+    # -- the lock -------------------------------------------------------------------------------
+
+    def lock(self) -> None:
+        super().lock()
+        try:
+            self._files.make_directory(self._kept.directory)
+        except OSError as error:
+            raise StorageError(
+                error.errno, f"cannot make a directory: {error.strerror}", self._session
+            ) from error
+        self._lock.acquire()
+        self._settled = False
+        self._crashed = os.path.exists(self._metadata_path)
+        if not self._crashed:
+            # Of a session that was closed: nothing may take it for this one's.
+            self._forget(self._journal_path)
+            self._kept.clear()
+        self._files.note(self._session)
+        self._files.note(self._metadata_path)
+        self._files.note(self._kept.path(1))
+        self._files.barrier()
+
+    @staticmethod
+    def _forget(path: str) -> None:
+        try:
+            _osops.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot delete: {error.strerror}", path) from error
+
+    def settle(self) -> None:
+        """Make the hierarchy the authority: it holds everything, durably."""
+        if not self._lock.held or not self.can_create:
+            return
+        self._forget(self._metadata_path)
+        self._files.note(self._metadata_path)
+        self._files.barrier()
+        self._forget(self._journal_path)
+        self._kept.clear()
+        self._settled = True
+
+    def close(self) -> None:
+        super().close()
+        if self._settled or (self._lock.held and not self.can_create):
+            try:
+                _osops.rmdir(self._kept.directory)
+            except OSError:
+                pass  # a later writer finds it, and uses it
+        self._lock.release(remove=self._settled or not self.can_create)
+        if self._settled or not self.can_create:
+            try:
+                _osops.rmdir(self._session)
+            except OSError:
+                pass  # another writer has come
+
+    def abandon(self) -> None:
+        self._lock.abandon()
+
+    # -- chunks ---------------------------------------------------------------------------------
+
+    def _chunks(self, path: str, array: ArrayMetadata) -> ZarrChunks:
+        return _KeepingChunks(self._files, path, array, self._kept)
+
+    def _erase(self, path: str) -> None:
+        self._files.remove_tree(path)
+        for key in [key for key in self._published if key.startswith(f"{path}/")]:
+            del self._published[key]
+
+    def images_of_name(self, name: str, /) -> list[tuple[int, bytes]]:
+        kept = [(self._kept.keep(key), key.encode()) for key in sorted(self._files.keys(name))]
+        self._kept.barrier()
+        return kept
+
+    def images(self) -> _PutBack:
+        return _PutBack(self._files, self._kept)
+
+    def images_kept(self) -> None:
+        self._kept.barrier()
+
+    def barrier(self) -> None:
+        self._files.barrier()
+
+    def committed(self) -> None:
+        self._kept.clear()
+
+    def remove_orphans(self, keep: Collection[int], /) -> None:
+        """After a crash: delete chunks beyond the edges, and arrays that were never committed."""
+        if not self._crashed or self._known is None:
+            return
+        for name in self.orphans(self._known.metadata):
+            self._files.remove(name)
+        self._files.barrier()
+
+    def orphans(self, metadata: GroupMetadata) -> Iterator[str]:
+        """Yield the names of chunks that belong to no array, or lie beyond its edges."""
+        for name in sorted(os.listdir(self.directory)):
+            array = metadata.arrays.get(name)
+            if array is not None:
+                yield from self._beyond(name, array)
+            elif self._is_unfinished(name):
+                yield from self._files.keys(name)
+
+    def _is_unfinished(self, name: str) -> bool:
+        path = os.path.join(self.directory, name)
+        return (
+            name != SESSION
+            and os.path.isdir(path)
+            and set(os.listdir(path)) <= {"c", "zarr.json"}
+            and not os.path.exists(os.path.join(path, "zarr.json"))
+        )
+
+    def _beyond(self, name: str, array: ArrayMetadata) -> Iterator[str]:
+        if not array.shape:
+            return
+        grid = ChunkGrid(array.layout, zarr_format.stored_chunk_shape(array))
+        encode = zarr_format.to_zarr(array).encode_chunk_key
+        for key in self._files.keys(name):
+            places = key.removeprefix(f"{name}/c/").replace(".", "/").split("/")
+            if len(places) == len(array.shape) and all(place.isdigit() for place in places):
+                chunk = tuple(int(place) for place in places)
+                if f"{name}/{encode(chunk)}" == key and not grid.holds(chunk):
+                    yield key
+
+
+_MEMORY: dict[str, MemoryStore] = {}
+_MEMORY_LOCK = threading.Lock()
+
+
+def open_backend(url: URL, *, writable: bool) -> ZarrBackend:
+    """Open ``zarr:/dir``, ``zarr:/file.zip``, ``zarr:memory://name``, ``zarr:s3://bucket/x``."""
+    path = url.path
+    if path.startswith("file://"):
+        path = path.removeprefix("file://")
+    if "://" in path:
+        if path.startswith("memory://"):
+            with _MEMORY_LOCK:
+                store: Store = _MEMORY.setdefault(path, MemoryStore())
+            return ZarrBackend(str(url), store, writable=writable)
+        from pmarray.backends._zarr_remote import remote_store
+
+        return ZarrBackend(str(url), remote_store(url, writable=writable), writable=writable)
+    if url.options:
+        raise URLError(f"zarr: of a local path takes no options, got {url.options}")
+    if not path:
+        raise URLError("zarr: needs a directory, as in 'zarr:./run'")
+    path = os.path.join(os.getcwd(), os.path.expanduser(path))
+    if path.endswith(".zip"):
+        if not writable and not os.path.exists(path):
+            return ZarrBackend(path, MemoryStore(), writable=False)
+        return ZarrBackend(path, ZipStore(path, mode="a" if writable else "r"), writable=writable)
+    return LocalZarrBackend(path, writable=writable)
