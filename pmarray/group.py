@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +21,7 @@ from pmarray._cache import ChunkCache
 from pmarray._chunked import STORE_ID, ChunkStorage
 from pmarray._commits import Commit, CommittedStorage, Committer
 from pmarray._dtypes import parse_dtype
+from pmarray._history import HistoryEntry, Versions
 from pmarray._journal import Image
 from pmarray._mapped import MappedStorage
 from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
@@ -248,6 +250,7 @@ class Group:
         self, backend: ChunkBackend, name: str, array: ArrayMetadata, *, new: bool
     ) -> Storage:
         chunks = (backend.create_chunks if new else backend.open_chunks)(name, array)
+        _close_before_threads_end()
         storage = ChunkStorage(
             chunks,
             array.layout,
@@ -328,25 +331,39 @@ class Group:
                 self._flush()
 
     def _flush(self) -> None:
-        # Data before the metadata that count on them, metadata before the files they gave up.
+        # Data before the metadata that count on them, metadata before the files they gave up;
+        # unless all of it appears in one step.
         self._cache.flush()
+        if isinstance(self._backend, ChunkBackend) and self._backend.commits:
+            self._remove_deleted()
         committer = self._committer
         try:
             for array in self._arrays.values():
                 array._storage.make_durable(array.ndim)
-            if not self._exists or committer.must_checkpoint(self._metadata):
+            if (
+                not self._exists
+                or committer.must_checkpoint(self._metadata)
+                or (isinstance(self._backend, ChunkBackend) and self._backend.has_changes())
+            ):
                 committer.checkpoint(self._metadata)
                 self._exists = True
         except PoisonedError as error:
             self._cache.poison = error
             raise
         self._changed = False
-        while self._removed:
-            self._backend.remove(self._removed.pop())
+        self._remove_deleted()
         names = {name: array.file_id for name, array in self._metadata.arrays.items()}
         if names != self._published:
             self._backend.publish(names)
             self._published = names
+        merged = self._backend.merged() if isinstance(self._backend, ChunkBackend) else None
+        if merged is not None:
+            self._committer.saved = merged
+            self._adopt(merged)
+
+    def _remove_deleted(self) -> None:
+        while self._removed:
+            self._backend.remove(self._removed.pop())
 
     def close(self) -> None:
         """Flush, give up the lock and release memory; raise what could not be written.
@@ -449,6 +466,15 @@ class Group:
                     f"{self.url} is a single .npy file, which has no journal: copy it into a "
                     "directory to have transactions"
                 )
+            if (
+                isinstance(self._backend, ChunkBackend)
+                and not self._backend.has_journal
+                and not self._backend.commits
+            ):
+                raise TransactionError(
+                    f"{self.url} is in a store that cannot change several objects in one step: use "
+                    "icechunk: there, or zarr: in a local directory"
+                )
             for array in self._arrays.values():
                 array._refuse_loans("begin a transaction")
             self._become_writer()
@@ -488,6 +514,8 @@ class Group:
                         self._cache.wait_for(commit)
                         if commit.error is not None:
                             raise commit.error
+                elif isinstance(self._backend, ChunkBackend):
+                    self._flush()  # and the backend commits
             except PoisonedError as error:
                 self._cache.poison = error
                 self._transaction = None
@@ -513,7 +541,10 @@ class Group:
                     if isinstance(storage, RegionStorage)
                 }
                 if isinstance(self._backend, ChunkBackend):
-                    targets[STORE_ID] = self._backend.images()
+                    if self._backend.commits:
+                        self._backend.roll_back()
+                    else:
+                        targets[STORE_ID] = self._backend.images()
                 self._committer.roll_back(targets.get)
                 transaction.restore()
             except BaseException as error:
@@ -541,6 +572,61 @@ class Group:
                 loaded = self._backend.load()
                 if loaded is not None:
                     self._adopt(loaded)
+
+    def discard(self) -> None:
+        """Give up what was written since the last flush or commit, and go on from what is there.
+
+        For backends that keep changes to themselves until they commit (`icechunk:`), as the way
+        out of a `ConflictError`.
+
+        Raises
+        ------
+        TransactionError
+            A transaction is open, or the backend has written already.
+        """
+        with self._reading():
+            self._refuse_transaction("discard")
+            if not (isinstance(self._backend, ChunkBackend) and self._backend.commits):
+                raise TransactionError(f"what was written to {self.url} cannot be taken back")
+            self._cache.forget()
+            self._removed.clear()
+            self._changed = False
+            if self._locked:
+                self._backend.roll_back()
+            loaded = self._backend.load()
+            if loaded is not None:
+                self._committer.saved = loaded
+                self._adopt(loaded)
+
+    def history(self) -> list[HistoryEntry]:
+        """Return the commits that can still be opened, latest first; of `icechunk:` only.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> group = pmarray.open_group("icechunk:memory://history")
+        >>> with group.transaction():
+        ...     group.attrs["step"] = 1
+        >>> [entry.message for entry in group.history()][:1]
+        ['pmarray: flush']
+        """
+        with self._reading():
+            return list(self._versions().history())
+
+    def create_tag(self, name: str) -> None:
+        """Give the last commit a name for good, to open it by ``?tag=name``."""
+        with self._reading():
+            self._versions().create_tag(name)
+
+    def create_branch(self, name: str) -> None:
+        """Begin a branch at the last commit, to open it by ``?branch=name``."""
+        with self._reading():
+            self._versions().create_branch(name)
+
+    def _versions(self) -> Versions:
+        if not isinstance(self._backend, Versions):
+            raise TransactionError(f"{self.url} keeps no history: icechunk: does")
+        return self._backend
 
     @property
     def closed(self) -> bool:
@@ -729,6 +815,18 @@ def _abandon_all() -> None:
 
 
 atexit.register(_close_all)
+
+
+@cache
+def _close_before_threads_end() -> None:
+    """Chunk stores need threads to write, and no thread can be started at the usual time of exit.
+
+    The interpreter ends its thread pools before it calls what `atexit` has; what is registered
+    here it calls before that. Without this private function such a group has to be closed.
+    """
+    getattr(threading, "_register_atexit", lambda _: None)(_close_all)
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_abandon_all)
 
