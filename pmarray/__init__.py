@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pmarray import errors, linalg
 from pmarray._config import config
+from pmarray._copy import copy, copy_group
 from pmarray._open import open, open_group
 from pmarray._verify import Finding, Recovery, recover, verify
 from pmarray.array import PMArray
@@ -33,6 +34,8 @@ __all__ = [
     "Recovery",
     "Transaction",
     "config",
+    "copy",
+    "copy_group",
     "errors",
     "linalg",
     "open",

@@ -685,6 +685,12 @@ class PMArray(Arithmetic, Interop):
         shape = selection.block_shape or (1,)
         self._storage.write(storage_axes(selection), np.broadcast_to(fill, shape))
 
+    def _set_fill(self, fill: bytes) -> None:
+        """Change what new items will hold, and none that is there."""
+        with self._writing():
+            self._array = replace(self._array, fill=fill)
+            self._group._update(self._name, self._array)
+
     def _relayout(self, shape: tuple[int, ...]) -> None:
         """Move to a file of another shape, block by block."""
         self._refuse_loans("change another axis than the slow one", pins=True)
