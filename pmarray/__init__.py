@@ -13,6 +13,7 @@ from __future__ import annotations
 from pmarray import errors, linalg
 from pmarray._config import config
 from pmarray._copy import copy, copy_group
+from pmarray._from_array import from_array
 from pmarray._open import open, open_group
 from pmarray._verify import Finding, Recovery, recover, verify
 from pmarray.array import PMArray
@@ -37,6 +38,7 @@ __all__ = [
     "copy",
     "copy_group",
     "errors",
+    "from_array",
     "linalg",
     "open",
     "open_group",

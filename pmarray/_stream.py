@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._cached import CachedStorage
 from pmarray._tiles import Box, box_within, boxes, plan_tile, runs_of
 from pmarray.array import PMArray
 from pmarray.errors import LayoutError
@@ -36,6 +37,9 @@ class Source(Protocol):
     def layout(self) -> Order:
         """The order in which they are read fastest."""
 
+    def expect(self, box: Box, /) -> None:
+        """Take the hint that `box` is read next."""
+
     def read(self, box: Box, out: AnyArray, /) -> None:
         """Fill `out`, which has the shape of `box` and any strides."""
 
@@ -50,6 +54,14 @@ class ArraySource:
     def layout(self) -> Order:
         """The array's."""
         return self.array.layout
+
+    def expect(self, box: Box, /) -> None:
+        """Pass the hint on."""
+        with self.array._reading():
+            storage = self.array._storage
+            if isinstance(storage, CachedStorage):
+                for part in runs_of(box, storage.layout):
+                    storage.expect(part)
 
     def read(self, box: Box, out: AnyArray, /) -> None:
         """Fill `out`."""
@@ -67,6 +79,9 @@ class SlicedSource:
 
     array: Any
     layout: Order
+
+    def expect(self, box: Box, /) -> None:
+        """Leave it to the array."""
 
     def read(self, box: Box, out: AnyArray, /) -> None:
         """Fill `out`."""
@@ -92,6 +107,8 @@ def stream(source: Source, target: PMArray, nbytes: int) -> Iterator[int]:
     shape = plan_tile(read, written, tile_bytes)
     tile_memory = _Memory(target.dtype, written.order)
     piece_memory = _Memory(target.dtype, read.order)
+    following = boxes(written.shape, shape, written)
+    next(following, None)
     for box in boxes(written.shape, shape, written):
         tile = tile_memory.take(_extents(box))
         if turned:
@@ -101,6 +118,9 @@ def stream(source: Source, target: PMArray, nbytes: int) -> Iterator[int]:
                 tile[piece] = buffer
         else:
             source.read(box, tile)
+        if turned and (coming := next(following, None)) is not None:
+            # One request after another would leave the medium idle between short runs.
+            source.expect(coming)
         _write(target, box, tile)
         yield tile.nbytes
 

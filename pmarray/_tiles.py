@@ -2,11 +2,10 @@
 
 A *tile* is a box of items that is held in memory at once. In either layout it is made of *runs*,
 items that lie next to each other. Where the layouts differ, long runs in one are paid for with
-short ones in the other: with M bytes for a tile, the lengths of a run here and of a run there
-multiply to M items, or less. There is no way around that without reading or writing twice, so a
-tile makes the shorter one as long as it can be, and gives what is left to the writing side. Runs
-of 23 KiB in both are what 128 MiB allow for float32, unless lines are shorter: a tile of whole
-lines is one run.
+short ones in the other: unless a tile is of whole lines, the lengths of a run here and of a run
+there multiply to no more than the items of a tile. There is no way around that without reading or
+writing twice. So a tile is chosen for the fewest runs, and a tile of whole lines, which is a
+single run, wins where lines are short enough.
 """
 
 from __future__ import annotations
@@ -22,6 +21,9 @@ __all__ = ["Box", "box_within", "boxes", "plan_tile", "runs_of"]
 
 Box = tuple[slice, ...]
 """One slice of step 1 an axis."""
+
+_WRITE_COST = 2
+"""Of a run, counted in runs that are read: many of those are under way at once, of these one."""
 
 
 def plan_tile(read: Layout, written: Layout, nbytes: int) -> tuple[int, ...]:
@@ -44,7 +46,7 @@ def plan_tile(read: Layout, written: Layout, nbytes: int) -> tuple[int, ...]:
     >>> shape = (100_000, 50_000)
     >>> read, written = Layout.plan(shape, 4, "col"), Layout.plan(shape, 4, "row")
     >>> plan_tile(read, written, 64 << 20)
-    (4096, 4096)
+    (2048, 8192)
     >>> plan_tile(read, read, 4 << 20)
     (100000, 10)
     >>> shape = (2_797_010, 600)
@@ -61,18 +63,35 @@ def plan_tile(read: Layout, written: Layout, nbytes: int) -> tuple[int, ...]:
         one, two = box_within(shape, read, run), box_within(shape, written, other)
         return tuple(map(max, one, two))
 
-    def largest(runs: range, size: Callable[[int], int]) -> int:
+    def largest(size: Callable[[int], int]) -> int:
+        runs = range(1, most + 1)
         return runs[max(0, bisect_right(runs, items, key=size) - 1)]
 
-    run = largest(range(1, most + 1), lambda n: math.prod(tile(n, n)))
-    other = largest(range(run, most + 1), lambda n: math.prod(tile(run, n)))
-    run = largest(range(run, most + 1), lambda n: math.prod(tile(n, other)))
-    result = list(tile(run, other))
+    def candidates() -> Iterator[tuple[int, ...]]:
+        for power in range(min(items, most).bit_length()):
+            other = largest(lambda n, run=1 << power: math.prod(tile(run, n)))
+            run = largest(lambda n, other=other: math.prod(tile(n, other)))
+            yield tile(run, other)
+
+    def cost(shape: tuple[int, ...]) -> float:
+        return 1 / _run_length(shape, read) + _WRITE_COST / _run_length(shape, written)
+
+    result = list(min(candidates(), key=cost))
     for axis, extent in enumerate(shape):
         step = max(_blocks(read, result, axis), _blocks(written, result, axis))
         if extent > result[axis] > step:
             result[axis] -= result[axis] % step
     return tuple(result)
+
+
+def _run_length(tile: tuple[int, ...], layout: Layout) -> int:
+    """How many items of a tile lie next to each other."""
+    result = 1
+    for axis in reversed(layout.slow_to_fast):
+        result *= tile[axis]
+        if tile[axis] < layout.shape[axis]:
+            break
+    return result
 
 
 def _blocks(layout: Layout, tile: list[int], axis: int) -> int:
