@@ -133,7 +133,7 @@ def _as_source(x: Any) -> Any:
     if isinstance(x, PMArray) or _is_dask(x):
         return x
     sliced = isinstance(getattr(x, "dtype", None), np.dtype) and hasattr(x, "__getitem__")
-    if sliced and getattr(x, "shape", ()) and not isinstance(x, np.ndarray):
+    if sliced and not isinstance(x, np.ndarray) and len(x.shape) > 0:
         return x
     return np.asarray(x)  # a numpy.matrix too, whose slices have more axes than were asked for
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 
 from pmarray.layout import BLOCK_BYTES, PAD_FROM_BYTES, Layout
@@ -63,20 +64,23 @@ def plan_tile(read: Layout, written: Layout, nbytes: int) -> tuple[int, ...]:
         one, two = box_within(shape, read, run), box_within(shape, written, other)
         return tuple(map(max, one, two))
 
-    def largest(size: Callable[[int], int]) -> int:
+    def size(run: int, other: int) -> int:
+        return math.prod(tile(run, other))
+
+    def largest(taken: Callable[[int], int]) -> int:
         runs = range(1, most + 1)
-        return runs[max(0, bisect_right(runs, items, key=size) - 1)]
+        return runs[max(0, bisect_right(runs, items, key=taken) - 1)]
 
     def candidates() -> Iterator[tuple[int, ...]]:
         for power in range(min(items, most).bit_length()):
-            other = largest(lambda n, run=1 << power: math.prod(tile(run, n)))
-            run = largest(lambda n, other=other: math.prod(tile(n, other)))
-            yield tile(run, other)
+            other = largest(partial(size, 1 << power))
+            yield tile(largest(partial(size, other=other)), other)
 
-    def cost(shape: tuple[int, ...]) -> float:
-        return 1 / _run_length(shape, read) + _WRITE_COST / _run_length(shape, written)
+    def cost(tile: tuple[int, ...]) -> float:
+        return 1 / _run_length(tile, read) + _WRITE_COST / _run_length(tile, written)
 
-    result = list(min(candidates(), key=cost))
+    best: tuple[int, ...] = min(candidates(), key=cost)
+    result = list(best)
     for axis, extent in enumerate(shape):
         step = max(_blocks(read, result, axis), _blocks(written, result, axis))
         if extent > result[axis] > step:
