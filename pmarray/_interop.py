@@ -176,3 +176,8 @@ class Interop:
         from pmarray._info import describe
 
         return describe(cast("PMArray", self))
+
+    def _repr_html_(self) -> str:
+        from pmarray._notebook import to_html
+
+        return to_html(cast("PMArray", self))
