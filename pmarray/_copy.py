@@ -69,7 +69,8 @@ def copy(
     chunks
         The unit of writing: see `Group.create`.
     cache
-        The memory that the copy may take altogether: bytes, ``"1 GiB"``, ``"auto"`` for 256 MiB
+        The memory that the copy may take altogether, besides the cache of a group that is open
+        already: bytes, ``"1 GiB"``, ``"auto"`` for 256 MiB
         or a quarter of the free memory, whichever is less; not less than 128 KiB are taken. Where
         the layout changes, the runs that are read and written grow with the square root of it.
     progress

@@ -27,7 +27,7 @@ def reduce(a: PMArray) -> tuple[Any, ...]:
         if url.scheme == "dram":
             raise pickle.PicklingError(
                 f"{group.url}#{a.name} lies in the memory of this process, where no other can open "
-                "it: pickle a[...], or np.copyto(b, a) into an array b that has files"
+                "it: pickle a[...], or pmarray.copy it to files, and open those"
             )
         if group._transaction is not None:
             raise pickle.PicklingError(

@@ -106,6 +106,28 @@ def test_within_one_group_by_url(tmp_path: Path) -> None:
     np.testing.assert_array_equal(contents(f"{tmp_path}/g#b"), np.arange(10))
 
 
+def test_a_reader_of_the_group_that_is_written_to(tmp_path: Path) -> None:
+    values = np.arange(60_000.0).reshape(200, 300)
+    make(f"{tmp_path}/g#a", values)
+    with pmarray.open(f"{tmp_path}/g#a", mode="r") as a:
+        pmarray.copy(a, f"{tmp_path}/g#b", layout="col")
+        np.testing.assert_array_equal(a[...], values)
+    np.testing.assert_array_equal(contents(f"{tmp_path}/g#b"), values)
+
+
+def test_a_source_that_shrinks_meanwhile(tmp_path: Path) -> None:
+    with pmarray.open(tmp_path / "a", (3_000_000,)) as a:
+
+        def shrink(done: int, total: int) -> None:
+            if 0 < done < total:
+                a.resize(1000)
+
+        with pytest.raises(LayoutError, match="has shrunk"):
+            pmarray.copy(a, tmp_path / "b", progress=shrink)
+    with pmarray.open_group(tmp_path / "b", mode="r") as b:
+        assert not len(b)
+
+
 def test_an_npy_file_of_another_program(tmp_path: Path) -> None:
     values = np.asfortranarray(np.arange(600.0).reshape(20, 30))
     np.save(tmp_path / "x.npy", values)
