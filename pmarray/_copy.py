@@ -19,7 +19,7 @@ from pmarray._progress import Progress, reporting
 from pmarray._stream import ArraySource, Source, stream
 from pmarray._url import DEFAULT_NAME, URL
 from pmarray.array import PMArray
-from pmarray.errors import ArrayExistsError, GroupExistsError, URLError
+from pmarray.errors import ArrayExistsError, GroupExistsError, ReadOnlyError, URLError
 from pmarray.group import Group
 from pmarray.layout import parse_layout
 
@@ -30,8 +30,9 @@ __all__ = [
     "create",
     "fill",
     "parse_mode",
+    "refuse_itself",
     "refuse_taken",
-    "same_place",
+    "writes_through",
 ]
 
 _SMALLEST_BYTES = 128 << 10
@@ -82,6 +83,8 @@ def copy(
     URLError
         `src` and `dst` are the same array, or `dst` is an anonymous ``dram:``, which would be gone
         on return.
+    ReadOnlyError
+        `src` is open with ``mode="r"`` in the group that `dst` names.
     ArrayExistsError
         There is an array of this name, and the mode is not ``"w"``.
     PMArrayError
@@ -102,16 +105,22 @@ def copy(
     to = _parse_destination(dst)
     name = to.name or DEFAULT_NAME
     budget = _Budget.of(_cache_bytes(cache))
-    with _array_of(src, to, budget) as source, _destination(source.group, to, budget) as group:
-        if same_place(source.group, to) and source.name == name:
-            raise URLError(f"{group.url}#{name} is the source itself: give another #name")
-        refuse_taken(group, name, mode)
-        task = Task(name, source.shape, source.dtype, order or source.layout,
-                    source._array.fill, ArraySource(source))  # fmt: skip
-        with reporting(progress) as report, group.transaction(wait=True):
-            if name in group:
-                del group[name]
-            fill(group, [task], chunks, budget.buffers, report)
+    with _array_of(src, to, budget) as source:
+        refuse_itself(source, to, name)
+        task = Task(
+            name,
+            source.shape,
+            source.dtype,
+            order or source.layout,
+            source._array.fill,
+            ArraySource(source),
+        )
+        with _destination(source.group, to, budget) as group:
+            refuse_taken(group, name, mode)
+            with reporting(progress) as report, group.transaction(wait=True):
+                if name in group:
+                    del group[name]
+                fill(group, [task], chunks, budget.buffers, report)
 
 
 def copy_group(
@@ -244,6 +253,12 @@ def parse_mode(mode: str) -> None:
         raise ValueError(f"mode={mode!r}: use 'w-' (must not exist) or 'w' (is replaced)")
 
 
+def refuse_itself(source: PMArray, url: URL, name: str) -> None:
+    """Raise if array `name` at `url` is the source, or what the source is a view of."""
+    if same_place(source.group, url) and source.name == name:
+        raise URLError(f"{source.group.url}#{name} is the source itself: give another #name")
+
+
 def refuse_taken(group: Group, name: str, mode: str) -> None:
     """Raise if there is such an array and it may not be replaced."""
     if mode == "w-" and name in group:
@@ -261,6 +276,24 @@ def same_place(group: Group, url: URL) -> bool:
     if one.scheme == "memmap":
         return os.path.realpath(one.path) == os.path.realpath(url.path)
     return one.path == url.path
+
+
+def writes_through(group: Group, url: URL) -> bool:
+    """Whether a source's own handle is the one to write with.
+
+    Raises
+    ------
+    ReadOnlyError
+        It is, and cannot write. A second handle would move on from the state that this one reads.
+    """
+    if not same_place(group, url):
+        return False
+    if group.mode == "r":
+        raise ReadOnlyError(
+            f"{group.url} is open with mode='r', and a copy within it is written through the "
+            "handle that reads: open it with 'r+' or 'a', or give the source as a URL"
+        )
+    return True
 
 
 def is_anonymous(url: URL) -> bool:
@@ -324,7 +357,7 @@ def _group_of(src: str | os.PathLike[str] | Group, budget: _Budget) -> Iterator[
 
 @contextmanager
 def _destination(source: Group, to: URL, budget: _Budget) -> Iterator[Group]:
-    if same_place(source, to) and source.mode != "r":
+    if writes_through(source, to):
         yield source
         return
     with _open_group(replace(to, name=None), "a", budget.destination) as group:

@@ -15,8 +15,9 @@ from pmarray._copy import (
     create,
     fill,
     parse_mode,
+    refuse_itself,
     refuse_taken,
-    same_place,
+    writes_through,
 )
 from pmarray._dtypes import parse_dtype
 from pmarray._open import _open_group
@@ -24,7 +25,7 @@ from pmarray._progress import Progress, reporting
 from pmarray._stream import ArraySource, SlicedSource
 from pmarray._url import DEFAULT_NAME, URL
 from pmarray.array import PMArray
-from pmarray.errors import LayoutError, URLError
+from pmarray.errors import LayoutError
 from pmarray.group import Group
 from pmarray.layout import Order, parse_layout, parse_shape
 
@@ -99,9 +100,9 @@ def from_array(
     x = _as_source(x)
     shape, dtype = _shape_of(x), parse_dtype(x.dtype)
     order = asked or _layout_of(x)
-    if isinstance(x, PMArray) and same_place(x.group, to) and x.name == name:
-        raise URLError(f"{x.group.url}#{name} is the source itself: give another #name")
-    shared = isinstance(x, PMArray) and x.group.mode != "r" and same_place(x.group, to)
+    if isinstance(x, PMArray):
+        refuse_itself(x, to, name)
+    shared = isinstance(x, PMArray) and writes_through(x.group, to)
     group = x.group if shared else _open_group(replace(to, name=None), "a", cache)
     try:
         refuse_taken(group, name, mode)

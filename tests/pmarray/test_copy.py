@@ -24,6 +24,7 @@ from pmarray.errors import (
     GroupExistsError,
     GroupNotFoundError,
     LayoutError,
+    ReadOnlyError,
     URLError,
 )
 from pmarray.testing.strategies import array_dtypes, array_shapes, budgets, filled, layouts
@@ -110,8 +111,12 @@ def test_a_reader_of_the_group_that_is_written_to(tmp_path: Path) -> None:
     values = np.arange(60_000.0).reshape(200, 300)
     make(f"{tmp_path}/g#a", values)
     with pmarray.open(f"{tmp_path}/g#a", mode="r") as a:
-        pmarray.copy(a, f"{tmp_path}/g#b", layout="col")
+        with pytest.raises(ReadOnlyError, match="give the source as a URL"):
+            pmarray.copy(a, f"{tmp_path}/g#b", layout="col")
+        with pytest.raises(ReadOnlyError, match="give the source as a URL"):
+            pmarray.from_array(a, f"{tmp_path}/g#b")
         np.testing.assert_array_equal(a[...], values)
+    pmarray.copy(f"{tmp_path}/g#a", f"{tmp_path}/g#b", layout="col")
     np.testing.assert_array_equal(contents(f"{tmp_path}/g#b"), values)
 
 
