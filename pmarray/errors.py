@@ -80,7 +80,7 @@ class URLError(PMArrayError, ValueError):
     >>> pmarray.open("floppy:/a")
     Traceback (most recent call last):
         ...
-    pmarray.errors.URLError: no backend for 'floppy:'; known: dram, memmap
+    pmarray.errors.URLError: no backend for 'floppy:'; known: dram, icechunk, memmap, zarr
     """
 
 

@@ -7,7 +7,7 @@ import os
 import threading
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike
 from pmarray._cache import ChunkCache
 from pmarray._chunked import STORE_ID, ChunkStorage
 from pmarray._commits import Commit, CommittedStorage, Committer
-from pmarray._dtypes import parse_dtype
+from pmarray._dtypes import DType, parse_dtype
 from pmarray._history import HistoryEntry, Versions
 from pmarray._journal import Image
 from pmarray._mapped import MappedStorage
@@ -46,7 +46,7 @@ from pmarray.errors import (
     TransactionError,
     WriteBehindError,
 )
-from pmarray.layout import Layout, parse_layout, parse_shape
+from pmarray.layout import Layout, Order, parse_layout, parse_shape
 from pmarray.transaction import Transaction
 
 __all__ = ["Group"]
@@ -154,7 +154,6 @@ class Group:
         StorageError
             There is no room; nothing was changed.
         """
-        check_name(name)
         dtype = parse_dtype(dtype)
         extents = parse_shape(shape)
         plan = Layout.plan(extents, dtype.itemsize, parse_layout(layout, order) or "row")
@@ -167,10 +166,29 @@ class Group:
             raise LayoutError(
                 f"cannot create {name!r} of dtype {dtype} with fill_value={fill_value!r}: {error}"
             ) from error
+        with self._reading():
+            result = self._create(name, extents, dtype, plan.order, chunks, fill[()], options)
+            if not result._storage.holds_fill and result.size:
+                result[...] = fill
+            return result
+
+    def _create(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: DType,
+        order: Order | None,
+        chunks: str | int | tuple[int, ...],
+        fill_value: Any,
+        options: Mapping[str, Any],
+    ) -> PMArray:
+        """Create an array; what its items hold before they are written is for the caller to see."""
+        check_name(name)
         if options and not isinstance(self._backend, ChunkBackend):
             raise TypeError(
                 f"{', '.join(options)}: for chunk stores such as zarr:, and {self.url} is none"
             )
+        plan = Layout.plan(shape, dtype.itemsize, order or "row")
         with self._writing():
             self._refuse_fixed("use a directory to hold several arrays")
             if name in self._metadata.arrays:
@@ -179,11 +197,11 @@ class Group:
                 )
             array = ArrayMetadata(
                 self._metadata.next_file_id,
-                extents,
+                shape,
                 dtype,
                 plan.order,
                 plan.line_stride,
-                fill.tobytes(),
+                np.asarray(fill_value, dtype).tobytes(),
             )
             if isinstance(self._backend, ChunkBackend):
                 most = self._cache.max_chunk_bytes
@@ -197,8 +215,6 @@ class Group:
             )
             result = self._arrays[name] = PMArray(self, name, array, storage)
             result._chunks = chunks
-            if not storage.holds_fill and result.size:
-                result[...] = fill
             return result
 
     def _make_way(self, backend: ChunkBackend, name: str) -> None:
@@ -466,11 +482,7 @@ class Group:
                     f"{self.url} is a single .npy file, which has no journal: copy it into a "
                     "directory to have transactions"
                 )
-            if (
-                isinstance(self._backend, ChunkBackend)
-                and not self._backend.has_journal
-                and not self._backend.commits
-            ):
+            if not self._can_commit:
                 raise TransactionError(
                     f"{self.url} is in a store that cannot change several objects in one step: use "
                     "icechunk: there, or zarr: in a local directory"
@@ -488,6 +500,12 @@ class Group:
                     raise
             transaction.take_snapshot()
             self._transaction = transaction
+
+    @property
+    def _can_commit(self) -> bool:
+        """Whether several changes can be one step here."""
+        backend = self._backend
+        return not isinstance(backend, ChunkBackend) or backend.has_journal or backend.commits
 
     def _commit(self, transaction: Transaction, *, wait: bool) -> None:
         with self._reading():

@@ -69,7 +69,7 @@ def test_any_chunks_shards_and_codecs_read_and_write_like_numpy(
     chunks, shards = data.draw(chunkings(shape))
     model = filled(shape, dtype, 1)
     with place() as path:
-        cache = data.draw(st.sampled_from([0, "1 MiB", "auto"]))
+        cache: Any = data.draw(st.sampled_from([0, "1 MiB", "auto"]))
         with pmarray.open_group(f"zarr:{path}", cache=cache) as group:
             array = group.create(
                 "x", shape, dtype, layout=layout, chunks=chunks, shards=shards, codecs=chain
@@ -183,7 +183,7 @@ def test_arrays_of_zarr_python_open(
             return
         with pmarray.open(f"zarr:{path}#x", mode="r+") as a:
             a.resize(tuple(n + 1 for n in shape))
-        again = zarr.open_group(path, mode="r")
+        again: Any = zarr.open_group(path, mode="r")
         assert again["x"].shape == tuple(n + 1 for n in shape)
         assert again["x"].attrs["units"] == "m"
         assert again.attrs["title"] == "t"
@@ -400,3 +400,33 @@ def test_what_was_not_closed_is_written_at_exit(tmp_path: Path, python: Any) -> 
     assert (process.returncode, error) == (0, "")
     with pmarray.open(f"zarr:{tmp_path}/g", mode="r") as a:
         assert (values_of(a) == 7).all()
+
+
+@pytest.mark.parametrize("layout", ["row", "col"])
+def test_copies_go_to_chunk_stores_and_back(tmp_path: Path, layout: str) -> None:
+    x = np.random.default_rng(1).normal(size=(3000, 70)).astype("f4")
+    with pmarray.open(f"memmap:{tmp_path}/m", x.shape, "f4", layout="col", fill_value=2) as a:
+        a[...] = x
+    for url in (f"zarr:{tmp_path}/z", f"icechunk:{tmp_path}/i", "zarr:memory://copies"):
+        pmarray.copy(
+            f"memmap:{tmp_path}/m", url, layout=layout, codecs=["zstd"], cache="1 MiB", mode="w"
+        )
+        with pmarray.open(url, mode="r") as b:
+            assert (b.layout, b.fill_value) == (layout, 2)
+            np.testing.assert_array_equal(b[...], x)
+        pmarray.copy(url, f"memmap:{tmp_path}/back", mode="w", cache="8 MiB")
+        with pmarray.open(f"memmap:{tmp_path}/back", mode="r") as c:
+            np.testing.assert_array_equal(c[...], x)
+
+
+def test_a_copy_that_fails_leaves_nothing_where_there_are_no_transactions() -> None:
+    class Broken:
+        shape, dtype = (10, 3), np.dtype("f8")
+
+        def __getitem__(self, index: Any) -> NDArray[Any]:
+            raise OSError(5, "no such luck")
+
+    with pytest.raises(OSError, match="no such luck"):
+        pmarray.from_array(Broken(), "zarr:memory://broken-copy")
+    with pmarray.open_group("zarr:memory://broken-copy", mode="r") as group:
+        assert list(group) == []
