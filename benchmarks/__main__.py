@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks array | collect | transactions | rss | imports``."""
+"""The command line: ``python -m benchmarks array | codecs | collect | rss | ...``."""
 
 from __future__ import annotations
 
@@ -96,6 +96,23 @@ def array(
         only=only or (),
         peers=peer or (),
         output=output,
+    )
+
+
+@app.command()
+def codecs(
+    store: Annotated[str, typer.Argument(help="A posterior that swag train has collected.")],
+    array: Annotated[str, typer.Option(help="Which array of it.")] = "trajectory",
+    columns: Annotated[int, typer.Option(min=2, help="Of it, the last so many columns.")] = 100,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
+    directory: Directory = Path("runs"),
+) -> None:
+    """Size and speed of a trajectory by codec, and what rounding does to the covariance."""
+    from benchmarks.codecs import compare
+
+    directory.mkdir(parents=True, exist_ok=True)
+    compare(
+        Console(), store=store, array=array, columns=columns, rounds=rounds, directory=directory
     )
 
 
