@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
@@ -26,6 +26,10 @@ __all__ = ["array_ufunc", "in_memory", "is_stored", "make_result", "part_of", "r
 
 AnyArray = NDArray[Any]
 Index = tuple[slice, ...]
+
+_UNLIMITED = 1 << 62
+_IN_CACHE_BYTES = 4 << 20
+"""A piece that is read once more is still in the processor's cache then."""
 
 # (a ∘ b) ∘ c = a ∘ (b ∘ c), so that pieces can be reduced before they are put together.
 _ASSOCIATIVE = {
@@ -100,10 +104,13 @@ def _whole(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: Any) 
 # -- the walk -----------------------------------------------------------------------------------
 
 
-def walk(shape: tuple[int, ...], item_nbytes: int, order: Order) -> Iterator[Index]:
+def walk(
+    shape: tuple[int, ...], item_nbytes: int, order: Order, most: int | None = None
+) -> Iterator[Index]:
     """Cut a shape into pieces in the order of a layout, within the work memory.
 
-    `item_nbytes` is what all operands and results together hold of one item.
+    `item_nbytes` is what all operands and results together hold of one item; `most` is what all
+    items of a piece may hold, if less than the work memory.
     """
     if not shape:
         yield ()
@@ -112,7 +119,7 @@ def walk(shape: tuple[int, ...], item_nbytes: int, order: Order) -> Iterator[Ind
         return
     layout = Layout.plan(shape, max(1, item_nbytes), order)
     # A piece is a result itself, of an index.
-    nbytes = min(config.work_memory, config.max_result or config.work_memory)
+    nbytes = min(config.work_memory, config.max_result or config.work_memory, most or _UNLIMITED)
     whole = tuple(slice(0, n, 1) for n in shape)
     for extent in layout.extents(whole, layout.chunk_shape(nbytes, nbytes)):
         yield extent.block
@@ -263,8 +270,9 @@ def reduce(
             np.asarray(array), axis=axes, dtype=dtype, keepdims=True, **with_start
         )
     sequential = ufunc not in _ASSOCIATIVE
-    for piece in walk(shape, 2 * array.itemsize, array.layout) if axes else ():
-        block = np.asarray(array[piece])
+    memory = _Memory(array.dtype, array.layout)
+    for piece in walk(shape, 2 * array.itemsize, array.layout, _IN_CACHE_BYTES) if axes else ():
+        block = memory.read(array, piece)
         mask = part_of(where, shape, piece)
         place = tuple(slice(0, 1) if i in axes else one for i, one in enumerate(piece))
         first = all(piece[i].start == 0 for i in axes)
@@ -290,6 +298,24 @@ def reduce(
         raise TypeError(f"cannot cast the result from {total.dtype} to {out.dtype}")
     out[...] = total
     return out
+
+
+class _Memory:
+    """Memory that one piece after another is read into: new memory would be cleared each time."""
+
+    def __init__(self, dtype: np.dtype[Any], order: Order) -> None:
+        self._dtype = dtype
+        self._order: Literal["C", "F"] = "F" if order == "col" else "C"
+        self._items = np.empty(0, dtype)
+
+    def read(self, array: PMArray, piece: Index) -> AnyArray:
+        shape = [one.stop - one.start for one in piece]
+        count = math.prod(shape)
+        if self._items.size < count:
+            self._items = np.empty(count, self._dtype)
+        block = self._items[:count].reshape(shape, order=self._order)
+        array.read(piece, out=block)
+        return block
 
 
 def _full(shape: tuple[int, ...]) -> Index:
