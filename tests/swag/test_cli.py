@@ -68,6 +68,28 @@ def test_training_tells_the_rate_and_the_bytes_written(trained: tuple[str, str])
     assert re.search(r"epoch 1/1 .* \d+ steps/s .* 873.6 kB written", output)
 
 
+@pytest.mark.parametrize("scheme", ["zarr", "icechunk"])
+def test_other_backends_end_with_the_same_numbers(
+    trained: tuple[str, str], tmp_path: Path, scheme: str
+) -> None:
+    if scheme == "icechunk":
+        pytest.importorskip("icechunk", reason="icechunk: needs the package icechunk")
+    store = f"{scheme}:{tmp_path / 'store'}"
+    done = swag("train", store, *QUICK)
+    assert done.returncode == 0, done.stderr
+    numbers = [
+        json.loads(invoke("evaluate", url, "--samples", "3", "--json").stdout)
+        for url in (trained[0], store)
+    ]
+    assert numbers[0] == numbers[1]
+    pmarray.copy(f"{store}#trajectory", f"memmap:{tmp_path / 'copy'}")
+    with (
+        pmarray.open(f"memmap:{tmp_path / 'copy'}", mode="r") as one,
+        pmarray.open(f"{trained[0]}#trajectory", mode="r") as other,
+    ):
+        np.testing.assert_array_equal(one[...], other[...])
+
+
 def test_the_store_holds_the_iterates_where_numpy_finds_them(trained: tuple[str, str]) -> None:
     folder = Path(trained[0].removeprefix("memmap:"))
     trajectory = np.load(folder / "trajectory.npy", mmap_mode="r")
