@@ -24,7 +24,7 @@ def reduce(a: PMArray) -> tuple[Any, ...]:
     group = a.group
     with a._reading():
         url = URL.parse(group.url)
-        if url.scheme == "dram":
+        if url.scheme == "dram" or url.path.startswith("memory://"):
             raise pickle.PicklingError(
                 f"{group.url}#{a.name} lies in the memory of this process, where no other can open "
                 "it: pickle a[...], or np.copyto(b, a) into an array b that has files"
@@ -36,7 +36,8 @@ def reduce(a: PMArray) -> tuple[Any, ...]:
             )
         group.flush()
     # The other process may work in another directory.
-    path = os.path.abspath(url.path) if url.scheme == "memmap" else url.path
+    is_file = url.scheme == "memmap" or (url.scheme == "zarr" and "://" not in url.path)
+    path = os.path.abspath(os.path.expanduser(url.path)) if is_file else url.path
     return reopen, (replace(url, path=path), a.name, a._chunks)
 
 

@@ -449,6 +449,11 @@ class Group:
                     f"{self.url} is a single .npy file, which has no journal: copy it into a "
                     "directory to have transactions"
                 )
+            if isinstance(self._backend, ChunkBackend) and not self._backend.has_journal:
+                raise TransactionError(
+                    f"{self.url} is in a store that cannot change several objects in one step: use "
+                    "icechunk: there, or zarr: in a local directory"
+                )
             for array in self._arrays.values():
                 array._refuse_loans("begin a transaction")
             self._become_writer()

@@ -31,6 +31,7 @@ obstore's own default goes on for three minutes.
 _MAX_RETRIES = 10
 _MAX_BACKOFF = timedelta(seconds=5)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|min)")
+_DOCUMENT = re.compile(r": <.*<Code>(.*?)</Code>.*<Message>(.*?)</Message>.*")
 _UNITS = {"ms": "milliseconds", "s": "seconds", "min": "minutes"}
 
 
@@ -199,10 +200,7 @@ def _advice(error: Exception) -> tuple[int, str]:
     for kinds, result in _ADVICE.items():
         if isinstance(error, kinds) or type(error).__name__ in _NAMES[kinds]:
             return result
-    return (
-        errno.EIO,
-        "check the endpoint, the region and the network, then try again",
-    )
+    return errno.EIO, "check the endpoint, the region and the network, then try again"
 
 
 _NAMES: Mapping[type[Exception], tuple[str, ...]] = {
@@ -218,14 +216,14 @@ _ADVICE: Mapping[type[Exception], tuple[int, str]] = {
     ),
     PermissionError: (
         errno.EACCES,
-        "the store knows these credentials not, or does not allow them this: check them (for S3 "
-        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), the region and the bucket's policy",
+        "check the credentials (AWS_ACCESS_KEY_ID and so on), the region and the bucket's policy",
     ),
     TimeoutError: (errno.ETIMEDOUT, "check the network, then try again"),
 }
 
 
 def _first_line(error: Exception) -> str:
-    """What obstore says before it shows its own structs."""
-    text = str(error).split("\n\nDebug source")[0].strip()
-    return " ".join(text.split()) or type(error).__name__
+    """What obstore says before it shows its own structs, and the gist of the server's answer."""
+    text = str(error).split("\n\nDebug source")[0]
+    text = _DOCUMENT.sub(r": \1 (\2)", " ".join(text.split()))
+    return text or type(error).__name__

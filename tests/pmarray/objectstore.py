@@ -76,8 +76,9 @@ def running_server() -> Iterator[Server]:
         process.communicate()
 
 
-Fault = Callable[[socket.socket, bytes], bool]
-"""Given the client's connection and the head of its request: whether it has dealt with it."""
+Fault = Callable[[socket.socket, bytes, socket.socket], bool]
+"""Given the client's connection, the head of its request, perhaps with some of its body, and a
+connection to the server: whether it has dealt with it."""
 
 
 class Proxy:
@@ -137,10 +138,9 @@ class Proxy:
             with self._books:
                 self.requests.append(head.split(b" HTTP", 1)[0].decode())
                 fault = self.faults.pop(0) if self.faults else self.always
-            if fault is not None and fault(client, head):
-                return
             with socket.create_connection(self._target) as server:
-                _exchange(client, server, _close_after(head))
+                if fault is None or not fault(client, head, server):
+                    _exchange(client, server, _close_after(head))
 
 
 def _close_after(head: bytes) -> bytes:
@@ -159,13 +159,13 @@ def _exchange(client: socket.socket, server: socket.socket, first: bytes) -> Non
             (server if ready is client else client).sendall(data)
 
 
-# -- faults -----------------------------------------------------------------------------------------
+# -- faults ----------------------------------------------------------------------------------------
 
 
-def slow_down(client: socket.socket, head: bytes) -> bool:
+def slow_down(client: socket.socket, head: bytes, server: socket.socket) -> bool:
     """What S3 answers when it is asked too often."""
     _read_body(client, head)
-    body = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+    body = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
     client.sendall(
         b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nConnection: close\r\n"
         + b"Content-Length: %d\r\n\r\n" % len(body)
@@ -174,26 +174,26 @@ def slow_down(client: socket.socket, head: bytes) -> bool:
     return True
 
 
-def drop(client: socket.socket, head: bytes) -> bool:
+def drop(client: socket.socket, head: bytes, server: socket.socket) -> bool:
     """Break the connection before there is an answer."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # by RST
     return True
 
 
-def half_an_answer(client: socket.socket, head: bytes) -> bool:
-    """Promise more bytes than come, and break the connection."""
-    _read_body(client, head)
-    client.sendall(
-        b'HTTP/1.1 200 OK\r\nContent-Length: 4000\r\nETag: "0"\r\n'
-        b"Last-Modified: Mon, 01 Jan 2024 00:00:00 GMT\r\n\r\n" + bytes(100)
-    )
-    return drop(client, head)
+def half_an_answer(client: socket.socket, head: bytes, server: socket.socket) -> bool:
+    """Break the connection in the middle of what the server has to say."""
+    server.sendall(_close_after(head))
+    answer = b"".join(iter(lambda: server.recv(1 << 16), b""))
+    length = len(answer) - answer.index(b"\r\n\r\n")
+    client.sendall(answer[: len(answer) - length // 2])
+    time.sleep(0.1)  # a reset would overtake it
+    return drop(client, head, server)
 
 
 def delay(seconds: float) -> Fault:
     """Answer late."""
 
-    def fault(client: socket.socket, head: bytes) -> bool:
+    def fault(client: socket.socket, head: bytes, server: socket.socket) -> bool:
         time.sleep(seconds)
         return False
 
