@@ -212,7 +212,7 @@ _NAMES: Mapping[type[Exception], tuple[str, ...]] = {
 _ADVICE: Mapping[type[Exception], tuple[int, str]] = {
     FileNotFoundError: (
         errno.ENOENT,
-        "there is no such bucket: create it, which nothing here does for you, or correct the URL",
+        "no such bucket or directory: create it, for nothing here does, or correct the URL",
     ),
     PermissionError: (
         errno.EACCES,
