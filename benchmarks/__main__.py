@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks collect | transactions | rss | imports``."""
+"""The command line: ``python -m benchmarks array | collect | transactions | rss | imports``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 app = typer.Typer(
-    help="Measure what collection costs, in time and in memory.",
+    help="Measure what arrays and collection cost, in time and in memory.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -67,6 +67,36 @@ def transactions(
 
     directory.mkdir(parents=True, exist_ok=True)
     compare(Console(), rows=rows, rounds=rounds, steps=steps, directory=directory)
+
+
+@app.command()
+def array(
+    rows: Annotated[int, typer.Option(min=16, help="Float32 items of a column.")] = 262_144,
+    columns: Annotated[int, typer.Option(min=2, help="Columns.")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Part of an operation's name; may be repeated.")
+    ] = None,
+    peer: Annotated[
+        list[str] | None, typer.Option(help="Part of a library's name; may be repeated.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Every round's seconds, as JSON.")] = None,
+    directory: Directory = Path("runs"),
+) -> None:
+    """Items, columns, rows, blocks, sums and products, beside other libraries, warm and cold."""
+    from benchmarks.array import compare
+
+    directory.mkdir(parents=True, exist_ok=True)
+    compare(
+        Console(),
+        rows=rows,
+        columns=columns,
+        rounds=rounds,
+        directory=directory,
+        only=only or (),
+        peers=peer or (),
+        output=output,
+    )
 
 
 @app.command()

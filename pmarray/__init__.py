@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from pmarray import errors, linalg
 from pmarray._config import config
+from pmarray._copy import copy, copy_group
+from pmarray._from_array import from_array
 from pmarray._open import open, open_group
 from pmarray._verify import Finding, Recovery, recover, verify
 from pmarray.array import PMArray
@@ -33,7 +35,10 @@ __all__ = [
     "Recovery",
     "Transaction",
     "config",
+    "copy",
+    "copy_group",
     "errors",
+    "from_array",
     "linalg",
     "open",
     "open_group",

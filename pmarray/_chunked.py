@@ -259,6 +259,8 @@ class ChunkStorage(CachedItems):
             if any(new < old for new, old in zip(grid.shape, before.shape, strict=True)):
                 self._cache.discard_chunks(self, lambda chunk: not grid.holds(chunk))
                 self._doomed.update(before.outside(grid))
+            if any(new > old for new, old in zip(shape, before.layout.shape, strict=True)):
+                self._chunks.grow(shape)
             self._unsynced = True
             self._adopt(layout)
             if shape[: layout.slow_axis] != before.layout.shape[: layout.slow_axis] or (
@@ -298,6 +300,9 @@ class ChunkStorage(CachedItems):
         self._land_all()
         tried = self._grid
         self._adopt(layout)
+        if self._backend.commits:
+            self._doomed = self._doomed_before  # the store has taken everything back
+            return
         # What the transaction has written beyond the old edge is in the store, or may be.
         beyond = {chunk for chunk in self._doomed if not self._grid.holds(chunk)}
         self._doomed = self._doomed_before | beyond | set(tried.outside(self._grid))

@@ -88,9 +88,10 @@ class ChunkGrid:
         clip = self.clip(chunk)
         if any(one.stop == 0 for one in clip):
             return 0
-        return self.layout.itemsize + sum(
-            (one.stop - 1) * stride for one, stride in zip(clip, self.chunk.strides, strict=True)
+        last = sum(
+            int(one.stop - 1) * stride for one, stride in zip(clip, self.chunk.strides, strict=True)
         )
+        return last + self.layout.itemsize
 
     def outside(self, smaller: ChunkGrid) -> Iterator[Chunk]:
         """Yield the chunks that hold items of this array, and none of a smaller one.

@@ -146,7 +146,7 @@ class Interop:
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
         raise TypeError(
             "a PMArray is a handle on a medium and has no deep copy: a[...] copies it into "
-            "memory, np.copyto(b, a) into another PMArray"
+            "memory, pmarray.copy(a, url) to another place"
         )
 
     # -- people ---------------------------------------------------------------------------------
@@ -176,3 +176,8 @@ class Interop:
         from pmarray._info import describe
 
         return describe(cast("PMArray", self))
+
+    def _repr_html_(self) -> str:
+        from pmarray._notebook import to_html
+
+        return to_html(cast("PMArray", self))

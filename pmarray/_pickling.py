@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ def reduce(a: PMArray) -> tuple[Any, ...]:
         if url.scheme == "dram" or url.path.startswith("memory://"):
             raise pickle.PicklingError(
                 f"{group.url}#{a.name} lies in the memory of this process, where no other can open "
-                "it: pickle a[...], or np.copyto(b, a) into an array b that has files"
+                "it: pickle a[...], or pmarray.copy it to files, and open those"
             )
         if group._transaction is not None:
             raise pickle.PicklingError(
@@ -36,9 +35,7 @@ def reduce(a: PMArray) -> tuple[Any, ...]:
             )
         group.flush()
     # The other process may work in another directory.
-    is_file = url.scheme == "memmap" or (url.scheme == "zarr" and "://" not in url.path)
-    path = os.path.abspath(os.path.expanduser(url.path)) if is_file else url.path
-    return reopen, (replace(url, path=path), a.name, a._chunks)
+    return reopen, (replace(url, path=url.local_path or url.path), a.name, a._chunks)
 
 
 def reopen(url: URL, name: str, chunks: str | int | tuple[int, ...]) -> PMArray:

@@ -134,6 +134,13 @@ class RegionStorage(CachedItems):
 
     # -- the array's side -----------------------------------------------------------------------
 
+    def expect(self, axes: Axes, /) -> None:
+        """Hint that items are wanted soon, so that the medium has many requests to work on."""
+        for extent in self._extents(axes):
+            first = self.layout.chunk_start(extent.chunk, self.chunk_shape)
+            for start, stop in extent.spans:
+                self.region.will_read(first + start, stop - start)
+
     def item(self, position: tuple[int, ...], offset: int, /) -> Any:
         if self._cache.write_through or self._dtype.kind == "V" or not position:
             return None

@@ -54,6 +54,17 @@ class URL:
         options = dict(parse_qsl(query, keep_blank_values=True))
         return cls(scheme, rest, name, options)
 
+    @property
+    def local_path(self) -> str | None:
+        """The whole path of the directory or file; None where it is something else.
+
+        >>> URL.parse("zarr:/data/run").local_path, URL.parse("zarr:s3://bucket/run").local_path
+        ('/data/run', None)
+        """
+        if self.scheme == "dram" or not self.path or "://" in self.path:
+            return None
+        return os.path.join(os.getcwd(), os.path.expanduser(self.path))
+
     def __str__(self) -> str:
         query = "&".join(f"{key}={value}" for key, value in self.options.items())
         return (

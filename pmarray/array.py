@@ -612,6 +612,8 @@ class PMArray(Arithmetic, Interop):
             )
             if len(new) != self.ndim or any(n < 0 for n in new):
                 raise LayoutError(f"cannot resize {self.shape} to {new}")
+            if new == self.shape:
+                return
             slow = self._layout.slow_axis
             if all(
                 n == old
@@ -620,8 +622,7 @@ class PMArray(Arithmetic, Interop):
             ):
                 if new[slow] < self.shape[slow]:
                     self._refuse_loans("shrink", pins=True)
-                if new != self.shape:
-                    self._set_lines(new[slow], fill=True)
+                self._set_lines(new[slow], fill=True)
             else:
                 self._refuse_loans("change another axis than the slow one", pins=True)
                 if not self._set_shape(new, fill=True):

@@ -1,26 +1,37 @@
-"""The command line: ``pmarray info | ls | verify | recover``."""
+"""The command line: ``pmarray info | ls | head | copy | verify | recover``."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import pmarray
-from pmarray._sizes import format_bytes
+from pmarray._dtypes import decode_dtype, encode_dtype
+from pmarray._sizes import format_bytes, parse_bytes
+from pmarray._url import URL
+from pmarray.errors import ArrayExistsError, GroupExistsError
 
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Look at groups of arrays, check them and recover them.",
+    help="Look at groups of arrays, copy them, check them and recover them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 URLArgument = Annotated[str, typer.Argument(help="memmap:/dir, a directory, or a .npy file")]
+ArrayArgument = Annotated[str, typer.Argument(help="as for pmarray.open, #name picks an array")]
+
+_HEAD_BYTES = 16 << 20
+_HEAD_ITEMS = 10_000
 
 
 @contextmanager
@@ -32,26 +43,69 @@ def _errors_in_one_line() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
+def _without_name(url: URL) -> str:
+    return str(replace(url, name=None))
+
+
+def _check_size(text: str) -> str:
+    try:
+        if text != "auto":
+            parse_bytes(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return text
+
+
 @app.command()
-def info(url: URLArgument) -> None:
-    """Print the arrays and attributes of a group as of its last commit."""
-    with _errors_in_one_line(), pmarray.open_group(url, mode="r") as group:
-        table = Table("array", "shape", "dtype", "layout", "size", "chunk")
-        for name in group:
-            array = group[name]
-            table.add_row(
-                name,
-                str(array.shape),
-                str(array.dtype),
-                array.layout,
-                format_bytes(array.nbytes),
-                str(array.chunks),
-            )
-        console = Console()
-        console.print(group.url)
-        console.print(table)
-        for key, value in group.attrs.items():
-            console.print(f"{key} = {value!r}", soft_wrap=True)
+def info(
+    url: ArrayArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs: one JSON object")] = False,
+) -> None:
+    """Print the arrays and attributes of a group, or one array, as of the last commit."""
+    with _errors_in_one_line():
+        parsed = URL.parse(url)
+        with pmarray.open_group(_without_name(parsed), mode="r") as group:
+            names = list(group) if parsed.name is None else [parsed.name]
+            described = {
+                "url": group.url,
+                "arrays": {name: _describe(group[name]) for name in names},
+                "attrs": dict(group.attrs),
+            }
+    if as_json:
+        typer.echo(json.dumps(described, indent=1))
+    else:
+        _print_info(described)
+
+
+def _describe(array: pmarray.PMArray) -> dict[str, Any]:
+    return {
+        "shape": list(array.shape),
+        "dtype": encode_dtype(array.dtype),
+        "layout": array.layout,
+        "chunks": list(array.chunks),
+        "nbytes": array.nbytes,
+        "stored_nbytes": array.info.stored_nbytes,
+        "fill_value": array.fill_value.item() if array.dtype.kind in "bif" else None,
+    }
+
+
+def _print_info(described: dict[str, Any]) -> None:
+    table = Table("array", "shape", "dtype", "layout", "size", "stored", "chunk")
+    for name, array in described["arrays"].items():
+        table.add_row(
+            name,
+            str(tuple(array["shape"])),
+            escape(str(decode_dtype(array["dtype"]))),
+            array["layout"],
+            format_bytes(array["nbytes"]),
+            format_bytes(array["stored_nbytes"]),
+            str(tuple(array["chunks"])),
+        )
+    console = Console()
+    console.print(described["url"], soft_wrap=True, markup=False)
+    console.print(table)
+    for key, value in described["attrs"].items():
+        console.print(f"{key} = {value!r}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -60,6 +114,59 @@ def ls(url: URLArgument) -> None:
     with _errors_in_one_line(), pmarray.open_group(url, mode="r") as group:
         for name in group:
             typer.echo(name)
+
+
+@app.command()
+def head(
+    url: ArrayArgument,
+    count: Annotated[int, typer.Option("-n", min=1, help="items along each axis")] = 5,
+) -> None:
+    """Print the first items of an array along each axis; of many axes, fewer."""
+    with _errors_in_one_line(), pmarray.open(url, mode="r") as array:
+        most = max(1, min(_HEAD_ITEMS, _HEAD_BYTES // array.itemsize))
+        along = min(count, max(1, int(most ** (1 / max(1, array.ndim)))))
+        corner = array[tuple(slice(0, along) for _ in array.shape)]
+        typer.echo(repr(array))
+        with np.printoptions(threshold=_HEAD_ITEMS):
+            typer.echo(repr(corner))
+        if corner.shape != array.shape:
+            typer.echo(f"the first {corner.shape} of {array.shape}")
+
+
+@app.command()
+def copy(
+    src: ArrayArgument,
+    dst: ArrayArgument,
+    layout: Annotated[
+        str | None, typer.Option(help="row or col; that of the source unless told")
+    ] = None,
+    cache: Annotated[
+        str, typer.Option(help="memory to use, such as '1 GiB'", callback=_check_size)
+    ] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace the array, or all of the group")
+    ] = False,
+    codec: Annotated[
+        list[str] | None,
+        typer.Option(help="of a chunk store, such as zstd; again for the next one"),
+    ] = None,
+) -> None:
+    """Copy an array, or, where neither URL has a #name, all of a group.
+
+    The copy is complete or not there; what it replaces stays until it is complete.
+    """
+    with _errors_in_one_line():
+        one = any(URL.parse(url).name is not None for url in (src, dst))
+        work = pmarray.copy if one else pmarray.copy_group
+        try:
+            options: Any = {"codecs": codec} if codec else {}
+            work(src, dst, mode="w" if overwrite else "w-", layout=layout, cache=cache,
+                 progress=True, **options)  # fmt: skip
+        except (ArrayExistsError, GroupExistsError) as error:
+            what = "an array" if one else "something"
+            raise type(error)(
+                f"there is {what} at {dst} already: --overwrite replaces it"
+            ) from error
 
 
 @app.command()

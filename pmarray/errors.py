@@ -22,6 +22,7 @@
     |
     |-- it is somebody else's: wait, or leave it alone
     |   |-- GroupLockedError          (BlockingIOError) another writer has the group
+    |   |-- ConflictError             (RuntimeError)   another writer has changed the same
     |   |-- SnapshotExpiredError      (RuntimeError)   a writer has moved on: refresh
     |   `-- ForeignDataError          (ValueError)     not written by pmarray, or by a newer one
     |
@@ -47,6 +48,7 @@ __all__ = [
     "ArrayNotFoundError",
     "BudgetError",
     "ClosedError",
+    "ConflictError",
     "DamagedError",
     "ForeignDataError",
     "GroupExistsError",
@@ -78,7 +80,7 @@ class URLError(PMArrayError, ValueError):
     >>> pmarray.open("floppy:/a")
     Traceback (most recent call last):
         ...
-    pmarray.errors.URLError: no backend for 'floppy:'; known: dram, memmap
+    pmarray.errors.URLError: no backend for 'floppy:'; known: dram, icechunk, memmap, zarr
     """
 
 
@@ -165,6 +167,14 @@ class GroupLockedError(PMArrayError, BlockingIOError):
     """Another handle, here or in another process, is writing to the group.
 
     The message names the process. The lock dies with the process that holds it.
+    """
+
+
+class ConflictError(PMArrayError, RuntimeError):
+    """Two writers of one `icechunk:` branch have written the same chunk, or the same metadata.
+
+    The one that commits second gets this. What it has written is still there, uncommitted:
+    `Group.discard` gives it up, and goes on from what the other has left.
     """
 
 

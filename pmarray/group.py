@@ -7,9 +7,10 @@ import os
 import threading
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,7 +20,8 @@ from numpy.typing import DTypeLike
 from pmarray._cache import ChunkCache
 from pmarray._chunked import STORE_ID, ChunkStorage
 from pmarray._commits import Commit, CommittedStorage, Committer
-from pmarray._dtypes import parse_dtype
+from pmarray._dtypes import DType, parse_dtype
+from pmarray._history import HistoryEntry, Versions
 from pmarray._journal import Image
 from pmarray._mapped import MappedStorage
 from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
@@ -44,7 +46,7 @@ from pmarray.errors import (
     TransactionError,
     WriteBehindError,
 )
-from pmarray.layout import Layout, parse_layout, parse_shape
+from pmarray.layout import Layout, Order, parse_layout, parse_shape
 from pmarray.transaction import Transaction
 
 __all__ = ["Group"]
@@ -152,7 +154,6 @@ class Group:
         StorageError
             There is no room; nothing was changed.
         """
-        check_name(name)
         dtype = parse_dtype(dtype)
         extents = parse_shape(shape)
         plan = Layout.plan(extents, dtype.itemsize, parse_layout(layout, order) or "row")
@@ -165,10 +166,29 @@ class Group:
             raise LayoutError(
                 f"cannot create {name!r} of dtype {dtype} with fill_value={fill_value!r}: {error}"
             ) from error
+        with self._reading():
+            result = self._create(name, extents, dtype, plan.order, chunks, fill[()], options)
+            if not result._storage.holds_fill and result.size:
+                result[...] = fill
+            return result
+
+    def _create(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: DType,
+        order: Order | None,
+        chunks: str | int | tuple[int, ...],
+        fill_value: Any,
+        options: Mapping[str, Any],
+    ) -> PMArray:
+        """Create an array; what its items hold before they are written is for the caller to see."""
+        check_name(name)
         if options and not isinstance(self._backend, ChunkBackend):
             raise TypeError(
                 f"{', '.join(options)}: for chunk stores such as zarr:, and {self.url} is none"
             )
+        plan = Layout.plan(shape, dtype.itemsize, order or "row")
         with self._writing():
             self._refuse_fixed("use a directory to hold several arrays")
             if name in self._metadata.arrays:
@@ -177,11 +197,11 @@ class Group:
                 )
             array = ArrayMetadata(
                 self._metadata.next_file_id,
-                extents,
+                shape,
                 dtype,
                 plan.order,
                 plan.line_stride,
-                fill.tobytes(),
+                np.asarray(fill_value, dtype).tobytes(),
             )
             if isinstance(self._backend, ChunkBackend):
                 most = self._cache.max_chunk_bytes
@@ -195,8 +215,6 @@ class Group:
             )
             result = self._arrays[name] = PMArray(self, name, array, storage)
             result._chunks = chunks
-            if not storage.holds_fill and result.size:
-                result[...] = fill
             return result
 
     def _make_way(self, backend: ChunkBackend, name: str) -> None:
@@ -248,6 +266,7 @@ class Group:
         self, backend: ChunkBackend, name: str, array: ArrayMetadata, *, new: bool
     ) -> Storage:
         chunks = (backend.create_chunks if new else backend.open_chunks)(name, array)
+        _close_before_threads_end()
         storage = ChunkStorage(
             chunks,
             array.layout,
@@ -328,25 +347,39 @@ class Group:
                 self._flush()
 
     def _flush(self) -> None:
-        # Data before the metadata that count on them, metadata before the files they gave up.
+        # Data before the metadata that count on them, metadata before the files they gave up;
+        # unless all of it appears in one step.
         self._cache.flush()
+        if isinstance(self._backend, ChunkBackend) and self._backend.commits:
+            self._remove_deleted()
         committer = self._committer
         try:
             for array in self._arrays.values():
                 array._storage.make_durable(array.ndim)
-            if not self._exists or committer.must_checkpoint(self._metadata):
+            if (
+                not self._exists
+                or committer.must_checkpoint(self._metadata)
+                or (isinstance(self._backend, ChunkBackend) and self._backend.has_changes())
+            ):
                 committer.checkpoint(self._metadata)
                 self._exists = True
         except PoisonedError as error:
             self._cache.poison = error
             raise
         self._changed = False
-        while self._removed:
-            self._backend.remove(self._removed.pop())
+        self._remove_deleted()
         names = {name: array.file_id for name, array in self._metadata.arrays.items()}
         if names != self._published:
             self._backend.publish(names)
             self._published = names
+        merged = self._backend.merged() if isinstance(self._backend, ChunkBackend) else None
+        if merged is not None:
+            self._committer.saved = merged
+            self._adopt(merged)
+
+    def _remove_deleted(self) -> None:
+        while self._removed:
+            self._backend.remove(self._removed.pop())
 
     def close(self) -> None:
         """Flush, give up the lock and release memory; raise what could not be written.
@@ -449,7 +482,7 @@ class Group:
                     f"{self.url} is a single .npy file, which has no journal: copy it into a "
                     "directory to have transactions"
                 )
-            if isinstance(self._backend, ChunkBackend) and not self._backend.has_journal:
+            if not self._can_commit:
                 raise TransactionError(
                     f"{self.url} is in a store that cannot change several objects in one step: use "
                     "icechunk: there, or zarr: in a local directory"
@@ -467,6 +500,12 @@ class Group:
                     raise
             transaction.take_snapshot()
             self._transaction = transaction
+
+    @property
+    def _can_commit(self) -> bool:
+        """Whether several changes can be one step here."""
+        backend = self._backend
+        return not isinstance(backend, ChunkBackend) or backend.has_journal or backend.commits
 
     def _commit(self, transaction: Transaction, *, wait: bool) -> None:
         with self._reading():
@@ -493,6 +532,8 @@ class Group:
                         self._cache.wait_for(commit)
                         if commit.error is not None:
                             raise commit.error
+                elif isinstance(self._backend, ChunkBackend):
+                    self._flush()  # and the backend commits
             except PoisonedError as error:
                 self._cache.poison = error
                 self._transaction = None
@@ -518,7 +559,10 @@ class Group:
                     if isinstance(storage, RegionStorage)
                 }
                 if isinstance(self._backend, ChunkBackend):
-                    targets[STORE_ID] = self._backend.images()
+                    if self._backend.commits:
+                        self._backend.roll_back()
+                    else:
+                        targets[STORE_ID] = self._backend.images()
                 self._committer.roll_back(targets.get)
                 transaction.restore()
             except BaseException as error:
@@ -546,6 +590,61 @@ class Group:
                 loaded = self._backend.load()
                 if loaded is not None:
                     self._adopt(loaded)
+
+    def discard(self) -> None:
+        """Give up what was written since the last flush or commit, and go on from what is there.
+
+        For backends that keep changes to themselves until they commit (`icechunk:`), as the way
+        out of a `ConflictError`.
+
+        Raises
+        ------
+        TransactionError
+            A transaction is open, or the backend has written already.
+        """
+        with self._reading():
+            self._refuse_transaction("discard")
+            if not (isinstance(self._backend, ChunkBackend) and self._backend.commits):
+                raise TransactionError(f"what was written to {self.url} cannot be taken back")
+            self._cache.forget()
+            self._removed.clear()
+            self._changed = False
+            if self._locked:
+                self._backend.roll_back()
+            loaded = self._backend.load()
+            if loaded is not None:
+                self._committer.saved = loaded
+                self._adopt(loaded)
+
+    def history(self) -> list[HistoryEntry]:
+        """Return the commits that can still be opened, latest first; of `icechunk:` only.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> group = pmarray.open_group("icechunk:memory://history")
+        >>> with group.transaction():
+        ...     group.attrs["step"] = 1
+        >>> [entry.message for entry in group.history()][:1]
+        ['pmarray: flush']
+        """
+        with self._reading():
+            return list(self._versions().history())
+
+    def create_tag(self, name: str) -> None:
+        """Give the last commit a name for good, to open it by ``?tag=name``."""
+        with self._reading():
+            self._versions().create_tag(name)
+
+    def create_branch(self, name: str) -> None:
+        """Begin a branch at the last commit, to open it by ``?branch=name``."""
+        with self._reading():
+            self._versions().create_branch(name)
+
+    def _versions(self) -> Versions:
+        if not isinstance(self._backend, Versions):
+            raise TransactionError(f"{self.url} keeps no history: icechunk: does")
+        return self._backend
 
     @property
     def closed(self) -> bool:
@@ -734,6 +833,18 @@ def _abandon_all() -> None:
 
 
 atexit.register(_close_all)
+
+
+@cache
+def _close_before_threads_end() -> None:
+    """Chunk stores need threads to write, and no thread can be started at the usual time of exit.
+
+    The interpreter ends its thread pools before it calls what `atexit` has; what is registered
+    here it calls before that. Without this private function such a group has to be closed.
+    """
+    getattr(threading, "_register_atexit", lambda _: None)(_close_all)
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_abandon_all)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -48,3 +49,18 @@ def test_imports_takes_longer_for_pmarray_than_for_numpy() -> None:
     out = run("imports", "numpy", "pmarray", "--processes", "3")
     times = dict(re.findall(r"^ *(numpy|pmarray) +([\d.]+)", out, re.MULTILINE))
     assert 0 < float(times["numpy"]) < float(times["pmarray"])
+
+
+def test_array_compares_what_is_installed_and_says_what_is_not(scratch: Path) -> None:
+    output = scratch / "seconds.json"
+    out = run(
+        "array", "--rows", "2000", "--columns", "16", "--rounds", "1",
+        "--directory", str(scratch), "--output", str(output),
+    )  # fmt: skip
+    times = json.loads(output.read_text())["s"]
+    assert {"read an item", "sum cold", "append columns"} <= set(times)
+    for name in ("pmarray memmap:", "pmarray zarr:", "np.memmap", "zarr-python"):
+        assert all(0 < times[operation][name][0] for operation in times)
+    for name in ("tensorstore", "h5py", "blosc2", "dask", "pmarray icechunk:"):
+        assert name in times["sum"] or f"{name}: skipped, needs" in out
+    assert list(scratch.iterdir()) == [output]

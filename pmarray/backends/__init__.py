@@ -158,6 +158,9 @@ class Chunks(Protocol):
     def shape(self) -> tuple[int, ...]:
         """Extent of a chunk along each axis of the array."""
 
+    def grow(self, array_shape: tuple[int, ...], /) -> None:
+        """The array has grown to this shape; the metadata say so when they are saved."""
+
     def read_into(self, chunk: tuple[int, ...], out: NDArray[Any], /) -> None:
         """Fill `out`, an array of the shape of a chunk; with the fill value if there is none."""
 
@@ -183,6 +186,19 @@ class Chunks(Protocol):
 @runtime_checkable
 class ChunkBackend(Backend, Protocol):
     """A backend that keeps chunks as objects of their own."""
+
+    @property
+    def commits(self) -> bool:
+        """Whether `save` makes everything since the last one appear in one step."""
+
+    def has_changes(self) -> bool:
+        """Whether something waits for `save`, even where the metadata are the same."""
+
+    def roll_back(self) -> None:
+        """Where the backend commits itself: forget everything since the last `save`."""
+
+    def merged(self) -> Checkpoint | None:
+        """Return what is there now, if the last `save` has joined it with what others saved."""
 
     def plan(
         self,
@@ -262,4 +278,17 @@ def _zarr(url: URL, *, writable: bool) -> Any:
     return zarrstore.open_backend(url, writable=writable)
 
 
-_BUILT_IN: dict[str, OpenBackend] = {"dram": _dram, "memmap": _memmap, "zarr": _zarr}
+def _icechunk(url: URL, *, writable: bool) -> Any:
+    try:
+        from pmarray.backends import icechunkstore
+    except ImportError as error:
+        raise URLError("icechunk: needs the package icechunk: install pmarray[icechunk]") from error
+    return icechunkstore.open_backend(url, writable=writable)
+
+
+_BUILT_IN: dict[str, OpenBackend] = {
+    "dram": _dram,
+    "memmap": _memmap,
+    "zarr": _zarr,
+    "icechunk": _icechunk,
+}

@@ -303,7 +303,8 @@ def _stored_chunk_shape(metadata: ZarrMetadata) -> tuple[int, ...]:
 def _document(metadata: ZarrMetadata) -> str:
     if isinstance(metadata, ArrayV2Metadata):
         return json.dumps(_jsonable(metadata.to_dict()), sort_keys=True)
-    buffers = metadata.to_buffer_dict(default_buffer_prototype())
+    with quiet():
+        buffers = metadata.to_buffer_dict(default_buffer_prototype())
     return json.dumps(json.loads(buffers["zarr.json"].to_bytes()), sort_keys=True)
 
 

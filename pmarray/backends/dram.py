@@ -103,9 +103,6 @@ class DRAMRegion:
         result.flags.writeable = False
         return result
 
-    def settle(self) -> None:
-        pass
-
     def close(self) -> None:
         self._memory = None
 
@@ -150,6 +147,9 @@ class DRAMBackend:
 
     def open(self, file_id: int, nbytes: int, /, *, aligned: bool) -> DRAMRegion:
         return self._regions[file_id]
+
+    def settle(self) -> None:
+        pass
 
     def committed(self) -> None:
         pass

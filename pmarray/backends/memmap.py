@@ -200,9 +200,6 @@ class FileRegion:
         self._maps.add(mapping)
         return np.frombuffer(mapping, np.uint8)[self._offset :]
 
-    def settle(self) -> None:
-        pass
-
     def close(self) -> None:
         if self._closed:
             return
@@ -380,6 +377,9 @@ class MemmapBackend:
                 f"{METADATA_NAME} expects {nbytes}"
             )
         return region
+
+    def settle(self) -> None:
+        pass
 
     def committed(self) -> None:
         pass

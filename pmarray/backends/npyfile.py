@@ -143,6 +143,9 @@ class NpyFileBackend:
             )
         return region
 
+    def settle(self) -> None:
+        pass
+
     def committed(self) -> None:
         pass
 
@@ -153,9 +156,6 @@ class NpyFileBackend:
         pass
 
     def publish(self, names: Mapping[str, int], /) -> None:
-        pass
-
-    def settle(self) -> None:
         pass
 
     def close(self) -> None:

@@ -77,6 +77,9 @@ class ZarrChunks:
         node = zarr.AsyncArray(metadata.update_shape(huge), StorePath(store, path))
         self._items: Any = zarr.Array(node)
 
+    def grow(self, array_shape: tuple[int, ...], /) -> None:
+        pass
+
     def read_into(self, chunk: tuple[int, ...], out: AnyArray, /) -> None:
         try:
             self._items.get_basic_selection(
@@ -114,6 +117,7 @@ class ZarrBackend:
     """One group in any Zarr store."""
 
     has_journal = False
+    commits = False
 
     def __init__(self, where: str, store: Store, *, writable: bool) -> None:
         self.where = where
@@ -182,12 +186,7 @@ class ZarrBackend:
         """Write what has changed of the metadata of the hierarchy."""
         metadata = checkpoint.metadata
         if self.can_create:
-            ours = {
-                "uuid": metadata.uuid,
-                "next": metadata.next_file_id,
-                "transaction": checkpoint.transaction,
-            }
-            attributes = {**metadata.attrs, zarr_format.OURS: ours}
+            attributes = {**metadata.attrs, zarr_format.OURS: self._ours(checkpoint)}
             group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
             self._put("zarr.json", json.dumps(group, indent=1).encode())
         for name, array in metadata.arrays.items():
@@ -201,6 +200,23 @@ class ZarrBackend:
                     value["attributes"] = {**value.get("attributes", {}), **metadata.attrs}
                     data = json.dumps(value, indent=1).encode()
                 self._put(f"{path}/{key}" if path else key, data)
+
+    def _ours(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """What the attributes of the group say of us."""
+        return {
+            "uuid": checkpoint.metadata.uuid,
+            "next": checkpoint.metadata.next_file_id,
+            "transaction": checkpoint.transaction,
+        }
+
+    def has_changes(self) -> bool:
+        return False
+
+    def roll_back(self) -> None:
+        raise NotImplementedError("this store has no transactions of its own")
+
+    def merged(self) -> Checkpoint | None:
+        return None
 
     def _put(self, key: str, data: bytes) -> None:
         if self._published.get(key) != data:

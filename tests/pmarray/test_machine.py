@@ -8,8 +8,10 @@ import uuid
 from typing import Any
 
 import numpy as np
+import pytest
 import zarr
 
+import pmarray
 from pmarray.testing import ArrayMachine
 
 
@@ -72,10 +74,25 @@ class InZarr(ArrayMachine):
             self.directory.cleanup()
 
 
+class InIcechunk(InZarr):
+    def url(self) -> str:
+        pytest.importorskip("icechunk")
+        super().url()
+        return f"icechunk:{self.directory.name}/group"
+
+    def check_reader(self) -> None:
+        """Another handle sees what was flushed."""
+        with pmarray.open_group(self.location, mode="r") as group:
+            assert list(group) == sorted(self.model)
+            for name, model in self.model.items():
+                np.testing.assert_array_equal(group[name][...], model)
+
+
 TestInMemory: Any = InMemory.TestCase
 TestInFiles: Any = InFiles.TestCase
 TestInBufferedFiles: Any = InBufferedFiles.TestCase
 TestInZarr: Any = InZarr.TestCase
+TestInIcechunk: Any = InIcechunk.TestCase
 
 
 def test_the_machine_notices_a_wrong_array() -> None:

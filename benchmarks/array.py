@@ -1,0 +1,259 @@
+"""The everyday operations of one matrix of columns, in several libraries, warm and cold."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks._device import fresh_memory_bandwidth, write_bandwidth
+from benchmarks._peers import PEERS, Peer, drop_caches, missing
+from benchmarks._tables import in_bytes, machine
+
+__all__ = ["OPERATIONS", "compare"]
+
+Matrix = NDArray[np.float32]
+_BLOCK = (1024, 16)
+_ENOUGH_S = 0.1
+"""Reads are repeated for about this long."""
+
+
+Index = tuple[int | slice, int | slice]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Something that is timed: one call of `run`."""
+
+    name: str
+    run: Callable[[Peer, Index, Matrix], None]
+    where: Callable[[Sequence[int], np.random.Generator], Index] = lambda shape, rng: (0, 0)
+    """Draws what is read or written; not timed."""
+    writes: int = 0
+    """How many at a time before all of them are made durable; 0 for an operation that reads."""
+    once: bool = False
+    """Whether one is enough to be timed."""
+
+
+def _item(shape: Sequence[int], rng: np.random.Generator) -> tuple[int, int]:
+    return int(rng.integers(shape[0])), int(rng.integers(shape[1]))
+
+
+def _column(shape: Sequence[int], rng: np.random.Generator) -> Index:
+    return slice(None), _item(shape, rng)[1]
+
+
+def _row(shape: Sequence[int], rng: np.random.Generator) -> Index:
+    return _item(shape, rng)[0], slice(None)
+
+
+def _block(shape: Sequence[int], rng: np.random.Generator) -> Index:
+    high, wide = min(_BLOCK[0], shape[0]), min(_BLOCK[1], shape[1])
+    row, column = int(rng.integers(shape[0] - high + 1)), int(rng.integers(shape[1] - wide + 1))
+    return slice(row, row + high), slice(column, column + wide)
+
+
+def _read(peer: Peer, index: Index, x: Matrix) -> None:
+    peer.read(index)
+
+
+def _write(peer: Peer, index: Index, x: Matrix) -> None:
+    peer.write(index, x[index])
+
+
+def _append(peer: Peer, index: Index, x: Matrix) -> None:
+    peer.append(x[index])
+
+
+def _sum(peer: Peer, index: Index, x: Matrix) -> None:
+    peer.sum()
+
+
+def _product(peer: Peer, index: Index, x: Matrix) -> None:
+    peer.product(np.ones(x.shape[1], np.float32))
+
+
+def _products(peer: Peer, index: Index, x: Matrix) -> None:
+    peer.product(np.ones((x.shape[1], 16), np.float32))
+
+
+OPERATIONS = (
+    Operation("read an item", _read, _item),
+    Operation("read a column", _read, _column),
+    Operation("read a row", _read, _row),
+    Operation("read a block", _read, _block),
+    Operation("sum", _sum, once=True),
+    Operation("a @ z", _product, once=True),
+    Operation("a @ z, 16 columns", _products, once=True),
+    Operation("write items", _write, _item, writes=16),
+    Operation("write columns", _write, _column, writes=16),
+    Operation("write rows", _write, _row, writes=2),
+    Operation("write blocks", _write, _block, writes=16),
+    Operation("append columns", _append, _column, writes=32),
+)
+
+
+def compare(
+    console: Console,
+    *,
+    rows: int,
+    columns: int,
+    rounds: int,
+    directory: Path,
+    only: Sequence[str] = (),
+    peers: Sequence[str] = (),
+    output: Path | None = None,
+) -> dict[str, dict[str, list[float]]]:
+    """Time every operation of every library, interleaved, and print the median of the rounds.
+
+    Returns
+    -------
+    dict
+        Seconds of each round, by operation ("... cold" for files out of the page cache) and peer.
+    """
+    chosen = [peer for peer in PEERS if not peers or any(one in peer.name for one in peers)]
+    operations = [one for one in OPERATIONS if not only or any(part in one.name for part in only)]
+    x = np.asfortranarray(np.random.default_rng(0).normal(size=(rows, columns)).astype(np.float32))
+    console.print(machine(directory), highlight=False, soft_wrap=True)
+    limits: dict[str, list[float]] = {"device": [], "fresh memory": [], "memory": []}
+    times: dict[str, dict[str, list[float]]] = {}
+    with (
+        tempfile.TemporaryDirectory(dir=directory, prefix="array-") as scratch,
+        ExitStack() as closes,
+    ):
+        present: list[Peer] = []
+        for i, kind in enumerate(chosen):
+            if missing(kind):
+                console.print(f"{kind.name}: skipped, needs {', '.join(missing(kind))}")
+                continue
+            peer = kind(Path(scratch) / str(i))
+            _fill(peer, x)
+            _verify(peer, x)
+            closes.callback(peer.delete)
+            present.append(peer)
+            console.print(f"{peer.name}: {peer.note}", highlight=False, soft_wrap=True)
+        for turn in range(rounds):
+            limits["device"].append(write_bandwidth(Path(scratch), nbytes=256 << 20))
+            limits["fresh memory"].append(fresh_memory_bandwidth())
+            limits["memory"].append(_scan_bandwidth(x))
+            for operation in operations:
+                for cold in (False, True) if not operation.writes else (False,):
+                    name = f"{operation.name} cold" if cold else operation.name
+                    for k in range(len(present)):
+                        peer = present[(turn + k) % len(present)]
+                        if operation.writes and not peer.writes:
+                            continue
+                        seconds = _time(peer, operation, x, turn, cold=cold)
+                        times.setdefault(name, {}).setdefault(peer.name, []).append(seconds)
+    for table in _tables(times, x):
+        console.print(table)
+    medians = ", ".join(f"{k} {in_bytes(statistics.median(v))}/s" for k, v in limits.items())
+    console.print(f"limits, median of the rounds: {medians}", highlight=False, soft_wrap=True)
+    if output is not None:
+        output.write_text(json.dumps({"shape": [rows, columns], "limits": limits, "s": times}))
+    return times
+
+
+def _fill(peer: Peer, x: Matrix) -> None:
+    if not peer.writes:  # it reads what its base wrote
+        writer = type(peer).__mro__[1](peer.path)
+        _fill(writer, x)
+        writer.close()
+        peer.open()
+        return
+    peer.create(x.shape[0])
+    peer.open()
+    for column in range(x.shape[1]):
+        peer.append(x[:, column])
+    peer.durable()
+
+
+def _verify(peer: Peer, x: Matrix) -> None:
+    block, column = _block(x.shape, np.random.default_rng(1)), x.shape[1] // 2
+    np.testing.assert_array_equal(peer.read(block), x[block])
+    np.testing.assert_array_equal(np.ravel(peer.read((slice(None), column))), x[:, column])
+    np.testing.assert_array_equal(np.ravel(peer.read((7, slice(None)))), x[7])
+    np.testing.assert_allclose(peer.sum(), x.sum(dtype=np.float64), rtol=1e-6, atol=1e-3)
+    z = np.ones(x.shape[1], np.float32)
+    np.testing.assert_allclose(np.ravel(peer.product(z)), x @ z, rtol=1e-3, atol=1e-3)
+
+
+def _time(peer: Peer, operation: Operation, x: Matrix, turn: int, *, cold: bool) -> float:
+    """Seconds of one operation; of writes, a share of making all of them durable included."""
+    rng = np.random.default_rng(turn)
+    places = cycle([operation.where(x.shape, rng) for _ in range(1000)])
+    if cold:
+        peer.close()
+        drop_caches(peer.path)
+        peer.open()
+    elif not operation.writes:
+        operation.run(peer, next(places), x)  # what only the first of a process pays
+    count = 0
+    started = time.perf_counter()
+    while True:
+        operation.run(peer, next(places), x)
+        count += 1
+        if operation.writes:
+            if count == operation.writes:
+                peer.durable()
+                break
+        elif operation.once or cold or time.perf_counter() - started > _ENOUGH_S:
+            break
+    seconds = (time.perf_counter() - started) / count
+    if operation.run is _append:  # back to the size that the others have
+        peer.delete()
+        _fill(peer, x)
+    return seconds
+
+
+def _scan_bandwidth(x: Matrix) -> float:
+    """Bytes a second that NumPy adds up in memory."""
+    started = time.perf_counter()
+    x.sum()
+    return x.nbytes / (time.perf_counter() - started)
+
+
+def _tables(times: dict[str, dict[str, list[float]]], x: Matrix) -> Iterator[Table]:
+    """Yield three tables: what is read warm, what is read cold, what is written."""
+    size = f"{x.shape[0]:,} x {x.shape[1]:,} float32 ({in_bytes(x.nbytes)})"
+    writing = {operation.name for operation in OPERATIONS if operation.writes}
+    cold = {name for name in times if name.endswith(" cold")}
+    for what, names in {
+        "from the page cache": [name for name in times if name not in cold | writing],
+        "from the device, after opening anew": [name for name in times if name in cold],
+        "made durable": [name for name in times if name in writing],
+    }.items():
+        if not names:
+            continue
+        medians = {
+            name: {peer: statistics.median(found) for peer, found in times[name].items()}
+            for name in names
+        }
+        columns = [name.removesuffix(" cold").removeprefix("read ") for name in names]
+        table = Table("", *columns, title=f"{size}, {what}: ms an operation")
+        for peer in dict.fromkeys(peer for by_peer in medians.values() for peer in by_peer):
+            table.add_row(peer, *(_cell(medians[name], peer) for name in names))
+        yield table
+
+
+def _cell(medians: dict[str, float], peer: str) -> str:
+    if peer not in medians:
+        return "-"
+    text = _ms(medians[peer])
+    return f"[bold]{text}[/bold]" if medians[peer] == min(medians.values()) else text
+
+
+def _ms(seconds: float) -> str:
+    ms = seconds * 1e3
+    return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}" if ms >= 0.1 else f"{ms:.4f}"

@@ -1,0 +1,156 @@
+"""``python -m pmarray``, in a process of its own where output and status matter."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pmarray
+
+
+def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pmarray", *map(str, args)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "120", **env},
+    )
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Path:
+    with pmarray.open_group(tmp_path / "g") as made:
+        x = made.create("x", (200, 30), "float32", layout="col", fill_value=2)
+        x[0] = np.arange(30)
+        made.create("records", (2,), [("a", "<i4"), ("b", "?")])
+        made.attrs["note"] = "[bold]kept as it is"
+    return tmp_path / "g"
+
+
+def test_info_for_people(group: Path) -> None:
+    done = run("info", group)
+    assert (done.returncode, done.stderr) == (0, "")
+    for word in (
+        f"memmap:{group}",
+        "x",
+        "(200, 30)",
+        "float32",
+        "col",
+        "('a', '<i4')",
+        "23.4 KiB",
+        "[bold]kept",
+    ):
+        assert word in done.stdout
+    assert "records" not in run("info", f"{group}#x").stdout
+
+
+def test_info_for_programs(group: Path) -> None:
+    described = json.loads(run("info", group, "--json").stdout)
+    assert described["attrs"] == {"note": "[bold]kept as it is"}
+    assert described["arrays"]["x"] == {
+        "shape": [200, 30], "dtype": "<f4", "layout": "col", "chunks": [200, 5120],
+        "nbytes": 24_000, "stored_nbytes": 24_000, "fill_value": 2.0,
+    }  # fmt: skip
+    assert described["arrays"]["records"]["dtype"] == [["a", "<i4"], ["b", "|b1"]]
+    assert list(json.loads(run("info", f"{group}#x", "--json").stdout)["arrays"]) == ["x"]
+
+
+def test_ls_and_head(group: Path) -> None:
+    assert run("ls", group).stdout == "records\nx\n"
+    lines = run("head", f"{group}#x", "-n", "3").stdout.splitlines()
+    assert lines[0].startswith("<PMArray")
+    assert lines[1] == "array([[0., 1., 2.],"
+    assert lines[-1] == "the first (3, 3) of (200, 30)"
+    assert "first" not in run("head", f"{group}#records").stdout
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (40, 40, 40, 40)])
+def test_head_of_any_shape_is_short(shape: Any, tmp_path: Path) -> None:
+    pmarray.open(tmp_path, shape, "int8").close()
+    done = run("head", tmp_path, "-n", "1000000")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout) < 100_000
+
+
+def test_copy_of_one_array(group: Path, tmp_path: Path) -> None:
+    done = run("copy", f"{group}#x", f"{tmp_path}/new#y", "--layout", "row", "--cache", "1 MiB")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    with pmarray.open(f"{tmp_path}/new#y", mode="r") as y:
+        assert (y.layout, y[0, 29], y[1, 0], y.fill_value) == ("row", 29, 2, 2)
+
+
+def test_copy_of_a_group_and_over_it(group: Path, tmp_path: Path) -> None:
+    assert run("copy", group, tmp_path / "new").returncode == 0
+    with pmarray.open_group(tmp_path / "new") as new:
+        assert list(new) == ["records", "x"]
+        assert dict(new.attrs) == {"note": "[bold]kept as it is"}
+        new.create("more", (3,))
+    done = run("copy", group, tmp_path / "new")
+    assert done.returncode == 2
+    assert "--overwrite replaces it" in done.stderr
+    assert run("copy", group, tmp_path / "new", "--overwrite").returncode == 0
+    assert run("ls", tmp_path / "new").stdout == "records\nx\n"
+
+
+def test_verify_and_recover(group: Path) -> None:
+    assert run("verify", group).returncode == 0
+    assert run("recover", group).stdout.startswith(f"{group}: as of transaction")
+    os.truncate(next((group / "data").glob("000001*")), 5000)
+    done = run("verify", group)
+    assert done.returncode == 1
+    assert "1 damaged" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [(["info", "{0}/none"], "there is no group"), (["ls", "floppy:x"], "no backend for"),
+     (["ls", "{0}#x"], "names an array"), (["head", "{0}"], "it holds records, x"),
+     (["info", "{0}#y"], "it holds records, x"),
+     (["recover", "{0}/none"], ""),
+     (["copy", "{0}/none", "{0}/new"], "there is no group"),
+     (["copy", "{0}#y", "{0}/new"], "no array 'y'"), (["copy", "{0}", "{0}"], "itself"),
+     (["copy", "{0}", "{0}/new", "--layout", "up"], "layout='up'"),
+     (["copy", "{0}", "dram:"], "would be gone"), (["copy", "{0}#x", "{0}#x"], "itself")],
+)  # fmt: skip
+def test_an_error_is_one_line_and_status_2(command: list[str], says: str, group: Path) -> None:
+    done = run(*(word.format(group) for word in command))
+    assert done.returncode == 2
+    assert done.stderr.startswith("pmarray: ")
+    assert done.stderr.count("\n") == 1
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not (group / "new").exists()
+
+
+@pytest.mark.parametrize("option", [["--cache", "lots"], ["--layout"], ["--unknown"]])
+def test_a_wrong_call_is_status_2(option: list[str], group: Path, tmp_path: Path) -> None:
+    done = run("copy", group, tmp_path / "new", *option)
+    assert done.returncode == 2
+    assert option[0] in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_bar_is_drawn_on_a_terminal_only(group: Path, tmp_path: Path) -> None:
+    import pty
+
+    main, side = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "pmarray", "copy", group, tmp_path / "new"],
+        stderr=side,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TERM": "xterm"},
+    ) as process:
+        process.wait(timeout=60)
+    os.close(side)
+    seen = os.read(main, 100_000).decode()
+    os.close(main)
+    assert process.returncode == 0
+    assert "24.0/24.0" in seen.replace(" ", "") or "23.4/23.4" in seen.replace(" ", "")
