@@ -12,7 +12,7 @@ deleted from the store with the commit, or at the flush, that makes the new shap
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any
 
@@ -163,8 +163,7 @@ class ChunkStorage(CachedItems):
         if len(writes) == 1:
             self._store_one(writes[0])
             return
-        for done in [_threads().submit(self._store_one, write) for write in writes]:
-            done.result()
+        _wait_for_all([_threads().submit(self._store_one, write) for write in writes])
 
     def _store_one(self, write: Write) -> None:
         chunk = write.chunk.index
@@ -201,8 +200,7 @@ class ChunkStorage(CachedItems):
             self._committed_grid, _ = self._sealed.pop(sealed)
 
     def _delete(self, chunks: set[Chunk]) -> None:
-        for done in [_threads().submit(self._chunks.delete, chunk) for chunk in chunks]:
-            done.result()
+        _wait_for_all([_threads().submit(self._chunks.delete, chunk) for chunk in chunks])
         self._doomed -= chunks
 
     # -- the array's side -----------------------------------------------------------------------
@@ -211,11 +209,16 @@ class ChunkStorage(CachedItems):
         with self._cache.operation():
             extents = list(self._extents(axes))
             window = self._window()
-            for i, extent in enumerate(extents):
-                for other in extents[i : i + window]:
-                    self._fetch_ahead(other.chunk)
-                self._land(extent.chunk)
-                self._read_extent(extent, out[extent.block])
+            self._forget_failures()
+            try:
+                for i, extent in enumerate(extents):
+                    for other in extents[i : i + window]:
+                        self._fetch_ahead(other.chunk)
+                    self._land(extent.chunk)
+                    self._read_extent(extent, out[extent.block])
+            except BaseException:
+                self._land_all()
+                raise
             if extents and window > 1:
                 self._read_ahead([extent.chunk for extent in extents])
 
@@ -370,6 +373,13 @@ class ChunkStorage(CachedItems):
         finally:
             chunk.pins -= 1
 
+    def _forget_failures(self) -> None:
+        """What could not be fetched ahead for an earlier reader may be there for this one."""
+        for index, (chunk, future) in list(self._ahead.items()):
+            if future.done() and future.exception() is not None:
+                del self._ahead[index]
+                chunk.pins -= 1
+
     def _land_all(self) -> None:
         """Wait for all of them; errors are met again by whoever wants the chunk."""
         for chunk, future in self._ahead.values():
@@ -402,6 +412,16 @@ class ChunkStorage(CachedItems):
 @cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_THREADS, thread_name_prefix="pmarray-chunks")
+
+
+def _wait_for_all(tasks: list[Future[None]]) -> None:
+    """Return, or raise the first error, when all of them are over.
+
+    Not sooner: a write that is still on its way would land on one that was made after the error.
+    """
+    wait(tasks)
+    for task in tasks:
+        task.result()
 
 
 def _bytes_of(block: AnyArray) -> NDArray[np.uint8]:

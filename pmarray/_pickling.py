@@ -23,7 +23,7 @@ def reduce(a: PMArray) -> tuple[Any, ...]:
     group = a.group
     with a._reading():
         url = URL.parse(group.url)
-        if url.scheme == "dram":
+        if url.scheme == "dram" or url.path.startswith("memory://"):
             raise pickle.PicklingError(
                 f"{group.url}#{a.name} lies in the memory of this process, where no other can open "
                 "it: pickle a[...], or pmarray.copy it to files, and open those"

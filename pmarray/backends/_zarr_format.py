@@ -81,7 +81,10 @@ def plan(
         Zarr has no such array.
     """
     layout = _unpadded(array.shape, array.dtype, array.order)
-    shape = _chunk_shape(layout, chunks, max_nbytes)[: len(array.shape)]
+    # A chunk has a line of every axis, also where the array has none yet.
+    solid = _unpadded(tuple(max(1, n) for n in array.shape), array.dtype, array.order)
+    given = "auto" if chunks == array.shape == () else chunks
+    shape = _chunk_shape(solid, given, max_nbytes)[: len(array.shape)]
     filters, serializer, compressors = _sorted_codecs(codecs or ())
     if array.order == "col" and len(array.shape) > 1:
         filters.insert(0, TransposeCodec(order=tuple(reversed(range(len(array.shape))))))

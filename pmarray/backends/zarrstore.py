@@ -21,8 +21,9 @@ A transaction is what it is for a region backend (`_commits`), with one differen
 of a chunk is a second name of its old file. When the group is closed, the metadata are those of
 the Zarr hierarchy, and ``.pmarray`` is gone.
 
-Elsewhere (memory, zip, S3 and other object stores) there is neither a lock nor a transaction: what
-was written is in the store when `flush` returns.
+Elsewhere (memory, S3 and other object stores) there is neither a lock nor a transaction: what was
+written is in the store when `flush` returns. A zip archive is written once, and there when its
+group has been closed (`_zarr_zip`).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from zarr.core.buffer.cpu import NDBuffer
 from zarr.core.metadata import ArrayV2Metadata
 from zarr.core.sync import sync
 from zarr.errors import ContainsArrayAndGroupError, GroupNotFoundError, NodeNotFoundError
-from zarr.storage import MemoryStore, StorePath, ZipStore
+from zarr.storage import MemoryStore, StorePath
 
 from pmarray import _osops
 from pmarray._files import replace_durably
@@ -587,7 +588,7 @@ def open_backend(url: URL, *, writable: bool) -> ZarrBackend:
         raise URLError("zarr: needs a directory, as in 'zarr:./run'")
     path = os.path.join(os.getcwd(), os.path.expanduser(path))
     if path.endswith(".zip"):
-        if not writable and not os.path.exists(path):
-            return ZarrBackend(path, MemoryStore(), writable=False)
-        return ZarrBackend(path, ZipStore(path, mode="a" if writable else "r"), writable=writable)
+        from pmarray.backends._zarr_zip import ZipBackend
+
+        return ZipBackend(path, writable=writable)
     return LocalZarrBackend(path, writable=writable)

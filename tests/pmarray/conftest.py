@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from pmarray import _osops
+from tests.pmarray.objectstore import KEYS, Proxy, Server, running_server
 
 
 @dataclass
@@ -114,3 +116,44 @@ def python() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Server]:
+    """An S3 server, for all tests of a process."""
+    with running_server() as server:
+        yield server
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """An empty bucket of a server."""
+
+    server: Server
+    name: str
+
+    def url(self, path: str = "x", endpoint: str | None = None, options: str = "") -> str:
+        """The URL of a group in it, or as `endpoint` reaches it."""
+        endpoint = endpoint or self.server.endpoint
+        return f"zarr:s3://{self.name}/{path}?endpoint={endpoint}&region=us-east-1{options}"
+
+    def keys(self, prefix: str = "") -> set[str]:
+        return self.server.keys(self.name, prefix)
+
+
+@pytest.fixture
+def bucket(s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A new bucket, and the credentials to use it in the environment."""
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    bucket = Bucket(s3_server, f"bucket-{uuid.uuid4().hex}")
+    s3_server.client.create_bucket(Bucket=bucket.name)
+    return bucket
+
+
+@pytest.fixture
+def proxy(s3_server: Server) -> Iterator[Proxy]:
+    """A proxy in front of the server, which does as it should until it is told otherwise."""
+    proxy = Proxy(s3_server.port)
+    yield proxy
+    proxy.stop()
