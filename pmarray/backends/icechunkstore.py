@@ -78,11 +78,18 @@ class IcechunkBackend(ZarrBackend):
     commits = True
 
     def __init__(
-        self, url: URL, storage: icechunk.Storage, directory: str | None, *, writable: bool
+        self,
+        url: URL,
+        storage: icechunk.Storage,
+        directory: str | None,
+        config: icechunk.RepositoryConfig,
+        *,
+        writable: bool,
     ) -> None:
         self._url = str(url)
         self._storage = storage
         self._directory = directory
+        self._config = config
         self._at: dict[str, str] = {
             name: url.options[name] for name in ("tag", "snapshot") if name in url.options
         }
@@ -94,7 +101,7 @@ class IcechunkBackend(ZarrBackend):
         self._merged = False
         with _errors(self._url):
             if icechunk.Repository.exists(storage):
-                self._repository = icechunk.Repository.open(storage)
+                self._repository = icechunk.Repository.open(storage, config)
         empty = icechunk.Repository.create(icechunk.in_memory_storage())
         super().__init__(
             self._url,
@@ -212,7 +219,7 @@ class IcechunkBackend(ZarrBackend):
         super().lock()
         with _errors(self._url):
             if self._repository is None:
-                self._repository = icechunk.Repository.open_or_create(self._storage)
+                self._repository = icechunk.Repository.open_or_create(self._storage, self._config)
             try:
                 session = self._repository.writable_session(self._branch)
             except icechunk.IcechunkError as error:
@@ -285,16 +292,21 @@ def open_backend(url: URL, *, writable: bool) -> IcechunkBackend:
     """Open ``icechunk:/dir``, ``icechunk:memory://name`` or ``icechunk:s3://bucket/prefix``."""
     path = url.path
     directory: str | None = None
+    config = icechunk.RepositoryConfig.default()
     if path.startswith("memory://"):
         unknown = set(url.options) - _OPTIONS
         with _MEMORY_LOCK:
             storage = _MEMORY.setdefault(path, icechunk.in_memory_storage())
     elif path.startswith("s3://"):
-        s3 = {"region", "endpoint", "anonymous"}
+        s3 = {"region", "endpoint", "anonymous", "max_retries"}
         unknown = set(url.options) - _OPTIONS - s3
         bucket, _, prefix = path.removeprefix("s3://").partition("/")
         endpoint = url.options.get("endpoint")
         anonymous = url.options.get("anonymous", "no") == "yes"
+        tries = 1 + _count(url.options.get("max_retries", "10"))
+        config.storage = icechunk.StorageSettings(
+            retries=icechunk.StorageRetriesSettings(max_tries=tries)
+        )
         storage = icechunk.s3_storage(
             bucket=bucket,
             prefix=prefix or None,
@@ -317,4 +329,10 @@ def open_backend(url: URL, *, writable: bool) -> IcechunkBackend:
         storage = icechunk.local_filesystem_storage(directory)
     if unknown:
         raise URLError(f"icechunk: does not know the options {', '.join(sorted(unknown))}")
-    return IcechunkBackend(url, storage, directory, writable=writable)
+    return IcechunkBackend(url, storage, directory, config, writable=writable)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise URLError(f"max_retries={text}: give a number")
+    return int(text)

@@ -132,10 +132,16 @@ class Bucket:
     server: Server
     name: str
 
-    def url(self, path: str = "x", endpoint: str | None = None, options: str = "") -> str:
+    def url(
+        self,
+        path: str = "x",
+        endpoint: str | None = None,
+        options: str = "",
+        scheme: str = "zarr",
+    ) -> str:
         """The URL of a group in it, or as `endpoint` reaches it."""
         endpoint = endpoint or self.server.endpoint
-        return f"zarr:s3://{self.name}/{path}?endpoint={endpoint}&region=us-east-1{options}"
+        return f"{scheme}:s3://{self.name}/{path}?endpoint={endpoint}&region=us-east-1{options}"
 
     def keys(self, prefix: str = "") -> set[str]:
         return self.server.keys(self.name, prefix)

@@ -13,9 +13,12 @@ from pmarray.errors import (
     ConflictError,
     GroupNotFoundError,
     ReadOnlyError,
+    StorageError,
     TransactionError,
     URLError,
 )
+from tests.pmarray.conftest import Bucket
+from tests.pmarray.objectstore import Proxy, drop, slow_down
 
 icechunk = pytest.importorskip("icechunk", reason="icechunk: needs the package icechunk")
 
@@ -177,3 +180,65 @@ def test_a_killed_writer_leaves_the_last_commit(url: str, python: Any) -> None:
     assert process.returncode == 9
     with pmarray.open(url, mode="r+") as a:
         assert (a[...] == 1).all()
+
+
+# -- on S3 ---------------------------------------------------------------------------------------
+
+
+def test_a_repository_on_s3_takes_transactions_and_several_writers(bucket: Bucket) -> None:
+    url = bucket.url(scheme="icechunk")
+    x = np.random.default_rng(0).normal(size=(500, 6)).astype("f4")
+    with pmarray.open(url, (500, 0), "f4", layout="col", chunks=1, codecs=["zstd"]) as a:
+        for column in range(6):
+            with a.transaction():
+                a.append(x[:, column])
+                a.group.attrs["step"] = column
+        with pytest.raises(KeyboardInterrupt), a.transaction():
+            a[...] = 0
+            raise KeyboardInterrupt
+        a.group.create_tag("all")
+    assert len(bucket.keys("x/chunks/")) == 6
+    with pmarray.open(url, mode="r+") as one, pmarray.open(url, mode="r+") as two:
+        one[:, 0] = 1
+        two[:, 1] = 2
+        one.flush()
+        two.flush()
+        assert two[0, :2].tolist() == [1, 2]
+        one[:, 5] = 1
+        two[:, 5] = 2
+        one.flush()
+        with pytest.raises(ConflictError):
+            two.flush()
+        two.group.discard()
+    with pmarray.open(f"{url}&tag=all", mode="r") as a:
+        np.testing.assert_array_equal(a[...], x)
+        assert a.group.attrs["step"] == 5
+
+
+def test_a_bad_network_is_borne_and_a_lost_server_loses_nothing(
+    bucket: Bucket, proxy: Proxy
+) -> None:
+    url = bucket.url(endpoint=proxy.endpoint, scheme="icechunk", options="&max_retries=4")
+    x = np.arange(300.0).reshape(50, 6)
+    with pmarray.open(url, (50, 0), layout="col", chunks=1) as a:
+        for column in range(6):
+            proxy.faults = [slow_down, None, drop]
+            with a.transaction():
+                a.append(x[:, column])
+        proxy.stop()
+        a[:, 0] = -1
+        with pytest.raises(StorageError, match="flush again"):
+            a.flush()
+        proxy.start()
+        a.flush()
+    with pmarray.open(bucket.url(scheme="icechunk"), mode="r") as a:
+        assert a[:, 0].tolist() == [-1] * 50
+        np.testing.assert_array_equal(a[:, 1:], x[:, 1:])
+
+
+def test_a_missing_bucket_is_an_error_that_names_it(bucket: Bucket) -> None:
+    url = bucket.url(scheme="icechunk").replace(bucket.name, "no-such-bucket")
+    with pytest.raises((StorageError, GroupNotFoundError), match="no-such-bucket"):
+        pmarray.open(url, mode="r")
+    with pytest.raises(StorageError, match="no-such-bucket"):
+        pmarray.open(url, (3,)).flush()
