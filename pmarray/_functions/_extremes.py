@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pmarray._functions._axes import axes_of, finish
-from pmarray._functions._registry import NO, streams
+from pmarray._functions._axes import axes_of, finish, reduces
+from pmarray._functions._registry import NO
 from pmarray._ufuncs import make_result, walk
 
 
@@ -48,11 +48,11 @@ def _arg(a: Any, axis: Any, out: Any, keepdims: Any, low: bool) -> Any:
     return finish(place_of, axes, keepdims, out)
 
 
-@streams(np.argmin)
+@reduces(np.argmin)
 def _argmin(a: Any, axis: Any = None, out: Any = None, *, keepdims: Any = NO) -> Any:
     return _arg(a, axis, out, keepdims, low=True)
 
 
-@streams(np.argmax)
+@reduces(np.argmax)
 def _argmax(a: Any, axis: Any = None, out: Any = None, *, keepdims: Any = NO) -> Any:
     return _arg(a, axis, out, keepdims, low=False)

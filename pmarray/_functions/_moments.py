@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pmarray._functions._axes import axes_of, finish
-from pmarray._functions._registry import NO, AnyArray, streams
+from pmarray._functions._axes import axes_of, finish, reduces
+from pmarray._functions._registry import NO, AnyArray
 from pmarray._ufuncs import make_result, part_of, reduce, walk
 
 
@@ -60,7 +60,7 @@ def mean_dtype(a: Any, dtype: Any) -> Any:
     return np.dtype(float) if a.dtype.kind in "biu" else a.dtype
 
 
-@streams(np.mean)
+@reduces(np.mean)
 def _mean(
     a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = NO, *,
     where: Any = True,
@@ -98,7 +98,7 @@ def spread_of(
     return finish(result.astype(np.empty(0, found).real.dtype, copy=False), axes, keepdims, out)
 
 
-@streams(np.var)
+@reduces(np.var)
 def _var(
     a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: Any = 0,
     keepdims: Any = NO, *, where: Any = NO, mean: Any = NO, correction: Any = NO,
@@ -106,7 +106,7 @@ def _var(
     return spread_of(a, axis, dtype, out, ddof, keepdims, where, correction, False, False)
 
 
-@streams(np.std)
+@reduces(np.std)
 def _std(
     a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: Any = 0,
     keepdims: Any = NO, *, where: Any = NO, mean: Any = NO, correction: Any = NO,
@@ -114,7 +114,7 @@ def _std(
     return spread_of(a, axis, dtype, out, ddof, keepdims, where, correction, False, True)
 
 
-@streams(np.nanmean)
+@reduces(np.nanmean)
 def _nanmean(
     a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = NO, *,
     where: Any = NO,
@@ -128,7 +128,7 @@ def _nanmean(
     return finish(center.astype(found, copy=False), axes, keepdims, out)
 
 
-@streams(np.nanvar)
+@reduces(np.nanvar)
 def _nanvar(
     a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: Any = 0,
     keepdims: Any = NO, *, where: Any = NO, mean: Any = NO, correction: Any = NO,
@@ -137,7 +137,7 @@ def _nanvar(
     return spread_of(a, axis, dtype, out, ddof, keepdims, where, correction, omit, False)
 
 
-@streams(np.nanstd)
+@reduces(np.nanstd)
 def _nanstd(
     a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: Any = 0,
     keepdims: Any = NO, *, where: Any = NO, mean: Any = NO, correction: Any = NO,

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from pmarray._config import config
-from pmarray._functions._axes import axes_of, finish, into
-from pmarray._functions._registry import NO, STREAMED, streams
-from pmarray._ufuncs import reduce, walk
+from pmarray._functions._axes import axes_of, finish, into, reduces
+from pmarray._functions._registry import NO
+from pmarray._ufuncs import is_stored, make_result, reduce, root, walk
+from pmarray.errors import LayoutError
 
 
 def _reduction(function: Any, ufunc: np.ufunc, dtype: Any = None) -> None:
@@ -26,7 +26,7 @@ def _reduction(function: Any, ufunc: np.ufunc, dtype: Any = None) -> None:
             chosen["dtype"] = dtype
         return reduce(ufunc, array, **chosen)
 
-    STREAMED[function] = streamed
+    reduces(function)(streamed)
 
 
 _reduction(np.sum, np.add)
@@ -39,7 +39,7 @@ _reduction(np.any, np.logical_or, bool)
 _reduction(np.all, np.logical_and, bool)
 
 
-@streams(np.ptp)
+@reduces(np.ptp)
 def _ptp(a: Any, axis: Any = None, out: Any = None, keepdims: Any = False) -> Any:
     keepdims = bool(keepdims) and keepdims is not NO
     result = np.subtract(
@@ -49,24 +49,40 @@ def _ptp(a: Any, axis: Any = None, out: Any = None, keepdims: Any = False) -> An
     return into(out, result)
 
 
-@streams(np.cumsum)
+@reduces(np.cumsum)
 def _cumsum(a: Any, axis: Any = None, dtype: Any = None, out: Any = None) -> Any:
-    return _cumulative(np.add, np.cumsum, a, axis, dtype, out)
+    return _cumulative(np.add, a, axis, dtype, out)
 
 
-@streams(np.cumprod)
+@reduces(np.cumprod)
 def _cumprod(a: Any, axis: Any = None, dtype: Any = None, out: Any = None) -> Any:
-    return _cumulative(np.multiply, np.cumprod, a, axis, dtype, out)
+    return _cumulative(np.multiply, a, axis, dtype, out)
 
 
-def _cumulative(ufunc: np.ufunc, function: Any, a: Any, axis: Any, dtype: Any, out: Any) -> Any:
-    if axis is None and a.ndim != 1:
-        config.check_result(a.nbytes, "give an axis")
-        return function(np.asarray(a), None, dtype, out)
-    return ufunc.accumulate(a, axis=0 if axis is None else axis, dtype=dtype, out=out)
+def _cumulative(ufunc: np.ufunc, a: Any, axis: Any, dtype: Any, out: Any) -> Any:
+    if axis is not None or a.ndim == 1:
+        return ufunc.accumulate(a, axis=0 if axis is None else axis, dtype=dtype, out=out)
+    found = ufunc.accumulate(np.ones(1, a.dtype), dtype=dtype).dtype
+    result = make_result((a.size,), found, "row") if out is None else out
+    if result.shape != (a.size,):
+        raise ValueError(f"out has shape {result.shape}, the result {(a.size,)}")
+    if is_stored(out) and root(out) is root(a):
+        raise LayoutError("out is a view of the array that is still read when it is written")
+    done = 0
+    last: Any = None
+    # In C order whatever the layout: pieces follow one another in the flattened array.
+    for piece in walk(a.shape, 2 * (a.itemsize + found.itemsize), "row"):
+        items = np.asarray(a[piece]).reshape(-1).astype(found, copy=False)
+        if last is not None:
+            items[:1] = ufunc(last, items[:1])
+        part = ufunc.accumulate(items, dtype=dtype)
+        last = part[-1:].copy()
+        result[done : done + part.size] = part
+        done += part.size
+    return result
 
 
-@streams(np.count_nonzero)
+@reduces(np.count_nonzero)
 def _count_nonzero(a: Any, axis: Any = None, *, keepdims: Any = False) -> Any:
     axes = axes_of(a, axis)
     kept = tuple(1 if i in axes else n for i, n in enumerate(a.shape))

@@ -17,13 +17,19 @@ from pmarray._sizes import format_bytes
 from pmarray._ufuncs import is_stored
 from pmarray.errors import BudgetError
 
-__all__ = ["NO", "STREAMED", "AnyArray", "array_function", "streams"]
+__all__ = ["NO", "STREAMED", "AnyArray", "Function", "array_function", "streams", "unstreamed"]
 
 AnyArray = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 STREAMED: dict[Any, Callable[..., Any]] = {}
 NO = np._NoValue
+
+
+_INSTEAD: dict[Any, str] = dict.fromkeys(
+    [np.median, np.quantile, np.percentile, np.nanmedian, np.nanquantile, np.nanpercentile],
+    "np.histogram, which streams, brackets it",
+)
 
 
 def array_function(
@@ -33,6 +39,17 @@ def array_function(
     streamed = STREAMED.get(function)
     if streamed is not None:
         return streamed(*args, **options)
+    return unstreamed(function, args, options)
+
+
+def unstreamed(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Call a function with whole arrays, if they may be held in memory.
+
+    Raises
+    ------
+    BudgetError
+        They may not; the message names their size and what to do instead.
+    """
     stored: list[Any] = []
     _replace((args, options), stored.append)
     nbytes = sum(one.nbytes for one in stored)
@@ -42,7 +59,8 @@ def array_function(
     except BudgetError:
         raise BudgetError(
             f"{name} would need {format_bytes(nbytes)} in memory, because it is not streamed: "
-            "apply it to parts (a.iter_chunks), or allow it by pmarray.config.max_result"
+            f"{_INSTEAD.get(function, 'apply it to parts (a.iter_chunks)')}, or allow it by "
+            "pmarray.config.max_result"
         ) from None
     if "out" in options and is_stored(options["out"]):
         raise TypeError(f"{name} takes no PMArray as out=: assign its result")

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from pmarray._functions._axes import axes_of, finish
-from pmarray._functions._registry import NO, streams
+from pmarray._functions._axes import axes_of, finish, reduces
+from pmarray._functions._registry import NO
 from pmarray._ufuncs import make_result, reduce, walk
 
 
-@streams(np.nansum)
+@reduces(np.nansum)
 def _nansum(
     a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = NO,
     initial: Any = NO, where: Any = NO,
@@ -19,7 +19,7 @@ def _nansum(
     return _without_nan(np.add, a, axis, dtype, out, keepdims, 0)
 
 
-@streams(np.nanprod)
+@reduces(np.nanprod)
 def _nanprod(
     a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = NO,
     initial: Any = NO, where: Any = NO,
@@ -47,7 +47,7 @@ def _without_nan(
     return finish(total, axes, keepdims, out)
 
 
-@streams(np.nanmin)
+@reduces(np.nanmin)
 def _nanmin(
     a: Any, axis: Any = None, out: Any = None, keepdims: Any = NO, initial: Any = NO,
     where: Any = NO,
@@ -55,7 +55,7 @@ def _nanmin(
     return _extreme_without_nan(np.fmin, a, axis, out, keepdims, initial, where)
 
 
-@streams(np.nanmax)
+@reduces(np.nanmax)
 def _nanmax(
     a: Any, axis: Any = None, out: Any = None, keepdims: Any = NO, initial: Any = NO,
     where: Any = NO,

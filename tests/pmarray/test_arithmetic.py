@@ -346,3 +346,34 @@ def test_memory_stays_within_the_budget(operation: str, scratch: Any) -> None:
         env={"OPENBLAS_NUM_THREADS": "1", "PATH": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@given(st.data(), small, dtypes, layouts(), work)
+def test_running_sums(
+    data: st.DataObject, shape: tuple[int, ...], dtype: str, layout: str, memory: int
+) -> None:
+    model = numbers(shape, dtype, 1)
+    axis: Any = data.draw(st.none() | st.integers(0, len(shape) - 1) if shape else st.none())
+    with stored("memmap:", model, layout, "64 KiB", memory) as array:
+        both(lambda: np.cumsum(array, axis), lambda: np.cumsum(model, axis), rtol=1e-2)
+        expected = np.cumsum(model, axis)
+        out = array.group.create("out", expected.shape, expected.dtype, layout=layout)
+        assert np.cumsum(array, axis, out=out) is out
+        both(lambda: out[...], lambda: expected, rtol=1e-2)
+        few = model[:, :3] if len(shape) > 1 else model
+        if few.size < 40:
+            array[...] = 1
+            both(lambda: np.cumprod(array), lambda: np.cumprod(np.ones_like(model)))
+
+
+@pytest.mark.parametrize(
+    "reduce",
+    [np.sum, np.mean, np.var, np.max, np.argmax, np.ptp, np.nansum, np.nanmean, np.cumsum,
+     np.add.reduce, np.any],
+)  # fmt: skip
+def test_an_array_in_memory_is_reduced_into_a_stored_one(reduce: Any) -> None:
+    model = numbers((4, 3), "float64", 1)
+    expected = reduce(model, axis=0)
+    out = pmarray.open("dram:", expected.shape, expected.dtype)
+    assert reduce(model, axis=0, out=out) is out
+    np.testing.assert_array_equal(out, expected)
