@@ -13,6 +13,7 @@ from pmarray._functions import (  # noqa: F401  # importing is what registers
     _products,
     _reductions,
     _shapes,
+    _statistics,
     _without_nan,
 )
 from pmarray._functions._registry import array_function

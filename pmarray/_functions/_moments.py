@@ -61,7 +61,7 @@ def mean_dtype(a: Any, dtype: Any) -> Any:
 
 
 @reduces(np.mean)
-def _mean(
+def mean(
     a: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = NO, *,
     where: Any = True,
 ) -> Any:  # fmt: skip
@@ -120,7 +120,7 @@ def _nanmean(
     where: Any = NO,
 ) -> Any:  # fmt: skip
     if a.dtype.kind not in "fc":
-        return _mean(a, axis, dtype, out, keepdims, where=where)
+        return mean(a, axis, dtype, out, keepdims, where=where)
     found = mean_dtype(a, dtype)
     axes = axes_of(a, axis)
     count, center, _ = moments(a, axes, found, True if where is NO else where, omit=True)
