@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pmarray.array import PMArray
 
 __all__ = [
+    "Index",
     "array_ufunc",
     "in_memory",
     "is_stored",

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
+from pmarray._assignment import copy_items, overlap
 from pmarray._config import config
 from pmarray._functions._registry import NO, streams
 from pmarray._ufuncs import is_stored, make_result, part_of, walk
+from pmarray.errors import LayoutError
 
 
 @streams(np.copyto)
@@ -18,15 +20,12 @@ def _copyto(dst: Any, src: Any, casting: Any = "same_kind", where: Any = True) -
     if not np.can_cast(kind, dst.dtype, casting):
         raise TypeError(f"cannot cast from {kind} to {dst.dtype} according to the rule {casting!r}")
     src = src if is_stored(src) else np.asarray(src)
-    lead = dst if is_stored(dst) else src
-    for piece in walk(dst.shape, 2 * max(dst.dtype.itemsize, src.dtype.itemsize), lead.layout):
-        part = part_of(src, dst.shape, piece)
-        if where is True:
-            dst[piece] = part
-        else:
-            target = np.asarray(dst[piece])
-            np.copyto(target, part, casting, where=part_of(np.asarray(where), dst.shape, piece))
-            dst[piece] = target
+    while src.ndim > len(dst.shape) and src.shape[0] == 1:
+        src = src.view[0] if is_stored(src) else src[0]
+    if np.broadcast_shapes(src.shape, np.shape(where), dst.shape) != dst.shape:
+        raise ValueError(f"could not broadcast from shape {src.shape} into shape {dst.shape}")
+    where = where if where is True or is_stored(where) else np.asarray(where)
+    copy_items(dst, src, casting, where)
 
 
 @streams(np.concatenate)
@@ -52,6 +51,10 @@ def _concatenate(
     result = make_result(tuple(shape), kind, lead.layout) if out is None else out
     if result.shape != tuple(shape):
         raise ValueError(f"out has shape {result.shape}, the result {tuple(shape)}")
+    if any(overlap(result, x) for x in arrays) or (
+        any(x is out for x in arrays) and len(arrays) > 1
+    ):
+        raise LayoutError("out is one of the arrays, which are still read when it is written")
     start = 0
     for x in arrays:
         for piece in walk(x.shape, 2 * x.dtype.itemsize, lead.layout):
