@@ -331,7 +331,7 @@ def _accumulate(
     config.check_result(math.prod(ends) * found.itemsize, "accumulate along another axis")
     last = np.empty(ends, found)
     for piece in walk(
-        shape, array.dtype.itemsize + 2 * found.itemsize, _order_of([array, result], shape)
+        shape, 2 * array.dtype.itemsize + 4 * found.itemsize, _order_of([array, result], shape)
     ):
         block = np.asarray(array[piece])
         place = tuple(slice(0, 1) if i == along else one for i, one in enumerate(piece))

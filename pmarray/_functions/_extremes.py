@@ -20,7 +20,8 @@ def _arg(a: Any, axis: Any, out: Any, keepdims: Any, low: bool) -> Any:
     best = make_result(kept, a.dtype, a.layout)
     place_of = make_result(kept, np.intp, a.layout)
     search = np.argmin if low else np.argmax
-    for piece in walk(shape, 2 * a.itemsize + 8, a.layout):
+    # Where an axis of 1 is searched, all that is compared is as large as the block.
+    for piece in walk(shape, 5 * a.itemsize + 48, a.layout):
         block = np.asarray(a[piece])
         place = tuple(slice(0, 1) if i in axes else one for i, one in enumerate(piece))
         if axis is None:
