@@ -44,7 +44,7 @@ def token(a: PMArray) -> Any:
 
     group = a.group
     with a._reading():
-        region = None if isinstance(a, ArrayView) else getattr(a._storage, "region", None)
+        region: Any = None if isinstance(a, ArrayView) else getattr(a._storage, "region", None)
         stamp = region.unchanged_stamp() if hasattr(region, "unchanged_stamp") else None
         if stamp is None or group._locked:
             return ("pmarray", group.url, a.name, uuid.uuid4().hex)
