@@ -35,13 +35,18 @@ def to_dask(a: PMArray, chunks: Any) -> Any:
 
 
 def token(a: PMArray) -> Any:
-    """Return what tells the items apart from others: place and state."""
+    """Return what tells the items apart from others: place and state.
+
+    What has no state that could be named gets a new token each time: what is open for writing, in
+    memory, a view, or in files that another handle has written to since this one opened them.
+    """
     from pmarray._views import ArrayView  # a view is an array itself
 
     group = a.group
     with a._reading():
-        if group._locked or group.url.startswith("dram:") or isinstance(a, ArrayView):
-            # What a writer is about to change has no state that could be named.
+        region: Any = None if isinstance(a, ArrayView) else getattr(a._storage, "region", None)
+        stamp = region.unchanged_stamp() if hasattr(region, "unchanged_stamp") else None
+        if stamp is None or group._locked:
             return ("pmarray", group.url, a.name, uuid.uuid4().hex)
         saved = group._committer.saved
         return (
@@ -53,4 +58,5 @@ def token(a: PMArray) -> Any:
             a._array.file_id,
             a.shape,
             repr(group._backend.stamp()),
+            stamp,
         )

@@ -83,6 +83,14 @@ class FancySelection:
         """Look at a block as NumPy's result."""
         return np.moveaxis(_look(block, self.flips).reshape(self.expanded), *self.moved)
 
+    def place_of(self, out: AnyArray) -> AnyArray | None:
+        """Look at memory of `shape` as a block, to write to; None where that takes a copy."""
+        moved = np.moveaxis(out, *reversed(self.moved))
+        block = moved.reshape(self.block_shape)
+        if not np.may_share_memory(block, out):
+            return None
+        return _look(block, self.flips)
+
     def to_block(self, values: AnyArray) -> AnyArray:
         """Look at values that broadcast to `shape` as a block."""
         if values.size == 1:

@@ -22,16 +22,18 @@ _READ_GAP_BYTES = 64 << 10
 _WRITE_GAP_BYTES = 4 << 10
 
 
-def gather(storage: Items, selection: FancySelection, out: AnyArray) -> None:
-    """Read the selected items into a block of ``selection.block_shape``."""
+def gather(storage: Items, selection: FancySelection, out: AnyArray, dtype: DType) -> None:
+    """Read the selected items, of `dtype`, into a block of ``selection.block_shape``."""
     if not selection.selectors:
-        storage.read((slice(0, 1, 1),), out)
+        item = np.empty(1, dtype)
+        storage.read((slice(0, 1, 1),), item)
+        out[...] = item.reshape(out.shape)
         return
     for piece in pieces(selection, storage.layout, storage.chunk_shape, _READ_GAP_BYTES):
-        if piece.in_place:
+        if piece.in_place and out.dtype == dtype:
             storage.read(piece.bounds, _in_axis_order(out[piece.where], piece))
         else:
-            box = _read_box(storage, piece, out.dtype)
+            box = _read_box(storage, piece, dtype)
             out[piece.where] = box.transpose(piece.axes)[piece.within]
 
 

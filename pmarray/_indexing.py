@@ -126,7 +126,7 @@ def _check_basic(part: Any) -> None:
     if (
         isinstance(part, bool | np.bool_)
         or not hasattr(part, "__index__")
-        or (isinstance(part, np.ndarray) and (part.ndim > 0 or part.dtype == bool))
+        or (hasattr(part, "ndim") and (part.ndim > 0 or part.dtype == bool))
     ):
         raise NotBasicError(f"cannot index with {type(part).__name__} alone")
 

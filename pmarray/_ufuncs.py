@@ -22,7 +22,17 @@ from pmarray.layout import Layout, Order
 if TYPE_CHECKING:
     from pmarray.array import PMArray
 
-__all__ = ["array_ufunc", "in_memory", "is_stored", "make_result", "part_of", "reduce", "walk"]
+__all__ = [
+    "Index",
+    "array_ufunc",
+    "in_memory",
+    "is_stored",
+    "make_result",
+    "part_of",
+    "reduce",
+    "root",
+    "walk",
+]
 
 AnyArray = NDArray[Any]
 Index = tuple[slice, ...]
@@ -250,10 +260,13 @@ def reduce(
 ) -> Any:
     """`ufunc.reduce` of an array of any size; only the result is in memory."""
     if not is_stored(array):
-        return ufunc.reduce(
-            array, axis=axis, dtype=dtype, out=out, keepdims=keepdims, initial=initial,
+        result = ufunc.reduce(
+            array, axis=axis, dtype=dtype, keepdims=keepdims, initial=initial,
             where=in_memory(where, ufunc.__name__),
         )  # fmt: skip
+        if out is None:
+            return result
+        return _reduced_into(out, np.asarray(result))
     shape = array.shape
     axes = tuple(range(array.ndim)) if axis is None else normalize_axis_tuple(axis, array.ndim)
     probe_options: dict[str, Any] = {} if initial is np._NoValue else {"initial": initial}
@@ -292,6 +305,10 @@ def reduce(
         total = total.reshape([n for i, n in enumerate(kept) if i not in axes])
     if out is None:
         return total if total.ndim else total[()]
+    return _reduced_into(out, total)
+
+
+def _reduced_into(out: Any, total: AnyArray) -> Any:
     if out.shape != total.shape:
         raise ValueError(f"out has shape {out.shape}, the result {total.shape}")
     if not np.can_cast(total.dtype, out.dtype, "same_kind"):
@@ -340,7 +357,7 @@ def _accumulate(
     config.check_result(math.prod(ends) * found.itemsize, "accumulate along another axis")
     last = np.empty(ends, found)
     for piece in walk(
-        shape, array.dtype.itemsize + 2 * found.itemsize, _order_of([array, result], shape)
+        shape, 2 * array.dtype.itemsize + 4 * found.itemsize, _order_of([array, result], shape)
     ):
         block = np.asarray(array[piece])
         place = tuple(slice(0, 1) if i == along else one for i, one in enumerate(piece))

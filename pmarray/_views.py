@@ -15,7 +15,7 @@ from pmarray.array import PMArray
 from pmarray.errors import LayoutError, SelectionError
 from pmarray.layout import Layout, Order
 
-__all__ = ["ArrayView", "slice_view", "transpose_view"]
+__all__ = ["ArrayView", "selection_view", "slice_view", "transpose_view"]
 
 AnyArray = NDArray[Any]
 
@@ -31,10 +31,15 @@ class ArrayView(PMArray):
         # The rest of a storage is for its group, which does not know of views.
         super().__init__(base.group, base.name, array, cast(Storage, items))
         self._base = base
+        self._items = items
         self._loans, self._pins = base._loans, base._pins
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, a view>"
+
+    def in_base(self, axes: Axes) -> Axes:
+        """Translate indices of the view, one ascending slice an axis, of which none is empty."""
+        return self._items.to_base(axes)
 
     def _refuse_detached(self) -> None:
         self._base._refuse_detached()
@@ -193,4 +198,9 @@ def transpose_view(base: PMArray, axes: tuple[int, ...]) -> ArrayView:
 
 def slice_view(base: PMArray, index: Any) -> ArrayView:
     """View what a basic index selects."""
-    return ArrayView(base, _Sliced(base, select(index, base.shape)))
+    return selection_view(base, select(index, base.shape))
+
+
+def selection_view(base: PMArray, selection: Selection) -> ArrayView:
+    """View what a selection selects."""
+    return ArrayView(base, _Sliced(base, selection))

@@ -20,6 +20,7 @@ from pmarray._gather import gather, scatter, update
 from pmarray._indexing import Selection, select, storage_axes
 from pmarray._interop import Interop
 from pmarray._loans import Borrowing
+from pmarray._masks import is_large_mask, read_masked, write_masked
 from pmarray._metadata import ArrayMetadata
 from pmarray._sizes import format_bytes
 from pmarray._storage import Storage
@@ -160,6 +161,8 @@ class PMArray(Arithmetic, Interop):
                 item = self._item(index)
                 if item is not None:
                     return item
+            elif is_large_mask(index, self):
+                return read_masked(self, index)
             return self._read(parse(index, self.shape))
 
     def _item(self, index: tuple[Any, ...]) -> Any:
@@ -212,11 +215,25 @@ class PMArray(Arithmetic, Interop):
             selection = parse(index, self.shape)
             if out.shape != selection.shape:
                 raise LayoutError(f"out has shape {out.shape}, the selection {selection.shape}")
-            if isinstance(selection, Selection) and out.dtype == self.dtype and self.ndim:
+            if 0 in out.shape:
+                return out
+            if isinstance(selection, FancySelection):
+                self._gather_into(selection, out)
+            elif out.dtype == self.dtype and self.ndim:
                 self._storage.read(selection.axes, out[selection.to_block])
             else:
-                out[...] = self._read(selection)
+                from pmarray._assignment import copy_items  # a view is an array itself
+                from pmarray._views import selection_view
+
+                copy_items(out, selection_view(self, selection))
             return out
+
+    def _gather_into(self, selection: FancySelection, out: AnyArray) -> None:
+        block = selection.place_of(out)
+        if block is None:
+            out[...] = self._read(selection)
+        else:
+            gather(self._storage, selection, block, self.dtype)
 
     @property
     def oindex(self) -> Indexer:
@@ -333,7 +350,7 @@ class PMArray(Arithmetic, Interop):
         if isinstance(selection, FancySelection):
             if 0 in selection.shape:
                 return np.empty(selection.shape, self.dtype)
-            gather(self._storage, selection, block)
+            gather(self._storage, selection, block, self.dtype)
             # reshape makes no copy: it only splits axes and adds new ones.
             return selection.to_result(block.reshape(selection.block_shape, order="A"))
         self._storage.read(storage_axes(selection), block)
@@ -399,8 +416,27 @@ class PMArray(Arithmetic, Interop):
     def __setitem__(self, index: Any, value: ArrayLike) -> None:
         """Write `value`, broadcast, to the selected items; cast as NumPy's assignment casts.
 
-        Returns when the items are in the cache, which is at once unless its budget is full.
+        Returns when the items are in the cache, which is at once unless its budget is full. A
+        `PMArray` is read and written piece by piece within `config.work_memory`; where it is a
+        view of this array, and overlaps what is written, it is first copied to a file without a
+        name.
         """
+        if is_large_mask(index, self):
+            write_masked(self, index, value)
+            return
+        self._set(parse, index, value)
+
+    def _set(
+        self,
+        parse: Callable[[Any, tuple[int, ...]], Selection | FancySelection],
+        index: Any,
+        value: ArrayLike,
+    ) -> None:
+        if isinstance(value, PMArray):
+            from pmarray._assignment import assign  # a view is an array itself
+
+            assign(self, parse(index, self.shape), value)
+            return
         with self._writing():
             self._write(parse(index, self.shape), value)
 
@@ -417,8 +453,6 @@ class PMArray(Arithmetic, Interop):
             ) from None
         if isinstance(selection, FancySelection):
             if 0 not in selection.shape:
-                if isinstance(value, PMArray):
-                    whole = whole.copy()  # it may be this array, and is written piece by piece
                 scatter(self._storage, selection, selection.to_block(whole), self.dtype)
             return
         block = whole[selection.to_block]
@@ -572,9 +606,16 @@ class PMArray(Arithmetic, Interop):
                 raise LayoutError("an array without axes has nowhere to append to")
             slow = self._layout.slow_axis
             along = slow if axis is None else _normal_axis(axis, self.ndim)
-            new = self._as_values(values)
-            if new.ndim == self.ndim - 1:
-                new = np.expand_dims(new, along)
+            new: Any
+            if isinstance(values, PMArray):
+                # A view keeps the shape that it has now, also of this array.
+                new = values.view[...]
+                if new.ndim == self.ndim - 1:
+                    new = new.view[(*[slice(None)] * along, None)]
+            else:
+                new = self._as_values(values)
+                if new.ndim == self.ndim - 1:
+                    new = np.expand_dims(new, along)
             expected = [n for i, n in enumerate(self.shape) if i != along]
             if (
                 new.ndim != self.ndim
@@ -593,7 +634,7 @@ class PMArray(Arithmetic, Interop):
                 self.resize(tuple(shape))
             index = (slice(None),) * along + (slice(before, None),)
             try:
-                self._write(select(index, self.shape), new)
+                self._set(select, index, new)
             except BaseException:
                 if along == slow:
                     self._set_lines(before, fill=False)  # an append takes place or does not
@@ -786,8 +827,7 @@ class Indexer:
             return self._array._read(self._parse(index, self._array.shape))
 
     def __setitem__(self, index: Any, value: ArrayLike) -> None:
-        with self._array._writing():
-            self._array._write(self._parse(index, self._array.shape), value)
+        self._array._set(self._parse, index, value)
 
 
 class Viewer:

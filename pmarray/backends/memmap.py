@@ -23,6 +23,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import time
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 
@@ -54,6 +55,10 @@ DATA_NAME = "data"
 JOURNAL_NAME = "journal"
 _GROW_MIN_BYTES = 64 << 20
 _GROW_MAX_BYTES = 1 << 30
+
+
+_CLOCK_NS = 2_000_000_000
+"""Two writes within this may leave a file with the same times."""
 
 
 class FileRegion:
@@ -95,6 +100,7 @@ class FileRegion:
             self._direct_fd: int | None = None
             if writable and aligned and data_offset % BLOCK_BYTES == 0:
                 self._direct_fd = _open_direct(path)
+            self._opened = self._settled_stamp()
             self.capacity = max(0, os.fstat(self._fd).st_size - data_offset)
             self._foreign = foreign_nbytes is not None
             self._followed = foreign_nbytes is not None and self.capacity > foreign_nbytes
@@ -104,6 +110,21 @@ class FileRegion:
             raise StorageError(error.errno, f"cannot open: {error.strerror}", path) from error
         self._direct_proved = False
         self.block_bytes = BLOCK_BYTES if self._direct_fd is not None else 1
+
+    def unchanged_stamp(self) -> tuple[int, ...] | None:
+        """Tell this state of the file from all others.
+
+        None where something was written since the file was opened, so that a cache may hold the
+        old and the new, or so shortly before that its times cannot tell.
+        """
+        stamp = self._settled_stamp()
+        return stamp if stamp == self._opened else None
+
+    def _settled_stamp(self) -> tuple[int, ...] | None:
+        found = os.fstat(self._fd)
+        if abs(time.time_ns() - found.st_mtime_ns) < _CLOCK_NS:
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def read_into(self, offset: int, out: memoryview, /) -> None:
         read_fully(self._fd, out, self._offset + offset, path=self.path)

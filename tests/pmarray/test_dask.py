@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,3 +46,55 @@ def test_xarray_wraps_it_through_dask(tmp_path: Path) -> None:
     with pmarray.open(tmp_path / "g", (6, 4), fill_value=2) as array:
         labelled = xarray.DataArray(array.to_dask(), dims=("weight", "step"))
         assert labelled.sum("step").values.tolist() == [8.0] * 6
+
+
+def _age(path: Path) -> None:
+    """Make all files an hour old: times of new ones tell nothing."""
+    for file in path.rglob("*"):
+        os.utime(file, ns=(0, os.stat(file).st_mtime_ns - 3600 * 10**9))
+
+
+def test_the_name_is_the_same_while_nothing_is_written(tmp_path: Path) -> None:
+    pmarray.open(tmp_path / "g", (10, 4)).close()
+    _age(tmp_path)
+    with pmarray.open(tmp_path / "g", mode="r") as one, pmarray.open(tmp_path / "g", mode="r") as x:
+        assert one.to_dask().name == one.to_dask().name == x.to_dask().name
+        assert one.to_dask(chunks=3).name != one.to_dask().name
+        assert one.view[1:].to_dask().name != one.view[1:].to_dask().name
+
+
+@pytest.mark.parametrize("how", ["flush", "commit", "process", "npy"])
+def test_the_name_changes_with_what_others_write(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "g"
+    if how == "npy":
+        path = tmp_path / "x.npy"
+        np.save(path, np.zeros((10, 4)))
+    else:
+        pmarray.open(path, (10, 4)).close()
+    _age(tmp_path)
+    with pmarray.open(path, mode="r") as reader:
+        before = {reader.to_dask().name, reader.to_dask().name}
+        assert len(before) == 1
+        if how == "process":
+            script = f"import pmarray; a = pmarray.open({str(path)!r}); a[2] = 1; a.close()"
+            subprocess.run([sys.executable, "-c", script], check=True)
+        else:
+            with pmarray.open(path, mode="r+") as writer:
+                if how == "commit":
+                    with writer.transaction():
+                        writer[2] = 1
+                else:
+                    writer[2] = 1
+                    writer.flush()
+                assert writer.to_dask().name not in before
+        assert reader.to_dask().name not in before
+    _age(tmp_path)
+    with pmarray.open(path, mode="r") as reader:
+        assert reader.to_dask().name not in before
+        assert reader.to_dask().sum().compute() == 4
+
+
+def test_a_file_written_a_moment_ago_has_no_lasting_name(tmp_path: Path) -> None:
+    pmarray.open(tmp_path / "g", (10, 4)).close()
+    with pmarray.open(tmp_path / "g", mode="r") as reader:
+        assert reader.to_dask().name != reader.to_dask().name

@@ -249,7 +249,10 @@ def test_read_fills_memory_of_any_order(
     array[...] = model
     index = data.draw(advanced_indices(shape) | st.just((slice(None, None, -2), ...)))
     assume(model.ndim or index == ())
-    expected: NDArray[Any] = np.asarray(model[index])
+    try:
+        expected: NDArray[Any] = np.asarray(model[index])
+    except IndexError:
+        return  # no index: what is refused has a test of its own
     for order in ("C", "F"):
         out = np.empty(expected.shape, dtype, order=order)
         assert array.read(index, out=out) is out
