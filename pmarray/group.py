@@ -143,14 +143,19 @@ class Group:
         fill_value
             What items hold until they are written.
         **options
-            How a chunk store stores it: see ``zarr:``.
+            For chunk stores. ``codecs``: what encodes a chunk, in this order, by names such as
+            "zstd", "blosc", "bitround", "crc32c", or as mappings with "name" and "configuration";
+            nothing unless told. ``shards``: the shape of the objects in the store, a multiple of
+            that of the chunks. ``dimension_names``: one an axis, for xarray.
 
         Raises
         ------
         ArrayExistsError
             The name is taken.
         LayoutError
-            No such array can be.
+            No such array can be; or the store has no such dtype or codec.
+        TypeError
+            Options that the backend does not know.
         StorageError
             There is no room; nothing was changed.
         """
