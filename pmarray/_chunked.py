@@ -11,6 +11,7 @@ deleted from the store with the commit, or at the flush, that makes the new shap
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
@@ -28,6 +29,7 @@ from pmarray._snapshot import Snapshot
 from pmarray._storage import Axes, Loan, as_array, nothing
 from pmarray._writer import Write
 from pmarray.backends import ChunkBackend, Chunks
+from pmarray.errors import DamagedError
 from pmarray.layout import Extent, Layout
 
 __all__ = ["STORE_ID", "ChunkStorage"]
@@ -185,23 +187,25 @@ class ChunkStorage(CachedItems):
             yield Image(STORE_ID, offset, memoryview(data))
 
     def images_of_deletes(self, mark: int, /) -> Iterator[Image]:
-        for sealed, (_, doomed) in self._sealed.items():
-            if sealed <= mark:
-                yield from self._images(doomed)
+        for sealed in self._sealed_up_to(mark):
+            yield from self._images(self._sealed[sealed][1])
 
     def barrier(self, mark: int, /) -> None:
-        for sealed, (_, doomed) in self._sealed.items():
-            if sealed <= mark:
-                self._delete(doomed & self._doomed)
+        for sealed in self._sealed_up_to(mark):
+            self._delete(self._sealed[sealed][1] & self._doomed)
         self._backend.barrier()
 
     def committed(self, mark: int, /) -> None:
-        for sealed in [sealed for sealed in self._sealed if sealed <= mark]:
+        for sealed in self._sealed_up_to(mark):
             self._committed_grid, _ = self._sealed.pop(sealed)
+
+    def _sealed_up_to(self, mark: int) -> list[int]:
+        """Return what a commit covers; meanwhile the caller's thread may seal the next one."""
+        return [sealed for sealed in list(self._sealed) if sealed <= mark]
 
     def _delete(self, chunks: set[Chunk]) -> None:
         _wait_for_all([_threads().submit(self._chunks.delete, chunk) for chunk in chunks])
-        self._doomed -= chunks
+        self._doomed.difference_update(chunks)
 
     # -- the array's side -----------------------------------------------------------------------
 
@@ -326,22 +330,37 @@ class ChunkStorage(CachedItems):
         elif self._snapshot is None:
             self._chunks.read_into(chunk, out)
         else:
-            snapshot = self._snapshot
-            key = self._chunks.key(chunk)
+            self._fetch_as_of(self._snapshot, chunk, out)
 
-            def override() -> None:
-                for image in snapshot.images[STORE_ID]:  # the oldest first
-                    if bytes(snapshot.fetch(image)) == key:
-                        self._chunks.read_image_into(image.offset, chunk, out)
-                        return
+    def _fetch_as_of(self, snapshot: Snapshot, chunk: Chunk, out: AnyArray) -> None:
+        key = self._chunks.key(chunk)
+        damage: DamagedError | None = None
 
-            snapshot.read(lambda: self._chunks.read_into(chunk, out), override)
+        def fetch() -> None:
+            nonlocal damage
+            damage = None
+            try:
+                self._chunks.read_into(chunk, out)
+            except DamagedError as error:
+                damage = error  # unless it belongs to an array that may replace this one
+
+        def override() -> None:
+            for image in snapshot.images[STORE_ID]:  # the oldest first
+                name = bytes(snapshot.fetch(image))
+                if name == key or (name.endswith(b"/") and key.startswith(name)):
+                    self._chunks.read_image_into(image.offset, chunk, out)
+                    return
+            if damage is not None:
+                raise damage
+
+        snapshot.read(fetch, override)
 
     def _window(self) -> int:
         """How many chunks may be decoded at a time: they take a quarter of the cache."""
         if self._cache.write_through:
             return 1
-        return min(_THREADS, self._cache.max_chunk_bytes // 2 // self._chunk_nbytes)
+        pages = -(-self._chunk_nbytes // mmap.PAGESIZE)  # buffers are whole ones
+        return min(_THREADS, self._cache.max_chunk_bytes // 2 // (pages * mmap.PAGESIZE))
 
     def _fetch_ahead(self, index: Chunk) -> None:
         """Have a thread fill a chunk of the cache, if it is not there yet."""

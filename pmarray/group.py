@@ -226,7 +226,11 @@ class Group:
         """What a deleted array has left under this name goes now, if need be with a way back."""
         self._cache.settle()
         number = self._cache.transaction
-        if number is not None:
+        if number is None:
+            if name in self._committer.saved.metadata.arrays and not backend.commits:
+                self._flush()  # its deletion is durable before its chunks go
+                self._note_change()
+        else:
             images = backend.images_of_name(name)
             self._committer.keep(
                 number, [Image(STORE_ID, offset, memoryview(data)) for offset, data in images]

@@ -10,6 +10,12 @@ durable. Here, writing an object is
 and `barrier` makes the directories durable. So at any moment, power cut or not, an object has its
 old contents or its new ones.
 
+A directory is found after a power cut if its name is durable in the one above it, and so on up.
+Who made it may have died before that, or never have cared: so the first time that a session has
+something in a directory to be made durable, the directories above it are made so too. And what is
+found to be as it should, such as an object that is gone already, may be the work of a process that
+died: its directory is made durable no less.
+
 A *before-image* of an object costs no copy: since a new version is a new file, the old one stays
 when it is given a second name, in `keep`. Putting it back is renaming a third one into place.
 """
@@ -30,9 +36,10 @@ from pmarray import _osops
 from pmarray._files import barrier, write_fully
 from pmarray.errors import DamagedError, PoisonedError, SnapshotExpiredError, StorageError
 
-__all__ = ["FileStore", "KeptObjects"]
+__all__ = ["NEW", "FileStore", "KeptObjects"]
 
-_NEW = ".pmarray-new"
+NEW = ".pmarray-new"
+"""Ends the names of temporary files."""
 
 
 class FileStore(LocalStore):
@@ -50,6 +57,8 @@ class FileStore(LocalStore):
         super().__init__(root, read_only=read_only)
         self._unsynced: set[str] = set()
         """Directories whose entries have changed since the last barrier."""
+        self._reached = {str(self.root)}
+        """Directories whose names, and those of all above, are durable, or will be by then."""
         self._books = threading.Lock()
 
     async def set(self, key: str, value: Buffer) -> None:
@@ -110,7 +119,7 @@ class FileStore(LocalStore):
     def write(self, key: str, data: object) -> None:
         """Replace an object; steps 1 to 3."""
         path = self.path(key)
-        temporary = path + _NEW
+        temporary = path + NEW
         directory = os.path.dirname(path)
         try:
             self.make_directory(directory)
@@ -138,14 +147,15 @@ class FileStore(LocalStore):
         try:
             _osops.unlink(path)
         except (FileNotFoundError, NotADirectoryError):
-            return
+            pass
         except OSError as error:
             raise StorageError(error.errno, f"cannot delete: {error.strerror}", path) from error
-        self._note(os.path.dirname(path))
+        self.note(path)
 
     def remove_tree(self, prefix: str) -> None:
         """Remove everything below a name, and the name itself."""
-        root = self.path(prefix)
+        root = self.path(prefix).rstrip("/")
+        self.note(root)
         if not os.path.isdir(root) or os.path.islink(root):
             return
         try:
@@ -155,9 +165,9 @@ class FileStore(LocalStore):
                 _osops.rmdir(directory)
                 with self._books:
                     self._unsynced.discard(directory)
+                    self._reached.discard(directory)
         except OSError as error:
             raise StorageError(error.errno, f"cannot delete: {error.strerror}", root) from error
-        self._note(os.path.dirname(root))
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the names of all objects below a name."""
@@ -186,8 +196,8 @@ class FileStore(LocalStore):
         for directory in sorted(directories):
             try:
                 _osops.fsync_directory(directory)
-            except FileNotFoundError:
-                continue  # removed since, and its parent has been noted for that
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # it is gone, and the one above it is here too
             except OSError as error:
                 raise PoisonedError(
                     error.errno,
@@ -199,10 +209,19 @@ class FileStore(LocalStore):
     def _note(self, directory: str) -> None:
         with self._books:
             self._unsynced.add(directory)
+            while directory not in self._reached and directory.startswith(f"{self.root}/"):
+                self._reached.add(directory)
+                directory = os.path.dirname(directory)
+                self._unsynced.add(directory)
 
     def note(self, path: str) -> None:
         """Note that the entry of `path` has changed, for the next barrier."""
         self._note(os.path.dirname(path))
+
+    def note_all(self) -> None:
+        """Note every directory there is: a process that died may have changed any of them."""
+        for directory, _, _ in os.walk(self.path("")):
+            self._note(directory.rstrip("/"))
 
     @staticmethod
     def _forget(temporary: str) -> None:
@@ -289,12 +308,16 @@ class KeptObjects:
             ) from error
 
     def put_back(self, number: int, key: str) -> None:
-        """Bring back the object that `keep` returned a number for; durable after a barrier."""
+        """Bring back the object that `keep` returned a number for; durable after a barrier.
+
+        Number 0 stands for no object; of a key that ends in "/" nothing is left below it.
+        """
         if not number:
-            self._store.remove(key)
+            (self._store.remove_tree if key.endswith("/") else self._store.remove)(key)
             return
         path, kept = self._store.path(key), self.path(number)
-        temporary = path + _NEW
+        temporary = path + NEW
+        self._store.note(path)
         try:
             if not os.path.exists(kept):
                 raise DamagedError(
@@ -310,7 +333,6 @@ class KeptObjects:
             _osops.rename(temporary, path)
         except OSError as error:
             raise StorageError(error.errno, f"cannot put back: {error.strerror}", path) from error
-        self._store.note(path)
 
     def clear(self) -> None:
         """Forget all of them; a failure leaves files that harm nothing."""

@@ -32,7 +32,7 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import zarr
@@ -47,11 +47,11 @@ from zarr.storage import MemoryStore, StorePath
 
 from pmarray import _osops
 from pmarray._files import replace_durably
-from pmarray._grid import ChunkGrid
 from pmarray._lockfile import LockFile
 from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._url import URL
 from pmarray.backends import _zarr_format as zarr_format
+from pmarray.backends import _zarr_leftovers as leftovers
 from pmarray.backends._zarr_files import FileStore, KeptObjects
 from pmarray.backends.memmap import FileRegion
 from pmarray.errors import DamagedError, ForeignDataError, StorageError, URLError
@@ -180,7 +180,11 @@ class ZarrBackend:
 
     def save(self, checkpoint: Checkpoint, /) -> None:
         self._publish(checkpoint)
-        self._known = checkpoint  # and deleted arrays keep their paths until they are removed
+        self._known = checkpoint
+        # Deleted arrays keep their paths until they are removed; those that only the journal knew
+        # until now get theirs.
+        for name, array in checkpoint.metadata.arrays.items():
+            self._paths.setdefault(array.file_id, name)
 
     def _publish(self, checkpoint: Checkpoint) -> None:
         """Write what has changed of the metadata of the hierarchy."""
@@ -355,8 +359,8 @@ class LocalZarrBackend(ZarrBackend):
     """One group in a local directory, with a lock and transactions."""
 
     def __init__(self, directory: str, *, writable: bool) -> None:
-        self.directory = directory
         self._files = FileStore(directory, read_only=not writable)
+        self.directory = directory = str(self._files.root)
         super().__init__(directory, self._files, writable=writable)
         self._session = os.path.join(directory, SESSION)
         self._metadata_path = os.path.join(self._session, "pmarray.json")
@@ -411,7 +415,9 @@ class LocalZarrBackend(ZarrBackend):
 
     def _put(self, key: str, data: bytes) -> None:
         if self._published.get(key) != data:
-            if self._files.read(key) != data:
+            if self._files.read(key) == data:
+                self._files.note(self._files.path(key))
+            else:
                 self._files.write(key, data)
             self._published[key] = data
 
@@ -444,6 +450,7 @@ class LocalZarrBackend(ZarrBackend):
 
     def lock(self) -> None:
         super().lock()
+        found = os.path.isdir(self._session)
         try:
             self._files.make_directory(self._kept.directory)
         except OSError as error:
@@ -452,15 +459,19 @@ class LocalZarrBackend(ZarrBackend):
             ) from error
         self._lock.acquire()
         self._settled = False
-        self._crashed = os.path.exists(self._metadata_path)
-        if not self._crashed:
-            # Of a session that was closed: nothing may take it for this one's.
-            self._forget(self._journal_path)
-            self._kept.clear()
-        self._files.note(self._session)
+        # What the last writer did is durable before anything is made of it: that it closed, too.
+        if self._known is None:
+            self._files.note(self.directory)
         self._files.note(self._metadata_path)
         self._files.note(self._kept.path(1))
         self._files.barrier()
+        self._crashed = os.path.exists(self._metadata_path) or (found and not self.can_create)
+        if not os.path.exists(self._metadata_path):
+            # Of a session that was closed: nothing may take it for this one's.
+            self._forget(self._journal_path)
+            self._kept.clear()
+            self._files.note(self._metadata_path)
+            self._files.barrier()
 
     @staticmethod
     def _forget(path: str) -> None:
@@ -475,6 +486,7 @@ class LocalZarrBackend(ZarrBackend):
         """Make the hierarchy the authority: it holds everything, durably."""
         if not self._lock.held or not self.can_create:
             return
+        self._files.barrier()  # what the hierarchy still has of deleted arrays goes first
         self._forget(self._metadata_path)
         self._files.note(self._metadata_path)
         self._files.barrier()
@@ -510,9 +522,12 @@ class LocalZarrBackend(ZarrBackend):
             del self._published[key]
 
     def images_of_name(self, name: str, /) -> list[tuple[int, bytes]]:
+        if not os.path.isdir(self._files.path(name)):
+            return []
         kept = [(self._kept.keep(key), key.encode()) for key in sorted(self._files.keys(name))]
         self._kept.barrier()
-        return kept
+        # Put back first, as the last: nothing of the new array stays beside them.
+        return [*kept, (0, f"{name}/".encode())]
 
     def images(self) -> _PutBack:
         return _PutBack(self._files, self._kept)
@@ -527,42 +542,18 @@ class LocalZarrBackend(ZarrBackend):
         self._kept.clear()
 
     def remove_orphans(self, keep: Collection[int], /) -> None:
-        """After a crash: delete chunks beyond the edges, and arrays that were never committed."""
+        """After a crash: delete what it has left that belongs to no array."""
         if not self._crashed or self._known is None:
             return
-        for name in self.orphans(self._known.metadata):
-            self._files.remove(name)
-        self._files.barrier()
-
-    def orphans(self, metadata: GroupMetadata) -> Iterator[str]:
-        """Yield the names of chunks that belong to no array, or lie beyond its edges."""
-        for name in sorted(os.listdir(self.directory)):
-            array = metadata.arrays.get(name)
-            if array is not None:
-                yield from self._beyond(name, array)
-            elif self._is_unfinished(name):
-                yield from self._files.keys(name)
-
-    def _is_unfinished(self, name: str) -> bool:
-        path = os.path.join(self.directory, name)
-        return (
-            name != SESSION
-            and os.path.isdir(path)
-            and set(os.listdir(path)) <= {"c", "zarr.json"}
-            and not os.path.exists(os.path.join(path, "zarr.json"))
-        )
-
-    def _beyond(self, name: str, array: ArrayMetadata) -> Iterator[str]:
-        if not array.shape:
-            return
-        grid = ChunkGrid(array.layout, zarr_format.stored_chunk_shape(array))
-        encode = zarr_format.to_zarr(array).encode_chunk_key
-        for key in self._files.keys(name):
-            places = key.removeprefix(f"{name}/c/").replace(".", "/").split("/")
-            if len(places) == len(array.shape) and all(place.isdigit() for place in places):
-                chunk = tuple(int(place) for place in places)
-                if f"{name}/{encode(chunk)}" == key and not grid.holds(chunk):
-                    yield key
+        self._files.note_all()
+        metadata = self._known.metadata
+        if self.can_create:
+            names = list(leftovers.in_group(self._files, metadata, SESSION))
+        else:
+            names = list(leftovers.in_array(self._files, "", metadata.arrays["array"]))
+        for name in names:
+            (self._files.remove_tree if name.endswith("/") else self._files.remove)(name)
+        # Durable with the next commit or flush, or at `settle`: until then they are found again.
 
 
 _MEMORY: dict[str, MemoryStore] = {}

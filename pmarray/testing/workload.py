@@ -70,8 +70,8 @@ class Operation:
     def on_group(self, group: pmarray.Group) -> None:
         """Do it to a group."""
         if self.kind == "create":
-            shape, dtype, layout = self.argument
-            group.create(self.name, shape, dtype, layout=layout)
+            shape, dtype, layout, chunks = self.argument
+            group.create(self.name, shape, dtype, layout=layout, chunks=chunks)
         elif self.kind == "write":
             array = group[self.name]
             shape = tuple(
@@ -96,7 +96,7 @@ class Operation:
     ) -> None:
         """Do it to a model."""
         if self.kind == "create":
-            shape, dtype, layout = self.argument
+            shape, dtype, layout, _ = self.argument
             arrays[self.name], layouts[self.name] = np.zeros(shape, dtype), layout
             return
         if self.kind == "attr":
@@ -138,6 +138,8 @@ class Workload:
         How many transactions.
     line_items
         The longest line, in items; small ones share blocks, long ones are padded.
+    chunks
+        Of the arrays, as for `pmarray.Group.create`.
 
     Examples
     --------
@@ -150,9 +152,18 @@ class Workload:
     True
     """
 
-    def __init__(self, seed: int, length: int, line_items: int = 700) -> None:
+    def __init__(
+        self,
+        seed: int,
+        length: int,
+        line_items: int = 700,
+        *,
+        chunks: str | int | tuple[int, ...] = "auto",
+    ) -> None:
         self._random = random.Random(seed)
         self._line_items = line_items
+        self.chunks = chunks
+        """Of the arrays that it creates."""
         self.transactions: list[list[Operation]] = []
         arrays: dict[str, NDArray[Any]] = {}
         layouts: dict[str, str] = {}
@@ -183,8 +194,8 @@ class Workload:
             lines = rng.randint(0, 6)
             layout = rng.choice(["row", "col"])
             shape = (line, lines) if layout == "col" else (lines, line)
-            dtype = rng.choice(_DTYPES)
-            return Operation("create", free[0], (shape, parse_dtype(dtype), layout), seed)
+            dtype = parse_dtype(rng.choice(_DTYPES))
+            return Operation("create", free[0], (shape, dtype, layout, self.chunks), seed)
         name = rng.choice(sorted(arrays))
         array = arrays[name]
         kind = rng.choices(["write", "append", "resize", "delete", "attr"], [8, 6, 2, 1, 1])[0]

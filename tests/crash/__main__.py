@@ -6,18 +6,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from pmarray.testing import Workload
 from tests.crash.check import Campaign, Report
 from tests.crash.choices import forget_pages
 from tests.crash.kills import kill_once
-from tests.crash.scenarios import SCENARIOS
+from tests.crash.scenarios import BLOCKS, COLUMNS, MEMMAP, SCENARIOS
 
 __all__ = ["main"]
 
@@ -59,12 +59,14 @@ def main() -> int:
 
 def _kill(seed: int) -> Iterator[str]:
     """Kill a writer some times, each going on where the last one was; yield what was wrong."""
-    rng, workload, reached = random.Random(seed), Workload(seed, 60), 0
-    with tempfile.TemporaryDirectory(prefix="pmarray-kill-", dir="/var/tmp") as place:
-        url = os.path.join(place, "g")
+    rng, reached = random.Random(seed), 0
+    place = rng.choice([MEMMAP, COLUMNS, BLOCKS])
+    workload = Workload(seed, 60, chunks=place.chunks)
+    with tempfile.TemporaryDirectory(prefix="pmarray-kill-", dir="/var/tmp") as directory:
+        url = place.url(Path(directory))
         for _ in range(_KILLS_A_SEED):
             reached, wrong = kill_once(url, workload, seed, reached, rng, wait=seed % 2 == 0)
-            yield wrong
+            yield f"{place}: {wrong}" if wrong else ""
             if wrong:
                 return
 

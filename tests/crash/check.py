@@ -149,6 +149,8 @@ class Campaign:
         Random images of an instant where there are more.
     again
         The share of the images, and of the instants, that are crashed a second time.
+    instants
+        The share of the instants at which the power fails.
     until
         When to stop, by `time.monotonic`; None to go on to the end.
     patience
@@ -165,6 +167,7 @@ class Campaign:
         limit: int = 1 << 12,
         samples: int = 32,
         again: float = 0.02,
+        instants: float = 1,
         until: float | None = None,
         patience: int = 10,
         workplace: Path | None = None,
@@ -175,6 +178,7 @@ class Campaign:
         self._limit = limit
         self._samples = samples
         self._again = again
+        self._instants = instants
         self._until = until
         self._patience = patience
         self._workplace = workplace
@@ -215,6 +219,8 @@ class Campaign:
             else:
                 self._count += 1
                 self._salt = self._count
+            if self._rng("instant").random() >= self._instants:
+                continue
             in_flight = [later for later in events[i + 1 :] if later.start < event.end]
             at = now
             if in_flight:

@@ -12,7 +12,7 @@ from itertools import product
 from tests.crash.choices import UNITS, all_contents, garbled, kept_whole, subsets, torn
 from tests.crash.events import Entries
 from tests.crash.pages import Content
-from tests.crash.simdisk import Disk, File, Pending, Tree, walk, with_changes
+from tests.crash.simdisk import ROOT, Disk, File, Pending, Tree, walk, with_changes
 
 __all__ = ["Image", "PowerCut", "images"]
 
@@ -80,29 +80,36 @@ class PowerCut:
     def __init__(self, disk: Disk, units: Sequence[int] = UNITS) -> None:
         self.disk = disk
         self._units = units
-        changes: list[tuple[Pending, int, bool]] = []
-        for inode, file in disk.files.items():
-            changes.extend((one, inode, False) for one in file.pending)
-        for inode, directory in disk.directories.items():
-            changes.extend((one, inode, True) for one in directory.pending)
-        changes.sort(key=lambda change: change[0].event.end)
-        self._reachable = self._possible_files()
-        # Of files that no name can lead to, nothing matters.
-        self.changes = [c for c in changes if c[2] or c[1] in self._reachable]
+        self._reachable = self._possible_inodes()
+        # Of files and directories that no name can lead to, nothing matters.
+        self.changes: list[tuple[Pending, int, bool]] = []
+        for inode in self._reachable & disk.files.keys():
+            self.changes.extend((one, inode, False) for one in disk.files[inode].pending)
+        for inode in self._reachable & disk.directories.keys():
+            self.changes.extend((one, inode, True) for one in disk.directories[inode].pending)
+        self.changes.sort(key=lambda change: change[0].event.end)
         self._settled = {
-            inode: file.newest()
-            for inode, file in disk.files.items()
-            if inode in self._reachable and not file.pending
+            inode: disk.files[inode].newest()
+            for inode in self._reachable & disk.files.keys()
+            if not disk.files[inode].pending
         }
 
-    def _possible_files(self) -> set[int]:
+    def _possible_inodes(self) -> set[int]:
+        """Return the files and directories that are found in some image."""
         found: set[int] = set()
-        for directory in self.disk.directories.values():
-            found.update(e for e in directory.entries.values() if isinstance(e, int))
-            for one in directory.pending:
-                assert isinstance(one.event, Entries)
-                found.update(e for _, e in one.event.changes if isinstance(e, int))
-        return found & self.disk.files.keys()
+        stack = [ROOT]
+        while stack:
+            inode = stack.pop()
+            if inode in found:
+                continue
+            found.add(inode)
+            directory = self.disk.directories.get(inode)
+            if directory is not None:
+                stack.extend(e for e in directory.entries.values() if isinstance(e, int))
+                for one in directory.pending:
+                    assert isinstance(one.event, Entries)
+                    stack.extend(e for _, e in one.event.changes if isinstance(e, int))
+        return found
 
     def tree(self, is_kept: Callable[[Pending], bool]) -> Tree:
         """Return the names when just these pending changes took effect."""
@@ -178,7 +185,7 @@ class PowerCut:
 
     def _all_contents(self, unit: int, limit: int) -> dict[int, list[Content]] | None:
         result = {inode: [content] for inode, content in self._settled.items()}
-        for inode in self._reachable - self._settled.keys():
+        for inode in (self._reachable & self.disk.files.keys()) - self._settled.keys():
             file = self.disk.files[inode]
             # A unit holds one of the values it had. Where several writes share one, whole subsets
             # of them leave values that it never had: the second write without the first.

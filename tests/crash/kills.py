@@ -17,7 +17,7 @@ _WRITER = """
 import sys, pmarray
 from pmarray.testing import Workload
 url, seed, length, begin, wait = sys.argv[1], *map(int, sys.argv[2:6])
-workload = Workload(seed, length)
+workload = Workload(seed, length, chunks=eval(sys.argv[6]))
 print("ready", flush=True)
 with pmarray.open_group(url, cache=16384) as group:
     for i in range(begin, length):
@@ -35,8 +35,9 @@ def kill_once(
     Return how many transactions are there afterwards, and what is wrong with them, if anything.
     """
     length = len(workload.transactions)
+    numbers = map(str, (seed, length, begin, int(wait)))
     writer = subprocess.Popen(
-        [sys.executable, "-c", _WRITER, url, str(seed), str(length), str(begin), str(int(wait))],
+        [sys.executable, "-c", _WRITER, url, *numbers, repr(workload.chunks)],
         stdout=subprocess.PIPE,
         text=True,
     )

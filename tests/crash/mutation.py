@@ -1,7 +1,8 @@
 """Removes barriers, one place in the code after another: each removal has to be noticed.
 
 A *site* is where a barrier is called from: the lines of the code under test, innermost first, down
-to the first that is not in a module which merely passes barriers on.
+to the first that is not in a module which merely passes barriers on, or that another library has
+called.
 """
 
 from __future__ import annotations
@@ -15,24 +16,30 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pmarray
 from pmarray import _osops
 from tests.crash.recorder import LEFT_OUT
 
 __all__ = ["BARRIERS", "barrier_sites", "without_barrier"]
 
 BARRIERS = ("fdatasync", "fsync", "fsync_directory", "persist")
-_PASSING_ON = ("_osops.py", "_files.py", "_journal.py", "memmap.py")
+_PASSING_ON = (
+    "_osops.py", "_files.py", "_journal.py", "memmap.py", "_zarr_files.py", "zarrstore.py",
+)  # fmt: skip
 _RIG = Path(__file__).parent
+_LIBRARY = Path(pmarray.__file__).parent
 _PROGRAMS = ("protocols.py", "scenarios.py")
 
 
 def _site(frame: FrameType | None) -> str:
-    lines = []
+    lines: list[str] = []
     while frame is not None:
         path = Path(frame.f_code.co_filename)
         if path.parent == _RIG and path.name not in _PROGRAMS:
             frame = frame.f_back  # the recorder's wrappers, and this module's
             continue
+        if lines and path.parent != _RIG and _LIBRARY not in path.parents:
+            break
         lines.append(f"{path.name}:{frame.f_lineno} {frame.f_code.co_name}")
         if path.name not in _PASSING_ON:
             break

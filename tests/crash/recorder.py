@@ -36,6 +36,9 @@ class Recorder:
     succeeded; so recorders can be put over a fault injector, and calls elsewhere pass. What was
     there before is taken for durable, unless it is given.
 
+    Calls that make, change or look up names take turns, each with its note: a thread that finds a
+    name which another one has just made finds it here too. Writes and barriers overlap as they do.
+
     Parameters
     ----------
     root
@@ -50,7 +53,7 @@ class Recorder:
         self.events: list[Event] = []
         self.races: list[str] = []
         """Buffers that changed while they were being written: what reached the disk is unknown."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._clock = 0
         # Directories by number, entries by name: what the running program sees.
         self._names: dict[int, dict[str, int | str]] = {ROOT: {}}
@@ -105,12 +108,14 @@ class Recorder:
 
     def stored(self, path: str, offset: int, data: bytes) -> None:
         """Note a store through a shared mapping of a file."""
-        inode, stamp = self._file(path), self._stamp()
+        with self._lock:
+            inode, stamp = self._file(path), self._stamp()
         self._note(lambda end: Write(stamp, end, inode, offset, data))
 
     def persisted(self, path: str, offset: int, nbytes: int) -> None:
         """Note that the cache lines of this range of a DAX file were written back."""
-        inode, stamp = self._file(path), self._stamp()
+        with self._lock:
+            inode, stamp = self._file(path), self._stamp()
         self._note(lambda end: Persist(stamp, end, inode, offset, nbytes))
 
     # -- books ------------------------------------------------------------------------------------
@@ -126,7 +131,10 @@ class Recorder:
             self.events.append(make(self._clock))
 
     def _locate(self, path: str) -> tuple[int, str] | None:
-        """Return the directory and the name of a path; None if it is not below the root."""
+        """Return the directory and the name of a path; None if it is not below the root.
+
+        The caller holds the lock, until its call has been made and noted.
+        """
         parent = self._resolve(os.path.dirname(os.path.abspath(path)))
         if parent != self.root and not parent.startswith(self.root + "/"):
             return None
@@ -150,6 +158,7 @@ class Recorder:
         return inode
 
     def _file(self, path: str) -> int:
+        """Return the number of a file; the caller holds the lock."""
         place = self._locate(os.path.realpath(path))
         if place is None:
             raise RigError(f"{path} is not below {self.root}")
@@ -185,17 +194,18 @@ class Recorder:
 
     # -- the calls --------------------------------------------------------------------------------
 
+    # Names are looked up when the call has succeeded: one that fails may be about anything.
+
     def _on_open_file(self, real: Any, path: str, **options: bool) -> int:
-        is_new = options.get("create", False)
-        place = self._locate(os.path.realpath(path) if os.path.islink(path) else path)
-        if place is None:
-            return int(real(path, **options))
-        parent, name = place
-        start = self._stamp()
-        descriptor = int(real(path, **options))
         with self._lock:
+            start = self._stamp()
+            descriptor = int(real(path, **options))
+            place = self._locate(os.path.realpath(path) if os.path.islink(path) else path)
+            if place is None:
+                return descriptor
+            parent, name = place
             entry = self._names[parent].get(name)
-            if is_new:
+            if options.get("create", False):
                 entry = self._new_inode()
                 self._change(start, parent, {name: entry}, new_file=entry)
             if not isinstance(entry, int):
@@ -247,14 +257,16 @@ class Recorder:
     def _on_fsync_directory(self, real: Any, path: str) -> None:
         resolved = self._resolve(os.path.abspath(path))
         inside = resolved == self.root or resolved.startswith(self.root + "/")
-        inode = self._directory(resolved) if inside else 0
-        start = self._stamp()
+        with self._lock:
+            is_there = inside and os.path.isdir(resolved)
+            inode = self._directory(resolved) if is_there else 0
+            start = self._stamp()
         failed, done = True, None
         try:
             done = real(path)
             failed = False
         finally:
-            if inside and done is not LEFT_OUT:
+            if is_there and done is not LEFT_OUT:
                 self._note(lambda end: DirectoryBarrier(start, end, inode, failed))
 
     def _on_ftruncate(self, real: Any, fd: int, nbytes: int) -> None:
@@ -272,32 +284,33 @@ class Recorder:
             self._note(lambda end: Resize(start, end, inode, offset + nbytes, grow_only=True))
 
     def _on_rename(self, real: Any, source: str, target: str) -> None:
-        old, new = self._locate(source), self._locate(target)
-        start = self._stamp()
-        real(source, target)
-        if old is None and new is None:
-            return
-        if old is None or new is None or old[0] != new[0]:
-            raise RigError("renames from one directory to another are not modelled")
         with self._lock:
-            entry = self._names[old[0]].get(old[1])
-            self._change(start, old[0], {old[1]: None, new[1]: entry})
+            start = self._stamp()
+            real(source, target)
+            old, new = self._locate(source), self._locate(target)
+            if old is None and new is None:
+                return
+            if old is None or new is None or old[0] != new[0]:
+                raise RigError("renames from one directory to another are not modelled")
+            names = self._names[old[0]]
+            entry = names.get(old[1])
+            if entry != names.get(new[1]):  # of two names of one file, rename leaves both
+                self._change(start, old[0], {old[1]: None, new[1]: entry})
 
     def _on_link(self, real: Any, source: str, target: str) -> None:
-        place = self._locate(target)
-        start = self._stamp()
-        real(source, target)
-        if place is not None:
-            entry = self._file(source)
-            with self._lock:
-                self._change(start, place[0], {place[1]: entry})
+        with self._lock:
+            start = self._stamp()
+            real(source, target)
+            place = self._locate(target)
+            if place is not None:
+                self._change(start, place[0], {place[1]: self._file(source)})
 
     def _on_symlink(self, real: Any, target: str, path: str) -> None:
-        place = self._locate(path)
-        start = self._stamp()
-        real(target, path)
-        if place is not None:
-            with self._lock:
+        with self._lock:
+            start = self._stamp()
+            real(target, path)
+            place = self._locate(path)
+            if place is not None:
                 self._change(start, place[0], {place[1]: target})
 
     def _on_unlink(self, real: Any, path: str) -> None:
@@ -307,19 +320,19 @@ class Recorder:
         self._removed(real, path)
 
     def _removed(self, real: Any, path: str) -> None:
-        place = self._locate(path)
-        start = self._stamp()
-        real(path)
-        if place is not None:
-            with self._lock:
+        with self._lock:
+            start = self._stamp()
+            real(path)
+            place = self._locate(path)
+            if place is not None:
                 self._change(start, place[0], {place[1]: None})
 
     def _on_mkdir(self, real: Any, path: str) -> None:
-        place = self._locate(path)
-        start = self._stamp()
-        real(path)
-        if place is not None:
-            with self._lock:
+        with self._lock:
+            start = self._stamp()
+            real(path)
+            place = self._locate(path)
+            if place is not None:
                 inode = self._new_inode()
                 self._change(start, place[0], {place[1]: inode}, new_directory=inode)
 

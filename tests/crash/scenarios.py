@@ -8,35 +8,103 @@ to state n and ``recorder.mark("committed", n)`` when the library has promised i
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 
 import pmarray
-from pmarray.testing import State, Workload
+from pmarray._dtypes import parse_dtype
+from pmarray.testing import Operation, State, Workload
 from tests.crash.check import Scenario
 from tests.crash.events import Mark
 from tests.crash.recorder import Recorder
 
-__all__ = ["SCENARIOS", "Flushes", "GroupScenario", "Interrupted", "Transactions"]
+__all__ = [
+    "BLOCKS",
+    "COLUMNS",
+    "MEMMAP",
+    "SCENARIOS",
+    "Flushes",
+    "GroupScenario",
+    "Interrupted",
+    "Place",
+    "Transactions",
+]
 
 _SMALL_CACHE_BYTES = 16384
 
 
-def _url(path: Path) -> str:
-    return f"memmap:{path}/g"
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the group of a scenario is."""
+
+    scheme: str = "memmap"
+    chunks: int | str | tuple[int, ...] = "auto"
+    """Of its arrays."""
+
+    def __str__(self) -> str:
+        return self.scheme if self.chunks == "auto" else f"{self.scheme} chunks={self.chunks}"
+
+    def url(self, path: Path) -> str:
+        """Return the URL of the group, in the directory that is crashed."""
+        return f"{self.scheme}:{path}/g"
+
+    def check_closed(self, path: Path, found: State) -> None:
+        """Ask another reader what is there, when the group has been recovered and closed."""
+        if self.scheme == "zarr":
+            seen = _seen_by_zarr(path / "g")
+            if seen != found:
+                raise AssertionError(f"zarr-python sees {seen}, and pmarray {found}")
+
+
+MEMMAP = Place()
+COLUMNS = Place("zarr", 1)
+"""A chunk is a column of a column-major matrix, a row of a row-major one."""
+BLOCKS = Place("zarr", (300, 2))
+"""A chunk is a part of two columns."""
+
+
+def _seen_by_zarr(path: Path) -> State:
+    """Return what zarr-python finds; it must have nothing to complain of, and nothing be left."""
+    files = {str(one.relative_to(path)) for one in path.rglob("*") if not one.is_dir()}
+    files.remove("zarr.json")
+    arrays: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        group = zarr.open_group(path, mode="r")
+        for name, array in group.members():
+            assert isinstance(array, zarr.Array)
+            arrays[name] = array[...]
+            keys = (array.metadata.encode_chunk_key(at) for at in np.ndindex(array.cdata_shape))
+            files -= {f"{name}/zarr.json", *(f"{name}/{key}" for key in keys)}
+    if files:
+        raise AssertionError(f"recovery left {sorted(files)}")
+    attrs = {key: value for key, value in group.attrs.items() if key != "pmarray"}
+    return State.of_model(arrays, attrs)
 
 
 class GroupScenario(Scenario):
-    """A group that goes from state to state; which one it is in, its attribute "step" says."""
+    """A group that goes from state to state; which one it is in, its attribute "step" says.
+
+    Parameters
+    ----------
+    place
+        Where it is.
+    """
 
     states: list[State]
 
+    def __init__(self, place: Place = MEMMAP) -> None:
+        self._place = place
+
     def reopen(self, path: Path) -> Any:
         """Look as a reader, which changes nothing; recover; look again: it must be the same."""
-        url = _url(path)
+        url = self._place.url(path)
         try:
             with pmarray.open_group(url, mode="r") as reader:
                 seen = State.of_group(reader)
@@ -50,6 +118,7 @@ class GroupScenario(Scenario):
         damage = [finding for finding in pmarray.verify(url) if finding.damaged]
         if damage:
             raise AssertionError(f"recovery left {damage}")
+        self._place.check_closed(path, found)
         return found
 
     def objection(self, found: State, marks: Sequence[Mark]) -> str | None:
@@ -90,6 +159,10 @@ class Transactions(GroupScenario):
         Whether commits are waited for only now and then.
     cache
         Of the group; a small one makes transactions spill.
+    place
+        Where the group is.
+    workload
+        What is done: by default a `Workload`.
     """
 
     def __init__(
@@ -99,9 +172,15 @@ class Transactions(GroupScenario):
         *,
         pipelined: bool = False,
         cache: int | str = _SMALL_CACHE_BYTES,
+        place: Place = MEMMAP,
+        workload: type[Workload] = Workload,
     ) -> None:
-        self.name = f"transactions {seed} {'pipelined' if pipelined else 'durable'} cache={cache}"
-        self._workload = Workload(seed, length + 2)
+        super().__init__(place)
+        self.name = (
+            f"{workload.__name__} {seed} {'pipelined' if pipelined else 'durable'} cache={cache} "
+            f"in {place}"
+        )
+        self._workload = workload(seed, length + 2, chunks=place.chunks)
         self.states = self._workload.states
         self._seed = seed
         self._length = length
@@ -110,12 +189,12 @@ class Transactions(GroupScenario):
 
     def run(self, path: Path, recorder: Recorder) -> None:
         """Make a group and work in it."""
-        with pmarray.open_group(_url(path), cache=self._cache) as group:
+        with pmarray.open_group(self._place.url(path), cache=self._cache) as group:
             self._work(group, recorder, 0, self._length)
 
     def resume(self, path: Path, recorder: Recorder) -> None:
         """Recover, and commit one more."""
-        with pmarray.open_group(_url(path), cache=self._cache) as group:
+        with pmarray.open_group(self._place.url(path), cache=self._cache) as group:
             group._recover()
             step = group.attrs.get("step", 0)
             recorder.mark("recovered", step)
@@ -146,6 +225,30 @@ class Transactions(GroupScenario):
             pass
 
 
+class Replacing(Workload):
+    """Arrays that make way for others of the same name, of other shapes, and of any dimension."""
+
+    def _choose(self, arrays: dict[str, Any], layouts: dict[str, str]) -> Operation:
+        rng = self._random
+        seed = rng.randrange(1 << 16)
+        free = [name for name in ("a", "b") if name not in arrays]
+        if free and rng.random() < 0.6:
+            ndim = rng.choice([0, 1, 2, 2, 3])
+            shape = tuple(rng.randint(1, 3) for _ in range(ndim - 1))
+            shape = (*shape, rng.choice([5, 400])) if ndim else ()
+            dtype = parse_dtype(rng.choice(["int8", "float64"]))
+            chunks = rng.choice([1, 2, "auto"])
+            layout = rng.choice(["row", "col"])
+            return Operation("create", rng.choice(free), (shape, dtype, layout, chunks), seed)
+        if not arrays:
+            return Operation("attr", "x", seed)
+        name = rng.choice(sorted(arrays))
+        if rng.random() < 0.5:
+            return Operation("delete", name)
+        part = tuple(slice(rng.randint(0, n), None) for n in arrays[name].shape)
+        return Operation("write", name, part, seed)
+
+
 class Flushes(GroupScenario):
     """Part 1's promise, without transactions: what was flushed before the last flush is there.
 
@@ -156,8 +259,16 @@ class Flushes(GroupScenario):
 
     _ROWS = 300
 
-    def __init__(self, seed: int, batches: int = 5, cache: int | str = _SMALL_CACHE_BYTES) -> None:
-        self.name = f"flushes {seed} cache={cache}"
+    def __init__(
+        self,
+        seed: int,
+        batches: int = 5,
+        cache: int | str = _SMALL_CACHE_BYTES,
+        *,
+        place: Place = MEMMAP,
+    ) -> None:
+        super().__init__(place)
+        self.name = f"flushes {seed} cache={cache} in {place}"
         # Noise in a sector destroys its neighbours, of which nothing is promised without a journal.
         self.garbage = False
         self._batches = batches
@@ -169,12 +280,12 @@ class Flushes(GroupScenario):
 
     def run(self, path: Path, recorder: Recorder) -> None:
         """Grow one array, fill another in place, replace a third."""
-        with pmarray.open_group(_url(path), cache=self._cache) as group:
+        with pmarray.open_group(self._place.url(path), cache=self._cache) as group:
             for i in range(self._batches):
                 recorder.mark("begun", i + 1)
                 if i == 0:
-                    group.create("grows", (self._ROWS, 0), self._dtype, layout="col")
-                    group.create("filled", (self._batches, self._ROWS), self._dtype)
+                    self._create(group, "grows", (self._ROWS, 0), layout="col")
+                    self._create(group, "filled", (self._batches, self._ROWS))
                 group["grows"].append(self._values(i)[:, None])
                 group["filled"][i] = self._values(i)
                 if f"made{i - 1}" in group:
@@ -184,12 +295,18 @@ class Flushes(GroupScenario):
                 group.flush()
                 recorder.mark("committed", i + 1)
 
+    def _create(self, group: pmarray.Group, name: str, shape: Any, **options: Any) -> None:
+        group.create(name, shape, self._dtype, chunks=self._place.chunks, **options)
+
     def reopen(self, path: Path) -> Any:
         """Return the step, and what is wrong with what belongs to it."""
-        with pmarray.open_group(_url(path), mode="a") as group:
+        with pmarray.open_group(self._place.url(path), mode="a") as group:
             group._recover()
             step = int(group.attrs.get("step", 0))
-            return step, tuple(self._faults_of(group, step)) if step else ()
+            faults = tuple(self._faults_of(group, step)) if step else ()
+            found = State.of_group(group)
+        self._place.check_closed(path, found)
+        return step, faults
 
     def _faults_of(self, group: pmarray.Group, step: int) -> Iterator[str]:
         for name in ("grows", "filled"):
@@ -207,6 +324,7 @@ class Flushes(GroupScenario):
             if not np.array_equal(filled[i], self._values(i)):
                 yield f"filled[{i}]"
         last, after = f"made{step - 1}", f"made{step}"
+        yield from (name for name in group if name not in ("grows", "filled", last, after))
         if last in group:
             if not np.array_equal(group[last][...], [step] * 3):
                 yield last
@@ -233,23 +351,23 @@ class Interrupted(GroupScenario):
     then work goes on, records are written where those lie, and the power fails again.
     """
 
-    name = "interrupted"
     garbage = False
-    _ITEMS = 3 << 18  # 1.5 MiB of int16, more than one record
 
-    def __init__(self) -> None:
-        self.states = []
+    def __init__(self, place: Place = MEMMAP, items: int = 3 << 18) -> None:
+        super().__init__(place)
+        self.name = f"interrupted in {place}"
+        self._items = items  # 1.5 MiB of int16, more than one record
 
     def prepare(self, path: Path) -> None:
         """Make an array that is all zeros, and a journal."""
-        with pmarray.open_group(_url(path)) as group:
-            group.create("x", (self._ITEMS,), "int16")[:] = 1
+        with pmarray.open_group(self._place.url(path)) as group:
+            group.create("x", (self._items,), "int16", chunks=self._place.chunks)[:] = 1
             with group.transaction():
                 group.attrs["committed"] = 0
 
     def run(self, path: Path, recorder: Recorder) -> None:
         """Overwrite all of it in one transaction."""
-        with pmarray.open_group(_url(path), mode="r+") as group:
+        with pmarray.open_group(self._place.url(path), mode="r+") as group:
             recorder.mark("begun", 2)
             with group.transaction():
                 group["x"][:] = 2
@@ -257,7 +375,7 @@ class Interrupted(GroupScenario):
 
     def resume(self, path: Path, recorder: Recorder) -> None:
         """Overwrite it without a transaction, flush, and then in one transaction."""
-        with pmarray.open_group(_url(path), mode="r+") as group:
+        with pmarray.open_group(self._place.url(path), mode="r+") as group:
             group._recover()
             recorder.mark("recovered", int(group["x"][0]))
             recorder.mark("loose")
@@ -271,9 +389,12 @@ class Interrupted(GroupScenario):
 
     def reopen(self, path: Path) -> Any:
         """Return all values that are in it."""
-        with pmarray.open_group(_url(path), mode="r+") as group:
+        with pmarray.open_group(self._place.url(path), mode="r+") as group:
             group._recover()
-            return tuple(int(value) for value in np.unique(group["x"][:]))
+            values = np.unique(group["x"][:])
+            found = State.of_group(group)
+        self._place.check_closed(path, found)
+        return tuple(int(value) for value in values)
 
     def objection(self, found: Any, marks: Sequence[Mark]) -> str | None:
         """All of one state, but for the time between a loose write and its flush."""
@@ -292,12 +413,22 @@ class Interrupted(GroupScenario):
         return f"not all of one of {sorted(allowed)}"
 
 
+def _transactions_and_flushes(place: Place) -> dict[str, Callable[[int], Scenario]]:
+    return {
+        "durable": lambda seed: Transactions(seed, place=place),
+        "pipelined": lambda seed: Transactions(seed, pipelined=True, place=place),
+        "cached": lambda seed: Transactions(seed, cache="4 MiB", place=place),
+        "uncached": lambda seed: Transactions(seed, cache=0, place=place),
+        "replacing": lambda seed: Transactions(seed, place=place, workload=Replacing),
+        "flushes": lambda seed: Flushes(seed, place=place),
+    }
+
+
 SCENARIOS: dict[str, Callable[[int], Scenario]] = {
-    "durable": Transactions,
-    "pipelined": lambda seed: Transactions(seed, pipelined=True),
-    "cached": lambda seed: Transactions(seed, cache="4 MiB"),
-    "uncached": lambda seed: Transactions(seed, cache=0),
-    "flushes": Flushes,
+    **_transactions_and_flushes(MEMMAP),
     "interrupted": lambda _: Interrupted(),
+    "columns-interrupted": lambda _: Interrupted(COLUMNS, 3),
+    **{f"columns-{name}": make for name, make in _transactions_and_flushes(COLUMNS).items()},
+    **{f"blocks-{name}": make for name, make in _transactions_and_flushes(BLOCKS).items()},
 }
-"""By name; each is made from a seed."""
+"""By name; each is made from a seed. Without a prefix they are about ``memmap:``."""

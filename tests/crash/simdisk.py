@@ -17,7 +17,10 @@ What a power cut may leave
 5. *Names.* A name that was made, removed or replaced is pending until an fsync of its directory
    that began afterwards. Every pending change of a name is lost or kept on its own; a rename is
    one change: the old name gone and the new one there, or neither. Nothing else makes a name
-   durable: an fsync of the file does not. What has no name cannot be found.
+   durable: an fsync of the file does not. What has no name cannot be found. A second name of a
+   file (a hard link) is a name like any other, in its directory and pending on its own; what is
+   durable or pending of the file's content is so under both. A directory that is made or removed
+   is a name of its parent; what is below one that is lost is lost with it.
 6. *Barriers that fail* make nothing durable, then or ever: what was pending may be gone, and a
    second barrier that succeeds does not bring it back (the kernel may call such pages clean).
 7. *In flight.* A call that was going on when the power failed may have had its effect, or part of
@@ -256,6 +259,7 @@ class Disk:
         """Take what is in a real directory for durable."""
         disk = cls()
         next_inode = ROOT + 1
+        numbers: dict[tuple[int, int], int] = {}  # of files that have several names
 
         def visit(path: Path, inode: int) -> None:
             nonlocal next_inode
@@ -264,7 +268,11 @@ class Disk:
                 if child.is_symlink():
                     entries[child.name] = os.readlink(child)
                     continue
-                entries[child.name] = number = next_inode
+                found = child.stat()
+                number = numbers.setdefault((found.st_dev, found.st_ino), next_inode)
+                entries[child.name] = number
+                if number != next_inode:
+                    continue
                 next_inode += 1
                 if child.is_dir():
                     visit(child, number)

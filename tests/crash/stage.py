@@ -82,13 +82,17 @@ class Stage:
         found = sorted(str(path.relative_to(self.path)) for path in self.path.rglob("*"))
         if found != [path for path, _, _ in image.tree]:
             raise RigError(f"{self.path} holds {found}, not {[p for p, _, _ in image.tree]}")
+        first: dict[int, Path] = {}
         for path, entry, is_directory in image.tree:
             place = self.path / path
             if isinstance(entry, str):
                 if os.readlink(place) != entry:
                     raise RigError(f"{place} leads to {os.readlink(place)}, not {entry}")
-            elif not is_directory and place.read_bytes() != image.contents[entry].to_bytes():
-                raise RigError(f"{place} does not hold what passed through the seam")
+            elif not is_directory:
+                if place.read_bytes() != image.contents[entry].to_bytes():
+                    raise RigError(f"{place} does not hold what passed through the seam")
+                if not place.samefile(first.setdefault(entry, place)):
+                    raise RigError(f"{place} is not {first[entry]} under a second name")
 
     def compare_with(self, disk: Disk) -> None:
         """Raise if the directory is not what `disk` says: something went past the seam."""

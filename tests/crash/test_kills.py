@@ -15,22 +15,35 @@ import pmarray
 from pmarray.testing import Workload
 
 from .kills import kill_once
+from .scenarios import BLOCKS, COLUMNS, MEMMAP, Place
 
 
-@pytest.mark.parametrize("wait", [True, False], ids=["durable", "pipelined"])
-def test_a_killed_writer_leaves_a_committed_state(tmp_path: Path, wait: bool) -> None:
+@pytest.mark.parametrize(
+    ("place", "length", "kills", "wait"),
+    [
+        (MEMMAP, 200, 8, True),
+        (MEMMAP, 200, 8, False),
+        (COLUMNS, 60, 5, True),
+        (BLOCKS, 60, 5, False),
+    ],
+    ids=str,
+)
+def test_a_killed_writer_leaves_a_committed_state(
+    tmp_path: Path, place: Place, length: int, kills: int, wait: bool
+) -> None:
     """Killed at random instants, gone on with each time by another process, to the end."""
     seed = 7
-    workload = Workload(seed, 200)
+    workload = Workload(seed, length, chunks=place.chunks)
     rng = random.Random(seed)
-    url = f"memmap:{tmp_path}/g"
+    url = place.url(tmp_path)
     reached = 0
-    for kill in range(9):
+    for kill in range(kills + 1):
         reached, wrong = kill_once(
-            url, workload, seed, reached, rng if kill < 8 else None, wait=wait
+            url, workload, seed, reached, rng if kill < kills else None, wait=wait
         )
         assert not wrong
-    assert reached == 200
+    assert reached == length
+    place.check_closed(tmp_path, workload.states[length])
     assert not [finding for finding in pmarray.verify(url) if finding.damaged]
 
 

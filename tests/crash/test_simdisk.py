@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from tests.crash.recorder import Recorder
 from tests.crash.simdisk import ROOT, Disk, File
 from tests.crash.stage import Stage
 
+Shown = frozenset[tuple[str, bytes | str | None]]
+"""Paths, and the contents of files, the targets of symbolic links, None for directories."""
 WORDS = 3
 A, B = 2, 3
 
@@ -42,14 +46,25 @@ def disk_with(a: bytes, b: bytes) -> Disk:
         return Disk.scan(path)
 
 
-def shown(image: Image) -> frozenset[tuple[str, bytes | str]]:
+def shown(image: Image) -> Shown:
     return frozenset(
-        (path, entry if isinstance(entry, str) else image.contents[entry].to_bytes())
-        for path, entry, _ in image.tree
+        (path, _look(image, entry, is_directory)) for path, entry, is_directory in image.tree
     )
 
 
-def all_shown(disk: Disk) -> set[frozenset[tuple[str, bytes | str]]]:
+def _look(image: Image, entry: int | str, is_directory: bool) -> bytes | str | None:
+    if is_directory:
+        return None
+    return entry if isinstance(entry, str) else image.contents[entry].to_bytes()
+
+
+def contents(image: Shown, path: str) -> bytes:
+    found = dict(image)[path]
+    assert isinstance(found, bytes)
+    return found
+
+
+def all_shown(disk: Disk) -> set[Shown]:
     everything = PowerCut(disk).all_images(1 << 14)
     assert everything is not None
     assert everything[1] == 8
@@ -107,6 +122,7 @@ CHANGE = st.one_of(
     st.tuples(st.just("allocate"), FILE, st.integers(0, WORDS), st.just(b"")),
     st.tuples(st.just("rename"), st.just(A), st.just(0), st.just(b"")),
     st.tuples(st.just("unlink"), st.just(B), st.just(0), st.just(b"")),
+    st.tuples(st.just("link"), FILE, st.just(0), st.just(b"")),
     st.tuples(st.just("barrier"), FILE, st.just(0), st.just(b"")),
     st.tuples(st.just("names"), FILE, st.just(0), st.just(b"")),
 )
@@ -121,6 +137,7 @@ def to_event(what: tuple[str, int, int, bytes], start: int) -> Event:
         "allocate": Resize(start, end, inode, 8 * word, grow_only=True),
         "rename": Entries(start, end, ROOT, (("a", None), ("b", A))),
         "unlink": Entries(start, end, ROOT, (("b", None),)),
+        "link": Entries(start, end, ROOT, (("c", inode),)),
         "barrier": Barrier(start, end, inode, failed=False),
         "names": DirectoryBarrier(start, end, ROOT, failed=False),
     }[kind]
@@ -152,9 +169,10 @@ def test_the_images_are_those_of_the_naive_reading(
         else:
             entries, names = naive_names(entries, names)[-1], []
     expected = {
-        frozenset(zip(tree, chosen, strict=True))
+        frozenset((name, chosen[files.index(inode)]) for name, inode in tree.items())
         for tree in naive_names(entries, names)
-        for chosen in product(*(naive_contents(durable[i][0], pending[i]) for i in tree.values()))
+        for files in [sorted(set(tree.values()))]
+        for chosen in product(*(naive_contents(durable[i][0], pending[i]) for i in files))
     }
     assert all_shown(disk) == expected
 
@@ -207,7 +225,7 @@ def test_lines_of_a_mapping_are_durable_when_persisted() -> None:
     disk.apply(Write(1, 2, A, 56, b"1" * 16))  # the end of one line, the start of the next
     assert len(all_shown(disk)) == 4
     disk.apply(Persist(3, 4, A, 64, 1))
-    found = {dict(image)["a"][56:72] for image in all_shown(disk)}
+    found = {contents(image, "a")[56:72] for image in all_shown(disk)}
     assert found == {bytes(8) + b"1" * 8, b"1" * 16}
 
 
@@ -223,6 +241,111 @@ def test_garbage_lands_only_where_a_write_is_pending() -> None:
         assert a[:512] + a[1024:] == b"A" * 3584
         torn += bool(set(a[512:1024]) - set(b"A1"))
     assert torn > 0
+
+
+def changed(path: Path, recorder: Recorder) -> Disk:
+    """Return the disk after what was recorded; the real directory must agree."""
+    disk = recorder.before.copy()
+    for event in recorder.events:
+        disk.apply(event)
+    Stage(path).compare_with(disk)
+    return disk
+
+
+def written(path: Path, data: bytes) -> None:
+    fd = _osops.open_file(str(path), write=True, create=True)
+    _osops.pwritev(fd, [memoryview(data)], 0)
+    _osops.fdatasync(fd)
+    _osops.close(fd)
+
+
+def test_a_second_name_is_pending_in_its_own_directory(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "a").write_bytes(b"old     ")
+    with Recorder(tmp_path) as recorder:
+        _osops.link(str(tmp_path / "a"), str(tmp_path / "kept" / "1"))
+        written(tmp_path / "a.new", b"new     ")
+        _osops.rename(str(tmp_path / "a.new"), str(tmp_path / "a"))
+        _osops.fsync_directory(str(tmp_path))
+    found = all_shown(changed(tmp_path, recorder))
+    assert found == {
+        frozenset({("kept", None), ("a", b"new     "), *kept})
+        for kept in ((), (("kept/1", b"old     "),))
+    }
+    with Recorder(tmp_path) as recorder:  # and back again: the scan knows two names of one file
+        _osops.link(str(tmp_path / "kept" / "1"), str(tmp_path / "a.new"))
+        _osops.rename(str(tmp_path / "a.new"), str(tmp_path / "a"))
+        fd = _osops.open_file(str(tmp_path / "a"), write=True)
+        _osops.pwritev(fd, [memoryview(b"shared  ")], 0)
+        _osops.fsync_directory(str(tmp_path))
+        _osops.close(fd)
+    found = all_shown(changed(tmp_path, recorder))
+    assert {dict(image)["a"] for image in found} == {b"old     ", b"shared  "}
+    for image in found:  # what is pending of a file is so under both of its names
+        assert dict(image)["a"] == dict(image)["kept/1"]
+
+
+def test_renaming_one_name_of_a_file_over_the_other_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    with Recorder(tmp_path) as recorder:
+        _osops.link(str(tmp_path / "a"), str(tmp_path / "b"))
+        _osops.rename(str(tmp_path / "b"), str(tmp_path / "a"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    changed(tmp_path, recorder)
+
+
+def test_what_is_below_a_directory_is_lost_with_its_name(tmp_path: Path) -> None:
+    with Recorder(tmp_path) as recorder:
+        _osops.mkdir(str(tmp_path / "d"))
+        _osops.mkdir(str(tmp_path / "d" / "e"))
+        written(tmp_path / "d" / "e" / "f", b"x")
+        _osops.fsync_directory(str(tmp_path / "d" / "e"))
+    names = {
+        frozenset(path for path, _ in image) for image in all_shown(changed(tmp_path, recorder))
+    }
+    assert names == {frozenset(), frozenset({"d"}), frozenset({"d", "d/e", "d/e/f"})}
+
+
+def test_a_directory_made_again_is_another_one(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").write_bytes(b"old     ")
+    with Recorder(tmp_path) as recorder:
+        _osops.unlink(str(tmp_path / "d" / "f"))
+        _osops.rmdir(str(tmp_path / "d"))
+        _osops.mkdir(str(tmp_path / "d"))
+        written(tmp_path / "d" / "f", b"new     ")
+        _osops.fsync_directory(str(tmp_path / "d"))
+        disk = changed(tmp_path, recorder)
+        assert {dict(image).get("d/f") for image in all_shown(disk)} == {
+            b"old     ", b"new     ", None,
+        }  # fmt: skip
+        _osops.fsync_directory(str(tmp_path))
+    found = all_shown(changed(tmp_path, recorder))
+    assert found == {frozenset({("d", None), ("d/f", b"new     ")})}
+    assert not PowerCut(changed(tmp_path, recorder)).changes  # nor does the first one matter
+
+
+def test_names_made_on_several_threads_are_known_to_all_of_them(tmp_path: Path) -> None:
+    """Directories that any of them may have made, and files renamed into them."""
+    with Recorder(tmp_path) as recorder:
+
+        def work(i: int) -> None:
+            for j in range(30):
+                directory = tmp_path / f"d{j}"
+                if not directory.is_dir():
+                    with suppress(FileExistsError):
+                        _osops.mkdir(str(directory))
+                written(directory / f"f{i}.new", bytes([i + 1]))
+                _osops.rename(str(directory / f"f{i}.new"), str(directory / f"f{i}"))
+                if i % 2:
+                    _osops.link(str(directory / f"f{i}"), str(tmp_path / f"{i}-{j}"))
+                    _osops.unlink(str(directory / f"f{i}"))
+                _osops.fsync_directory(str(directory))
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(8)))
+    changed(tmp_path, recorder)
+    assert [event.end for event in recorder.events] == sorted(e.end for e in recorder.events)
 
 
 def test_the_recorder_sees_what_every_thread_does_and_nobody_else(tmp_path: Path) -> None:
@@ -246,10 +369,7 @@ def test_the_recorder_sees_what_every_thread_does_and_nobody_else(tmp_path: Path
         _osops.close(outside)
     assert len(recorder.events) == 4 * (1 + 20 + 20)
     assert [e.end for e in recorder.events] == sorted(e.end for e in recorder.events)
-    disk = recorder.before.copy()
-    for event in recorder.events:
-        disk.apply(event)
-    Stage(tmp_path / "in").compare_with(disk)
+    changed(tmp_path / "in", recorder)
     assert _osops.pwritev.__module__ == "pmarray._osops"
 
 
@@ -277,6 +397,8 @@ def test_the_stage_shows_any_image_after_any_other(seed: int) -> None:
                     (other / "d" / "e").write_bytes(rng.randbytes(10))
                 if rng.random() < 0.5:
                     (other / "link").symlink_to(rng.choice(["a", "d/e"]))
+                if (other / "d").is_dir() and (other / "a").exists() and rng.random() < 0.5:
+                    (other / "d" / "a").hardlink_to(other / "a")
                 image = Image.of(*Disk.scan(other).newest())
             stage.show(image)
             stage.compare(image)

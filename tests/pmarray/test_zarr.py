@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from pmarray.errors import (
     TransactionError,
     URLError,
 )
-from pmarray.testing import array_shapes, basic_indices, filled, layouts
+from pmarray.testing import State, Workload, array_shapes, basic_indices, filled, layouts
 
 dtypes = st.sampled_from(
     [np.dtype(one) for one in ("bool", "i1", ">u2", "i8", "f2", "f4", ">f8", "c16", "M8[s]")]
@@ -430,3 +431,124 @@ def test_a_copy_that_fails_leaves_nothing_where_there_are_no_transactions() -> N
         pmarray.from_array(Broken(), "zarr:memory://broken-copy")
     with pmarray.open_group("zarr:memory://broken-copy", mode="r") as group:
         assert list(group) == []
+
+
+# -- what a process that died has left ------------------------------------------------------------
+
+
+def _died(url: str, directory: str) -> str:
+    """Return the URL of a copy as it is now: what another process finds if the writer is killed."""
+    shutil.copytree(url.removeprefix("zarr:"), directory)  # hard links become files of their own
+    return f"zarr:{directory}"
+
+
+def _files(directory: str) -> set[str]:
+    return {str(one.relative_to(directory)) for one in Path(directory).rglob("*")}
+
+
+def test_what_an_uncommitted_array_left_is_removed(tmp_path: Path) -> None:
+    url = f"zarr:{tmp_path}/g"
+    with pmarray.open_group(url, cache=16384) as group:
+        group.attrs["x"] = 1
+        with group.transaction():
+            group.create("a", (100, 9), chunks=3)[:] = 1
+            group._cache.flush()
+            (tmp_path / "g" / "a" / "c" / "1.pmarray-new").write_bytes(b"half")
+            copy = _died(url, f"{tmp_path}/copy")
+    with pmarray.open_group(copy) as group:
+        group._recover()
+        assert list(group) == []
+    assert _files(f"{tmp_path}/copy") == {"zarr.json"}
+    assert list(zarr.open_group(f"{tmp_path}/copy", mode="r")) == []
+
+
+def test_an_array_that_was_deleted_stays_so(tmp_path: Path) -> None:
+    """The metadata go first: whoever dies then leaves the files of the array."""
+    url = f"zarr:{tmp_path}/g"
+    with pmarray.open_group(url) as group:
+        group.create("a", (3,))[:] = 1
+        group.create("b", (3,))[:] = 2
+    shutil.copytree(f"{tmp_path}/g/a", f"{tmp_path}/a")
+    with pmarray.open_group(url) as group:
+        del group["a"]
+        group.flush()
+        copy = _died(url, f"{tmp_path}/copy")
+    shutil.copytree(f"{tmp_path}/a", f"{tmp_path}/copy/a")
+    zarr.create_array(f"{tmp_path}/copy/theirs", shape=(3,), dtype="int8")
+    with pmarray.open_group(copy, mode="r+") as group:
+        group._recover()
+    assert sorted(zarr.open_group(f"{tmp_path}/copy", mode="r")) == ["b", "theirs"]
+
+
+def test_an_array_that_only_the_journal_knew_can_be_deleted(tmp_path: Path) -> None:
+    url = f"zarr:{tmp_path}/g"
+    with pmarray.open_group(url) as group:
+        with group.transaction():
+            group.create("a", (3,))[:] = 1
+        copy = _died(url, f"{tmp_path}/copy")
+    with pmarray.open_group(copy) as group:
+        assert list(group) == ["a"]
+        with group.transaction():
+            del group["a"]
+    assert list(zarr.open_group(f"{tmp_path}/copy", mode="r")) == []
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 4), (6, 1, 4)])
+def test_an_array_comes_back_as_it_was_when_another_one_took_its_name(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    """Of other dimensions, chunks and dtype; also for a reader meanwhile, and after a death."""
+    url = f"zarr:{tmp_path}/g"
+    expected = np.zeros((3, 5))
+    expected[0] = 1
+    with pmarray.open_group(url) as group:
+        group.create("a", (3, 5), chunks=1)[0] = 1  # two chunks were never written
+    with pmarray.open_group(url) as group:
+        with pytest.raises(KeyError), group.transaction():
+            del group["a"]
+            group.create("a", shape, "int8", chunks="auto" if not shape else 1)[...] = 7
+            group._cache.flush()
+            with pmarray.open_group(url, mode="r") as reader:
+                np.testing.assert_array_equal(reader["a"][:], expected)
+            copy = _died(url, f"{tmp_path}/copy")
+            raise KeyError
+        np.testing.assert_array_equal(group["a"][:], expected)
+    for place in (url, copy):
+        with pmarray.open_group(place) as group:
+            group._recover()
+            np.testing.assert_array_equal(group["a"][:], expected)
+
+
+def test_a_deletion_is_durable_before_another_array_takes_the_name(tmp_path: Path) -> None:
+    url = f"zarr:{tmp_path}/g"
+    with pmarray.open_group(url) as group:
+        group.create("a", (3, 5), chunks=1)[:] = 1
+    with pmarray.open_group(url) as group:
+        del group["a"]
+        group.create("a", (4,), "int8", chunks=1)[:] = 7
+        group._cache.flush()
+        copy = _died(url, f"{tmp_path}/copy")
+    with pmarray.open_group(copy) as group:
+        group._recover()
+        assert list(group) == []
+    with pmarray.open_group(url, mode="r") as group:
+        np.testing.assert_array_equal(group["a"][:], 7)
+
+
+def test_a_cache_with_room_for_a_few_small_chunks_is_enough_to_read(tmp_path: Path) -> None:
+    """Each takes a page of it, however small."""
+    with pmarray.open_group(f"zarr:{tmp_path}/g", cache=16384) as group:
+        array = group.create("a", (10, 40), layout="col", chunks=1)
+        array[:] = np.arange(400).reshape(10, 40)
+        np.testing.assert_array_equal(array[:], np.arange(400).reshape(10, 40))
+
+
+def test_commits_may_be_sealed_while_others_are_carried_out(tmp_path: Path) -> None:
+    for seed in range(5):
+        workload = Workload(seed, 40, chunks=1)
+        url = f"zarr:{tmp_path}/{seed}"
+        with pmarray.open_group(url, commit="pipelined", cache="64 KiB") as group:
+            for i in range(40):
+                with group.transaction():
+                    workload.apply(i, group)
+            assert State.of_group(group) == workload.states[40]
