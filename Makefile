@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # More arguments for pip, for example --extra-index-url https://download.pytorch.org/whl/cpu,
 # which on Linux gives the PyTorch without CUDA (a tenth of the size).
 PIP_ARGS ?=
+# Tests at a time.
+JOBS ?= 2
 # More arguments for pytest and for the benchmark, for example TEST="tests/pmarray -x".
 TEST ?=
 BENCH ?= collect
@@ -33,7 +35,7 @@ demo: $(VENV)/.swag ## Train on MNIST, collect the posterior on disk, print a ta
 	$(BIN)/swag evaluate memmap:./runs/demo --figure ./runs/demo.png
 
 test: $(VENV)/.swag,test ## Run the whole suite, doctests included
-	$(BIN)/python -m pytest $(TEST)
+	$(BIN)/python -m pytest -n $(JOBS) --dist=worksteal $(TEST)
 
 lint: $(VENV)/.swag,test ## Check style and formatting
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import mmap
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -119,6 +119,8 @@ class ChunkCache:
         self._chunks: OrderedDict[tuple[int, tuple[int, ...]], CachedChunk] = OrderedDict()
         self._dirty_bytes = 0
         self._writer = Writer(self._changed, self._landed, sink)
+        self.before_eviction: deque[Callable[[], None]] = deque()
+        """What other threads want done, under the lock, at the latest when memory is wanted."""
         self.transaction: int | None = None
         """The number of the open transaction, to which everything dirty belongs."""
 
@@ -395,6 +397,8 @@ class ChunkCache:
                 f"one chunk needs {format_bytes(nbytes)}, the cache has "
                 f"{format_bytes(self._pool.budget_bytes)}: open the group with a larger cache="
             )
+        while self.before_eviction:
+            self.before_eviction.popleft()()
         while True:
             buffer = self._pool.take(nbytes)
             if buffer is not None:

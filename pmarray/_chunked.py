@@ -29,7 +29,7 @@ from pmarray._snapshot import Snapshot
 from pmarray._storage import Axes, Loan, as_array, nothing
 from pmarray._writer import Write
 from pmarray.backends import ChunkBackend, Chunks
-from pmarray.errors import DamagedError
+from pmarray.errors import BudgetError, DamagedError
 from pmarray.layout import Extent, Layout
 
 __all__ = ["STORE_ID", "ChunkStorage"]
@@ -368,7 +368,16 @@ class ChunkStorage(CachedItems):
             return
         chunk = self._cache.acquire(self, index, self._chunk_nbytes)
         chunk.pins += 1
-        self._ahead[index] = chunk, _threads().submit(self._fetch, index, self._items(chunk))
+        future = _threads().submit(self._fetch, index, self._items(chunk))
+        self._ahead[index] = chunk, future
+
+        def arrived(done: Future[None]) -> None:
+            # A chunk that nobody comes for must not stay pinned; an error waits for who comes. Not
+            # here: whoever has the lock may be waiting for this thread to do something else.
+            if done.exception() is None:
+                self._cache.before_eviction.append(lambda: self._note_landed(index, done))
+
+        future.add_done_callback(arrived)
 
     def _read_ahead(self, chunks: list[Chunk]) -> None:
         """Fetch what comes next when a reader goes through the array in order."""
@@ -377,35 +386,42 @@ class ChunkStorage(CachedItems):
         if first[slow] == self._next_line and last[slow] > self._next_line - 1:
             after = (*last[:slow], last[slow] + 1, *last[slow + 1 :])
             if self._grid.holds(after):
-                self._fetch_ahead(after)
+                try:
+                    self._fetch_ahead(after)
+                except BudgetError:
+                    pass  # all of the cache is on loan: whoever wants the chunk will say so
         self._next_line = last[slow] + 1
 
     def _land(self, index: Chunk) -> None:
         """Wait until a chunk that a thread is filling is there."""
-        landing = self._ahead.pop(index, None)
-        if landing is None:
-            return
-        chunk, future = landing
-        try:
-            future.result()
-            chunk.valid.add(0, self._chunk_nbytes)
-        finally:
-            chunk.pins -= 1
+        landing = self._ahead.get(index)
+        if landing is not None:
+            try:
+                landing[1].result()
+            finally:
+                self._note_landed(index, landing[1])
 
     def _forget_failures(self) -> None:
         """What could not be fetched ahead for an earlier reader may be there for this one."""
-        for index, (chunk, future) in list(self._ahead.items()):
+        for index, (_, future) in list(self._ahead.items()):
             if future.done() and future.exception() is not None:
-                del self._ahead[index]
-                chunk.pins -= 1
+                self._note_landed(index, future)
 
     def _land_all(self) -> None:
         """Wait for all of them; errors are met again by whoever wants the chunk."""
-        for chunk, future in self._ahead.values():
-            if future.exception() is None:
-                chunk.valid.add(0, self._chunk_nbytes)
-            chunk.pins -= 1
-        self._ahead.clear()
+        for index, (_, future) in list(self._ahead.items()):
+            future.exception()  # waits
+            self._note_landed(index, future)
+
+    def _note_landed(self, index: Chunk, future: Future[None]) -> None:
+        """Keep the books of a chunk that has arrived, or has not; under the cache's lock."""
+        chunk, expected = self._ahead.get(index, (None, None))
+        if chunk is None or expected is not future:
+            return  # somebody else was faster
+        del self._ahead[index]
+        chunk.pins -= 1
+        if future.exception() is None:
+            chunk.valid.add(0, self._chunk_nbytes)
 
     # -- memory ---------------------------------------------------------------------------------
 

@@ -268,6 +268,17 @@ def test_memory_stays_within_the_budget_while_chunks_are_read_ahead(tmp_path: Pa
         pmarray.open(f"zarr:{tmp_path}/g", mode="r", cache="16 KiB")
 
 
+def test_reading_ahead_pins_nothing_for_good(tmp_path: Path) -> None:
+    """Each of many arrays that are read in order would leave a chunk in a small cache."""
+    with pmarray.open_group(f"zarr:{tmp_path}/g") as group:
+        for i in range(12):
+            group.create(f"a{i}", (1000, 6), layout="col", chunks=1)[...] = i + 1
+    with pmarray.open_group(f"zarr:{tmp_path}/g", mode="r", cache="64 KiB") as group:
+        for i in range(12):
+            for column in range(3):
+                assert group[f"a{i}"][7, column] == i + 1
+
+
 def test_one_writer_and_readers_of_its_last_commit(tmp_path: Path) -> None:
     url = f"zarr:{tmp_path}/g"
     with pmarray.open(url, (4, 3), "i4", layout="col", chunks=(4, 1)) as writer:
