@@ -29,7 +29,7 @@ from pmarray.layout import Layout, Order
 
 __all__ = [
     "OURS",
-    "file_id_of",
+    "foreign_id",
     "from_zarr",
     "plan",
     "quiet",
@@ -209,7 +209,7 @@ def from_zarr(metadata: ZarrMetadata, name: str) -> ArrayMetadata:
         fill[()] = metadata.fill_value
     layout = _unpadded(metadata.shape, dtype, order)
     return ArrayMetadata(
-        file_id_of(metadata, name),
+        _file_id(metadata, name),
         metadata.shape,
         dtype,
         order,
@@ -246,11 +246,14 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def file_id_of(metadata: ZarrMetadata, name: str) -> int:
+def _file_id(metadata: ZarrMetadata, name: str) -> int:
     """The number of an array: ours carry one, others get one that their name determines."""
     ours = _ours(metadata)
-    if isinstance(ours.get("id"), int):
-        return int(ours["id"])
+    return int(ours["id"]) if isinstance(ours.get("id"), int) else foreign_id(name)
+
+
+def foreign_id(name: str) -> int:
+    """A number that is none of ours, and always the same for a name."""
     return _FOREIGN_IDS + int(google_crc32c.value(name.encode()))
 
 

@@ -33,6 +33,7 @@ import os
 import threading
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import zarr
@@ -156,9 +157,13 @@ class ZarrBackend:
         arrays: dict[str, ArrayMetadata] = {}
         for name, array in sorted(members.items()):
             try:
-                arrays[name] = zarr_format.from_zarr(array.metadata, name)
+                found = zarr_format.from_zarr(array.metadata, name)
             except ForeignDataError:
                 continue  # of a type that no array here can have; the others can be used
+            if any(found.file_id == other.file_id for other in arrays.values()):
+                # Somebody has copied the directory of an array, its number with it.
+                found = replace(found, file_id=zarr_format.foreign_id(name))
+            arrays[name] = found
         attributes: dict[str, Any] = dict(node.attrs)
         ours = attributes.get(zarr_format.OURS, {})
         largest = max((a.file_id for a in arrays.values() if a.file_id < 1 << 32), default=0)

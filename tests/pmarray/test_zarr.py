@@ -399,6 +399,25 @@ def values_of(array: pmarray.PMArray) -> NDArray[Any]:
     return result
 
 
+def test_a_copied_directory_is_an_array_of_its_own(tmp_path: Path) -> None:
+    """Its attributes say that it is the other one."""
+    with pmarray.open_group(f"zarr:{tmp_path}/g") as group:
+        group.create("b", (10, 3), chunks=(5, 3))[...] = 1
+    for name in ("a", "c"):
+        shutil.copytree(tmp_path / "g/b", tmp_path / "g" / name)
+    with pmarray.open_group(f"zarr:{tmp_path}/g") as group:
+        assert list(group) == ["a", "b", "c"]
+        for i, name in enumerate(group):
+            group[name][...] = i
+        with group.transaction():
+            del group["b"]
+            group["c"][0] = 7
+    with pmarray.open_group(f"zarr:{tmp_path}/g") as group:
+        assert list(group) == ["a", "c"]
+        assert (group["a"][...] == 0).all()
+        assert group["c"][:2, 0].tolist() == [7, 2]
+
+
 def test_what_was_not_closed_is_written_at_exit(tmp_path: Path, python: Any) -> None:
     process = python(
         """
