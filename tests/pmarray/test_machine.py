@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from hypothesis import settings
 
 import pmarray
 from pmarray.testing import ArrayMachine
@@ -93,6 +94,11 @@ TestInFiles: Any = InFiles.TestCase
 TestInBufferedFiles: Any = InBufferedFiles.TestCase
 TestInZarr: Any = InZarr.TestCase
 TestInIcechunk: Any = InIcechunk.TestCase
+# Every object is a file, and made durable: a step takes several times as long. The nightly profile
+# does not count the time.
+if settings().max_examples <= 50:
+    for case in (TestInZarr, TestInIcechunk):
+        case.settings = settings(max_examples=12, stateful_step_count=30)
 
 
 def test_the_machine_notices_a_wrong_array() -> None:
