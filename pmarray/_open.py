@@ -88,7 +88,10 @@ def _open_group(parsed: URL, mode: str, cache: int | str, commit: str = "durable
     if commit not in ("durable", "pipelined"):
         raise ValueError(f"commit={commit!r}: use 'durable' or 'pipelined'")
     backend = open_backend(parsed, writable=mode != "r")
-    group = Group(parsed, backend, mode, _cache_bytes(cache))
+    cache_bytes = _cache_bytes(cache)
+    # Where the medium is memory it is reached directly, unless a cache is asked for.
+    write_cache = cache != "auto" and cache_bytes > 0
+    group = Group(parsed, backend, mode, cache_bytes, write_cache=write_cache)
     group._wait = commit == "durable"
     try:
         _enter_mode(group, mode)

@@ -26,6 +26,7 @@ __all__ = [
     "Chunks",
     "ImageTarget",
     "OpenBackend",
+    "PersistentRegion",
     "Region",
     "RegionBackend",
     "known_schemes",
@@ -74,6 +75,18 @@ class Region(Protocol):
 
     def close(self) -> None:
         """Release the handles; what was written stays."""
+
+
+@runtime_checkable
+class PersistentRegion(Region, Protocol):
+    """A region that is memory and keeps what is stored to it: what `write` wrote is durable."""
+
+    @property
+    def memory(self) -> NDArray[np.uint8]:
+        """The bytes themselves; others after `reserve` and `trim`, which old arrays outlive."""
+
+    def stored(self, offset: int, nbytes: int, /) -> None:
+        """Note that bytes have been stored to `memory`; `barrier` makes them durable."""
 
 
 class ImageTarget(Protocol):
@@ -272,6 +285,12 @@ def _memmap(url: URL, *, writable: bool) -> Any:
     return memmap.open_backend(url, writable=writable)
 
 
+def _shelf(url: URL, *, writable: bool) -> Any:
+    from pmarray.backends import shelf
+
+    return shelf.open_backend(url, writable=writable)
+
+
 def _zarr(url: URL, *, writable: bool) -> Any:
     from pmarray.backends import zarrstore
 
@@ -289,6 +308,7 @@ def _icechunk(url: URL, *, writable: bool) -> Any:
 _BUILT_IN: dict[str, OpenBackend] = {
     "dram": _dram,
     "memmap": _memmap,
+    "shelf": _shelf,
     "zarr": _zarr,
     "icechunk": _icechunk,
 }

@@ -1,0 +1,118 @@
+"""A file on a DAX file system, mapped: loads and stores go to the medium itself."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmarray import _osops
+from pmarray._dtypes import DType
+from pmarray._npy import write_header
+from pmarray.backends._file_region import FileRegion
+from pmarray.backends._stores import NOTHING, Stores
+from pmarray.errors import StorageError
+from pmarray.layout import Layout
+
+__all__ = ["DAXRegion"]
+
+
+class DAXRegion(FileRegion):
+    """The items of one array in a file on DAX, `data_offset` bytes from its start.
+
+    The file is mapped with MAP_SYNC: when a store has been written back, the file system's own
+    record of where the byte belongs is durable too. The file's length is not, so that the first
+    barrier after a change of it is a system call.
+
+    Parameters
+    ----------
+    path
+        The file, which exists.
+    data_offset
+        Where the items begin.
+    writable
+        Whether it may be written.
+    """
+
+    def __init__(self, path: str, data_offset: int, *, writable: bool) -> None:
+        super().__init__(path, data_offset, writable=writable, aligned=False)
+        self._writable = writable
+        self._stores = Stores(path)
+        # Whoever made the file may have died before its length was durable.
+        self._resized = True
+        try:
+            self._map()
+        except BaseException:
+            super().close()
+            raise
+
+    def _map(self) -> None:
+        """Map the file as long as it is now; arrays made from the old mapping keep that."""
+        if not self.capacity:
+            self._file = self._stores.memory = NOTHING
+            return
+        nbytes = self._offset + self.capacity
+        try:
+            mapping = _osops.map_shared(self._fd, [(0, nbytes)], write=self._writable, sync=True)
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot map: {error.strerror}", self.path) from error
+        self._file = mapping.memory
+        self._stores.memory = self._file[self._offset :]
+
+    @property
+    def memory(self) -> NDArray[np.uint8]:  # type: ignore[override]  # a file has none, this has
+        """The bytes themselves."""
+        return self._stores.memory
+
+    def stored(self, offset: int, nbytes: int, /) -> None:
+        self._stores.add(offset, nbytes)
+
+    def read_into(self, offset: int, out: memoryview, /) -> None:
+        self._stores.read_into(offset, out)
+
+    def will_read(self, offset: int, nbytes: int, /) -> None:
+        pass
+
+    def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
+        self._stores.write(offset, buffers)
+
+    def barrier(self) -> None:
+        self._stores.persist()
+        if self._resized:
+            super().barrier()
+            self._resized = False
+
+    def reserve(self, nbytes: int, /) -> None:
+        if nbytes <= self.capacity:
+            return
+        super().reserve(nbytes)
+        self._resized = True
+        self._map()
+
+    def describe(self, layout: Layout, dtype: DType, ndim: int, /) -> None:
+        header = write_header(layout, dtype, ndim=ndim, nbytes=self._offset)
+        if len(self._file):
+            _osops.store(self._file[: self._offset], np.frombuffer(header, np.uint8))
+        else:
+            super().describe(layout, dtype, ndim)
+
+    def trim(self, nbytes: int, /) -> None:
+        # A load from a mapped page that was cut off kills the process: not while others map it.
+        mapping = weakref.ref(self._file.base) if self._file.base is not None else None
+        self._file = self._stores.memory = NOTHING
+        if mapping is None or mapping() is None:
+            before = self.capacity
+            super().trim(nbytes)
+            self._resized |= self.capacity != before
+        self._map()
+
+    def view(self, nbytes: int, /) -> NDArray[np.uint8]:
+        result = self._stores.memory[:nbytes]
+        result.flags.writeable = False
+        return result
+
+    def close(self) -> None:
+        self._file = self._stores.memory = NOTHING
+        super().close()
