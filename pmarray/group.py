@@ -266,20 +266,20 @@ class Group:
         make = backend.create if new else backend.open
         region = make(array.file_id, layout.nbytes, aligned=layout.is_aligned(shape))
         holds_fill = not any(array.fill)
-        if isinstance(region, PersistentRegion):
-            if self._locked and not self._write_cache:
-                return PersistentStorage(
-                    region,
-                    layout,
-                    array.dtype,
-                    shape,
-                    file_id=array.file_id,
-                    cache=self._cache,
-                    keep=self._committer.keep,
-                    new=new,
-                    holds_fill=holds_fill,
-                )
-        elif region.memory is not None:
+        in_place = self._locked and not self._write_cache
+        if in_place and isinstance(region, PersistentRegion):
+            return PersistentStorage(
+                region,
+                layout,
+                array.dtype,
+                shape,
+                file_id=array.file_id,
+                cache=self._cache,
+                keep=self._committer.keep,
+                new=new,
+                holds_fill=holds_fill,
+            )
+        if not backend.has_journal and region.memory is not None:
             return MappedStorage(region, layout, array.dtype, shape, new=new, holds_fill=holds_fill)
         return RegionStorage(
             region,

@@ -64,6 +64,9 @@ class Region(Protocol):
     def reserve(self, nbytes: int, /) -> None:
         """Make `capacity` at least `nbytes`, or raise and change nothing; new bytes are zeros."""
 
+    def refresh(self) -> None:
+        """Take note of a `capacity` that another process has changed."""
+
     def describe(self, layout: Layout, dtype: DType, ndim: int, /) -> None:
         """Note shape and dtype beside the bytes, for the convenience of other programs."""
 

@@ -40,18 +40,19 @@ class DAXRegion(FileRegion):
         super().__init__(path, data_offset, writable=writable, aligned=False)
         self._writable = writable
         self._stores = Stores(path)
+        self._file = NOTHING
         # Whoever made the file may have died before its length was durable.
         self._resized = True
-        try:
-            self._map()
-        except BaseException:
-            super().close()
-            raise
+
+    @property
+    def memory(self) -> NDArray[np.uint8]:  # type: ignore[override]  # a file has none, this has
+        """The bytes themselves."""
+        self._map()
+        return self._stores.memory
 
     def _map(self) -> None:
-        """Map the file as long as it is now; arrays made from the old mapping keep that."""
-        if not self.capacity:
-            self._file = self._stores.memory = NOTHING
+        """Map the file as long as it is now; arrays made from an older mapping keep that."""
+        if self.capacity == len(self._stores.memory):
             return
         nbytes = self._offset + self.capacity
         try:
@@ -61,21 +62,14 @@ class DAXRegion(FileRegion):
         self._file = mapping.memory
         self._stores.memory = self._file[self._offset :]
 
-    @property
-    def memory(self) -> NDArray[np.uint8]:  # type: ignore[override]  # a file has none, this has
-        """The bytes themselves."""
-        return self._stores.memory
-
     def stored(self, offset: int, nbytes: int, /) -> None:
         self._stores.add(offset, nbytes)
 
-    def read_into(self, offset: int, out: memoryview, /) -> None:
-        self._stores.read_into(offset, out)
-
-    def will_read(self, offset: int, nbytes: int, /) -> None:
-        pass
+    # Reads are system calls, as those of any file: where another process may cut the file, a load
+    # from its mapping could kill this one.
 
     def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
+        self._map()
         self._stores.write(offset, buffers)
 
     def barrier(self) -> None:
@@ -89,14 +83,15 @@ class DAXRegion(FileRegion):
             return
         super().reserve(nbytes)
         self._resized = True
-        self._map()
 
     def describe(self, layout: Layout, dtype: DType, ndim: int, /) -> None:
         header = write_header(layout, dtype, ndim=ndim, nbytes=self._offset)
-        if len(self._file):
-            _osops.store(self._file[: self._offset], np.frombuffer(header, np.uint8))
+        if self.capacity:
+            self._map()
+            self._stores.write_to(self._file[: self._offset], memoryview(header))
         else:
             super().describe(layout, dtype, ndim)
+            self._resized = True
 
     def trim(self, nbytes: int, /) -> None:
         # A load from a mapped page that was cut off kills the process: not while others map it.
@@ -106,10 +101,9 @@ class DAXRegion(FileRegion):
             before = self.capacity
             super().trim(nbytes)
             self._resized |= self.capacity != before
-        self._map()
 
     def view(self, nbytes: int, /) -> NDArray[np.uint8]:
-        result = self._stores.memory[:nbytes]
+        result = self.memory[:nbytes]
         result.flags.writeable = False
         return result
 

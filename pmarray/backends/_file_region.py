@@ -70,7 +70,7 @@ class FileRegion:
             if writable and aligned and data_offset % BLOCK_BYTES == 0:
                 self._direct_fd = _open_direct(path)
             self._opened = self._settled_stamp()
-            self.capacity = max(0, os.fstat(self._fd).st_size - data_offset)
+            self.refresh()
             self._foreign = foreign_nbytes is not None
             self._followed = foreign_nbytes is not None and self.capacity > foreign_nbytes
             if foreign_nbytes is not None:
@@ -163,6 +163,9 @@ class FileRegion:
             _osops.ftruncate(self._fd, self._offset + nbytes)
         except OSError:
             pass  # the file is longer than it needs to be, which harms nothing
+
+    def refresh(self) -> None:
+        self.capacity = max(0, os.fstat(self._fd).st_size - self._offset)
 
     def describe(self, layout: Layout, dtype: DType, ndim: int, /) -> None:
         if self._foreign:

@@ -44,11 +44,15 @@ class Stores:
         """Store `buffers` one after another; they are durable on return."""
         for buffer in buffers:
             stop = offset + buffer.nbytes
-            try:
-                _osops.store(self.memory[offset:stop], np.frombuffer(buffer, np.uint8))
-            except OSError as error:
-                raise self._poisoned(error) from error
+            self.write_to(self.memory[offset:stop], buffer)
             offset = stop
+
+    def write_to(self, memory: NDArray[np.uint8], data: memoryview) -> None:
+        """The same for other memory of the same mapping."""
+        try:
+            _osops.store(memory, np.frombuffer(data, np.uint8))
+        except OSError as error:
+            raise self._poisoned(error) from error
 
     def add(self, offset: int, nbytes: int) -> None:
         """Note that bytes have been stored in place."""

@@ -92,6 +92,9 @@ class DRAMRegion:
                 pass  # a kernel without transparent huge pages: slower, not wrong
         return result
 
+    def refresh(self) -> None:
+        pass
+
     def describe(self, layout: Layout, dtype: DType, ndim: int, /) -> None:
         pass
 
