@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from pmarray import _osops
+from pmarray.backends import _device
 
-__all__ = ["MEMORY", "pretend_dax"]
+__all__ = ["MEMORY", "pretend_dax", "pretend_devices"]
 
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 """A directory in memory, where there is one."""
@@ -32,3 +33,21 @@ def pretend_dax() -> Iterator[None]:
         yield
     finally:
         _osops.map_shared = real
+
+
+@contextmanager
+def pretend_devices(alignment: int = 2 << 20) -> Iterator[None]:
+    """Take files whose names begin with "dax" for devices of their length."""
+    real = _device.find_device
+
+    def find(path: str) -> _device.Device | None:
+        if os.path.basename(path).startswith("dax") and os.path.isfile(path):
+            nbytes = os.path.getsize(path) // alignment * alignment
+            return _device.Device(path, nbytes, alignment, takes_msync=True)
+        return real(path)
+
+    _device.find_device = find
+    try:
+        yield
+    finally:
+        _device.find_device = real

@@ -26,6 +26,7 @@ __all__ = [
     "Chunks",
     "ImageTarget",
     "OpenBackend",
+    "Overwritable",
     "PersistentRegion",
     "Region",
     "RegionBackend",
@@ -243,6 +244,14 @@ class ChunkBackend(Backend, Protocol):
 
     def barrier(self) -> None:
         """Return when all chunks written and deleted before are durable."""
+
+
+@runtime_checkable
+class Overwritable(Protocol):
+    """A backend on a medium that may hold something else, as a device does."""
+
+    def make_way(self) -> None:
+        """Overwrite what is there, if it is no group of ours: ``mode="w"`` was asked for."""
 
 
 @runtime_checkable

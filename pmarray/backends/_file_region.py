@@ -62,6 +62,7 @@ class FileRegion:
     ) -> None:
         self.path = path
         self._offset = data_offset
+        self.capacity = 0
         self._closed = False
         self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         try:

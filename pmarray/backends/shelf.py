@@ -23,8 +23,10 @@ import warnings
 
 from pmarray import _osops
 from pmarray._url import URL
+from pmarray.backends import _device
 from pmarray.backends._dax_region import DAXRegion
 from pmarray.backends._file_region import FileRegion
+from pmarray.backends.device import DeviceBackend
 from pmarray.backends.memmap import METADATA_NAME, MemmapBackend
 from pmarray.errors import PersistenceWarning, StorageError, URLError
 from pmarray.layout import BLOCK_BYTES
@@ -41,7 +43,7 @@ class DAXBackend(MemmapBackend):
         return DAXRegion(path, offset, writable=writable)
 
 
-def open_backend(url: URL, *, writable: bool) -> MemmapBackend:
+def open_backend(url: URL, *, writable: bool) -> MemmapBackend | DeviceBackend:
     """Open ``shelf:/directory`` or ``shelf:/dev/dax0.0``."""
     path = url.local_path
     if path is None:
@@ -49,6 +51,9 @@ def open_backend(url: URL, *, writable: bool) -> MemmapBackend:
     engine = url.options.get("engine")
     if engine not in (None, "dax") or set(url.options) - {"engine"}:
         raise URLError(f"shelf: takes ?engine=dax or ?engine=pymm, got {url.options}")
+    device = _device.find_device(path)
+    if device is not None:
+        return DeviceBackend(device, writable=writable)
     if is_dax(path):
         return DAXBackend(path, writable=writable)
     if engine == "dax":

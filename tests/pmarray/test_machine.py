@@ -15,7 +15,7 @@ from hypothesis import settings
 
 import pmarray
 from pmarray.testing import ArrayMachine
-from tests.persistent import MEMORY, pretend_dax
+from tests.persistent import MEMORY, pretend_dax, pretend_devices
 
 
 class InMemory(ArrayMachine):
@@ -69,6 +69,28 @@ class OnShelf(InFiles):
         self.pretence.close()
 
 
+class OnDevice(ArrayMachine):
+    """A pool in a file that is mapped as a device would be."""
+
+    def __init__(self) -> None:
+        self.pretence = ExitStack()
+        self.pretence.enter_context(pretend_devices())
+        super().__init__()
+
+    def url(self) -> str:
+        self.directory = tempfile.TemporaryDirectory(prefix="pmarray-machine-", dir=MEMORY)
+        path = os.path.join(self.directory.name, "dax0.0")
+        with open(path, "wb") as file:
+            file.truncate(128 << 20)
+        return f"shelf:{path}"
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.pretence.close()
+        if hasattr(self, "directory"):
+            self.directory.cleanup()
+
+
 class InZarr(ArrayMachine):
     def url(self) -> str:
         self.directory = tempfile.TemporaryDirectory(prefix="pmarray-machine-")
@@ -112,6 +134,7 @@ TestInMemory: Any = InMemory.TestCase
 TestInFiles: Any = InFiles.TestCase
 TestInBufferedFiles: Any = InBufferedFiles.TestCase
 TestOnShelf: Any = OnShelf.TestCase
+TestOnDevice: Any = OnDevice.TestCase
 TestInZarr: Any = InZarr.TestCase
 TestInIcechunk: Any = InIcechunk.TestCase
 # Every object is a file, and made durable: a step takes several times as long. The nightly profile
