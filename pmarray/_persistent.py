@@ -87,6 +87,7 @@ class PersistentStorage(MappedStorage):
         block = self.items[axes]
         run = _same_run(block, values)
         if run is None:
+            self._prepare(axes)
             block[...] = values
             self._note(axes)
         else:
@@ -123,6 +124,11 @@ class PersistentStorage(MappedStorage):
                 data = memory[at : min(at + MAX_PAYLOAD_BYTES, stop)]
                 yield Image(self.file_id, at, data.data)
 
+    def _prepare(self, axes: Axes) -> None:
+        """Tell the region what will be stored in place."""
+        for start, stop in self._spans(axes):
+            self.region.will_store(start, stop - start)
+
     def _note(self, axes: Axes) -> None:
         """Remember what was stored in place, for step 3."""
         for start, stop in self._spans(axes):
@@ -136,6 +142,7 @@ class PersistentStorage(MappedStorage):
 
     def lend(self, axes: Axes, /) -> Loan:
         self._keep(axes)
+        self._prepare(axes)
 
         def over() -> None:
             self._note(axes)

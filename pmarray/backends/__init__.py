@@ -89,6 +89,9 @@ class PersistentRegion(Region, Protocol):
     def memory(self) -> NDArray[np.uint8]:
         """The bytes themselves; others after `reserve` and `trim`, which old arrays outlive."""
 
+    def will_store(self, offset: int, nbytes: int, /) -> None:
+        """Make ready bytes that are about to be stored to `memory`; they keep their values."""
+
     def stored(self, offset: int, nbytes: int, /) -> None:
         """Note that bytes have been stored to `memory`; `barrier` makes them durable."""
 

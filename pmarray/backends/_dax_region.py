@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Sequence
 
@@ -11,12 +12,15 @@ from numpy.typing import NDArray
 from pmarray import _osops
 from pmarray._dtypes import DType
 from pmarray._npy import write_header
+from pmarray._spans import SpanSet
 from pmarray.backends._file_region import FileRegion
 from pmarray.backends._stores import NOTHING, Stores
 from pmarray.errors import StorageError
-from pmarray.layout import Layout
+from pmarray.layout import BLOCK_BYTES, Layout
 
 __all__ = ["DAXRegion"]
+
+_ZEROS = memoryview(bytes(1 << 20))
 
 
 class DAXRegion(FileRegion):
@@ -25,6 +29,10 @@ class DAXRegion(FileRegion):
     The file is mapped with MAP_SYNC: when a store has been written back, the file system's own
     record of where the byte belongs is durable too. The file's length is not, so that the first
     barrier after a change of it is a system call.
+
+    The first store to a page that was reserved and never written makes the file system commit its
+    books, page by page. So bytes that are known to be fresh are written by system calls, many
+    pages at a time: by the data, or by zeros where stores are to follow.
 
     Parameters
     ----------
@@ -42,7 +50,10 @@ class DAXRegion(FileRegion):
         self._stores = Stores(path)
         self._file = NOTHING
         # Whoever made the file may have died before its length was durable.
-        self._resized = True
+        self._unsynced = True
+        self._fresh = SpanSet()
+        """What this handle has reserved and nobody has written, in whole blocks."""
+        self._lock = threading.Lock()  # the writer thread takes from it, the caller adds to it
 
     @property
     def memory(self) -> NDArray[np.uint8]:  # type: ignore[override]  # a file has none, this has
@@ -70,19 +81,46 @@ class DAXRegion(FileRegion):
 
     def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
         self._map()
-        self._stores.write(offset, buffers)
+        for buffer in buffers:
+            if self._take_fresh(offset, offset + buffer.nbytes):
+                super().write(offset, [buffer])
+                self._unsynced = True
+            else:
+                self._stores.write(offset, [buffer])
+            offset += buffer.nbytes
+
+    def will_store(self, offset: int, nbytes: int, /) -> None:
+        for start, stop in self._take_fresh(offset, offset + nbytes):
+            for at in range(start, stop, len(_ZEROS)):
+                super().write(at, [_ZEROS[: stop - at]])
+            self._unsynced = True
+
+    def _take_fresh(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Return the fresh bytes of all blocks of ``[start, stop)``, which are fresh no more."""
+        low, high = start // BLOCK_BYTES * BLOCK_BYTES, -(-stop // BLOCK_BYTES) * BLOCK_BYTES
+        with self._lock:
+            if not self._fresh.intersects(low, high):
+                return []
+            rest = SpanSet()
+            rest.add(low, high)
+            for gap in self._fresh.gaps(low, high):
+                rest.remove(*gap)
+            self._fresh.remove(low, high)
+        return list(rest)
 
     def barrier(self) -> None:
         self._stores.persist()
-        if self._resized:
+        if self._unsynced:
+            self._unsynced = False  # before, not after: another thread may write meanwhile
             super().barrier()
-            self._resized = False
 
     def reserve(self, nbytes: int, /) -> None:
-        if nbytes <= self.capacity:
-            return
+        before = self.capacity
         super().reserve(nbytes)
-        self._resized = True
+        if self.capacity > before:
+            with self._lock:
+                self._fresh.add(-(-before // BLOCK_BYTES) * BLOCK_BYTES, self.capacity)
+            self._unsynced = True
 
     def describe(self, layout: Layout, dtype: DType, ndim: int, /) -> None:
         header = write_header(layout, dtype, ndim=ndim, nbytes=self._offset)
@@ -91,7 +129,7 @@ class DAXRegion(FileRegion):
             self._stores.write_to(self._file[: self._offset], memoryview(header))
         else:
             super().describe(layout, dtype, ndim)
-            self._resized = True
+            self._unsynced = True
 
     def trim(self, nbytes: int, /) -> None:
         # A load from a mapped page that was cut off kills the process: not while others map it.
@@ -100,7 +138,9 @@ class DAXRegion(FileRegion):
         if mapping is None or mapping() is None:
             before = self.capacity
             super().trim(nbytes)
-            self._resized |= self.capacity != before
+            self._unsynced |= self.capacity != before
+            with self._lock:
+                self._fresh.remove(self.capacity, before)
 
     def view(self, nbytes: int, /) -> NDArray[np.uint8]:
         result = self.memory[:nbytes]

@@ -61,6 +61,9 @@ class PoolRegion:
         """The bytes themselves."""
         return self._stores.memory
 
+    def will_store(self, offset: int, nbytes: int, /) -> None:
+        pass
+
     def stored(self, offset: int, nbytes: int, /) -> None:
         self._stores.add(offset, nbytes)
 
