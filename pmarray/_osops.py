@@ -16,9 +16,11 @@ caller's business (`_files.py`).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
+import tempfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,6 +40,7 @@ __all__ = [
     "map_shared",
     "mkdir",
     "open_file",
+    "open_nameless",
     "persist",
     "pwritev",
     "rename",
@@ -62,6 +65,19 @@ def open_file(path: str, *, write: bool = False, create: bool = False, direct: b
     if direct:
         flags |= _DIRECT
     return os.open(path, flags, 0o666)
+
+
+def open_nameless(directory: str) -> int:
+    """Make a file without a name, for reading and writing; it is gone when it is closed."""
+    try:
+        return os.open(directory, os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_TMPFILE", 0), 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            raise
+    # A file system without such files: the name is there for an instant.
+    fd, path = tempfile.mkstemp(dir=directory)
+    os.unlink(path)
+    return fd
 
 
 def close(fd: int) -> None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 import warnings
 
 from pmarray import _osops
@@ -88,9 +87,12 @@ def is_dax(directory: str) -> bool:
                 _osops.close(fd)
         while not os.path.isdir(directory) and os.path.dirname(directory) != directory:
             directory = os.path.dirname(directory)
-        with tempfile.TemporaryFile(dir=directory) as file:
-            file.truncate(BLOCK_BYTES)
-            return _can_sync(file.fileno())
+        fd = _osops.open_nameless(directory)
+        try:
+            _osops.ftruncate(fd, BLOCK_BYTES)
+            return _can_sync(fd)
+        finally:
+            _osops.close(fd)
     except OSError as error:
         raise StorageError(error.errno, error.strerror, directory) from error
 
