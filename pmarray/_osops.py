@@ -67,12 +67,13 @@ def open_file(path: str, *, write: bool = False, create: bool = False, direct: b
     return os.open(path, flags, 0o666)
 
 
-def open_nameless(directory: str) -> int:
+def open_nameless(directory: str, *, direct: bool = False) -> int:
     """Make a file without a name, for reading and writing; it is gone when it is closed."""
+    flags = os.O_RDWR | os.O_CLOEXEC | (_DIRECT if direct else 0)
     try:
-        return os.open(directory, os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_TMPFILE", 0), 0o600)
+        return os.open(directory, flags | getattr(os, "O_TMPFILE", 0), 0o600)
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+        if direct or error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
             raise
     # A file system without such files: the name is there for an instant.
     fd, path = tempfile.mkstemp(dir=directory)

@@ -238,6 +238,15 @@ class Pool:
             [*files, *self.directory.files.values(), own, *mapped],
         )
 
+    @property
+    def free_bytes(self) -> int:
+        """What arrays may still take."""
+        return max(0, self._spare(self._free(()))) * self.unit_bytes
+
+    def _spare(self, free: SpanSet) -> int:
+        # What is kept back is for the directory, without which nothing could be deleted.
+        return free.nbytes - max(2, 2 * -(-self._superblock.nbytes // self.unit_bytes))
+
     def grow(self, number: int, nbytes: int, generous: int) -> Runs:
         """Give a file units for `nbytes` bytes, or for `generous` where there are as many.
 
@@ -252,8 +261,7 @@ class Pool:
             runs = self.directory.files.get(number, ())
             held = sum(count for _, count in runs)
             free = self._free(())
-            # What is kept back is for the directory, without which nothing could be deleted.
-            spare = free.nbytes - max(2, 2 * -(-self._superblock.nbytes // self.unit_bytes))
+            spare = self._spare(free)
             least = -(-nbytes // self.unit_bytes) - held
             wanted = max(least, min(-(-generous // self.unit_bytes) - held, spare))
             after = runs[-1][0] + runs[-1][1] if runs else None
@@ -328,8 +336,22 @@ class Pool:
         try:
             self.refresh()
         except (ForeignDataError, DamagedError):
-            self.lock.acquire("unknown")
-            try:
-                self.format()
-            finally:
-                self.lock.release()
+            self.make_empty()
+
+    def make_empty(self) -> None:
+        """Make an empty pool, whatever is there, while nobody else writes to it."""
+        self.lock.acquire("unknown")
+        try:
+            self.format()
+        finally:
+            self.lock.release()
+
+    def contents(self) -> str:
+        """Say for a person what is on the device."""
+        try:
+            if not self.refresh():
+                return "nothing, by all appearances"
+        except (ForeignDataError, DamagedError) as error:
+            return self.foreign() or str(error)
+        count = max(0, len(self.directory.files) - 1)
+        return f"a pool of pmarray with {count} array{'s' * (count != 1)}"
