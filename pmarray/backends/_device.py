@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from pmarray import _osops
+from pmarray import _osops, _pmem
 from pmarray.errors import GroupLockedError, StorageError, URLError
 
 __all__ = ["Device", "DeviceLock", "find_device"]
@@ -29,6 +31,35 @@ class Device:
     """Of offsets and lengths of mappings, in bytes."""
     takes_msync: bool = False
     """Whether the kernel can make stores durable; without, only libpmem can."""
+    is_ours: ClassVar[bool] = False
+
+    def map(self, pieces: Sequence[tuple[int, int]], *, write: bool) -> _pmem.Mapping:
+        """Map offsets and lengths one behind the other."""
+        fd = _osops.open_file(self.path, write=write)
+        try:
+            return _osops.map_shared(
+                fd,
+                pieces,
+                write=write,
+                sync=False,  # there is no file system that would have books to keep
+                alignment=self.alignment,
+            )
+        finally:
+            _osops.close(fd)
+
+    def check_writable(self) -> None:
+        """Raise where stores could not be made durable."""
+        if not self.takes_msync and _pmem.libpmem() is None:
+            raise StorageError(
+                None,
+                "libpmem is not installed, and nothing else makes stores to a device durable: "
+                "install it (Debian: apt install libpmem1), or open with mode='r'",
+                self.path,
+            )
+
+    def new_lock(self) -> DeviceLock:
+        """Return a lock on it that is not taken yet."""
+        return DeviceLock(self.path)
 
 
 def find_device(path: str) -> Device | None:

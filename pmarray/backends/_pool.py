@@ -1,13 +1,14 @@
-"""The units of a DAX device, whose they are, and how that changes; `_pool_format` has the steps."""
+"""The units of persistent memory, whose they are, and how that changes; `_pool_format` has the steps."""
 
 from __future__ import annotations
 
 import os
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Protocol
 
 import google_crc32c
 import numpy as np
@@ -16,51 +17,91 @@ from numpy.typing import NDArray
 from pmarray import _osops, _pmem
 from pmarray._spans import SpanSet
 from pmarray.backends import _pool_format as _format
-from pmarray.backends._device import Device, DeviceLock
 from pmarray.backends._pool_format import Directory, Runs, Superblock
 from pmarray.errors import DamagedError, ForeignDataError, PoisonedError, StorageError
 from pmarray.layout import BLOCK_BYTES
 
-__all__ = ["Pool"]
+__all__ = ["Lock", "Medium", "Pool"]
 
 _ZEROS = bytes(1 << 20)
 _ATTEMPTS = 100
 
 
+class Lock(Protocol):
+    """Keeps a second writer out."""
+
+    @property
+    def held(self) -> bool:
+        """Whether this handle holds it."""
+
+    def acquire(self, holder: str) -> None:
+        """Take it, or raise `GroupLockedError`, which names the `holder`."""
+
+    def release(self) -> None:
+        """Give it up, if it is held."""
+
+    def abandon(self) -> None:
+        """In a forked child: forget it without unlocking, which would unlock the parent's."""
+
+
+class Medium(Protocol):
+    """Persistent memory that a pool has to itself."""
+
+    @property
+    def path(self) -> str:
+        """For messages."""
+
+    @property
+    def nbytes(self) -> int:
+        """All of it."""
+
+    @property
+    def alignment(self) -> int:
+        """Of what can be mapped."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether nobody else can have stored anything there."""
+
+    def map(self, pieces: Sequence[tuple[int, int]], *, write: bool) -> _pmem.Mapping:
+        """Map offsets and lengths one behind the other."""
+
+    def check_writable(self) -> None:
+        """Raise where stores could not be made durable."""
+
+    def new_lock(self) -> Lock:
+        """Return a lock on it that is not taken yet."""
+
+
 class Pool:
-    """The units of a device, and the directory that says whose they are.
+    """The units of a medium, and the directory that says whose they are.
 
     Parameters
     ----------
-    device
+    medium
         Where it is.
     writable
         Whether it may be stored to.
     """
 
-    def __init__(self, device: Device, *, writable: bool) -> None:
-        self.device = device
+    def __init__(self, medium: Medium, *, writable: bool) -> None:
+        self.medium = medium
         self.writable = writable
         self.directory = Directory()
-        self._slot, self._superblock = 0, Superblock(0, self._new_unit_bytes, device.nbytes)
+        self._slot, self._superblock = 0, Superblock(0, self._new_unit_bytes, medium.nbytes)
         self._lock = threading.RLock()  # commits grow the journal on a thread of their own
         # What is mapped, for arrays of this process may show the units of deleted files.
         self._mappings: list[tuple[weakref.ref[_pmem.Mapping], Runs]] = []
-        if writable and not device.takes_msync and _pmem.libpmem() is None:
-            raise StorageError(
-                None,
-                "libpmem is not installed, and nothing else makes stores to a device durable: "
-                "install it (Debian: apt install libpmem1), or open with mode='r'",
-                device.path,
-            )
+        if writable:
+            medium.check_writable()
         head = self.map(((0, 1),)).memory
         self._slots = [head[i * BLOCK_BYTES :][:BLOCK_BYTES] for i in range(2)]
         self._note = head[2 * BLOCK_BYTES :][:BLOCK_BYTES]
-        self.lock = DeviceLock(device.path)
+        self.lock = medium.new_lock()
 
     @property
     def _new_unit_bytes(self) -> int:
-        alignment = self.device.alignment
+        alignment = self.medium.alignment
         return -(-_format.MIN_UNIT_BYTES // alignment) * alignment
 
     @property
@@ -81,25 +122,18 @@ class Pool:
 
     def _current(self) -> tuple[int, Superblock] | None:
         slots = [slot[: _format.SUPERBLOCK_BYTES].tobytes() for slot in self._slots]
-        return _format.current(slots, self.device.path)
+        return _format.current(slots, self.medium.path)
 
     def map(self, runs: Runs) -> _pmem.Mapping:
         """Map units one behind the other."""
-        unit, path = self.unit_bytes, self.device.path
+        unit = self.unit_bytes
         try:
-            fd = _osops.open_file(path, write=self.writable)
-            try:
-                return _osops.map_shared(
-                    fd,
-                    [(first * unit, count * unit) for first, count in runs],
-                    write=self.writable,
-                    sync=False,  # there is no file system that would have books to keep
-                    alignment=self.device.alignment,
-                )
-            finally:
-                _osops.close(fd)
+            pieces = [(first * unit, count * unit) for first, count in runs]
+            return self.medium.map(pieces, write=self.writable)
         except OSError as error:
-            raise StorageError(error.errno, f"cannot map: {error.strerror}", path) from error
+            raise StorageError(
+                error.errno, f"cannot map: {error.strerror}", self.medium.path
+            ) from error
 
     # -- the directory ----------------------------------------------------------------------------
 
@@ -113,11 +147,12 @@ class Pool:
         DamagedError
             The pool is not whole.
         """
-        where = self.device.path
+        where = self.medium.path
         for _ in range(_ATTEMPTS):  # a writer may replace it twice while it is read
             found = self._current()
             if found is None:
-                self._refuse_foreign()
+                if not self.medium.is_ours:
+                    self._refuse_foreign()
                 return False
             self._slot, self._superblock = found
             self._check_device()
@@ -133,21 +168,21 @@ class Pool:
         unit = superblock.unit_bytes
         count = -(-superblock.nbytes // unit)
         if superblock.offset % unit or superblock.offset // unit + count > self._total:
-            raise DamagedError(f"the superblock of {self.device.path} points beyond its end")
+            raise DamagedError(f"the superblock of {self.medium.path} points beyond its end")
         memory = self.map(((superblock.offset // unit, count),)).memory
         data = memory[: superblock.nbytes].tobytes()
-        return Directory.from_bytes(data, superblock.crc, self.device.path)
+        return Directory.from_bytes(data, superblock.crc, self.medium.path)
 
     def _check_device(self) -> None:
-        device, superblock = self.device, self._superblock
-        if superblock.unit_bytes % device.alignment:
+        medium, superblock = self.medium, self._superblock
+        if superblock.unit_bytes % medium.alignment:
             raise DamagedError(
-                f"{device.path} is aligned to {device.alignment} bytes now, and its pool was made "
+                f"{medium.path} is aligned to {medium.alignment} bytes now, and its pool was made "
                 f"for {superblock.unit_bytes}: set it back (daxctl reconfigure-device --align)"
             )
-        if superblock.device_nbytes > device.nbytes:
+        if superblock.device_nbytes > medium.nbytes:
             raise DamagedError(
-                f"{device.path} has {device.nbytes} bytes now, and its pool was made for "
+                f"{medium.path} has {medium.nbytes} bytes now, and its pool was made for "
                 f"{superblock.device_nbytes}: give it back its size"
             )
 
@@ -155,13 +190,13 @@ class Pool:
         what = self.foreign()
         if what is not None:
             raise ForeignDataError(
-                f"{self.device.path} holds {what}, and nothing was changed: choose another "
-                f"device, or overwrite it with mode='w' or `pmarray format {self.device.path}`"
+                f"{self.medium.path} holds {what}, and nothing was changed: choose another "
+                f"device, or overwrite it with mode='w' or `pmarray format {self.medium.path}`"
             )
 
     def foreign(self) -> str | None:
         """Say what is on the device that is no pool; None if it is empty, by all appearances."""
-        last = self.device.nbytes // self.unit_bytes - 1
+        last = self.medium.nbytes // self.unit_bytes - 1
         first, end = (self.map(((unit, 1),)).memory for unit in (0, last))
         return _format.describe_foreign(first, end)
 
@@ -179,7 +214,7 @@ class Pool:
                 self.refresh()
                 self.replace(Directory())
                 return
-        self._superblock = Superblock(0, self._new_unit_bytes, self.device.nbytes)
+        self._superblock = Superblock(0, self._new_unit_bytes, self.medium.nbytes)
         self._store(self._slots[0], self._superblock.to_bytes())  # 1
         self._store(self._slots[1], bytes(_format.SUPERBLOCK_BYTES))  # 2
         self._slot = 0
@@ -193,13 +228,13 @@ class Pool:
             free = self._free(directory.files.values())
             runs = [(start, count) for start, stop in free if stop - start >= count]
             if not runs:
-                raise _format.no_space(self.device.path, count, free.nbytes, self.unit_bytes)
+                raise _format.no_space(self.medium.path, count, free.nbytes, self.unit_bytes)
             memory = self.map((runs[0],)).memory
             self._store(memory[: len(data)], data)  # 1, 2
             superblock = replace(
                 self._superblock,
                 generation=self._superblock.generation + 1,
-                device_nbytes=self.device.nbytes,
+                device_nbytes=self.medium.nbytes,
                 offset=runs[0][0] * self.unit_bytes,
                 nbytes=len(data),
                 crc=google_crc32c.value(data),
@@ -216,14 +251,14 @@ class Pool:
                 error.errno,
                 f"the directory could not be replaced ({error.strerror}): close the group, repair "
                 "the medium and open it again",
-                self.device.path,
+                self.medium.path,
             ) from error
 
     # -- units ------------------------------------------------------------------------------------
 
     @property
     def _total(self) -> int:
-        return self.device.nbytes // self.unit_bytes
+        return self.medium.nbytes // self.unit_bytes
 
     def _free(self, files: Iterable[Runs]) -> SpanSet:
         """Return the units that neither these files have, nor the directory, nor an old array."""
@@ -267,7 +302,7 @@ class Pool:
             after = runs[-1][0] + runs[-1][1] if runs else None
             new = _format.allocate(free, wanted, after) if wanted <= spare else None
             if new is None:
-                raise _format.no_space(self.device.path, least, max(0, spare), self.unit_bytes)
+                raise _format.no_space(self.medium.path, least, max(0, spare), self.unit_bytes)
             memory = self.map(new).memory
             for start in range(0, len(memory), len(_ZEROS)):
                 piece = memory[start : start + len(_ZEROS)]

@@ -25,8 +25,8 @@ from pmarray._url import URL
 from pmarray.backends import _device
 from pmarray.backends._dax_region import DAXRegion
 from pmarray.backends._file_region import FileRegion
-from pmarray.backends.device import DeviceBackend
 from pmarray.backends.memmap import METADATA_NAME, MemmapBackend
+from pmarray.backends.poolstore import PoolBackend
 from pmarray.errors import PersistenceWarning, StorageError, URLError
 from pmarray.layout import BLOCK_BYTES
 
@@ -42,7 +42,7 @@ class DAXBackend(MemmapBackend):
         return DAXRegion(path, offset, writable=writable)
 
 
-def open_backend(url: URL, *, writable: bool) -> MemmapBackend | DeviceBackend:
+def open_backend(url: URL, *, writable: bool) -> MemmapBackend | PoolBackend:
     """Open ``shelf:/directory`` or ``shelf:/dev/dax0.0``."""
     path = url.local_path
     if path is None:
@@ -52,7 +52,7 @@ def open_backend(url: URL, *, writable: bool) -> MemmapBackend | DeviceBackend:
         raise URLError(f"shelf: takes ?engine=dax or ?engine=pymm, got {url.options}")
     device = _device.find_device(path)
     if device is not None:
-        return DeviceBackend(device, writable=writable)
+        return PoolBackend(device, writable=writable)
     if is_dax(path):
         return DAXBackend(path, writable=writable)
     if engine == "dax":

@@ -1,4 +1,7 @@
-"""``shelf:/dev/dax0.0`` - one group on the whole of a DAX device; `_pool_format` has the format."""
+"""One group in a pool: on the whole of a DAX device, or in a shelf of PyMM.
+
+`_pool_format` has the format.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,12 @@ from numpy.typing import NDArray
 from pmarray import _pmem
 from pmarray._dtypes import DType
 from pmarray._metadata import ArrayMetadata, Checkpoint
-from pmarray.backends._device import Device
-from pmarray.backends._pool import Pool
+from pmarray.backends._pool import Medium, Pool
 from pmarray.backends._stores import NOTHING, Stores
 from pmarray.errors import DamagedError, SnapshotExpiredError
 from pmarray.layout import Layout
 
-__all__ = ["DeviceBackend", "PoolRegion"]
+__all__ = ["PoolBackend", "PoolRegion"]
 
 _JOURNAL = 0
 """The number of the journal among the files; arrays count from 1."""
@@ -41,7 +43,7 @@ class PoolRegion:
         self._pool = pool
         self._number = number
         self._generation = pool.known_generation
-        self._stores = Stores(pool.device.path)
+        self._stores = Stores(pool.medium.path)
         self._mapping: weakref.ref[_pmem.Mapping] | None = None
         self._map()
 
@@ -131,14 +133,14 @@ class PoolRegion:
         self._stores.memory = NOTHING
 
 
-class DeviceBackend:
-    """One group on a device."""
+class PoolBackend:
+    """One group in a pool."""
 
     can_create = True
     has_journal = True
 
-    def __init__(self, device: Device, *, writable: bool) -> None:
-        self._pool = Pool(device, writable=writable)
+    def __init__(self, medium: Medium, *, writable: bool) -> None:
+        self._pool = Pool(medium, writable=writable)
 
     # -- metadata ---------------------------------------------------------------------------------
 
@@ -146,7 +148,7 @@ class DeviceBackend:
         if not self._pool.refresh() or self._pool.directory.checkpoint is None:
             return None
         text = self._pool.directory.checkpoint
-        return Checkpoint.from_bytes(text.encode(), self._pool.device.path)
+        return Checkpoint.from_bytes(text.encode(), self._pool.medium.path)
 
     def save(self, checkpoint: Checkpoint, /) -> None:
         self._pool.save(checkpoint.to_bytes().decode())
@@ -187,7 +189,7 @@ class DeviceBackend:
         return region
 
     def open(self, file_id: int, nbytes: int, /, *, aligned: bool) -> PoolRegion:
-        where = self._pool.device.path
+        where = self._pool.medium.path
         if file_id not in self._pool.directory.files:
             raise DamagedError(f"{where} has no file {file_id}, though its metadata name it")
         region = PoolRegion(self._pool, file_id)
