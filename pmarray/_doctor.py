@@ -9,7 +9,7 @@ from glob import glob
 
 from pmarray import _osops, _pmem
 from pmarray._sizes import format_bytes
-from pmarray.backends import _device
+from pmarray.backends import _device, _pymm
 from pmarray.backends._pool import Pool
 from pmarray.backends.memmap import METADATA_NAME
 from pmarray.backends.shelf import is_dax
@@ -197,6 +197,7 @@ def examine_machine() -> Diagnosis:
     found = Diagnosis("this machine")
     library = _pmem.libpmem()
     found.facts["libpmem"] = "no (Debian: apt install libpmem1)" if library is None else "yes"
+    found.facts["PyMM"] = _pymm.why_not() or "yes"
     for path in sorted(glob("/sys/bus/nd/devices/region*/persistence_domain")):
         with open(path) as file:
             domain = file.read().strip()

@@ -37,6 +37,7 @@ __all__ = [
     "ftruncate",
     "link",
     "lock",
+    "map_again",
     "map_shared",
     "mkdir",
     "open_file",
@@ -163,6 +164,11 @@ def map_shared(
 ) -> _pmem.Mapping:
     """Map offsets and lengths of `fd` one behind the other; see `_pmem.map_pieces`."""
     return _pmem.map_pieces(fd, pieces, write=write, sync=sync, alignment=alignment)
+
+
+def map_again(start: int, pieces: Sequence[tuple[int, int]], *, write: bool) -> _pmem.Mapping:
+    """Map pieces of the shared memory at `start` once more; see `_pmem.map_again`."""
+    return _pmem.map_again(start, pieces, write=write)
 
 
 def store(memory: NDArray[np.uint8], data: NDArray[np.uint8]) -> None:

@@ -14,7 +14,7 @@ import ctypes.util
 import mmap
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
@@ -25,6 +25,7 @@ __all__ = [
     "Mapping",
     "copy_and_persist",
     "libpmem",
+    "map_again",
     "map_pieces",
     "persist",
     "persistence",
@@ -35,6 +36,7 @@ _MAP_SHARED_VALIDATE = 0x03
 _MAP_FIXED = 0x10
 _MAP_NORESERVE = 0x4000
 _MAP_SYNC = 0x80000
+_MREMAP_MAYMOVE_FIXED = 1 | 2
 _MS_SYNC = 4
 _FAILED = ctypes.c_void_p(-1).value
 _NONTEMPORAL = 1 << 2  # PMEM_F_MEM_NONTEMPORAL: past the cache, which has no use for the bytes
@@ -47,6 +49,10 @@ def _libc() -> ctypes.CDLL:
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [
         ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
+    ]  # fmt: skip
+    libc.mremap.restype = ctypes.c_void_p
+    libc.mremap.argtypes = [
+        ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p,
     ]  # fmt: skip
     libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     libc.msync.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -129,24 +135,72 @@ def map_pieces(
     OSError
         `errno.EOPNOTSUPP` where `sync` is asked of a file that is not on DAX.
     """
-    libc = _libc()
+    protection = mmap.PROT_READ | (mmap.PROT_WRITE if write else 0)
+    flags = (_MAP_SHARED_VALIDATE | _MAP_SYNC if sync else mmap.MAP_SHARED) | _MAP_FIXED
+
+    def place(address: int, offset: int, length: int) -> int | None:
+        return _mmap(address, length, protection, flags, fd, offset)
+
+    return _map_with(place, pieces, write=write, alignment=alignment)
+
+
+def map_again(start: int, pieces: Sequence[tuple[int, int]], *, write: bool) -> Mapping:
+    """Map pieces of shared memory a second time, one behind the other.
+
+    Parameters
+    ----------
+    start
+        The address where it is mapped already, a multiple of a page.
+    pieces
+        Offset from there and length of each, in bytes, multiples of a page.
+    write
+        Whether arrays of the memory are writable.
+
+    Raises
+    ------
+    OSError
+        The kernel refuses.
+    """
+
+    def place(address: int, offset: int, length: int) -> int | None:
+        # Of shared memory, what was 0 bytes long is not moved but mapped once more.
+        result: int | None = _libc().mremap(
+            start + offset, 0, length, _MREMAP_MAYMOVE_FIXED, address
+        )
+        return result
+
+    return _map_with(place, pieces, write=write, alignment=PAGE_BYTES)
+
+
+def _map_with(
+    place: Callable[[int, int, int], int | None],
+    pieces: Sequence[tuple[int, int]],
+    *,
+    write: bool,
+    alignment: int,
+) -> Mapping:
+    """Reserve addresses, and let `place` put each piece there."""
     nbytes = sum(length for _, length in pieces)
     size = nbytes + alignment
-    start = libc.mmap(
-        None, size, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE, -1, 0
-    )
-    if start == _FAILED:
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    start = _mmap(None, size, _PROT_NONE, flags, -1, 0)
+    if start is None or start == _FAILED:
         raise _error("mmap")
     address = -(-start // alignment) * alignment
     # It owns what is reserved from here on, and gives it back if a piece cannot be mapped.
     mapping = Mapping(address, nbytes, write=write, reserved=(start, size))
-    protection = mmap.PROT_READ | (mmap.PROT_WRITE if write else 0)
-    flags = (_MAP_SHARED_VALIDATE | _MAP_SYNC if sync else mmap.MAP_SHARED) | _MAP_FIXED
     for offset, length in pieces:
-        if libc.mmap(address, length, protection, flags, fd, offset) == _FAILED:
+        if place(address, offset, length) == _FAILED:
             raise _error("mmap")
         address += length
     return mapping
+
+
+def _mmap(
+    address: int | None, nbytes: int, protection: int, flags: int, fd: int, offset: int
+) -> int | None:
+    result: int | None = _libc().mmap(address, nbytes, protection, flags, fd, offset)
+    return result
 
 
 def copy_and_persist(memory: NDArray[np.uint8], data: NDArray[np.uint8]) -> None:

@@ -1,4 +1,4 @@
-"""The units of persistent memory, whose they are, and how that changes; `_pool_format` has the steps."""
+"""The units of persistent memory, and whose they are; `_pool_format` has the steps of changes."""
 
 from __future__ import annotations
 

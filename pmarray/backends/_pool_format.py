@@ -263,7 +263,7 @@ def no_space(where: str, wanted: int, free: int, unit_bytes: int) -> StorageErro
     return StorageError(
         errno.ENOSPC,
         f"cannot reserve {wanted * unit_bytes >> 20} MiB more: {free * unit_bytes >> 20} MiB are "
-        "free; nothing was changed: delete arrays, or use a larger device",
+        "free; nothing was changed: delete arrays and flush, or use a larger device",
         where,
     )
 

@@ -21,13 +21,20 @@ import os
 import warnings
 
 from pmarray import _osops
+from pmarray._sizes import parse_bytes
 from pmarray._url import URL
-from pmarray.backends import _device
+from pmarray.backends import _device, _pymm
 from pmarray.backends._dax_region import DAXRegion
 from pmarray.backends._file_region import FileRegion
 from pmarray.backends.memmap import METADATA_NAME, MemmapBackend
 from pmarray.backends.poolstore import PoolBackend
-from pmarray.errors import PersistenceWarning, StorageError, URLError
+from pmarray.errors import (
+    ForeignDataError,
+    GroupNotFoundError,
+    PersistenceWarning,
+    StorageError,
+    URLError,
+)
 from pmarray.layout import BLOCK_BYTES
 
 __all__ = ["DAXBackend", "is_dax", "open_backend"]
@@ -48,11 +55,15 @@ def open_backend(url: URL, *, writable: bool) -> MemmapBackend | PoolBackend:
     if path is None:
         raise URLError("shelf: needs a directory or a device, as in 'shelf:/mnt/pmem0'")
     engine = url.options.get("engine")
-    if engine not in (None, "dax") or set(url.options) - {"engine"}:
-        raise URLError(f"shelf: takes ?engine=dax or ?engine=pymm, got {url.options}")
+    if engine not in (None, "dax", "pymm") or set(url.options) - {"engine", "size"}:
+        raise URLError(f"shelf: takes ?engine=dax or ?engine=pymm&size=, got {url.options}")
     device = _device.find_device(path)
     if device is not None:
         return PoolBackend(device, writable=writable)
+    if engine == "pymm" or (engine is None and _is_for_pymm(path)):
+        return _open_pymm(path, url.options.get("size"), writable=writable)
+    if "size" in url.options:
+        raise URLError("?size= is for ?engine=pymm; files grow as they need to")
     if is_dax(path):
         return DAXBackend(path, writable=writable)
     if engine == "dax":
@@ -60,16 +71,36 @@ def open_backend(url: URL, *, writable: bool) -> MemmapBackend | PoolBackend:
             f"{path} is not on a DAX file system (a mapping with MAP_SYNC was refused): leave out "
             "?engine=dax to use it with fsync, or mount the file system with -o dax=always"
         )
-    _warn_once(path)
+    _warn_once(path, "it is used like memmap:, by system calls and fsync")
     return MemmapBackend(path, writable=writable)
 
 
-def _warn_once(path: str) -> None:
+def _is_for_pymm(path: str) -> bool:
+    if os.path.exists(os.path.join(path, METADATA_NAME)):
+        return False
+    return _pymm.holds_shelf(path) or _pymm.is_installed()
+
+
+def _open_pymm(path: str, size: str | None, *, writable: bool) -> PoolBackend:
+    if os.path.exists(os.path.join(path, METADATA_NAME)):
+        raise ForeignDataError(f"{path} holds a group in files: leave out ?engine=pymm")
+    if not writable and not _pymm.holds_shelf(path):
+        raise GroupNotFoundError(f"there is no shelf of pmarray in {path}")
+    try:
+        size_bytes = None if size is None else parse_bytes(size)
+    except ValueError as error:
+        raise URLError(f"?size={size}: {error}") from error
+    arena = _pymm.open_shelf(path, size_bytes)
+    if not is_dax(path):
+        _warn_once(path, "PyMM keeps what is stored there from kill -9, and not from a power cut")
+    return PoolBackend(arena, writable=writable)
+
+
+def _warn_once(path: str, consequence: str) -> None:
     if path not in _warned:
         _warned.add(path)
         warnings.warn(
-            f"{path} is no persistent memory: it is used like memmap:, by system calls and fsync. "
-            "`pmarray doctor` says what is missing",
+            f"{path} is no persistent memory: {consequence}; `pmarray doctor` says what is missing",
             PersistenceWarning,
             stacklevel=2,
         )
