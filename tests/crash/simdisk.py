@@ -194,9 +194,11 @@ def _outside(one: Pending, low: int, high: int) -> Iterator[Pending]:
     if stop <= low:
         yield one
         return
-    yield from _pieces(one, [(start, min(low, stop)), (max(start, high), stop)])
-    if stop <= high and not isinstance(event, Store):  # it may have made the file longer
+    if stop <= high and not isinstance(
+        event, Store
+    ):  # it may have made the file longer, in one step
         yield replace(one, event=replace(event, offset=stop, data=b""))
+    yield from _pieces(one, [(start, min(low, stop)), (max(start, high), stop)])
 
 
 def _without_overwritten(one: Pending, later: list[Write | Resize | Entries]) -> Iterator[Pending]:
