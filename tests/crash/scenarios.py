@@ -35,6 +35,7 @@ __all__ = [
     "SCENARIOS",
     "SHELF",
     "Flushes",
+    "Formatting",
     "GroupScenario",
     "InPlace",
     "Interrupted",
@@ -561,6 +562,25 @@ def _on_persistent_memory(place: Place) -> dict[str, Callable[[int], Scenario]]:
     }
 
 
+class Formatting(Transactions):
+    """The same on a device that is empty; formatting it may be interrupted."""
+
+    def reopen(self, path: Path) -> Any:
+        """Do what the message says, if there is one: nothing can have been there but state 0."""
+        try:
+            return super().reopen(path)
+        except (pmarray.errors.ForeignDataError, pmarray.errors.DamagedError) as error:
+            if "`pmarray format" not in str(error):
+                raise
+        pmarray.open_group(self._place.url(path), mode="w").close()
+        return super().reopen(path)
+
+    def resume(self, path: Path, recorder: Recorder) -> None:
+        """Recover, or format once more, and commit one more."""
+        self.reopen(path)
+        super().resume(path, recorder)
+
+
 SCENARIOS: dict[str, Callable[[int], Scenario]] = {
     **_transactions_and_flushes(MEMMAP),
     "interrupted": lambda _: Interrupted(),
@@ -569,5 +589,6 @@ SCENARIOS: dict[str, Callable[[int], Scenario]] = {
     **{f"blocks-{name}": make for name, make in _transactions_and_flushes(BLOCKS).items()},
     **{f"shelf-{name}": make for name, make in _on_persistent_memory(SHELF).items()},
     **{f"device-{name}": make for name, make in _on_persistent_memory(DEVICE).items()},
+    "device-formatting": lambda seed: Formatting(seed, 2, place=EMPTY_DEVICE),
 }
 """By name; each is made from a seed. Without a prefix they are about ``memmap:``."""

@@ -25,10 +25,8 @@ from .scenarios import BLOCKS, COLUMNS, DEVICE, MEMMAP, SHELF, Place
         (MEMMAP, 200, 8, False),
         (COLUMNS, 60, 5, True),
         (BLOCKS, 60, 5, False),
-        (SHELF, 120, 4, True),
-        (SHELF, 120, 4, False),
-        (DEVICE, 120, 4, True),
-        (DEVICE, 120, 4, False),
+        (SHELF, 60, 3, True),
+        (DEVICE, 60, 3, False),
     ],
     ids=str,
 )

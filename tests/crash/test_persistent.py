@@ -52,6 +52,10 @@ UNSEEN = {
     # What is put back is durable when it is stored; what else is noted there belonged to the
     # transaction that is being undone.
     "persist _stores.py _put_back",
+    # In a file an fsync follows where it was just opened, and else a persist of the same bytes.
+    "store _dax_region.py _put_back",
+    # The units of a pool are zeros when a file gets them.
+    "store _journal.py begin",
     # The process id of the writer, for messages.
     "store _pool.py become_writer",
 }
