@@ -75,6 +75,11 @@ class Guest:
         except BrokenPipeError:
             raise GuestError(f"gone before it was asked to {task}{self._last_words()}") from None
 
+    def do(self, task: str, **arguments: Any) -> Any:
+        """Send one order and return its result."""
+        self.order(task, **arguments)
+        return self.wait_for("done")
+
     def wait_for(self, word: str) -> Any:
         """Return the value of the next reply `word`; others before it are passed over."""
         for reply in self.replies():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["CannotRunError", "home", "obstacle", "sh"]
+__all__ = ["CannotRunError", "home", "obstacle", "scratch", "sh"]
 
 _TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -55,8 +58,17 @@ def obstacle() -> str:
     return ""
 
 
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """Give a directory for the disks of a machine: in memory, if that has room."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 4 << 30
+    with tempfile.TemporaryDirectory(prefix="powercut-", dir=memory if roomy else None) as place:
+        yield Path(place)
+
+
 def sh(*command: str | Path, directory: Path | None = None) -> str:
-    """Run a program and return what it prints; `CannotRunError`, with its last words, if it fails."""
+    """Run a program and return what it prints; if it fails, its last words are the error."""
     # Debian does not put the administrator's programs into everyone's path.
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C", "PATH": path}

@@ -22,7 +22,7 @@ from tests.powercut.media import MEDIA, NAMESPACES, Medium
 from tests.powercut.packages import PackageSet, SourceTree
 from tests.powercut.qemu import DISKS, Machine, Monitor, Snapshot
 
-__all__ = ["Rig"]
+__all__ = ["Rig", "copy_disks"]
 
 _KEPT = 3
 """Of each kind of thing in the home directory, that many are kept."""
@@ -56,7 +56,7 @@ class Rig:
 
     def fresh(self, medium: Medium, directory: Path) -> None:
         """Put new disks into a directory, formatted for `medium`."""
-        _copy_disks(self._formatted / medium.name, directory)
+        copy_disks(self._formatted / medium.name, directory)
 
     def start(self, disks: Path) -> Guest:
         """Return a guest that has these disks and is ready for orders."""
@@ -118,13 +118,12 @@ class Rig:
             with (place / name).open("wb") as file:
                 file.truncate(size)
         with self._booted(self.machine, place) as guest:
-            guest.order("shell", script=NAMESPACES + "\nsync")
-            guest.wait_for("done")
+            guest.do("shell", script=NAMESPACES + "\nsync")
 
     def _record(self, blank: Path, place: Path) -> None:
         place.mkdir()
         disks = place / "disks"
-        _copy_disks(blank, disks)
+        copy_disks(blank, disks)
         snapshot = Snapshot(place)
         with Guest(self.machine.recording(disks, snapshot), disks) as guest:
             guest.wait_for("ready")
@@ -135,10 +134,9 @@ class Rig:
     def _format(self, blank: Path, place: Path) -> None:
         for medium in MEDIA.values():
             disks = place / medium.name
-            _copy_disks(blank, disks)
+            copy_disks(blank, disks)
             with self.start(disks) as guest:
-                guest.order("shell", script=medium.format + "\nsync")
-                guest.wait_for("done")
+                guest.do("shell", script=medium.format + "\nsync")
 
     def _booted(self, machine: Machine, disks: Path) -> Guest:
         guest = Guest(machine.booting(disks), disks)
@@ -148,14 +146,13 @@ class Rig:
 
 
 def _wake(guest: Guest) -> None:
-    guest.order("wake", now=time.time(), entropy=os.urandom(64).hex())
-    guest.wait_for("done")
+    guest.do("wake", now=time.time(), entropy=os.urandom(64).hex())
 
 
-def _copy_disks(source: Path, target: Path) -> None:
+def copy_disks(source: Path, target: Path) -> None:
+    """Copy the disks of a machine into another directory; holes stay holes."""
     target.mkdir(parents=True, exist_ok=True)
-    for name in DISKS:
-        sh("cp", "--sparse=always", source / name, target / name)
+    sh("cp", "--sparse=always", *(source / name for name in DISKS), target)
 
 
 def _remove(place: Path) -> None:
