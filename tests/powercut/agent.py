@@ -7,7 +7,6 @@ import is imported here.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import os
@@ -127,11 +126,6 @@ def _python(line: Line, *, program: str, arguments: list[str]) -> int:
     return process.wait()
 
 
-def _sync(line: Line) -> None:
-    del line
-    ctypes.CDLL(None).sync()
-
-
 _TASKS: dict[str, Callable[..., Any]] = {
     "wake": _wake,
     "shell": _shell,
@@ -140,6 +134,7 @@ _TASKS: dict[str, Callable[..., Any]] = {
     "make": lambda line, **order: writer.make(**order),
     "look": lambda line, **order: checker.look(**order),
     "recover": lambda line, **order: checker.recover(line.say, **order),
+    "record": lambda line, **order: replayer.record(line.say, **order),
     "replay": lambda line, **order: replayer.replay(line.say, **order),
 }
 

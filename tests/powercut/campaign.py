@@ -21,13 +21,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pmarray.testing import State, Workload
+from pmarray.testing import Workload
 from tests.powercut.guest import Guest, GuestError, Reply
 from tests.powercut.media import Medium
 from tests.powercut.rig import Rig, copy_disks
-from tests.powercut.states import from_json
+from tests.powercut.verdict import Found, judge, step_of
 
-__all__ = ["Campaign", "Cut", "judge"]
+__all__ = ["Campaign", "Cut"]
 
 _LENGTH = 60
 """Transactions of a workload: several cuts' worth."""
@@ -47,16 +47,6 @@ class Cut:
     seconds: float
     violation: str = ""
     """What was wrong with what the cut before this one had left."""
-
-
-def judge(workload: Workload, seen: State, committed: int, begun: int) -> str:
-    """Say what is wrong with a state found after `committed` acknowledgements; nothing if it may be."""
-    found = dict(seen.attrs).get("step", 0)
-    if not committed <= found <= begun:
-        return f"transaction {found} is the last, {committed} to {begun} may be"
-    if seen != workload.states[found]:
-        return f"not the state after transaction {found}: {seen}"
-    return ""
 
 
 class Campaign:
@@ -96,7 +86,7 @@ class Campaign:
             during, violation = "writing", ""
             try:
                 during = self._cycle()
-            except (GuestError, _Violation) as error:
+            except (GuestError, _ViolationError) as error:
                 violation = f"{error}{self._keep(number)}"
                 self._fresh = True
             seconds = time.monotonic() - start
@@ -110,7 +100,7 @@ class Campaign:
         with self._rig.start(self._disks) as guest:
             guest.do("shell", script=self._medium.mount)
             if self._fresh:
-                if self._medium.made_first:
+                if not self._medium.directory:  # a bare device is formatted, once
                     guest.do("make", url=self._medium.url)
                 self._fresh = False
             elif not self._recover(guest):
@@ -130,7 +120,7 @@ class Campaign:
     def _recover(self, guest: Guest) -> bool:
         """Judge what is there; False if the power went in the meantime."""
         looked = guest.do("look", url=self._medium.url)
-        self._judge("a reader", looked)
+        self._judge(looked)
         guest.order("recover", url=self._medium.url)
         guest.wait_for("recovering")
         if self._rng.random() < 0.15:
@@ -139,19 +129,13 @@ class Campaign:
             guest.pull_the_plug()
             return False
         recovered = guest.wait_for("done")
-        self._judge("recovery", recovered)
-        if looked["state"] != recovered["state"]:
-            raise _Violation("a reader and recovery find different states")
-        attrs = dict(from_json(recovered["state"]).attrs)
-        self._committed = self._begun = attrs.get("step", 0)
+        self._judge(looked, recovered)
+        self._committed = self._begun = step_of(recovered)
         return True
 
-    def _judge(self, who: str, found: dict[str, object]) -> None:
-        wrong = judge(self._workload, from_json(found["state"]), self._committed, self._begun)
-        if found["damage"]:
-            wrong = f"{wrong} damage: {found['damage']}"
-        if wrong:
-            raise _Violation(f"{who}: {wrong}")
+    def _judge(self, *found: Found) -> None:
+        if wrong := judge(self._workload, self._committed, self._begun, *found):
+            raise _ViolationError(wrong)
 
     def _write(self, guest: Guest) -> None:
         """Go on with the workload, and pull the plug in the middle of it, or just after its end."""
@@ -194,7 +178,7 @@ class Campaign:
         )
 
 
-class _Violation(Exception):
+class _ViolationError(Exception):
     pass
 
 

@@ -82,15 +82,14 @@ class Guest:
 
     def wait_for(self, word: str) -> Any:
         """Return the value of the next reply `word`; others before it are passed over."""
-        for reply in self.replies():
-            if reply.word == word:
-                return reply.value
-        raise GuestError(f"no {word!r} came{self._last_words()}")
+        return next(self.replies(word)).value
 
-    def replies(self) -> Iterator[Reply]:
-        """Yield replies as they come, for as long as the machine lives and talks."""
+    def replies(self, *words: str) -> Iterator[Reply]:
+        """Yield replies as they come, those of the words given, if any; this ends by an error."""
         while True:
-            yield self._next()
+            reply = self._next()
+            if not words or reply.word in words:
+                yield reply
 
     def replies_for(self, seconds: float) -> Iterator[Reply]:
         """Yield the replies that come within so many seconds."""

@@ -21,41 +21,51 @@ test -b /dev/pmem0 && test -c /dev/dax1.0
 
 @dataclass(frozen=True, slots=True)
 class Medium:
-    """One place.
-
-    Once mounted, it is what it was when the power went: scripts and URL find it by themselves.
-    """
+    """One place."""
 
     name: str
     about: str
     url: str
+    device: str
+    """What it lies on: a disk, or an NVDIMM."""
     format: str = "true"
     """A script that makes the file system."""
-    mount: str = "true"
-    """A script that mounts it."""
-    made_first: bool = False
-    """Whether the group is made before anything is cut: a bare device is formatted once."""
+    options: str = ""
+    """For mounting it."""
+    directory: str = ""
+    """Where it is mounted; empty for a bare device."""
 
     @property
     def scheme(self) -> str:
         """Of the URL."""
         return self.url.partition(":")[0]
 
+    @property
+    def mount(self) -> str:
+        """A script that mounts it, as the last power cut left it."""
+        return f"mount {self.options} {self.device} {self.directory}" if self.directory else "true"
 
-_DISK = "mkfs.ext4 -q -F -b 4096 /dev/vdd", "mount /dev/vdd /disk"
+    @property
+    def is_disk(self) -> bool:
+        """Whether everything reaches it in requests, which the kernel can log."""
+        return self.device == _DISK
+
+
+_DISK, _PMEM = "/dev/vdd", "/dev/pmem0"
+_ON_DISK = _DISK, f"mkfs.ext4 -q -F -b 4096 {_DISK}", "", "/disk"
 # Blocks of one page: without being told, mkfs takes smaller ones on a small device, and no DAX.
-_EXT4_DAX = "mkfs.ext4 -q -F -b 4096 /dev/pmem0", "mount -o dax=always /dev/pmem0 /pmem"
-_XFS_DAX = "mkfs.xfs -q -f -m reflink=0 /dev/pmem0", "mount -t xfs -o dax=always /dev/pmem0 /pmem"
+_EXT4_DAX = _PMEM, f"mkfs.ext4 -q -F -b 4096 {_PMEM}", "-o dax=always", "/pmem"
+_XFS_DAX = _PMEM, f"mkfs.xfs -q -f -m reflink=0 {_PMEM}", "-o dax=always", "/pmem"
 
 MEDIA = {
     medium.name: medium
     for medium in (
-        Medium("disk", "files, ext4 on a disk", "memmap:/disk/group", *_DISK),
-        Medium("zarr", "Zarr, ext4 on a disk", "zarr:/disk/group", *_DISK),
+        Medium("disk", "files, ext4 on a disk", "memmap:/disk/group", *_ON_DISK),
+        Medium("zarr", "Zarr, ext4 on a disk", "zarr:/disk/group", *_ON_DISK),
         Medium("memmap-ext4", "files, ext4 with DAX", "memmap:/pmem/group", *_EXT4_DAX),
         Medium("memmap-xfs", "files, xfs with DAX", "memmap:/pmem/group", *_XFS_DAX),
         Medium("fsdax-ext4", "shelf, ext4 with DAX", "shelf:/pmem/group", *_EXT4_DAX),
         Medium("fsdax-xfs", "shelf, xfs with DAX", "shelf:/pmem/group", *_XFS_DAX),
-        Medium("devdax", "shelf, a bare device", "shelf:/dev/dax1.0", made_first=True),
+        Medium("devdax", "shelf, a bare device", "shelf:/dev/dax1.0", "/dev/dax1.0"),
     )
 }

@@ -12,7 +12,7 @@ EMPTY = State((), ())
 """Of a group that was not made yet."""
 
 
-def to_json(state: State) -> Any:
+def to_json(state: State) -> list[Any]:
     """Return it as lists."""
     return [state.arrays, state.attrs]
 
