@@ -1,50 +1,74 @@
-"""``python -m tests.powercut cuts --cycles 100``, or ``make powercut CYCLES=100 MEDIA="disk"``."""
+"""Power cuts from the command line; see ``docs/how-to/power-cuts.md``.
+
+``python -m tests.powercut cuts --cycles 100 --media "disk devdax"``, or ``make powercut``;
+``python -m tests.powercut run --medium devdax program.py`` runs a program on a medium.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
+from pathlib import Path
 
 from tests.powercut.campaign import Campaign
+from tests.powercut.guest import GuestError
 from tests.powercut.host import CannotRunError, home, scratch
-from tests.powercut.media import MEDIA, Medium
-from tests.powercut.rig import Rig
+from tests.powercut.media import MEDIA, Medium, usable
+from tests.powercut.packages import PackageSet
+from tests.powercut.replay import replay
+from tests.powercut.rig import Rig, copy_disks
 
 __all__ = ["main"]
+
+_LOGGED_CUTS = 50
+"""Instants of one log that are looked at."""
 
 
 def main() -> int:
     """Do what the command line says; 1 if there was a violation, 2 if the rig cannot run here."""
     parser = argparse.ArgumentParser(prog="python -m tests.powercut")
     commands = parser.add_subparsers(required=True)
-    _cuts_command(commands)
+    cuts = commands.add_parser("cuts", help="cut the power at random instants")
+    logs = commands.add_parser("logs", help="cut the power in the log of a disk's writes")
+    for command in (cuts, logs):
+        command.add_argument("--cycles", type=int, default=100, help="cuts a medium")
+        command.add_argument("--seed", type=int, default=1)
+    cuts.add_argument("--media", default="all", help=f"all, or some of: {' '.join(MEDIA)}")
+    disks = [medium.name for medium in MEDIA.values() if medium.is_disk]
+    logs.add_argument("--media", default=" ".join(disks))
+    cuts.set_defaults(work=_cuts)
+    logs.set_defaults(work=_logs)
+    run = commands.add_parser("run", help="run a Python program in the guest")
+    run.add_argument("program", type=Path)
+    run.add_argument("arguments", nargs="*", help="{url} and {directory} are the medium's")
+    run.add_argument("--medium", choices=MEDIA, default="disk")
+    run.add_argument("--disks", type=Path, help="go on with these, for example with a violation's")
+    run.add_argument("--packages", nargs="*", default=[], help="that it needs, for example torch")
+    run.add_argument("--memory", type=int, default=1024, help="of the guest, in MiB")
+    run.set_defaults(work=_run)
     arguments = parser.parse_args()
     try:
-        status: int = arguments.run(arguments)
+        status: int = arguments.work(arguments)
     except CannotRunError as error:
         print(f"power cuts cannot be tried here: {error}", file=sys.stderr)
         return 2
     return status
 
 
-def _cuts_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("cuts", help="cut the power at random instants")
-    parser.add_argument("--cycles", type=int, default=100, help="cuts a medium")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--media", default="disk memmap-ext4", help=", ".join(MEDIA))
-    parser.set_defaults(run=_cuts)
-
-
 def _cuts(arguments: argparse.Namespace) -> int:
+    chosen = _chosen(arguments.media)
     rig = Rig(_say)
-    violations = 0
-    for name in arguments.media.split():
-        violations += _campaign(rig, MEDIA[name], arguments.seed, arguments.cycles)
-    return 1 if violations else 0
+    return _status([_cut(rig, m, arguments.seed, arguments.cycles) for m in chosen])
 
 
-def _campaign(rig: Rig, medium: Medium, seed: int, cycles: int) -> int:
+def _logs(arguments: argparse.Namespace) -> int:
+    chosen = [medium for medium in _chosen(arguments.media) if medium.is_disk]
+    rig = Rig(_say)
+    return _status([_log(rig, m, arguments.seed, arguments.cycles) for m in chosen])
+
+
+def _cut(rig: Rig, medium: Medium, seed: int, cycles: int) -> int:
     start, violations, during = time.monotonic(), 0, {"writing": 0, "recovery": 0}
     with scratch() as place:
         campaign = Campaign(rig, medium, seed=seed, scratch=place, evidence=home() / "violations")
@@ -53,12 +77,75 @@ def _campaign(rig: Rig, medium: Medium, seed: int, cycles: int) -> int:
             if cut.violation:
                 violations += 1
                 _say(f"{medium.name}, seed {seed}, cut {cut.number}: {cut.violation}")
-    seconds = (time.monotonic() - start) / cycles
+    seconds = (time.monotonic() - start) / max(1, cycles)
     _say(
         f"{medium.name}: {cycles} cuts, {during['recovery']} of them during recovery, "
         f"{seconds:.2f} s a cut, {violations} violations"
     )
     return violations
+
+
+def _log(rig: Rig, medium: Medium, seed: int, cycles: int) -> int:
+    start, entries, cuts, violations = time.monotonic(), 0, 0, 0
+    while cuts < cycles:
+        with scratch() as place:
+            wanted = min(_LOGGED_CUTS, cycles - cuts)
+            result = replay(rig, medium, seed=seed, cuts=wanted, scratch=place)
+        for violation in result.violations:
+            _say(f"{medium.name}, logged, seed {seed}: {violation}")
+        entries += result.entries
+        cuts += result.cuts
+        violations += len(result.violations)
+        seed += 1
+    seconds = (time.monotonic() - start) / max(1, cuts)
+    _say(
+        f"{medium.name}, logged: {cuts} cuts among {entries} entries, {seconds:.2f} s a cut, "
+        f"{violations} violations"
+    )
+    return violations
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    rig, medium = Rig(_say), MEDIA[arguments.medium]
+    places = {"url": medium.url, "directory": medium.directory}
+    with scratch() as disks:
+        if arguments.disks is None:
+            rig.fresh(medium, disks)
+        else:
+            copy_disks(arguments.disks, disks)
+        if arguments.packages:
+            extra = PackageSet(arguments.packages, without=rig.packages)
+            guest = rig.boot(disks, extra, arguments.memory << 20)
+        else:
+            guest = rig.start(disks)
+        with guest:
+            guest.do("shell", script=medium.mount)
+            guest.order(
+                "python",
+                program=arguments.program.read_text(),
+                arguments=[argument.format_map(places) for argument in arguments.arguments],
+            )
+            try:
+                for reply in guest.replies():
+                    if reply.word == "done":
+                        return int(reply.value)
+                    _say(reply.value)
+            except GuestError as error:
+                _say(str(error))
+    return 1
+
+
+def _chosen(names: str) -> list[Medium]:
+    if names == "all":
+        return [medium for medium in MEDIA.values() if usable(medium)]
+    try:
+        return [MEDIA[name] for name in names.split()]
+    except KeyError as error:
+        raise CannotRunError(f"no medium {error}; there are {', '.join(MEDIA)}") from None
+
+
+def _status(violations: list[int]) -> int:
+    return 1 if any(violations) else 0
 
 
 def _say(text: str) -> None:

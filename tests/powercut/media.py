@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["MEDIA", "NAMESPACES", "Medium"]
+from pmarray.backends import known_schemes
+
+__all__ = ["MEDIA", "NAMESPACES", "Medium", "usable"]
 
 NAMESPACES = """
 for region in /sys/bus/nd/devices/region*; do
@@ -69,3 +71,8 @@ MEDIA = {
         Medium("devdax", "shelf, a bare device", "shelf:/dev/dax1.0", "/dev/dax1.0"),
     )
 }
+
+
+def usable(medium: Medium) -> bool:
+    """Whether this pmarray has the backend."""
+    return medium.scheme in known_schemes()

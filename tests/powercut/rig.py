@@ -79,7 +79,7 @@ class Rig:
         image = Image(self._made(f"image-{Image.key()}", lambda place: Image(place).build()))
         packages = PackageSet.of_pmarray()
         source = SourceTree()
-        self._packages = packages
+        self.packages = packages
         self.machine = Machine(
             image,
             self._made(f"packages-{packages.key}", packages.build),
