@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from tests.powercut.campaign import Campaign
-from tests.powercut.guest import GuestError
+from tests.powercut.guest import Guest, GuestError
 from tests.powercut.host import CannotRunError, home, scratch
 from tests.powercut.media import MEDIA, Medium, usable
 from tests.powercut.packages import PackageSet
@@ -25,8 +25,8 @@ _LOGGED_CUTS = 50
 """Instants of one log that are looked at."""
 
 
-def main() -> int:
-    """Do what the command line says; 1 if there was a violation, 2 if the rig cannot run here."""
+def main(words: list[str] | None = None) -> int:
+    """Do what the command line says; 1 if there was a violation, 2 if the rig cannot run."""
     parser = argparse.ArgumentParser(prog="python -m tests.powercut")
     commands = parser.add_subparsers(required=True)
     cuts = commands.add_parser("cuts", help="cut the power at random instants")
@@ -44,14 +44,19 @@ def main() -> int:
     run.add_argument("arguments", nargs="*", help="{url} and {directory} are the medium's")
     run.add_argument("--medium", choices=MEDIA, default="disk")
     run.add_argument("--disks", type=Path, help="go on with these, for example with a violation's")
+    run.add_argument("--cut-at", help="pull the plug when it prints a line that begins so")
+    run.add_argument("--keep", type=Path, help="a directory to copy the disks to in the end")
     run.add_argument("--packages", nargs="*", default=[], help="that it needs, for example torch")
     run.add_argument("--memory", type=int, default=1024, help="of the guest, in MiB")
     run.set_defaults(work=_run)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     try:
         status: int = arguments.work(arguments)
     except CannotRunError as error:
         print(f"power cuts cannot be tried here: {error}", file=sys.stderr)
+        return 2
+    except GuestError as error:
+        print(error, file=sys.stderr)
         return 2
     return status
 
@@ -125,14 +130,24 @@ def _run(arguments: argparse.Namespace) -> int:
                 program=arguments.program.read_text(),
                 arguments=[argument.format_map(places) for argument in arguments.arguments],
             )
-            try:
-                for reply in guest.replies():
-                    if reply.word == "done":
-                        return int(reply.value)
-                    _say(reply.value)
-            except GuestError as error:
-                _say(str(error))
-    return 1
+            status = _follow(guest, arguments.cut_at)
+            if arguments.cut_at is None:
+                guest.do("shell", script="sync")
+        if arguments.keep is not None:
+            copy_disks(disks, arguments.keep)
+    return status
+
+
+def _follow(guest: Guest, cut_at: str | None) -> int:
+    """Print what the program prints, until it ends, or the plug is pulled."""
+    for reply in guest.replies("printed", "done"):
+        if reply.word == "done":
+            return int(reply.value)
+        _say(reply.value)
+        if cut_at is not None and reply.value.startswith(cut_at):
+            guest.pull_the_plug()
+            return 0
+    raise AssertionError("replies end with an error or not at all")
 
 
 def _chosen(names: str) -> list[Medium]:

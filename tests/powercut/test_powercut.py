@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pmarray.testing import State, Workload
+from tests.powercut.__main__ import main
 from tests.powercut.campaign import Campaign
 from tests.powercut.guest import GuestError
 from tests.powercut.host import CannotRunError, scratch
@@ -124,6 +125,36 @@ def test_an_error_in_the_guest_is_one_here(rig: Rig, place: Path) -> None:
         guest.pull_the_plug()
         with pytest.raises(GuestError, match=r"died|gone"):
             guest.do("shell", script="true")
+
+
+_HALF_DONE = """
+import sys, pmarray
+with pmarray.open_group(sys.argv[1]) as group:
+    group.create("x", (3,))
+    with group.transaction():
+        group["x"][:] = 7
+    print("committed", flush=True)
+    input()
+"""
+_LOOK = """
+import sys, pmarray
+print(pmarray.open(sys.argv[1] + "#x", mode="r")[...])
+"""
+
+
+def test_a_program_is_cut_and_another_looks(
+    rig: Rig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, program in (("half.py", _HALF_DONE), ("look.py", _LOOK)):
+        (tmp_path / name).write_text(program)
+    disks = str(tmp_path / "disks")
+    run = ["run", "--medium", "memmap-xfs"]
+    write = [*run, "--cut-at", "comm", "--keep", disks, str(tmp_path / "half.py"), "{url}"]
+    assert main(write) == 0
+    assert main([*run, "--disks", disks, str(tmp_path / "look.py"), "{url}"]) == 0
+    assert capsys.readouterr().out == "committed\n[7. 7. 7.]\n"
+    assert main([*run, str(tmp_path / "look.py"), "{url}"]) == 1
+    assert "GroupNotFoundError" in capsys.readouterr().out
 
 
 def test_the_verdict_knows_early_late_wrong_and_damaged_states() -> None:
