@@ -94,22 +94,21 @@ class Campaign:
 
     def _cycle(self) -> str:
         """Start, look, recover, go on, and cut; return what was interrupted."""
-        if self._fresh:
-            self._start_over()
-        copy_disks(self._disks, self._found)
-        with self._rig.start(self._disks) as guest:
-            guest.do("shell", script=self._medium.mount)
+        while True:
             if self._fresh:
-                if not self._medium.directory:  # a bare device is formatted, once
-                    guest.do("make", url=self._medium.url)
+                self._start_over()
+            copy_disks(self._disks, self._found)
+            with self._rig.start(self._disks) as guest:
+                guest.do("shell", script=self._medium.mount)
+                if not self._fresh and not self._recover(guest):
+                    return "recovery"
+                if self._fresh and not self._medium.directory:
+                    guest.do("make", url=self._medium.url)  # a bare device is formatted, once
                 self._fresh = False
-            elif not self._recover(guest):
-                return "recovery"
-            if self._committed < _LENGTH:
-                self._write(guest)
-        if self._committed == _LENGTH:
-            self._fresh = True
-        return "writing"
+                if self._begun < _LENGTH:
+                    self._write(guest)
+                    return "writing"
+            self._fresh = True  # the workload is done, and was found so
 
     def _start_over(self) -> None:
         self._rig.fresh(self._medium, self._disks)
