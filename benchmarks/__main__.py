@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks array | codecs | collect | rss | ...``."""
+"""The command line: ``python -m benchmarks array | codecs | collect | shelf | ...``."""
 
 from __future__ import annotations
 
@@ -114,6 +114,24 @@ def codecs(
     compare(
         Console(), store=store, array=array, columns=columns, rounds=rounds, directory=directory
     )
+
+
+@app.command()
+def shelf(
+    place: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A directory on DAX, or a device, whose array is replaced; DRAM if not given."
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=100, help="Float32 items of a column.")] = 1_000_000,
+    columns: Annotated[int, typer.Option(min=8, help="Columns.")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
+) -> None:
+    """Milliseconds a write to persistent memory, in place and through the write cache."""
+    from benchmarks.shelf import compare
+
+    compare(Console(), rows=rows, columns=columns, rounds=rounds, place=place)
 
 
 @app.command()

@@ -18,7 +18,7 @@ from pmarray._open import open, open_group
 from pmarray._verify import Finding, Recovery, recover, verify
 from pmarray.array import PMArray
 from pmarray.attributes import Attributes
-from pmarray.errors import PMArrayError
+from pmarray.errors import PersistenceWarning, PMArrayError
 from pmarray.group import Group
 from pmarray.layout import Layout
 from pmarray.transaction import Transaction
@@ -32,6 +32,7 @@ __all__ = [
     "Layout",
     "PMArray",
     "PMArrayError",
+    "PersistenceWarning",
     "Recovery",
     "Transaction",
     "config",

@@ -62,7 +62,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain, groupby
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pmarray._journal import Image, Journal, StoredImage
 from pmarray._metadata import Checkpoint, GroupMetadata
@@ -79,6 +79,7 @@ _RETIRE_AT = 0.75
 _MAX_IDLE_JOURNAL_BYTES = 64 << 20
 
 
+@runtime_checkable
 class CommittedStorage(Protocol):
     """What a commit asks of the storage of an array that it changes."""
 

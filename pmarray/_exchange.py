@@ -117,11 +117,7 @@ def _shared(a: PMArray) -> AnyArray | None:
     view = a._storage.view()
     if view is None or not view.size:
         return view
-    # Nobody will report the stores to the transaction, so it keeps all of what they may change.
-    storage = base._storage
-    storage._keep(tuple(slice(0, n, 1) for n in storage.layout.shape))
-    view.flags.writeable = True
-    return view.reshape(a.shape)
+    return base._storage.share(view).reshape(a.shape)
 
 
 def _fits_torch(block: AnyArray) -> bool:

@@ -197,9 +197,14 @@ class Journal:
             self.region.read_into(image.position, data)
         return data
 
+    def _reaches(self, stop: int) -> bool:
+        """Whether the region goes on to `stop`, perhaps since another process has grown it."""
+        if stop > self.region.capacity:
+            self.region.refresh()
+        return stop <= self.region.capacity
+
     def _read(self, start: int) -> Record | None:
-        capacity = self.region.capacity
-        if start + BLOCK_BYTES > capacity:
+        if not self._reaches(start + BLOCK_BYTES):
             return None
         head = bytearray(BLOCK_BYTES)
         self.region.read_into(start, memoryview(head))
@@ -209,7 +214,7 @@ class Journal:
             magic != _MAGIC
             or generation != self.generation
             or count > _MAX_IMAGES
-            or total > capacity - start
+            or not self._reaches(start + total)
         ):
             return None
         data = bytearray(total)

@@ -113,6 +113,13 @@ class MappedStorage:
         used, self._used = self._used, max(self._used, layout.nbytes)
         return unfilled(before, layout, used if self.holds_fill else layout.nbytes)
 
+    def share(self, view: AnyArray, /) -> AnyArray:
+        """Return a view of the memory writable, for somebody who will not say what is stored."""
+        # Nobody will report the stores to the transaction, so it keeps all they may change.
+        self._keep(tuple(slice(0, n, 1) for n in self.layout.shape))
+        view.flags.writeable = True
+        return view
+
     def view(self) -> AnyArray | None:
         result = self.items[...]
         result.flags.writeable = False

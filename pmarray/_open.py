@@ -12,7 +12,7 @@ from pmarray._dtypes import parse_dtype
 from pmarray._sizes import available_memory_bytes, parse_bytes
 from pmarray._url import DEFAULT_NAME, URL
 from pmarray.array import PMArray
-from pmarray.backends import open_backend
+from pmarray.backends import Overwritable, open_backend
 from pmarray.errors import (
     ArrayExistsError,
     ArrayNotFoundError,
@@ -82,13 +82,25 @@ def open_group(
     return _open_group(parsed, mode, cache, commit)
 
 
-def _open_group(parsed: URL, mode: str, cache: int | str, commit: str = "durable") -> Group:
+def _open_group(
+    parsed: URL,
+    mode: str,
+    cache: int | str,
+    commit: str = "durable",
+    *,
+    overwrite: bool = False,
+) -> Group:
     if mode not in _MODES:
         raise ValueError(f"mode={mode!r}: use one of {', '.join(map(repr, _MODES))}")
     if commit not in ("durable", "pipelined"):
         raise ValueError(f"commit={commit!r}: use 'durable' or 'pipelined'")
     backend = open_backend(parsed, writable=mode != "r")
-    group = Group(parsed, backend, mode, _cache_bytes(cache))
+    if (overwrite or mode == "w") and isinstance(backend, Overwritable):
+        backend.make_way()
+    cache_bytes = _cache_bytes(cache)
+    # Where the medium is memory it is reached directly, unless a cache is asked for.
+    write_cache = cache != "auto" and cache_bytes > 0
+    group = Group(parsed, backend, mode, cache_bytes, write_cache=write_cache)
     group._wait = commit == "durable"
     try:
         _enter_mode(group, mode)
@@ -201,7 +213,8 @@ def open(
     # "w" and "w-" are about the array: its neighbours in the group are left alone. Without a shape
     # "a" can create nothing, and leaves no empty group behind.
     group_mode = "a" if mode in ("w", "w-") else "r+" if mode == "a" and shape is None else mode
-    group = _open_group(replace(parsed, name=None), group_mode, cache)
+    overwrite = mode == "w"
+    group = _open_group(replace(parsed, name=None), group_mode, cache, overwrite=overwrite)
     try:
         if mode == "w-" and name in group:
             raise ArrayExistsError(

@@ -1,4 +1,4 @@
-"""Every system call by which the library changes the state of a file system.
+"""Everything by which the library changes a file system or persistent memory.
 
 The rest of the package calls these functions as ``_osops.pwritev(...)``, through the module,
 and calls nothing else that writes. One seam serves three masters: the simulated disk of the
@@ -6,17 +6,27 @@ crash rig records what passes here and builds the images a power cut could leave
 injector makes any call fail, and a reader who asks "what does this library do to my disk" has
 one page to read.
 
-Each function is one system call and has its semantics: `pwritev` may write less than it was
+Persistent memory has two functions of its own, `store` and `persist`; NumPy may store to what
+`map_shared` has mapped, too, and what it has stored is durable after `persist`.
+
+Each other function is one system call and has its semantics: `pwritev` may write less than it was
 given and raises `InterruptedError` only where Python does. Loops, retries and alignment are the
 caller's business (`_files.py`).
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import struct
+import tempfile
 from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmarray import _pmem
 
 __all__ = [
     "close",
@@ -27,11 +37,16 @@ __all__ = [
     "ftruncate",
     "link",
     "lock",
+    "map_again",
+    "map_shared",
     "mkdir",
     "open_file",
+    "open_nameless",
+    "persist",
     "pwritev",
     "rename",
     "rmdir",
+    "store",
     "symlink",
     "unlink",
     "unlock",
@@ -51,6 +66,20 @@ def open_file(path: str, *, write: bool = False, create: bool = False, direct: b
     if direct:
         flags |= _DIRECT
     return os.open(path, flags, 0o666)
+
+
+def open_nameless(directory: str, *, direct: bool = False) -> int:
+    """Make a file without a name, for reading and writing; it is gone when it is closed."""
+    flags = os.O_RDWR | os.O_CLOEXEC | (_DIRECT if direct else 0)
+    try:
+        return os.open(directory, flags | getattr(os, "O_TMPFILE", 0), 0o600)
+    except OSError as error:
+        if direct or error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            raise
+    # A file system without such files: the name is there for an instant.
+    fd, path = tempfile.mkstemp(dir=directory)
+    os.unlink(path)
+    return fd
 
 
 def close(fd: int) -> None:
@@ -123,6 +152,33 @@ def mkdir(path: str) -> None:
 def rmdir(path: str) -> None:
     """Remove an empty directory; durable after `fsync_directory` of its parent."""
     os.rmdir(path)
+
+
+def map_shared(
+    fd: int,
+    pieces: Sequence[tuple[int, int]],
+    *,
+    write: bool,
+    sync: bool,
+    alignment: int = _pmem.PAGE_BYTES,
+) -> _pmem.Mapping:
+    """Map offsets and lengths of `fd` one behind the other; see `_pmem.map_pieces`."""
+    return _pmem.map_pieces(fd, pieces, write=write, sync=sync, alignment=alignment)
+
+
+def map_again(start: int, pieces: Sequence[tuple[int, int]], *, write: bool) -> _pmem.Mapping:
+    """Map pieces of the shared memory at `start` once more; see `_pmem.map_again`."""
+    return _pmem.map_again(start, pieces, write=write)
+
+
+def store(memory: NDArray[np.uint8], data: NDArray[np.uint8]) -> None:
+    """Copy bytes to persistent memory of the same size; durable on return, 8 bytes at a time."""
+    _pmem.copy_and_persist(memory, data)
+
+
+def persist(memory: NDArray[np.uint8]) -> None:
+    """Return when what anyone has stored to this persistent memory is durable."""
+    _pmem.persist(memory)
 
 
 def lock(fd: int, *, exclusive: bool) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``pmarray info | ls | head | copy | verify | recover``."""
+"""The command line: ``pmarray info | ls | head | copy | verify | recover | doctor | format``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from rich.markup import escape
 from rich.table import Table
 
 import pmarray
+from pmarray._doctor import examine, examine_machine
 from pmarray._dtypes import decode_dtype, encode_dtype
 from pmarray._sizes import format_bytes, parse_bytes
 from pmarray._url import URL
-from pmarray.errors import ArrayExistsError, GroupExistsError
+from pmarray.backends._device import find_device
+from pmarray.backends._pool import Pool
+from pmarray.errors import ArrayExistsError, GroupExistsError, URLError
 
 __all__ = ["app"]
 
@@ -189,3 +192,43 @@ def recover(url: URLArgument) -> None:
     with _errors_in_one_line():
         done = pmarray.recover(url)
     typer.echo(f"{url}: as of transaction {done.transaction}; {done.images} before-images put back")
+
+
+@app.command()
+def doctor(
+    path: Annotated[
+        str | None, typer.Argument(help="a directory, or a device such as /dev/dax0.0")
+    ] = None,
+) -> None:
+    """Say what a path or device is, which durability it gets, and why; nothing is changed."""
+    found = examine_machine() if path is None else examine(path)
+    typer.echo(found.place)
+    for name, value in found.facts.items():
+        typer.echo(f"  {name + ':':<12} {value}")
+    if found.url is not None:
+        typer.echo(f"  {'open it as:':<12} {found.url}")
+    typer.echo(f"  {'durability:':<12} {found.durability}")
+    if path is not None and found.url is None:
+        raise typer.Exit(1)
+
+
+@app.command("format")
+def format_(
+    device: Annotated[str, typer.Argument(help="a device such as /dev/dax0.0")],
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+) -> None:
+    """Make an empty pool on a DAX device, for one group; what is on it is lost."""
+    with _errors_in_one_line():
+        found = find_device(device)
+        if found is None:
+            raise URLError(f"{device} is no DAX device; a directory needs no formatting")
+        pool = Pool(found, writable=True)
+        if not yes:
+            typer.confirm(
+                f"{device} ({format_bytes(found.nbytes)}) holds {pool.contents()}. Overwrite it?",
+                abort=True,
+            )
+        pool.make_empty()
+    typer.echo(
+        f"{device}: an empty pool of {format_bytes(found.nbytes)}; open it as shelf:{device}"
+    )

@@ -33,6 +33,8 @@
             `-- PoisonedError                          ... at a barrier: reopen the group
                 `-- OutcomeUnknownError                ... at that of a commit
 
+    PersistenceWarning                (UserWarning)    durable in another way than was asked for
+
 >>> import pmarray
 >>> try:
 ...     pmarray.open("memmap:/no/such/place", mode="r")
@@ -58,6 +60,7 @@ __all__ = [
     "LoanError",
     "OutcomeUnknownError",
     "PMArrayError",
+    "PersistenceWarning",
     "PoisonedError",
     "ReadOnlyError",
     "SelectionError",
@@ -80,7 +83,7 @@ class URLError(PMArrayError, ValueError):
     >>> pmarray.open("floppy:/a")
     Traceback (most recent call last):
         ...
-    pmarray.errors.URLError: no backend for 'floppy:'; known: dram, icechunk, memmap, zarr
+    pmarray.errors.URLError: no backend for 'floppy:'; known: dram, icechunk, memmap, shelf, zarr
     """
 
 
@@ -217,3 +220,7 @@ class OutcomeUnknownError(PoisonedError):
 
     Opening the group again settles it.
     """
+
+
+class PersistenceWarning(UserWarning):
+    """A place that was asked for as persistent memory is none, and is used as what it is."""

@@ -26,13 +26,14 @@ from pmarray._journal import Image
 from pmarray._mapped import MappedStorage
 from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._npy import write_header
+from pmarray._persistent import PersistentStorage
 from pmarray._region import RegionStorage
 from pmarray._snapshot import Snapshot
 from pmarray._storage import Storage, plan_chunks, refuse_large_chunk
 from pmarray._url import URL, check_name
 from pmarray.array import PMArray
 from pmarray.attributes import Attributes
-from pmarray.backends import ChunkBackend, ImageTarget, RegionBackend
+from pmarray.backends import ChunkBackend, ImageTarget, PersistentRegion, RegionBackend
 from pmarray.errors import (
     ArrayExistsError,
     ArrayNotFoundError,
@@ -80,13 +81,21 @@ class Group:
     """
 
     def __init__(
-        self, url: URL, backend: RegionBackend | ChunkBackend, mode: str, cache_bytes: int
+        self,
+        url: URL,
+        backend: RegionBackend | ChunkBackend,
+        mode: str,
+        cache_bytes: int,
+        *,
+        write_cache: bool = True,
     ) -> None:
         self.url = str(replace(url, name=None))
         self.mode = mode
         self.attrs = Attributes(self)
         self._backend = backend
         self._wait = True
+        self._write_cache = write_cache
+        """Whether writes go through the cache also where the medium itself is memory."""
         # Held for a whole operation. The cache has a lock of its own for its books, which its
         # writer and ending loans need while an operation waits for memory.
         self._lock = threading.RLock()
@@ -257,7 +266,20 @@ class Group:
         make = backend.create if new else backend.open
         region = make(array.file_id, layout.nbytes, aligned=layout.is_aligned(shape))
         holds_fill = not any(array.fill)
-        if region.memory is not None:
+        in_place = self._locked and not self._write_cache
+        if in_place and isinstance(region, PersistentRegion):
+            return PersistentStorage(
+                region,
+                layout,
+                array.dtype,
+                shape,
+                file_id=array.file_id,
+                cache=self._cache,
+                keep=self._committer.keep,
+                new=new,
+                holds_fill=holds_fill,
+            )
+        if not backend.has_journal and region.memory is not None:
             return MappedStorage(region, layout, array.dtype, shape, new=new, holds_fill=holds_fill)
         return RegionStorage(
             region,
@@ -527,9 +549,7 @@ class Group:
                 marks: dict[CommittedStorage, int] = {}
                 for array in self._arrays.values():
                     mark = array._storage.seal()
-                    if mark is not None and isinstance(
-                        array._storage, RegionStorage | ChunkStorage
-                    ):
+                    if mark is not None and isinstance(array._storage, CommittedStorage):
                         marks[array._storage] = mark
                 if number is not None:
                     commit = Commit(
@@ -565,7 +585,7 @@ class Group:
                 targets: dict[int, ImageTarget] = {
                     storage.file_id: storage.region
                     for storage in transaction.storages()
-                    if isinstance(storage, RegionStorage)
+                    if isinstance(storage, RegionStorage | PersistentStorage)
                 }
                 if isinstance(self._backend, ChunkBackend):
                     if self._backend.commits:

@@ -64,3 +64,11 @@ def test_array_compares_what_is_installed_and_says_what_is_not(scratch: Path) ->
     for name in ("tensorstore", "h5py", "blosc2", "dask", "pmarray icechunk:"):
         assert name in times["sum"] or f"{name}: skipped, needs" in out
     assert list(scratch.iterdir()) == [output]
+
+
+def test_shelf_compares_stores_in_place_with_the_write_cache() -> None:
+    out = run("shelf", "--rows", "20000", "--columns", "8", "--rounds", "1")
+    ratios = re.findall(r"│ +([\d.]+) +│$", out, re.MULTILINE)
+    assert len(ratios) == 7
+    assert all(float(ratio) > 0 for ratio in ratios)
+    assert "DRAM that stands for persistent memory" in out

@@ -26,6 +26,8 @@ __all__ = [
     "Chunks",
     "ImageTarget",
     "OpenBackend",
+    "Overwritable",
+    "PersistentRegion",
     "Region",
     "RegionBackend",
     "known_schemes",
@@ -63,6 +65,9 @@ class Region(Protocol):
     def reserve(self, nbytes: int, /) -> None:
         """Make `capacity` at least `nbytes`, or raise and change nothing; new bytes are zeros."""
 
+    def refresh(self) -> None:
+        """Take note of a `capacity` that another process has changed."""
+
     def describe(self, layout: Layout, dtype: DType, ndim: int, /) -> None:
         """Note shape and dtype beside the bytes, for the convenience of other programs."""
 
@@ -74,6 +79,21 @@ class Region(Protocol):
 
     def close(self) -> None:
         """Release the handles; what was written stays."""
+
+
+@runtime_checkable
+class PersistentRegion(Region, Protocol):
+    """A region that is memory and keeps what is stored to it: what `write` wrote is durable."""
+
+    @property
+    def memory(self) -> NDArray[np.uint8]:
+        """The bytes themselves; others after `reserve` and `trim`, which old arrays outlive."""
+
+    def will_store(self, offset: int, nbytes: int, /) -> None:
+        """Make ready bytes that are about to be stored to `memory`; they keep their values."""
+
+    def stored(self, offset: int, nbytes: int, /) -> None:
+        """Note that bytes have been stored to `memory`; `barrier` makes them durable."""
 
 
 class ImageTarget(Protocol):
@@ -230,6 +250,14 @@ class ChunkBackend(Backend, Protocol):
 
 
 @runtime_checkable
+class Overwritable(Protocol):
+    """A backend on a medium that may hold something else, as a device does."""
+
+    def make_way(self) -> None:
+        """Overwrite what is there, if it is no group of ours: ``mode="w"`` was asked for."""
+
+
+@runtime_checkable
 class OpenBackend(Protocol):
     """The object behind an entry point."""
 
@@ -272,6 +300,12 @@ def _memmap(url: URL, *, writable: bool) -> Any:
     return memmap.open_backend(url, writable=writable)
 
 
+def _shelf(url: URL, *, writable: bool) -> Any:
+    from pmarray.backends import shelf
+
+    return shelf.open_backend(url, writable=writable)
+
+
 def _zarr(url: URL, *, writable: bool) -> Any:
     from pmarray.backends import zarrstore
 
@@ -289,6 +323,7 @@ def _icechunk(url: URL, *, writable: bool) -> Any:
 _BUILT_IN: dict[str, OpenBackend] = {
     "dram": _dram,
     "memmap": _memmap,
+    "shelf": _shelf,
     "zarr": _zarr,
     "icechunk": _icechunk,
 }

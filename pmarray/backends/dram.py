@@ -1,28 +1,36 @@
-"""``dram:`` - anonymous memory. Nothing outlives the process.
+"""``dram:`` - volatile memory. Nothing outlives the process.
 
 ``dram:`` is a new group each time; ``dram:name`` is the same group for the whole process, until
 it is opened with ``mode="w"``.
+
+``dram:?spill=/directory`` is volatile memory larger than DRAM: files without names in that
+directory, mapped, with the kernel's page cache in front. It stands for the *memory mode* of
+persistent memory, where the processor does the same with DRAM as the cache.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
+import weakref
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray import _osops
 from pmarray._dtypes import DType
 from pmarray._metadata import ArrayMetadata, Checkpoint
 from pmarray._sizes import format_bytes
 from pmarray._url import URL
-from pmarray.errors import BudgetError, GroupLockedError, URLError
+from pmarray.errors import BudgetError, GroupLockedError, StorageError, URLError
 from pmarray.layout import Layout
 
-__all__ = ["DRAMBackend", "DRAMRegion", "open_backend"]
+__all__ = ["DRAMBackend", "DRAMRegion", "SpillRegion", "open_backend"]
 
 _PAGE = mmap.PAGESIZE
 _HUGE_PAGE = 2 << 20
+_SPILL_STEP_BYTES = 1 << 30
 
 
 class DRAMRegion:
@@ -92,6 +100,9 @@ class DRAMRegion:
                 pass  # a kernel without transparent huge pages: slower, not wrong
         return result
 
+    def refresh(self) -> None:
+        pass
+
     def describe(self, layout: Layout, dtype: DType, ndim: int, /) -> None:
         pass
 
@@ -106,15 +117,76 @@ class DRAMRegion:
     def close(self) -> None:
         self._memory = None
 
+    def release(self) -> None:
+        """Give the memory back, but for what somebody has a view of."""
+        self._memory = self._map = None
+        self.capacity = 0
+
+
+class SpillRegion(DRAMRegion):
+    """A mapping of a file without a name, which is gone with its last user, however that ends.
+
+    Parameters
+    ----------
+    nbytes
+        To begin with.
+    directory
+        Where the file takes its space.
+    """
+
+    def __init__(self, nbytes: int, directory: str) -> None:
+        self._directory = directory
+        try:
+            self._fd = _osops.open_nameless(directory)
+        except OSError as error:
+            raise StorageError(
+                error.errno, f"cannot make a file to spill to: {error.strerror}", directory
+            ) from error
+        self._close_file = weakref.finalize(self, os.close, self._fd)
+        super().__init__(nbytes)
+
+    def reserve(self, nbytes: int, /) -> None:
+        if nbytes <= self.capacity:
+            return
+        capacity = max(nbytes, self.capacity + min(self.capacity // 2, _SPILL_STEP_BYTES))
+        capacity = -(-capacity // _PAGE) * _PAGE
+        try:
+            # Allocated, so that a full disk is an error here and not a bus error at some store.
+            _osops.fallocate(self._fd, 0, capacity)
+            self._map = mmap.mmap(self._fd, capacity)  # old arrays show the same pages
+        except (OSError, ValueError, OverflowError) as error:
+            code = error.errno if isinstance(error, OSError) else None
+            raise StorageError(
+                code,
+                f"cannot reserve {format_bytes(capacity - self.capacity)} more to spill to "
+                f"({error}); nothing was changed: free space and try again",
+                self._directory,
+            ) from error
+        self._memory = None
+        self.capacity = capacity
+
+    def release(self) -> None:
+        super().release()
+        self._close_file()
+
 
 class DRAMBackend:
-    """One group in memory."""
+    """One group in memory.
+
+    Parameters
+    ----------
+    where
+        For messages.
+    spill
+        A directory that takes what DRAM does not; None for none.
+    """
 
     can_create = True
     has_journal = False
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, spill: str | None = None) -> None:
         self._where = where
+        self._spill = spill
         self._checkpoint: Checkpoint | None = None
         self._regions: dict[int, DRAMRegion] = {}
         self._locked = False
@@ -142,7 +214,8 @@ class DRAMBackend:
         self._locked = True
 
     def create(self, file_id: int, nbytes: int, /, *, aligned: bool) -> DRAMRegion:
-        region = self._regions[file_id] = DRAMRegion(nbytes)
+        region = DRAMRegion(nbytes) if self._spill is None else SpillRegion(nbytes, self._spill)
+        self._regions[file_id] = region
         return region
 
     def open(self, file_id: int, nbytes: int, /, *, aligned: bool) -> DRAMRegion:
@@ -173,11 +246,21 @@ class DRAMBackend:
 _NAMED: dict[str, DRAMBackend] = {}
 
 
+class _Nameless(DRAMBackend):
+    """A group that nobody can open again."""
+
+    def close(self) -> None:
+        super().close()
+        for region in self._regions.values():
+            region.release()
+        self._regions.clear()
+
+
 class _Handle(DRAMBackend):
     """One opener's share of a named group: the lock is held by one handle at a time."""
 
     def __init__(self, shared: DRAMBackend) -> None:
-        super().__init__(shared._where)
+        super().__init__(shared._where, shared._spill)
         self._shared = shared
         self._regions = shared._regions
         self._holds = False
@@ -202,10 +285,13 @@ class _Handle(DRAMBackend):
 
 
 def open_backend(url: URL, *, writable: bool) -> DRAMBackend:
-    """Open ``dram:`` or ``dram:name``."""
-    if url.options:
-        raise URLError(f"dram: takes no options, got {url.options}")
+    """Open ``dram:`` or ``dram:name``, either with ``?spill=/directory``."""
+    if set(url.options) - {"spill"}:
+        raise URLError(f"dram: takes no options but ?spill=/directory, got {url.options}")
+    spill = url.options.get("spill")
+    if spill is not None:
+        spill = os.path.join(os.getcwd(), os.path.expanduser(spill))
     if not url.path:
-        return DRAMBackend("dram:")
-    shared = _NAMED.setdefault(url.path, DRAMBackend(f"dram:{url.path}"))
+        return _Nameless("dram:", spill)
+    shared = _NAMED.setdefault(url.path, DRAMBackend(f"dram:{url.path}", spill))
     return _Handle(shared)

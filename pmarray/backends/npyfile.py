@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
 
 from pmarray import _osops
 from pmarray._files import barrier, write_fully
 from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._npy import MAX_HEADER_BYTES, Header, parse_header, write_header
 from pmarray._url import DEFAULT_NAME
+from pmarray.backends._file_region import FileRegion
 from pmarray.errors import (
+    DamagedError,
     ForeignDataError,
     GroupLockedError,
     GroupNotFoundError,
@@ -24,9 +25,6 @@ from pmarray.errors import (
     StorageError,
 )
 from pmarray.layout import Layout
-
-if TYPE_CHECKING:
-    from pmarray.backends.memmap import FileRegion
 
 __all__ = ["NpyFileBackend"]
 
@@ -124,9 +122,6 @@ class NpyFileBackend:
         raise ForeignDataError(f"{self._path} is one array; use a directory to hold several")
 
     def open(self, file_id: int, nbytes: int, /, *, aligned: bool) -> FileRegion:
-        from pmarray.backends.memmap import FileRegion
-        from pmarray.errors import DamagedError
-
         assert self._header is not None
         region = FileRegion(
             self._path,

@@ -53,8 +53,8 @@ from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._url import URL
 from pmarray.backends import _zarr_format as zarr_format
 from pmarray.backends import _zarr_leftovers as leftovers
+from pmarray.backends._file_region import FileRegion, make_journal_file
 from pmarray.backends._zarr_files import FileStore, KeptObjects
-from pmarray.backends.memmap import FileRegion
 from pmarray.errors import DamagedError, ForeignDataError, StorageError, URLError
 
 __all__ = ["LocalZarrBackend", "ZarrBackend", "ZarrChunks", "open_backend"]
@@ -439,16 +439,10 @@ class LocalZarrBackend(ZarrBackend):
 
     def open_journal(self, *, create: bool) -> FileRegion | None:
         path = self._journal_path
-        exists = os.path.exists(path)
-        if not exists and not create:
-            return None
         if create:
-            try:
-                if not exists:
-                    _osops.close(_osops.open_file(path, write=True, create=True))
-                _osops.fsync_directory(self._session)
-            except OSError as error:
-                raise StorageError(error.errno, f"cannot create: {error.strerror}", path) from error
+            make_journal_file(path)
+        elif not os.path.exists(path):
+            return None
         return FileRegion(path, 0, writable=self._writable, aligned=True)
 
     # -- the lock -------------------------------------------------------------------------------

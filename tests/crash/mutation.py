@@ -24,7 +24,8 @@ __all__ = ["BARRIERS", "barrier_sites", "without_barrier"]
 
 BARRIERS = ("fdatasync", "fsync", "fsync_directory", "persist")
 _PASSING_ON = (
-    "_osops.py", "_files.py", "_journal.py", "memmap.py", "_zarr_files.py", "zarrstore.py",
+    "_osops.py", "_files.py", "_journal.py", "memmap.py", "_file_region.py", "_zarr_files.py",
+    "zarrstore.py",
 )  # fmt: skip
 _RIG = Path(__file__).parent
 _LIBRARY = Path(pmarray.__file__).parent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import uuid
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import settings
 
 import pmarray
 from pmarray.testing import ArrayMachine
+from tests.persistent import MEMORY, pretend_dax, pretend_devices
 
 
 class InMemory(ArrayMachine):
@@ -48,6 +50,45 @@ class InFiles(ArrayMachine):
 
 class InBufferedFiles(InFiles):
     options = "?direct=no"
+
+
+class OnShelf(InFiles):
+    """Mapped files, stored to in place, or through the cache where the machine asks for one."""
+
+    def __init__(self) -> None:
+        self.pretence = ExitStack()
+        self.pretence.enter_context(pretend_dax())
+        super().__init__()
+
+    def url(self) -> str:
+        self.directory = tempfile.TemporaryDirectory(prefix="pmarray-machine-", dir=MEMORY)
+        return f"shelf:{self.directory.name}/group"
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.pretence.close()
+
+
+class OnDevice(ArrayMachine):
+    """A pool in a file that is mapped as a device would be."""
+
+    def __init__(self) -> None:
+        self.pretence = ExitStack()
+        self.pretence.enter_context(pretend_devices())
+        super().__init__()
+
+    def url(self) -> str:
+        self.directory = tempfile.TemporaryDirectory(prefix="pmarray-machine-", dir=MEMORY)
+        path = os.path.join(self.directory.name, "dax0.0")
+        with open(path, "wb") as file:
+            file.truncate(128 << 20)
+        return f"shelf:{path}"
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.pretence.close()
+        if hasattr(self, "directory"):
+            self.directory.cleanup()
 
 
 class InZarr(ArrayMachine):
@@ -92,6 +133,8 @@ class InIcechunk(InZarr):
 TestInMemory: Any = InMemory.TestCase
 TestInFiles: Any = InFiles.TestCase
 TestInBufferedFiles: Any = InBufferedFiles.TestCase
+TestOnShelf: Any = OnShelf.TestCase
+TestOnDevice: Any = OnDevice.TestCase
 TestInZarr: Any = InZarr.TestCase
 TestInIcechunk: Any = InIcechunk.TestCase
 # Every object is a file, and made durable: a step takes several times as long. The nightly profile

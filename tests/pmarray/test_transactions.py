@@ -164,6 +164,22 @@ def test_a_snapshot_expires_when_the_journal_is_retired(tmp_path: Path) -> None:
             np.testing.assert_array_equal(reader["x"][:], 1)
 
 
+def test_a_reader_follows_a_journal_that_grows(tmp_path: Path) -> None:
+    with pmarray.open_group(tmp_path / "g", cache="1 MiB") as group:
+        x = group.create("x", (8 << 20,), "int8")
+        x[:] = 1
+        with group.transaction():
+            x[0] = 1  # makes a journal, which the reader finds at its first size
+        with pmarray.open_group(tmp_path / "g", mode="r") as reader:
+            np.testing.assert_array_equal(reader["x"][:2], 1)
+            before = (tmp_path / "g/journal").stat().st_size
+            with group.transaction():
+                x[:] = 2
+                assert (tmp_path / "g/journal").stat().st_size > before
+                assert np.unique(reader["x"][:]) == 1
+            assert np.unique(reader["x"][:]) == 1
+
+
 def test_a_reader_stays_at_its_commit_while_a_writer_works(tmp_path: Path) -> None:
     with pmarray.open_group(tmp_path / "g", cache="64 KiB") as group:
         x = group.create("x", (40_000, 2), "float32", layout="col")

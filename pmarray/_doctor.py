@@ -1,0 +1,224 @@
+"""What a path or device is, which durability it gets here, and why: ``pmarray doctor``."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, field
+from glob import glob
+
+from pmarray import _osops, _pmem
+from pmarray._sizes import format_bytes
+from pmarray.backends import _device, _pymm
+from pmarray.backends._pool import Pool
+from pmarray.backends.memmap import METADATA_NAME
+from pmarray.backends.shelf import is_dax
+from pmarray.errors import DamagedError, ForeignDataError, PMArrayError
+
+__all__ = ["Diagnosis", "examine", "examine_machine"]
+
+_VOLATILE = ("tmpfs", "ramfs", "devtmpfs")
+_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs", "lustre")
+_DOMAINS = {
+    "cpu_cache": "what has left the processor's core survives a power cut, its caches included",
+    "memory_controller": "caches are lost in a power cut, so that lines have to be written back",
+}
+
+
+@dataclass(slots=True)
+class Diagnosis:
+    """Facts about a place, and what follows from them."""
+
+    place: str
+    """The path, or "this machine"."""
+    facts: dict[str, str] = field(default_factory=dict)
+    """What was found, by its name."""
+    url: str | None = None
+    """How to open it; None where it cannot be used."""
+    durability: str = ""
+    """What is promised there, and why."""
+
+
+def examine(path: str) -> Diagnosis:
+    """Find out what a directory or device is; nothing on it is changed.
+
+    Parameters
+    ----------
+    path
+        A directory, which need not exist yet, or a DAX device.
+
+    Returns
+    -------
+    Diagnosis
+        With `Diagnosis.url` None where it cannot be used, and the reason in
+        `Diagnosis.durability`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     found = examine(place)
+    >>> sorted(found.facts)[:3]
+    ['DAX', 'O_DIRECT', 'file system']
+    """
+    path = os.path.join(os.getcwd(), os.path.expanduser(path))
+    try:
+        device = _device.find_device(path)
+        return _examine_directory(path) if device is None else _examine_device(device)
+    except PMArrayError as error:
+        return Diagnosis(path, durability=f"cannot be used: {error}")
+
+
+def _examine_device(device: _device.Device) -> Diagnosis:
+    found = Diagnosis(device.path)
+    found.facts |= {
+        "kind": "DAX device",
+        "size": format_bytes(device.nbytes),
+        "alignment": format_bytes(device.alignment),
+        "granularity": "cache line (64 B)",
+        "stores": _pmem.persistence() if _pmem.libpmem() else "libpmem is missing",
+    }
+    pool = Pool(device, writable=False)
+    found.facts["holds"] = pool.contents()
+    try:
+        pool.refresh()
+    except (ForeignDataError, DamagedError):
+        found.durability = "cannot be used: it holds something else, unless it is formatted"
+        return found
+    found.facts["free"] = format_bytes(pool.free_bytes)
+    if _pmem.libpmem() is None:
+        found.durability = (
+            "read only: stores to a device are made durable by libpmem alone (Debian: libpmem1)"
+        )
+        return found
+    found.url = f"shelf:{device.path}"
+    found.durability = (
+        "a commit or flush survives kill -9 and power cuts: stores are written back from the "
+        "processor's caches, and no file system is in the way"
+    )
+    return found
+
+
+def _examine_directory(path: str) -> Diagnosis:
+    found = Diagnosis(path)
+    if os.path.exists(path) and not os.path.isdir(path):
+        found.durability = "cannot be used: it is a file, and a group is a directory"
+        return found
+    place = path
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    kind, options = _file_system(place)
+    space = os.statvfs(place)
+    dax = is_dax(path)
+    found.facts |= {
+        "kind": "directory" if place == path else "does not exist yet",
+        "file system": kind,
+        "DAX": "yes: MAP_SYNC is granted" if dax else _why_no_dax(kind, options),
+        "granularity": "cache line (64 B)" if dax else "page (4 KiB)",
+        "free": format_bytes(space.f_bavail * space.f_frsize),
+        "O_DIRECT": "yes" if _takes_direct(place) else "no",
+        "holds": (
+            "a group of pmarray"
+            if os.path.exists(os.path.join(path, METADATA_NAME))
+            else "no group yet"
+        ),
+    }
+    if dax:
+        found.facts["stores"] = _pmem.persistence()
+        found.url = f"shelf:{path}"
+        found.durability = (
+            "a commit or flush survives kill -9 and power cuts: stores go to the medium itself, "
+            + (
+                "written back by libpmem"
+                if _pmem.libpmem()
+                else "written back by msync, which is slower than libpmem (Debian: libpmem1)"
+            )
+        )
+    else:
+        found.url = f"memmap:{path}"
+        found.durability = _durability_of_files(kind)
+    if not os.access(place, os.W_OK):
+        found.durability = "read only: this user may not write here"
+    return found
+
+
+def _why_no_dax(kind: str, options: str) -> str:
+    if kind in ("ext4", "xfs") and "dax" not in options:
+        return "no: MAP_SYNC is refused (on persistent memory, mount with -o dax=always)"
+    return "no: MAP_SYNC is refused"
+
+
+def _durability_of_files(kind: str) -> str:
+    if kind in _VOLATILE:
+        return f"none beyond a reboot: {kind} is memory; a commit survives kill -9"
+    if kind in _NETWORK:
+        return (
+            f"that of the server, as far as {kind} passes fsync on; its locks may not keep a "
+            "second writer out"
+        )
+    return "a commit or flush survives kill -9 and power cuts, by fsync, as far as the device obeys"
+
+
+def _file_system(directory: str) -> tuple[str, str]:
+    """Return type and options of the mount that a directory is on."""
+    device = os.stat(directory).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo") as file:
+            for line in file:
+                fields = line.split()
+                if fields[2] == wanted:
+                    dash = fields.index("-")
+                    return fields[dash + 1], f"{fields[5]},{fields[dash + 3]}"
+    except OSError:
+        pass
+    return "unknown", ""
+
+
+def _takes_direct(directory: str) -> bool:
+    try:
+        fd = _osops.open_nameless(directory, direct=True)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EACCES, errno.EROFS, errno.EOPNOTSUPP):
+            return False
+        raise
+    _osops.close(fd)
+    return True
+
+
+def examine_machine() -> Diagnosis:
+    """Find out what this machine has for persistent memory.
+
+    Examples
+    --------
+    >>> "libpmem" in examine_machine().facts
+    True
+    """
+    found = Diagnosis("this machine")
+    library = _pmem.libpmem()
+    found.facts["libpmem"] = "no (Debian: apt install libpmem1)" if library is None else "yes"
+    found.facts["PyMM"] = _pymm.why_not() or "yes"
+    for path in sorted(glob("/sys/bus/nd/devices/region*/persistence_domain")):
+        with open(path) as file:
+            domain = file.read().strip()
+        region = os.path.basename(os.path.dirname(path))
+        found.facts[region] = f"{domain}: {_DOMAINS.get(domain, 'unknown')}"
+    devices = [f"/dev/{os.path.basename(path)}" for path in glob("/sys/bus/dax/devices/dax*")]
+    found.facts["DAX devices"] = ", ".join(sorted(devices)) or "none"
+    found.facts["DAX mounts"] = ", ".join(_dax_mounts()) or "none"
+    usable = devices or _dax_mounts()
+    found.durability = (
+        "persistent memory is there: `pmarray doctor PATH` says more of each place"
+        if usable
+        else "no persistent memory: shelf: works on any directory, by fsync"
+    )
+    return found
+
+
+def _dax_mounts() -> list[str]:
+    try:
+        with open("/proc/self/mountinfo") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return []
+    return sorted(f[4] for f in lines if "dax" in f[-1].replace("dax=never", "").replace("=", ","))

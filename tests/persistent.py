@@ -1,0 +1,53 @@
+"""Persistent memory where there is none: shared mappings of files, which outlive the process.
+
+The stores, the mappings and the kernel are real; what is missing is MAP_SYNC, and that a power
+cut would leave anything. `tests.powercut` has the real thing, `tests.crash` its failures.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pmarray import _osops
+from pmarray.backends import _device
+
+__all__ = ["MEMORY", "pretend_dax", "pretend_devices"]
+
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+"""A directory in memory, where there is one."""
+
+
+@contextmanager
+def pretend_dax() -> Iterator[None]:
+    """Let every file system take MAP_SYNC."""
+    real = _osops.map_shared
+
+    def without_sync(*arguments: Any, sync: bool, **options: Any) -> Any:
+        return real(*arguments, sync=False, **options)
+
+    _osops.map_shared = without_sync
+    try:
+        yield
+    finally:
+        _osops.map_shared = real
+
+
+@contextmanager
+def pretend_devices(alignment: int = 2 << 20) -> Iterator[None]:
+    """Take files whose names begin with "dax" for devices of their length."""
+    real = _device.find_device
+
+    def find(path: str) -> _device.Device | None:
+        if os.path.basename(path).startswith("dax") and os.path.isfile(path):
+            nbytes = os.path.getsize(path) // alignment * alignment
+            return _device.Device(path, nbytes, alignment, takes_msync=True)
+        return real(path)
+
+    _device.find_device = find
+    try:
+        yield
+    finally:
+        _device.find_device = real
