@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pmarray.backends import known_schemes
-
-__all__ = ["MEDIA", "NAMESPACES", "Medium", "usable"]
+__all__ = ["MEDIA", "NAMESPACES", "Medium"]
 
 NAMESPACES = """
 for region in /sys/bus/nd/devices/region*; do
@@ -38,11 +36,6 @@ class Medium:
     """Where it is mounted; empty for a bare device."""
 
     @property
-    def scheme(self) -> str:
-        """Of the URL."""
-        return self.url.partition(":")[0]
-
-    @property
     def mount(self) -> str:
         """A script that mounts it, as the last power cut left it."""
         return f"mount {self.options} {self.device} {self.directory}" if self.directory else "true"
@@ -66,13 +59,8 @@ MEDIA = {
         Medium("zarr", "Zarr, ext4 on a disk", "zarr:/disk/group", *_ON_DISK),
         Medium("memmap-ext4", "files, ext4 with DAX", "memmap:/pmem/group", *_EXT4_DAX),
         Medium("memmap-xfs", "files, xfs with DAX", "memmap:/pmem/group", *_XFS_DAX),
-        Medium("fsdax-ext4", "shelf, ext4 with DAX", "shelf:/pmem/group", *_EXT4_DAX),
-        Medium("fsdax-xfs", "shelf, xfs with DAX", "shelf:/pmem/group", *_XFS_DAX),
+        Medium("fsdax-ext4", "shelf, ext4 with DAX", "shelf:/pmem/group?engine=dax", *_EXT4_DAX),
+        Medium("fsdax-xfs", "shelf, xfs with DAX", "shelf:/pmem/group?engine=dax", *_XFS_DAX),
         Medium("devdax", "shelf, a bare device", "shelf:/dev/dax1.0", "/dev/dax1.0"),
     )
 }
-
-
-def usable(medium: Medium) -> bool:
-    """Whether this pmarray has the backend."""
-    return medium.scheme in known_schemes()

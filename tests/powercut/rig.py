@@ -25,7 +25,9 @@ from tests.powercut.qemu import DISKS, Machine, Monitor, Snapshot
 __all__ = ["Rig", "copy_disks"]
 
 _KEPT = 3
-"""Of each kind of thing in the home directory, that many are kept."""
+"""Of each kind of thing in the home directory, that many are kept,"""
+_KEPT_S = 3600
+"""and what was used in the last hour, perhaps by a rig that runs now."""
 
 
 class Rig:
@@ -56,10 +58,12 @@ class Rig:
 
     def fresh(self, medium: Medium, directory: Path) -> None:
         """Put new disks into a directory, formatted for `medium`."""
+        os.utime(self._formatted)
         copy_disks(self._formatted / medium.name, directory)
 
     def start(self, disks: Path) -> Guest:
         """Return a guest that has these disks and is ready for orders."""
+        os.utime(self._snapshot.directory)
         guest = Guest(self.machine.restoring(disks, self._snapshot), disks)
         with Monitor(disks) as monitor:
             monitor.restore(self._snapshot)
@@ -107,9 +111,10 @@ class Rig:
             unfinished.rename(place)
         os.utime(place)  # used just now
         kind = name.partition("-")[0]
-        others = sorted(self._home.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime)
-        for old in others[:-_KEPT]:
-            _remove(old)
+        used = sorted((path.stat().st_mtime, path) for path in self._home.glob(f"{kind}-*"))
+        for then, old in used[:-_KEPT]:
+            if then < time.time() - _KEPT_S:
+                _remove(old)
         return place
 
     def _divide(self, place: Path) -> None:

@@ -16,7 +16,7 @@ from tests.powercut.__main__ import main
 from tests.powercut.campaign import Campaign
 from tests.powercut.guest import GuestError
 from tests.powercut.host import CannotRunError, scratch
-from tests.powercut.media import MEDIA, Medium, usable
+from tests.powercut.media import MEDIA, Medium
 from tests.powercut.replay import replay
 from tests.powercut.rig import Rig
 from tests.powercut.states import from_json, to_json
@@ -37,17 +37,7 @@ def place() -> Iterator[Path]:
         yield directory
 
 
-_MEDIA = [
-    pytest.param(
-        medium,
-        id=medium.name,
-        marks=pytest.mark.skipif(not usable(medium), reason=f"there is no {medium.scheme}: yet"),
-    )
-    for medium in MEDIA.values()
-]
-
-
-@pytest.mark.parametrize("medium", _MEDIA)
+@pytest.mark.parametrize("medium", MEDIA.values(), ids=lambda medium: medium.name)
 def test_a_power_cut_leaves_a_committed_state(
     rig: Rig, medium: Medium, place: Path, tmp_path: Path
 ) -> None:
