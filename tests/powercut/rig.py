@@ -6,6 +6,7 @@ again when that changes, and only then.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -64,10 +65,13 @@ class Rig:
     def start(self, disks: Path) -> Guest:
         """Return a guest that has these disks and is ready for orders."""
         os.utime(self._snapshot.directory)
-        guest = Guest(self.machine.restoring(disks, self._snapshot), disks)
-        with Monitor(disks) as monitor:
-            monitor.restore(self._snapshot)
-        _wake(guest)
+        with contextlib.ExitStack() as on_error:
+            command = self.machine.restoring(disks, self._snapshot)
+            guest = on_error.enter_context(Guest(command, disks))
+            with Monitor(disks) as monitor:
+                monitor.restore(self._snapshot)
+            _wake(guest)
+            on_error.pop_all()
         return guest
 
     def boot(self, disks: Path, extra: PackageSet, memory_bytes: int) -> Guest:
@@ -107,8 +111,11 @@ class Rig:
             self._say(f"building {place}")
             unfinished = self._home / f"unfinished-{name}"
             _remove(unfinished)
-            make(unfinished)
-            unfinished.rename(place)
+            try:
+                make(unfinished)
+                unfinished.rename(place)
+            finally:
+                _remove(unfinished)
         os.utime(place)  # used just now
         kind = name.partition("-")[0]
         used = sorted((path.stat().st_mtime, path) for path in self._home.glob(f"{kind}-*"))
@@ -144,9 +151,11 @@ class Rig:
                 guest.do("shell", script=medium.format + "\nsync")
 
     def _booted(self, machine: Machine, disks: Path) -> Guest:
-        guest = Guest(machine.booting(disks), disks)
-        guest.wait_for("ready")
-        _wake(guest)
+        with contextlib.ExitStack() as on_error:
+            guest = on_error.enter_context(Guest(machine.booting(disks), disks))
+            guest.wait_for("ready")
+            _wake(guest)
+            on_error.pop_all()
         return guest
 
 
