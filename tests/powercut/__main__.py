@@ -48,6 +48,7 @@ def main(words: list[str] | None = None) -> int:
     run.add_argument("--keep", type=Path, help="a directory to copy the disks to in the end")
     run.add_argument("--packages", nargs="*", default=[], help="that it needs, for example torch")
     run.add_argument("--memory", type=int, default=1024, help="of the guest, in MiB")
+    run.add_argument("--patience", type=float, default=600, help="seconds it may be silent")
     run.set_defaults(work=_run)
     arguments = parser.parse_args(words)
     try:
@@ -130,6 +131,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 program=arguments.program.read_text(),
                 arguments=[argument.format_map(places) for argument in arguments.arguments],
             )
+            guest.patience_s = arguments.patience
             status = _follow(guest, arguments.cut_at)
             if arguments.cut_at is None:
                 guest.do("shell", script="sync")

@@ -41,9 +41,9 @@ class Guest:
         How long it may be silent when a reply is due.
     """
 
-    def __init__(self, command: list[str], disks: Path, *, patience_s: float = 60) -> None:
+    def __init__(self, command: list[str], disks: Path, *, patience_s: float = 300) -> None:
         self._console = disks / "console"
-        self._patience_s = patience_s
+        self.patience_s = patience_s
         self._errors = disks / "qemu.log"
         self._partial = b""
         self._replies: list[Reply] = []
@@ -114,11 +114,11 @@ class Guest:
         return said
 
     def _next(self) -> Reply:
-        until = time.monotonic() + self._patience_s
+        until = time.monotonic() + self.patience_s
         while not self._replies:
             if not self._read(max(0.0, until - time.monotonic())):
                 dead = self._process.poll() is not None or time.monotonic() < until
-                state = "died" if dead else f"said nothing for {self._patience_s:g} s"
+                state = "died" if dead else f"said nothing for {self.patience_s:g} s"
                 raise GuestError(f"the guest {state}{self._last_words()}")
         reply = self._replies.pop(0)
         if reply.word == "failed":
