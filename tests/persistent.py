@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pmarray import _osops
-from pmarray.backends import _device
+from pmarray.backends import _device, _pool_format
 
 __all__ = ["MEMORY", "pretend_dax", "pretend_devices"]
 
@@ -37,8 +37,11 @@ def pretend_dax() -> Iterator[None]:
 
 @contextmanager
 def pretend_devices(alignment: int = 2 << 20) -> Iterator[None]:
-    """Take files whose names begin with "dax" for devices of their length."""
-    real = _device.find_device
+    """Take files whose names begin with "dax" for devices of their length.
+
+    New pools have units of this alignment.
+    """
+    real, real_unit_bytes = _device.find_device, _pool_format.MIN_UNIT_BYTES
 
     def find(path: str) -> _device.Device | None:
         if os.path.basename(path).startswith("dax") and os.path.isfile(path):
@@ -46,8 +49,8 @@ def pretend_devices(alignment: int = 2 << 20) -> Iterator[None]:
             return _device.Device(path, nbytes, alignment, takes_msync=True)
         return real(path)
 
-    _device.find_device = find
+    _device.find_device, _pool_format.MIN_UNIT_BYTES = find, alignment
     try:
         yield
     finally:
-        _device.find_device = real
+        _device.find_device, _pool_format.MIN_UNIT_BYTES = real, real_unit_bytes

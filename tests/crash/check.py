@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,10 @@ class Scenario:
     name = ""
     garbage = True
     """Whether sectors with pending writes may hold noise."""
+
+    def surroundings(self) -> AbstractContextManager[None]:
+        """What it runs in, from the preparations to the last look."""
+        return nullcontext()
 
     def prepare(self, path: Path) -> None:
         """Make what is there, and durable, before the program starts."""
@@ -124,9 +128,10 @@ def scratch(parent: Path | None = None) -> Iterator[Path]:
 
 def record(scenario: Scenario, path: Path) -> tuple[Disk, list[Event]]:
     """Run a program in an empty directory; return what was there before, and what it did."""
-    scenario.prepare(path)
-    with Recorder(path) as recorder:
-        scenario.run(path, recorder)
+    with scenario.surroundings():
+        scenario.prepare(path)
+        with Recorder(path) as recorder:
+            scenario.run(path, recorder)
     after = recorder.before.copy()
     for event in recorder.events:
         after.apply(event)
@@ -189,7 +194,7 @@ class Campaign:
         """Crash it; return what was seen."""
         with scratch(self._workplace) as path:
             disk, events = record(self.scenario, path)
-        with scratch() as path:
+        with scratch() as path, self.scenario.surroundings():
             self._stage = Stage(path)
             self._explore(disk, events, (), ())
         return self.report

@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import product
 
 from tests.crash import pages as page_table
-from tests.crash.events import Entries, Resize, Write
+from tests.crash.events import Entries, Resize, Store, Write
 from tests.crash.pages import PAGE_BYTES, Content, cut, intern, page_bytes, write_pages
 from tests.crash.simdisk import File, resized
 
@@ -62,7 +62,12 @@ def _outcome(file: File, resizing: list[bool], effective: int) -> _Outcome:
     for one, resizes in zip(file.pending, resizing, strict=True):
         event = one.event
         done += resizes
-        if isinstance(event, Write):
+        if one.settled:
+            assert isinstance(event, Store)
+            _settle(versions, event)
+            write_pages(base, event.offset, event.data)
+            write_pages(now, event.offset, event.data)
+        elif isinstance(event, Write):
             for index in write_pages(now, event.offset, event.data):
                 versions.setdefault(index, [base.get(index, 0)]).append(now.get(index, 0))
             if resizes and done <= effective:
@@ -79,6 +84,16 @@ def _outcome(file: File, resizing: list[bool], effective: int) -> _Outcome:
         Content.of(base, size),
         {i: tuple(dict.fromkeys(v)) for i, v in shown.items() if len(set(v)) > 1},
     )
+
+
+def _settle(versions: dict[int, list[int]], event: Store) -> None:
+    """Put into every version what a persisted store has left there."""
+    stop = event.offset + len(event.data)
+    for index in range(event.offset // PAGE_BYTES, -(-stop // PAGE_BYTES)):
+        for i, number in enumerate(versions.get(index, ())):
+            pages = {index: number}
+            write_pages(pages, event.offset, event.data)
+            versions[index][i] = pages.get(index, 0)
 
 
 def _cut_versions(versions: dict[int, list[int]], size: int) -> dict[int, list[int]]:
@@ -151,7 +166,7 @@ def kept_whole(file: File, kept: tuple[bool, ...] | list[bool]) -> Content:
     for i, one in enumerate(file.pending):
         event = one.event
         assert not isinstance(event, Entries)
-        if isinstance(event, Write) and kept[i]:
+        if isinstance(event, Write) and (kept[i] or one.settled):
             write_pages(pages, event.offset, event.data)
         if resizing[i] and i <= lengths:
             after = _size_after(size, event)
@@ -206,9 +221,9 @@ def garbled(file: File, content: Content, rng: random.Random) -> Content:
 
 
 def _pending_sectors(file: File, size: int) -> Iterator[int]:
-    """Yield up to a few dozen sectors."""
+    """Yield up to a few dozen sectors; none for stores, for memory has no sectors."""
     for one in file.pending:
-        if isinstance(one.event, Write):
+        if isinstance(one.event, Write) and not isinstance(one.event, Store):
             start = one.event.offset // _SECTOR_BYTES
             stop = -(-min(size, one.event.offset + len(one.event.data)) // _SECTOR_BYTES)
             step = max(1, (stop - start) // 32)

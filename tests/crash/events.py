@@ -20,6 +20,7 @@ __all__ = [
     "Persist",
     "Resize",
     "RigError",
+    "Store",
     "Write",
 ]
 
@@ -42,11 +43,16 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Write(Event):
-    """Bytes written to a file by a system call, or stored through a shared mapping."""
+    """Bytes written to a file by a system call."""
 
     inode: int
     offset: int
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Store(Write):
+    """Bytes stored to a file through a shared mapping; such stores never change its length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,7 @@ class Barrier(Event):
 
 @dataclass(frozen=True, slots=True)
 class Persist(Event):
-    """The processor's cache lines that hold this range of a DAX file were written back."""
+    """The processor's cache lines that hold this range of a mapped file were written back."""
 
     inode: int
     offset: int

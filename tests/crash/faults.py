@@ -24,6 +24,9 @@ __all__ = ["Fault", "Injector", "Outcome", "all_faults", "suffer"]
 
 _ERRORS: dict[str, tuple[str, ...]] = {
     "pwritev": ("EIO", "ENOSPC", "EINTR", "short", "half"),
+    "map_shared": ("ENOMEM", "EIO"),
+    "store": ("EIO", "half"),
+    "persist": ("EIO",),
     "fdatasync": ("EIO", "ENOSPC", "EINTR"),
     "fsync": ("EIO", "ENOSPC"),
     "fsync_directory": ("EIO",),
@@ -95,11 +98,14 @@ class Injector:
             if fault is None or (fault.call, fault.index) != (name, index):
                 return real(*arguments, **options)
             self.fired = True
-            if fault.kind in ("short", "half"):
+            if name == "store" and fault.kind == "half":
+                memory, data = arguments
+                memory[: len(memory) // 2] = data[: len(memory) // 2]
+            elif fault.kind in ("short", "half"):
                 return self._write_part(real, fault.kind, *arguments)
             if name in ("close", "unlock"):
                 real(*arguments)  # the descriptor is gone all the same
-            code = getattr(errno, fault.kind)
+            code = errno.EIO if fault.kind == "half" else getattr(errno, fault.kind)
             raise OSError(code, os.strerror(code))
 
         return call
@@ -149,7 +155,7 @@ def suffer(scenario: Scenario, fault: Fault, *, seed: int = 0) -> Outcome:
     error: Exception | None = None
     objections = []
     count = 0
-    with scratch() as path:
+    with scratch() as path, scenario.surroundings():
         scenario.prepare(path)
         with Injector(fault) as injector, Recorder(path) as recorder:
             try:
@@ -160,7 +166,7 @@ def suffer(scenario: Scenario, fault: Fault, *, seed: int = 0) -> Outcome:
     marks = [event for event in recorder.events if isinstance(event, Mark)]
     for event in recorder.events:
         disk.apply(event)
-    with scratch() as path:
+    with scratch() as path, scenario.surroundings():
         stage = Stage(path)
         for image in images(disk, random.Random(seed), limit=16, samples=4, garbage=False):
             count += 1

@@ -234,7 +234,9 @@ class PowerCut:
         def content(inode: int, file: File) -> Content:
             bits = [id(one) in kept for one in file.pending]
             if inode == last:
-                partly = [one for one, bit in zip(file.pending, bits, strict=True) if bit]
+                partly = [
+                    one for one, bit in zip(file.pending, bits, strict=True) if bit or one.settled
+                ]
                 result = torn(File(file.size, file.pages, tuple(partly)), rng, self._units)
             elif tears and rng.random() < 0.7:
                 result = torn(file, rng, self._units)

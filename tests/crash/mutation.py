@@ -1,5 +1,8 @@
 """Removes barriers, one place in the code after another: each removal has to be noticed.
 
+`store` to persistent memory is a barrier of its own bytes: what is removed is that it makes them
+durable.
+
 A *site* is where a barrier is called from: the lines of the code under test, innermost first, down
 to the first that is not in a module which merely passes barriers on, or that another library has
 called.
@@ -22,11 +25,12 @@ from tests.crash.recorder import LEFT_OUT
 
 __all__ = ["BARRIERS", "barrier_sites", "without_barrier"]
 
-BARRIERS = ("fdatasync", "fsync", "fsync_directory", "persist")
+BARRIERS = ("fdatasync", "fsync", "fsync_directory", "persist", "store")
 _PASSING_ON = (
     "_osops.py", "_files.py", "_journal.py", "memmap.py", "_file_region.py", "_zarr_files.py",
-    "zarrstore.py",
+    "zarrstore.py", "_stores.py", "_dax_region.py", "poolstore.py",
 )  # fmt: skip
+_PASSING_ON_FUNCTIONS = ("_pool.py _store",)
 _RIG = Path(__file__).parent
 _LIBRARY = Path(pmarray.__file__).parent
 _PROGRAMS = ("protocols.py", "scenarios.py")
@@ -42,7 +46,8 @@ def _site(frame: FrameType | None) -> str:
         if lines and path.parent != _RIG and _LIBRARY not in path.parents:
             break
         lines.append(f"{path.name}:{frame.f_lineno} {frame.f_code.co_name}")
-        if path.name not in _PASSING_ON:
+        function = f"{path.name} {frame.f_code.co_name}"
+        if path.name not in _PASSING_ON and function not in _PASSING_ON_FUNCTIONS:
             break
         frame = frame.f_back
     return " < ".join(lines)
@@ -57,6 +62,9 @@ def _watching(decide: Callable[[str], bool]) -> Iterator[None]:
         def call(*arguments: Any, **options: Any) -> Any:
             if decide(f"{name} {_site(sys._getframe(1))}"):
                 return real(*arguments, **options)
+            if name == "store":
+                memory, data = arguments
+                memory[:] = data
             return LEFT_OUT
 
         return call

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pmarray import _osops
 from tests.crash.check import Scenario
 from tests.crash.events import Mark
 from tests.crash.recorder import Recorder
 
-__all__ = ["Overwrites", "Replace", "Undo", "last"]
+__all__ = ["Overwrites", "Replace", "StoredTooSoon", "StoredUndo", "Undo", "last"]
 
 
 def last(marks: Sequence[Mark], label: str, default: Any = None) -> Any:
@@ -141,6 +144,73 @@ class Undo(Scenario):
         if found[0] == found[1] and committed <= found[0] <= begun:
             return None
         return f"not {committed} to {begun}"
+
+
+class StoredUndo(Undo):
+    """The same in persistent memory, mapped in two pieces, the journal in the first.
+
+    The record is stored by a call that makes it durable, everything else in place.
+    """
+
+    name = "stored-undo"
+    _RECORD, _A, _B = slice(1, 4), slice(512 + 7, 512 + 8), slice(512 + 64, 512 + 65)
+    """In words of the mapping; the record shares its line with a word that nobody reads."""
+
+    def prepare(self, path: Path) -> None:
+        (path / "memory").write_bytes(bytes(8192))
+
+    @staticmethod
+    def _map(path: Path) -> NDArray[np.uint64]:
+        fd = _osops.open_file(str(path / "memory"), write=True)
+        try:
+            mapping = _osops.map_shared(fd, [(4096, 4096), (0, 4096)], write=True, sync=False)
+        finally:
+            _osops.close(fd)
+        return mapping.memory.view(np.uint64)
+
+    def _work(self, path: Path, recorder: Recorder, done: int, rounds: int) -> None:
+        memory = self._map(path)
+        for i in range(done, rounds):
+            recorder.mark("begun", i + 1)
+            record = np.frombuffer(self._record(struct.pack("<QQ", i, i)), np.uint8)
+            _osops.store(memory[self._RECORD].view(np.uint8), record)
+            memory[self._A] = memory[self._B] = i + 1
+            _osops.persist(memory[self._A].view(np.uint8))
+            _osops.persist(memory[self._B].view(np.uint8))
+            memory[self._RECORD] = 0
+            _osops.persist(memory[self._RECORD].view(np.uint8))
+            recorder.mark("committed", i + 1)
+
+    def reopen(self, path: Path) -> tuple[int, int]:
+        memory = self._map(path)
+        record = memory[self._RECORD].tobytes()
+        # Whoever stored it may have been killed, and the line not be written back yet.
+        _osops.persist(memory[self._RECORD].view(np.uint8))
+        if record == self._record(record[8:]):
+            memory[self._A], memory[self._B] = struct.unpack("<8xQQ", record)
+            _osops.persist(memory[self._A].view(np.uint8))
+            _osops.persist(memory[self._B].view(np.uint8))
+            memory[self._RECORD] = 0  # not made durable, as in the parent
+        return int(memory[self._A][0]), int(memory[self._B][0])
+
+
+class StoredTooSoon(StoredUndo):
+    """Stores before the before-images are durable: the rig must object."""
+
+    name = "stored-too-soon"
+
+    def _work(self, path: Path, recorder: Recorder, done: int, rounds: int) -> None:
+        memory = self._map(path)
+        for i in range(done, rounds):
+            recorder.mark("begun", i + 1)
+            memory[self._A] = i + 1
+            record = np.frombuffer(self._record(struct.pack("<QQ", i, i)), np.uint8)
+            _osops.store(memory[self._RECORD].view(np.uint8), record)
+            memory[self._B] = i + 1
+            _osops.persist(memory[512:].view(np.uint8))
+            memory[self._RECORD] = 0
+            _osops.persist(memory[self._RECORD].view(np.uint8))
+            recorder.mark("committed", i + 1)
 
 
 class Overwrites(Scenario):

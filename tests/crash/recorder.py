@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pmarray import _osops
+import numpy as np
+from numpy.typing import NDArray
+
+from pmarray import _osops, _pmem
 from tests.crash.events import (
     Barrier,
     DirectoryBarrier,
@@ -19,8 +23,10 @@ from tests.crash.events import (
     Persist,
     Resize,
     RigError,
+    Store,
     Write,
 )
+from tests.crash.mappings import Mappings, Place
 from tests.crash.simdisk import ROOT, Disk
 
 __all__ = ["LEFT_OUT", "Recorder"]
@@ -38,6 +44,9 @@ class Recorder:
 
     Calls that make, change or look up names take turns, each with its note: a thread that finds a
     name which another one has just made finds it here too. Writes and barriers overlap as they do.
+
+    What is stored to mapped memory without a call is noted at the next call, when it begins or is
+    over: as pending, until it is persisted.
 
     Parameters
     ----------
@@ -67,6 +76,7 @@ class Recorder:
                 self._names[entry] = {}
         self._next_inode = self.before.last_inode + 1
         self._descriptors: dict[int, int] = {}
+        self._mappings = Mappings()
         self._resolved: dict[str, str] = {}
         self._saved: dict[str, Any] = {}
 
@@ -86,6 +96,8 @@ class Recorder:
     ) -> None:
         for name, real in self._saved.items():
             setattr(_osops, name, real)
+        with self._lock:
+            self._look()
         if kind is None and self.races:
             raise RigError(f"a buffer changed while it was being written: {self.races[0]}")
 
@@ -104,31 +116,25 @@ class Recorder:
         stamp = self._stamp()
         self._note(lambda end: Mark(stamp, end, label, value))
 
-    # -- shared mappings, for backends that store instead of write ---------------------------------
-
-    def stored(self, path: str, offset: int, data: bytes) -> None:
-        """Note a store through a shared mapping of a file."""
-        with self._lock:
-            inode, stamp = self._file(path), self._stamp()
-        self._note(lambda end: Write(stamp, end, inode, offset, data))
-
-    def persisted(self, path: str, offset: int, nbytes: int) -> None:
-        """Note that the cache lines of this range of a DAX file were written back."""
-        with self._lock:
-            inode, stamp = self._file(path), self._stamp()
-        self._note(lambda end: Persist(stamp, end, inode, offset, nbytes))
-
     # -- books ------------------------------------------------------------------------------------
 
     def _stamp(self) -> int:
         with self._lock:
+            self._look()
             self._clock += 1
             return self._clock
 
     def _note(self, make: Callable[[int], Event]) -> None:
         with self._lock:
+            self._look()
             self._clock += 1
             self.events.append(make(self._clock))
+
+    def _look(self) -> None:
+        """Note what was stored to mapped memory without a call; the caller holds the lock."""
+        for inode, offset, data in self._mappings.stores():
+            self._clock += 2
+            self.events.append(Store(self._clock - 1, self._clock, inode, offset, data))
 
     def _locate(self, path: str) -> tuple[int, str] | None:
         """Return the directory and the name of a path; None if it is not below the root.
@@ -223,16 +229,22 @@ class Recorder:
         if inode is None:
             return int(real(fd, buffers, offset))
         data = b"".join(buffers)
-        start = self._stamp()
+        with self._lock:
+            start = self._stamp()
+            call = self._mappings.begin([(inode, offset, len(data))])
+        done = 0
         try:
             done = int(real(fd, buffers, offset))
         except OSError as error:
             # A write that failed half-way; only the fault injector knows how far it came.
             done = getattr(error, "written", 0)
-            if done:
-                self._note(lambda end: Write(start, end, inode, offset, data[:done]))
             raise
-        self._note(lambda end: Write(start, end, inode, offset, data[:done]))
+        finally:
+            with self._lock:
+                if done:
+                    self._note(lambda end: Write(start, end, inode, offset, data[:done]))
+                    self._mappings.learn(inode, offset, np.frombuffer(data[:done], np.uint8))
+                self._mappings.end(call)
         if b"".join(buffers) != data:
             self.races.append(f"{len(data)} bytes at {offset} of file {inode}")
         return done
@@ -271,17 +283,73 @@ class Recorder:
 
     def _on_ftruncate(self, real: Any, fd: int, nbytes: int) -> None:
         inode = self._descriptors.get(fd)
-        start = self._stamp()
-        real(fd, nbytes)
-        if inode is not None:
-            self._note(lambda end: Resize(start, end, inode, nbytes, grow_only=False))
+        with self._lock:  # or somebody might look beyond the end
+            start = self._stamp()
+            real(fd, nbytes)
+            if inode is not None:
+                self._mappings.resized(inode)
+                self._note(lambda end: Resize(start, end, inode, nbytes, grow_only=False))
 
     def _on_fallocate(self, real: Any, fd: int, offset: int, nbytes: int) -> None:
         inode = self._descriptors.get(fd)
-        start = self._stamp()
-        real(fd, offset, nbytes)
-        if inode is not None:
-            self._note(lambda end: Resize(start, end, inode, offset + nbytes, grow_only=True))
+        with self._lock:
+            start = self._stamp()
+            real(fd, offset, nbytes)
+            if inode is not None:
+                self._mappings.resized(inode)
+                self._note(lambda end: Resize(start, end, inode, offset + nbytes, grow_only=True))
+
+    def _on_map_shared(
+        self,
+        real: Any,
+        fd: int,
+        pieces: Sequence[tuple[int, int]],
+        *,
+        write: bool,
+        **options: Any,
+    ) -> _pmem.Mapping:
+        with self._lock:
+            mapping: _pmem.Mapping = real(fd, pieces, write=write, **options)
+            inode = self._descriptors.get(fd)
+            if inode is not None:
+                self._mappings.add(fd, inode, mapping, pieces, writable=write)
+        return mapping
+
+    def _on_store(self, real: Any, memory: NDArray[np.uint8], data: NDArray[np.uint8]) -> None:
+        stored = data.copy()
+        with self._lock:
+            places = self._mappings.find(memory)
+            start = self._stamp()
+            call = self._mappings.begin(places)
+        done = LEFT_OUT
+        try:
+            done = real(memory, data)
+        except BaseException:
+            with self._lock:
+                self._mappings.end(call)  # whatever it has stored is found like any other store
+            raise
+        with self._lock:
+            at = 0
+            for inode, offset, nbytes in places:
+                piece = stored[at : at + nbytes]
+                event = partial(Store, start, inode=inode, offset=offset, data=piece.tobytes())
+                self._note(event)
+                self._mappings.learn(inode, offset, piece)
+                at += nbytes
+            self._mappings.end(call)
+            if done is not LEFT_OUT:
+                self._persisted(self._stamp(), places)
+
+    def _on_persist(self, real: Any, memory: NDArray[np.uint8]) -> None:
+        with self._lock:
+            places = self._mappings.find(memory)
+            start = self._stamp()
+        if real(memory) is not LEFT_OUT:
+            self._persisted(start, places)
+
+    def _persisted(self, start: int, places: Sequence[Place]) -> None:
+        for inode, offset, nbytes in places:
+            self._note(partial(Persist, start, inode=inode, offset=offset, nbytes=nbytes))
 
     def _on_rename(self, real: Any, source: str, target: str) -> None:
         with self._lock:

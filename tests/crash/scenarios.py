@@ -10,7 +10,8 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,31 @@ import zarr
 
 import pmarray
 from pmarray._dtypes import parse_dtype
-from pmarray.testing import Operation, State, Workload
+from pmarray.testing import Operation, State, Workload, filled
 from tests.crash.check import Scenario
 from tests.crash.events import Mark
 from tests.crash.recorder import Recorder
+from tests.persistent import pretend_dax, pretend_devices
 
 __all__ = [
     "BLOCKS",
     "COLUMNS",
+    "DEVICE",
+    "EMPTY_DEVICE",
     "MEMMAP",
     "SCENARIOS",
+    "SHELF",
     "Flushes",
     "GroupScenario",
+    "InPlace",
     "Interrupted",
     "Place",
     "Transactions",
 ]
 
 _SMALL_CACHE_BYTES = 16384
+_DEVICE_BYTES = 16 << 20
+_UNIT_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +54,29 @@ class Place:
     scheme: str = "memmap"
     chunks: int | str | tuple[int, ...] = "auto"
     """Of its arrays."""
+    cache: int | str = _SMALL_CACHE_BYTES
+    """Of the group, where it does not matter to the scenario."""
+    target: str = "g"
 
     def __str__(self) -> str:
-        return self.scheme if self.chunks == "auto" else f"{self.scheme} chunks={self.chunks}"
+        name = self.scheme if self.target == "g" else f"{self.scheme} {self.target}"
+        return name if self.chunks == "auto" else f"{name} chunks={self.chunks}"
 
     def url(self, path: Path) -> str:
         """Return the URL of the group, in the directory that is crashed."""
-        return f"{self.scheme}:{path}/g"
+        return f"{self.scheme}:{path}/{self.target}"
+
+    def prepare(self, path: Path) -> None:
+        """Make what a group is made in."""
+
+    @contextmanager
+    def surroundings(self) -> Iterator[None]:
+        """Have persistent memory where there is none."""
+        with ExitStack() as pretences:
+            if self.scheme == "shelf":
+                pretences.enter_context(pretend_dax())
+                pretences.enter_context(pretend_devices(_UNIT_BYTES))
+            yield
 
     def check_closed(self, path: Path, found: State) -> None:
         """Ask another reader what is there, when the group has been recovered and closed."""
@@ -62,7 +86,27 @@ class Place:
                 raise AssertionError(f"zarr-python sees {seen}, and pmarray {found}")
 
 
+@dataclass(frozen=True, slots=True)
+class Device(Place):
+    """A file that is mapped as a device would be, and only stored to."""
+
+    is_empty: bool = False
+    """Whether the scenario has to make a pool on it."""
+
+    def prepare(self, path: Path) -> None:
+        """Plug it in."""
+        with (path / self.target).open("wb") as file:
+            file.truncate(_DEVICE_BYTES)
+        if not self.is_empty:
+            with self.surroundings():
+                pmarray.open_group(self.url(path)).close()
+
+
 MEMMAP = Place()
+SHELF = Place("shelf", cache="auto")
+"""Files on DAX; stored to in place, unless a scenario asks for a cache."""
+DEVICE = Device("shelf", cache="auto", target="dax")
+EMPTY_DEVICE = Device("shelf", cache="auto", target="dax", is_empty=True)
 COLUMNS = Place("zarr", 1)
 """A chunk is a column of a column-major matrix, a row of a row-major one."""
 BLOCKS = Place("zarr", (300, 2))
@@ -101,6 +145,14 @@ class GroupScenario(Scenario):
 
     def __init__(self, place: Place = MEMMAP) -> None:
         self._place = place
+
+    def surroundings(self) -> AbstractContextManager[None]:
+        """Those of the place."""
+        return self._place.surroundings()
+
+    def prepare(self, path: Path) -> None:
+        """Make the place."""
+        self._place.prepare(path)
 
     def reopen(self, path: Path) -> Any:
         """Look as a reader, which changes nothing; recover; look again: it must be the same."""
@@ -158,7 +210,7 @@ class Transactions(GroupScenario):
     pipelined
         Whether commits are waited for only now and then.
     cache
-        Of the group; a small one makes transactions spill.
+        Of the group; that of the place unless told. A small one makes transactions spill.
     place
         Where the group is.
     workload
@@ -171,11 +223,12 @@ class Transactions(GroupScenario):
         length: int = 6,
         *,
         pipelined: bool = False,
-        cache: int | str = _SMALL_CACHE_BYTES,
+        cache: int | str | None = None,
         place: Place = MEMMAP,
         workload: type[Workload] = Workload,
     ) -> None:
         super().__init__(place)
+        cache = place.cache if cache is None else cache
         self.name = (
             f"{workload.__name__} {seed} {'pipelined' if pipelined else 'durable'} cache={cache} "
             f"in {place}"
@@ -249,6 +302,75 @@ class Replacing(Workload):
         return Operation("write", name, part, seed)
 
 
+class InPlace(Workload):
+    """Writes that lend, share, convert or skip, so that persistent memory is stored to in place."""
+
+    def apply(self, i: int, group: pmarray.Group) -> None:
+        """Do transaction `i` to a group; how, its seeds decide."""
+        for operation in self.transactions[i]:
+            if operation.kind == "write":
+                _WAYS_TO_WRITE[operation.seed % len(_WAYS_TO_WRITE)](group, operation)
+            else:
+                operation.on_group(group)
+
+    def _choose(self, arrays: dict[str, Any], layouts: dict[str, str]) -> Operation:
+        operation = super()._choose(arrays, layouts)
+        if operation.kind != "write":
+            return operation
+        rng = self._random
+        part = tuple(
+            slice(s.start, s.stop, rng.choice([1, 1, 1, 2, 3])) for s in operation.argument
+        )
+        return replace(operation, argument=part)
+
+
+def _values(array: pmarray.PMArray, operation: Operation) -> Any:
+    shape = np.empty(array.shape, np.bool_)[operation.argument].shape
+    return filled(shape, array.dtype, operation.seed)
+
+
+def _convert(group: pmarray.Group, operation: Operation) -> None:
+    array = group[operation.name]
+    values = _values(array, operation)
+    array[operation.argument] = values.astype(np.result_type(values.dtype, np.float64))
+
+
+def _lend(group: pmarray.Group, operation: Operation) -> None:
+    """Fill the memory itself, line by line; the last loan as a list of items that is too long."""
+    array = group[operation.name]
+    values = _values(array, operation)
+    axis = 0 if array.layout == "row" else array.ndim - 1
+    part = operation.argument
+    for at, line in enumerate(range(*part[axis].indices(array.shape[axis]))):
+        index = tuple(line if i == axis else one for i, one in enumerate(part))
+        new = values.take(at, axis)
+        if all(one.step == 1 for i, one in enumerate(part) if i != axis) and new.size:
+            with array.writing(index) as out:
+                out[...] = new
+        else:
+            array[index] = new
+
+
+def _share(group: pmarray.Group, operation: Operation) -> None:
+    array = group[operation.name]
+    values = _values(array, operation)
+    if array.size:
+        shared = np.from_dlpack(array)
+        if shared.flags.writeable:
+            shared[operation.argument] = values
+            return
+    array[operation.argument] = values
+
+
+_WAYS_TO_WRITE: tuple[Callable[[pmarray.Group, Operation], None], ...] = (
+    _convert,
+    _lend,
+    _lend,
+    _share,
+    lambda group, operation: operation.on_group(group),
+)
+
+
 class Flushes(GroupScenario):
     """Part 1's promise, without transactions: what was flushed before the last flush is there.
 
@@ -263,11 +385,12 @@ class Flushes(GroupScenario):
         self,
         seed: int,
         batches: int = 5,
-        cache: int | str = _SMALL_CACHE_BYTES,
+        cache: int | str | None = None,
         *,
         place: Place = MEMMAP,
     ) -> None:
         super().__init__(place)
+        cache = place.cache if cache is None else cache
         self.name = f"flushes {seed} cache={cache} in {place}"
         # Noise in a sector destroys its neighbours, of which nothing is promised without a journal.
         self.garbage = False
@@ -359,7 +482,8 @@ class Interrupted(GroupScenario):
         self._items = items  # 1.5 MiB of int16, more than one record
 
     def prepare(self, path: Path) -> None:
-        """Make an array that is all zeros, and a journal."""
+        """Make an array that is all ones, and a journal."""
+        super().prepare(path)
         with pmarray.open_group(self._place.url(path)) as group:
             group.create("x", (self._items,), "int16", chunks=self._place.chunks)[:] = 1
             with group.transaction():
@@ -424,11 +548,25 @@ def _transactions_and_flushes(place: Place) -> dict[str, Callable[[int], Scenari
     }
 
 
+def _on_persistent_memory(place: Place) -> dict[str, Callable[[int], Scenario]]:
+    return {
+        **_transactions_and_flushes(place),
+        "spilled": lambda seed: Transactions(seed, cache=_SMALL_CACHE_BYTES, place=place),
+        "in-place": lambda seed: Transactions(seed, place=place, workload=InPlace),
+        "in-place-pipelined": lambda seed: Transactions(
+            seed, pipelined=True, place=place, workload=InPlace
+        ),
+        "interrupted": lambda _: Interrupted(place),
+    }
+
+
 SCENARIOS: dict[str, Callable[[int], Scenario]] = {
     **_transactions_and_flushes(MEMMAP),
     "interrupted": lambda _: Interrupted(),
     "columns-interrupted": lambda _: Interrupted(COLUMNS, 3),
     **{f"columns-{name}": make for name, make in _transactions_and_flushes(COLUMNS).items()},
     **{f"blocks-{name}": make for name, make in _transactions_and_flushes(BLOCKS).items()},
+    **{f"shelf-{name}": make for name, make in _on_persistent_memory(SHELF).items()},
+    **{f"device-{name}": make for name, make in _on_persistent_memory(DEVICE).items()},
 }
 """By name; each is made from a seed. Without a prefix they are about ``memmap:``."""

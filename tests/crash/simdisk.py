@@ -25,9 +25,13 @@ What a power cut may leave
    second barrier that succeeds does not bring it back (the kernel may call such pages clean).
 7. *In flight.* A call that was going on when the power failed may have had its effect, or part of
    it, and a barrier that was going on none.
-8. *Shared mappings* are stores instead of writes, noted by the page or the word, and pending like
-   writes: the kernel may write a dirty page at any time, and a cache line may be evicted at any
-   time. On DAX a store is also made durable by a `Persist` of its cache lines, 64 bytes each.
+8. *Persistent memory*, which is mapped, is stored to. A store is pending like a write, for the
+   processor may evict a cache line at any time, and tears at 8 bytes; memory has no sectors, and
+   no garbage is left in them. A `Persist` makes durable what was stored before it began, in whole
+   lines of 64 bytes. It does nothing for what a system call has written there: that takes an
+   fsync, since the file system may not have it in its books. For stores it has (MAP_SYNC), except
+   for the file's length, which rule 4 is about: what was stored beyond the durable length and
+   persisted is lost with the length, and found again with it. An fsync covers stores too.
 
 What a killed process leaves
 ----------------------------
@@ -54,6 +58,7 @@ from tests.crash.events import (
     Persist,
     Resize,
     RigError,
+    Store,
     Write,
 )
 from tests.crash.pages import Content, write_pages
@@ -75,6 +80,8 @@ class Pending:
 
     event: Write | Resize | Entries
     doomed: bool = False
+    settled: bool = False
+    """A store that was persisted, to where a truncation before it may yet have been lost."""
 
 
 def resized(size: int, event: Resize) -> int:
@@ -126,16 +133,30 @@ class File:
         high = -(-(event.offset + event.nbytes) // _LINE_BYTES) * _LINE_BYTES
         pages = dict(self.pages)
         kept: list[Pending] = []
+        shortest = 1 << 62
         for one in self.pending:
             change = one.event
-            if isinstance(change, Write) and change.end < event.start and not one.doomed:
-                start, stop = change.offset, change.offset + len(change.data)
-                if start < high and low < stop:
-                    first, last = max(low, start), min(high, stop)
-                    write_pages(pages, first, change.data[first - start : last - start])
-                    kept.extend(_pieces(one, [(start, first), (last, stop)]))
-                    continue
-            kept.append(one)
+            if isinstance(change, Resize) and not change.grow_only:
+                shortest = min(shortest, change.nbytes)
+            if (
+                not isinstance(change, Store)
+                or change.end >= event.start
+                or change.offset >= high
+                or change.offset + len(change.data) <= low
+                or one.doomed
+                or one.settled
+            ):
+                kept.append(one)
+                continue
+            start, stop = change.offset, change.offset + len(change.data)
+            first, last = max(low, start), min(high, stop)
+            data = change.data[first - start : last - start]
+            kept = [left for older in kept for left in _outside(older, first, last)]
+            if last <= shortest:
+                write_pages(pages, first, data)
+            else:
+                kept.append(Pending(replace(change, offset=first, data=data), settled=True))
+            kept.extend(_pieces(one, [(start, first), (last, stop)]))
         self.pages, self.pending = pages, tuple(kept)
 
     def doom(self, began: int) -> None:
@@ -161,6 +182,23 @@ def _pieces(one: Pending, spans: Iterable[tuple[int, int]]) -> Iterator[Pending]
         if start < stop:
             data = event.data[start - event.offset : stop - event.offset]
             yield replace(one, event=replace(event, offset=start, data=data))
+
+
+def _outside(one: Pending, low: int, high: int) -> Iterator[Pending]:
+    """Yield what is left of a pending change when these bytes have become durable after it."""
+    event = one.event
+    if not isinstance(event, Write) or event.offset >= high:
+        yield one
+        return
+    start, stop = event.offset, event.offset + len(event.data)
+    if stop <= low:
+        yield one
+        return
+    if stop <= high and not isinstance(
+        event, Store
+    ):  # it may have made the file longer, in one step
+        yield replace(one, event=replace(event, offset=stop, data=b""))
+    yield from _pieces(one, [(start, min(low, stop)), (max(start, high), stop)])
 
 
 def _without_overwritten(one: Pending, later: list[Write | Resize | Entries]) -> Iterator[Pending]:

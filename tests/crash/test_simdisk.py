@@ -25,6 +25,7 @@ from tests.crash.events import (
     Persist,
     Resize,
     RigError,
+    Store,
     Write,
 )
 from tests.crash.images import Image, PowerCut, images
@@ -78,7 +79,9 @@ def naive_contents(durable: bytes, pending: list[Event]) -> set[bytes]:
     """Choose when each word was last written out, and how many changes of length took effect."""
     found = set()
     for lengths in range(len(pending) + 1):
-        # The words and the length after each change, and when a word was cut off for good.
+        # The words and the length after each change, and when a word was cut off for good, or
+        # was last stored to before a persist of its line, which here is the whole file.
+        stored = [0] * WORDS
         words = [[durable[8 * i : 8 * i + 8].ljust(8, b"\0") for i in range(WORDS)]]
         real, size, earliest = len(durable), len(durable), [0] * WORDS
         for n, event in enumerate(pending, 1):
@@ -86,7 +89,12 @@ def naive_contents(durable: bytes, pending: list[Event]) -> set[bytes]:
             if isinstance(event, Write):
                 for i in range(len(event.data) // 8):
                     now[event.offset // 8 + i] = event.data[8 * i : 8 * i + 8]
+                    if isinstance(event, Store):
+                        stored[event.offset // 8 + i] = n
                 after = max(real, event.offset + len(event.data))
+            elif isinstance(event, Persist):
+                earliest = [max(pair) for pair in zip(earliest, stored, strict=True)]
+                after = real
             else:
                 assert isinstance(event, Resize)
                 after = max(real, event.nbytes) if event.grow_only else event.nbytes
@@ -118,6 +126,8 @@ FILE = st.sampled_from([A, B])
 CHANGE = st.one_of(
     st.tuples(st.just("write"), FILE, st.integers(0, WORDS - 1), VALUE),
     st.tuples(st.just("write"), FILE, st.integers(0, WORDS - 2), VALUE.map(lambda v: v + v)),
+    st.tuples(st.just("store"), FILE, st.integers(0, WORDS - 1), VALUE),
+    st.tuples(st.just("persist"), FILE, st.just(0), st.just(b"")),
     st.tuples(st.just("truncate"), FILE, st.integers(0, WORDS), st.just(b"")),
     st.tuples(st.just("allocate"), FILE, st.integers(0, WORDS), st.just(b"")),
     st.tuples(st.just("rename"), st.just(A), st.just(0), st.just(b"")),
@@ -133,6 +143,8 @@ def to_event(what: tuple[str, int, int, bytes], start: int) -> Event:
     end = start + 1
     return {
         "write": Write(start, end, inode, 8 * word, data),
+        "store": Store(start, end, inode, 8 * word, data),
+        "persist": Persist(start, end, inode, 8 * word, 1),
         "truncate": Resize(start, end, inode, 8 * word, grow_only=False),
         "allocate": Resize(start, end, inode, 8 * word, grow_only=True),
         "rename": Entries(start, end, ROOT, (("a", None), ("b", A))),
@@ -143,7 +155,7 @@ def to_event(what: tuple[str, int, int, bytes], start: int) -> Event:
     }[kind]
 
 
-@given(st.lists(CHANGE, max_size=5), st.sampled_from([0, 8, 24]), st.sampled_from([b"", b"B" * 16]))
+@given(st.lists(CHANGE, max_size=6), st.sampled_from([0, 8, 24]), st.sampled_from([b"", b"B" * 16]))
 def test_the_images_are_those_of_the_naive_reading(
     changes: list[tuple[str, int, int, bytes]], size: int, b: bytes
 ) -> None:
@@ -155,8 +167,12 @@ def test_the_images_are_those_of_the_naive_reading(
     entries: dict[str, int] = {"a": A, "b": B}
     for i, what in enumerate(changes):
         event = to_event(what, 2 * i)
+        if isinstance(event, Store):
+            length = len(naive_newest(durable[event.inode][0], pending[event.inode]))
+            if event.offset + len(event.data) > length:
+                continue  # the processor would not let it
         disk.apply(event)
-        if isinstance(event, Write | Resize):
+        if isinstance(event, Write | Resize | Persist):
             pending[event.inode].append(event)
         elif isinstance(event, Barrier):
             changed = File(len(durable[event.inode][0]))
@@ -183,7 +199,7 @@ def naive_newest(durable: bytes, pending: list[Event]) -> bytes:
         if isinstance(event, Write):
             data = data.ljust(event.offset, b"\0")
             data = data[: event.offset] + event.data + data[event.offset + len(event.data) :]
-        else:
+        elif not isinstance(event, Persist):
             assert isinstance(event, Resize)
             data = data.ljust(event.nbytes, b"\0")
             data = data if event.grow_only else data[: event.nbytes]
@@ -222,11 +238,49 @@ def test_a_failed_barrier_is_not_made_good_by_another() -> None:
 
 def test_lines_of_a_mapping_are_durable_when_persisted() -> None:
     disk = disk_with(bytes(128), b"")
-    disk.apply(Write(1, 2, A, 56, b"1" * 16))  # the end of one line, the start of the next
+    disk.apply(Store(1, 2, A, 56, b"1" * 16))  # the end of one line, the start of the next
     assert len(all_shown(disk)) == 4
     disk.apply(Persist(3, 4, A, 64, 1))
     found = {contents(image, "a")[56:72] for image in all_shown(disk)}
     assert found == {bytes(8) + b"1" * 8, b"1" * 16}
+
+
+def test_what_was_persisted_beyond_the_durable_length_goes_with_the_length() -> None:
+    disk = disk_with(b"A" * 8, b"")
+    disk.apply(Resize(1, 2, A, 24, grow_only=True))
+    disk.apply(Store(3, 4, A, 8, b"1" * 8))
+    disk.apply(Persist(5, 6, A, 8, 8))
+    found = {contents(image, "a") for image in all_shown(disk)}
+    assert found == {b"A" * 8, b"A" * 8 + b"1" * 8 + bytes(8)}
+    disk.apply(Resize(7, 8, A, 8, grow_only=False))
+    disk.apply(Resize(9, 10, A, 24, grow_only=True))
+    disk.apply(Store(11, 12, A, 16, b"2" * 8))
+    disk.apply(Persist(13, 14, A, 16, 8))  # that the file was cut may be lost, and this not
+    found = {contents(image, "a") for image in all_shown(disk)}
+    assert found == {
+        b"A" * 8,
+        b"A" * 8 + b"1" * 8 + b"2" * 8,
+        b"A" * 8 + bytes(8) + b"2" * 8,
+    }
+
+
+def test_a_persist_does_nothing_for_what_a_system_call_has_written() -> None:
+    disk = disk_with(bytes(24), b"")
+    disk.apply(Write(1, 2, A, 0, b"1" * 16))
+    disk.apply(Store(3, 4, A, 8, b"2" * 8))
+    disk.apply(Persist(5, 6, A, 0, 24))
+    found = {contents(image, "a") for image in all_shown(disk)}
+    assert found == {head + b"2" * 8 + bytes(8) for head in (bytes(8), b"1" * 8)}
+    disk.apply(Barrier(7, 8, A, failed=False))
+    assert len(all_shown(disk)) == 1
+
+
+def test_garbage_is_not_left_where_memory_was_stored_to() -> None:
+    disk = disk_with(b"A" * 4096, b"")
+    disk.apply(Store(1, 2, A, 512, b"1" * 512))
+    for image in images(disk, random.Random(1), limit=2, samples=500):
+        words = {contents(shown(image), "a")[i : i + 8] for i in range(0, 4096, 8)}
+        assert words <= {b"A" * 8, b"1" * 8}
 
 
 def test_garbage_lands_only_where_a_write_is_pending() -> None:
