@@ -1,0 +1,58 @@
+"""A posterior over a network that is trained on MNIST in the guest; prints what came of it.
+
+``python -m tests.powercut run --medium devdax --packages torch numba --memory 3072
+tests/powercut/posterior.py {url}``: the lines are the same on every medium.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping
+
+import torch
+
+import swag
+from swag.datasets import mnist
+from swag.models import build
+
+STEPS, BATCH, RANK = 40, 50, 20
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return a few letters that two sets of weights share only if they are equal bit for bit."""
+    found = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(tensors.items()):
+        found.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def main(url: str) -> None:
+    """Train, collect every minibatch, sample, predict."""
+    torch.set_num_threads(1)
+    model = build("2conv2fc", seed=0)
+    train, test = mnist()
+    images, labels = train.tensors
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    with swag.SWAG(model, store=url, max_rank=RANK) as posterior:
+        for step in range(STEPS):
+            batch = slice(step * BATCH, (step + 1) * BATCH)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
+            optimizer.step()
+            posterior.update_parameters(model)
+    images, labels = (tensor[:500] for tensor in test.tensors)
+    with swag.load(url) as loaded:
+        print(f"collected {loaded.n_averaged}, rank {loaded.rank}, mean {digest(loaded.mean)}")
+        probabilities = torch.zeros(len(images), 10)
+        for i, draw in enumerate(loaded.sample(3, generator=1)):
+            model.load_state_dict({**model.state_dict(), **draw})
+            with torch.no_grad():
+                probabilities += model(images).softmax(dim=1) / 3
+            print(f"draw {i}: {digest(draw)}")
+        accuracy = (probabilities.argmax(1) == labels).float().mean().item()
+        print(f"accuracy on 500 test images {accuracy:.4f}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
