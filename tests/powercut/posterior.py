@@ -43,13 +43,14 @@ def main(url: str) -> None:
             posterior.update_parameters(model)
     images, labels = (tensor[:500] for tensor in test.tensors)
     with swag.load(url) as loaded:
-        print(f"collected {loaded.n_averaged}, rank {loaded.rank}, mean {digest(loaded.mean)}")
+        print(f"collected {loaded.n_averaged}, rank {loaded.rank}, mean {digest(loaded.mean())}")
+        draws = loaded.sample(3, generator=1)
+        print(f"three draws {digest(draws)}")
         probabilities = torch.zeros(len(images), 10)
-        for i, draw in enumerate(loaded.sample(3, generator=1)):
-            model.load_state_dict({**model.state_dict(), **draw})
+        for i in range(3):
+            model.load_state_dict({name: tensor[i] for name, tensor in draws.items()})
             with torch.no_grad():
                 probabilities += model(images).softmax(dim=1) / 3
-            print(f"draw {i}: {digest(draw)}")
         accuracy = (probabilities.argmax(1) == labels).float().mean().item()
         print(f"accuracy on 500 test images {accuracy:.4f}")
 
