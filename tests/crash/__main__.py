@@ -17,7 +17,7 @@ from pmarray.testing import Workload
 from tests.crash.check import Campaign, Report
 from tests.crash.choices import forget_pages
 from tests.crash.kills import kill_once
-from tests.crash.scenarios import BLOCKS, COLUMNS, MEMMAP, SCENARIOS
+from tests.crash.scenarios import BLOCKS, COLUMNS, DEVICE, MEMMAP, SCENARIOS, SHELF
 
 __all__ = ["main"]
 
@@ -60,12 +60,14 @@ def main() -> int:
 def _kill(seed: int) -> Iterator[str]:
     """Kill a writer some times, each going on where the last one was; yield what was wrong."""
     rng, reached = random.Random(seed), 0
-    place = rng.choice([MEMMAP, COLUMNS, BLOCKS])
+    place = rng.choice([MEMMAP, COLUMNS, BLOCKS, SHELF, DEVICE])
     workload = Workload(seed, 60, chunks=place.chunks)
     with tempfile.TemporaryDirectory(prefix="pmarray-kill-", dir="/var/tmp") as directory:
-        url = place.url(Path(directory))
+        place.prepare(Path(directory))
         for _ in range(_KILLS_A_SEED):
-            reached, wrong = kill_once(url, workload, seed, reached, rng, wait=seed % 2 == 0)
+            reached, wrong = kill_once(
+                place, Path(directory), workload, seed, reached, rng, wait=seed % 2 == 0
+            )
             yield f"{place}: {wrong}" if wrong else ""
             if wrong:
                 return

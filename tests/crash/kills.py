@@ -7,19 +7,23 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pmarray
 from pmarray.testing import State, Workload
+from tests.crash.scenarios import Place
 
 __all__ = ["kill_once"]
 
 _WRITER = """
 import sys, pmarray
 from pmarray.testing import Workload
+from tests.persistent import pretend_dax, pretend_devices
 url, seed, length, begin, wait = sys.argv[1], *map(int, sys.argv[2:6])
 workload = Workload(seed, length, chunks=eval(sys.argv[6]))
+cache = eval(sys.argv[7])
 print("ready", flush=True)
-with pmarray.open_group(url, cache=16384) as group:
+with pretend_dax(), pretend_devices(1 << 16), pmarray.open_group(url, cache=cache) as group:
     for i in range(begin, length):
         with group.transaction(wait=bool(wait)):
             workload.apply(i, group)
@@ -28,16 +32,24 @@ with pmarray.open_group(url, cache=16384) as group:
 
 
 def kill_once(
-    url: str, workload: Workload, seed: int, begin: int, rng: random.Random | None, *, wait: bool
+    place: Place,
+    path: Path,
+    workload: Workload,
+    seed: int,
+    begin: int,
+    rng: random.Random | None,
+    *,
+    wait: bool,
 ) -> tuple[int, str]:
     """Run the workload from transaction `begin` on in a process, and kill it unless `rng` is None.
 
     Return how many transactions are there afterwards, and what is wrong with them, if anything.
     """
     length = len(workload.transactions)
+    url = place.url(path)
     numbers = map(str, (seed, length, begin, int(wait)))
     writer = subprocess.Popen(
-        [sys.executable, "-c", _WRITER, url, *numbers, repr(workload.chunks)],
+        [sys.executable, "-c", _WRITER, url, *numbers, repr(workload.chunks), repr(place.cache)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -54,12 +66,13 @@ def kill_once(
     if code not in (0, -signal.SIGKILL):
         return begin, f"the writer failed with status {code}"
     acknowledged = int(printed[-1]) if printed else begin
-    with pmarray.open_group(url, mode="a") as group:
-        group._recover()
-        seen = State.of_group(group)
-    with pmarray.open_group(url, mode="r") as reader:
-        if State.of_group(reader) != seen:
-            return begin, "a reader sees something else than the writer that recovered"
+    with place.surroundings():
+        with pmarray.open_group(url, mode="a") as group:
+            group._recover()
+            seen = State.of_group(group)
+        with pmarray.open_group(url, mode="r") as reader:
+            if State.of_group(reader) != seen:
+                return begin, "a reader sees something else than the writer that recovered"
     # The attribute tells which state it claims to be; it must be just that one.
     found = int(dict(seen.attrs).get("step", 0))
     if seen != workload.states[found]:

@@ -552,6 +552,7 @@ def _on_persistent_memory(place: Place) -> dict[str, Callable[[int], Scenario]]:
     return {
         **_transactions_and_flushes(place),
         "spilled": lambda seed: Transactions(seed, cache=_SMALL_CACHE_BYTES, place=place),
+        "flushes-cached": lambda seed: Flushes(seed, cache=_SMALL_CACHE_BYTES, place=place),
         "in-place": lambda seed: Transactions(seed, place=place, workload=InPlace),
         "in-place-pipelined": lambda seed: Transactions(
             seed, pipelined=True, place=place, workload=InPlace

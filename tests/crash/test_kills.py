@@ -15,7 +15,7 @@ import pmarray
 from pmarray.testing import Workload
 
 from .kills import kill_once
-from .scenarios import BLOCKS, COLUMNS, MEMMAP, Place
+from .scenarios import BLOCKS, COLUMNS, DEVICE, MEMMAP, SHELF, Place
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,10 @@ from .scenarios import BLOCKS, COLUMNS, MEMMAP, Place
         (MEMMAP, 200, 8, False),
         (COLUMNS, 60, 5, True),
         (BLOCKS, 60, 5, False),
+        (SHELF, 120, 4, True),
+        (SHELF, 120, 4, False),
+        (DEVICE, 120, 4, True),
+        (DEVICE, 120, 4, False),
     ],
     ids=str,
 )
@@ -35,16 +39,17 @@ def test_a_killed_writer_leaves_a_committed_state(
     seed = 7
     workload = Workload(seed, length, chunks=place.chunks)
     rng = random.Random(seed)
-    url = place.url(tmp_path)
+    place.prepare(tmp_path)
     reached = 0
     for kill in range(kills + 1):
         reached, wrong = kill_once(
-            url, workload, seed, reached, rng if kill < kills else None, wait=wait
+            place, tmp_path, workload, seed, reached, rng if kill < kills else None, wait=wait
         )
         assert not wrong
     assert reached == length
     place.check_closed(tmp_path, workload.states[length])
-    assert not [finding for finding in pmarray.verify(url) if finding.damaged]
+    with place.surroundings():
+        assert not [finding for finding in pmarray.verify(place.url(tmp_path)) if finding.damaged]
 
 
 def test_the_lock_dies_with_its_process(tmp_path: Path) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from tests.crash.check import Campaign, Report, record, scratch
+from tests.crash.check import Campaign, Report, scratch
 from tests.crash.choices import forget_pages
 from tests.crash.faults import Injector, all_faults, suffer
-from tests.crash.mutation import barrier_sites, without_barrier
+from tests.crash.missed import is_missed, is_site, sites_of
+from tests.crash.mutation import barrier_sites
 from tests.crash.recorder import Recorder
 from tests.crash.scenarios import SCENARIOS
 
@@ -90,10 +90,10 @@ SLOW = {
 }
 
 
-def test_every_barrier_is_missed() -> None:
+def test_every_barrieris_missed() -> None:
     """Each barrier is left out in turn, and some cut shows it."""
     names = ("durable", "uncached", "pipelined", "flushes")
-    sites = _sites(names)
+    sites = sites_of(names)
     with barrier_sites() as found:  # those of recovery come up only after a crash
         Campaign(SCENARIOS["uncached"](1), seed=1, limit=4, samples=4, again=0.02).run()
     for site in found:
@@ -101,56 +101,22 @@ def test_every_barrier_is_missed() -> None:
             sites.setdefault(site, []).append("uncached")
     assert len(sites) >= 8
     for site, where in sites.items():
-        if not any(_is(site, unseen) for unseen in UNSEEN):
+        if not any(is_site(site, unseen) for unseen in UNSEEN):
             again = 0.2 if "recover" in site else 0
-            assert _is_missed(site, where, again=again, limit=32), site
+            assert is_missed(site, where, again=again, limit=32), site
 
 
-def test_every_barrier_of_a_hierarchy_is_missed() -> None:
+def test_every_barrier_of_a_hierarchyis_missed() -> None:
     """The same of those that only chunk stores have."""
     sites = {
         site: where
-        for site, where in _sites(("columns-durable", "columns-interrupted")).items()
+        for site, where in sites_of(("columns-durable", "columns-interrupted")).items()
         if "zarr" in site
     }
-    tried = [site for site in sites if not any(_is(site, other) for other in UNSEEN | SLOW)]
+    tried = [site for site in sites if not any(is_site(site, other) for other in UNSEEN | SLOW)]
     assert len(tried) >= 6
     for site in tried:
-        assert _is_missed(site, sites[site], again=0.01, limit=8), site
-
-
-def _sites(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the barriers, and the scenarios in which each of them comes up."""
-    sites: dict[str, list[str]] = {}
-    for name in names:
-        with scratch() as path, barrier_sites() as found:
-            record(SCENARIOS[name](1), path)
-        for site in found:
-            sites.setdefault(site, []).append(name)
-    return sites
-
-
-def _is_missed(site: str, where: Iterable[str], *, again: float, limit: int) -> bool:
-    for name in where:
-        with without_barrier(site):
-            report = Campaign(
-                SCENARIOS[name](1),
-                seed=1,
-                limit=limit,
-                samples=limit // 2,
-                again=again,
-                patience=1,
-            ).run()
-        forget_pages()
-        if report.violations:
-            return True
-    return False
-
-
-def _is(site: str, unseen: str) -> bool:
-    """Whether a site is one of `UNSEEN`, wherever its line is now."""
-    call, module, function = unseen.split()
-    return site.startswith(call) and site.endswith(f" {function}") and module in site
+        assert is_missed(site, sites[site], again=0.01, limit=8), site
 
 
 # Calls whose failure the library may keep to itself: what could not be deleted is only left over,

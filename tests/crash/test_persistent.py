@@ -1,0 +1,120 @@
+"""Scenarios in persistent memory: files on DAX (`shelf`) and a pool on a device (`device`)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pmarray import _persistent
+from tests.crash.check import Campaign, scratch
+from tests.crash.choices import forget_pages
+from tests.crash.faults import Injector, all_faults, suffer
+from tests.crash.missed import is_missed, is_site, sites_of
+from tests.crash.mutation import barrier_sites
+from tests.crash.recorder import Recorder
+from tests.crash.scenarios import SCENARIOS
+
+NAMES = (
+    "durable", "pipelined", "cached", "replacing", "flushes", "flushes-cached", "spilled",
+    "in-place", "in-place-pipelined",
+)  # fmt: skip
+KINDS = ("shelf", "device")
+
+
+@pytest.mark.parametrize("name", [f"{kind}-{name}" for kind in KINDS for name in NAMES])
+def test_no_power_cut_loses_what_was_promised(name: str) -> None:
+    """Nor does the death of the process, and a power cut during recovery."""
+    report = Campaign(
+        SCENARIOS[name](1), seed=1, limit=4, samples=4, again=0.005, instants=0.3
+    ).run()
+    forget_pages()
+    assert not report.violations, report.violations[0]
+    assert report.distinct > 15
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_records_of_an_interrupted_transaction_do_not_come_back(kind: str) -> None:
+    report = Campaign(
+        SCENARIOS[f"{kind}-interrupted"](1), seed=1, limit=64, samples=8, again=0.1
+    ).run()
+    forget_pages()
+    assert not report.violations, report.violations[0]
+    assert report.again > 0
+
+
+# Stores whose durability nobody misses, with the reason.
+UNSEEN = {
+    # The header of a data file is for other programs; shapes are those of the metadata.
+    "store _dax_region.py make_durable",
+    # What is put back is durable when it is stored; what else is noted there belonged to the
+    # transaction that is being undone.
+    "persist _stores.py _put_back",
+    # The process id of the writer, for messages.
+    "store _pool.py become_writer",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_store_that_is_not_durable_is_missed(kind: str) -> None:
+    """Stores and persists are made to leave their bytes in the cache, one place after another."""
+    names = [f"{kind}-{name}" for name in ("flushes", "in-place", "flushes-cached", "spilled")]
+    sites = sites_of(names)
+    with barrier_sites() as found:  # those of recovery come up only after a crash
+        Campaign(SCENARIOS[names[1]](1), seed=1, limit=4, samples=4, again=0.02).run()
+    for site in found:
+        if "recover" in site or "_put_back" in site:
+            sites.setdefault(site, []).append(names[1])
+    tried = [
+        site
+        for site in sites
+        if site.startswith(("store", "persist")) and not any(is_site(site, one) for one in UNSEEN)
+    ]
+    assert len(tried) >= 6
+    for site in tried:
+        again = 0.2 if "recover" in site or "_put_back" in site else 0
+        assert is_missed(site, sites[site], again=again, limit=16), site
+
+
+@pytest.mark.parametrize("name", ["shelf-in-place", "device-in-place"])
+def test_stores_before_their_before_images_are_caught(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library made to break its own rule."""
+    real: Callable[..., Any] = _persistent.PersistentStorage._keep
+
+    def late(self: Any, axes: Any) -> None:
+        block = self.items[axes]
+        if self._cache.transaction is not None and self._cache.transaction > 2 and block.size:
+            saved = block.copy()
+            block[...] = 1
+            real(self, axes)
+            block[...] = saved
+        else:
+            real(self, axes)
+
+    monkeypatch.setattr(_persistent.PersistentStorage, "_keep", late)
+    report = Campaign(SCENARIOS[name](1), seed=1, limit=16, samples=8, again=0, patience=1).run()
+    forget_pages()
+    assert report.violations
+
+
+@pytest.mark.parametrize("name", ["shelf-in-place", "shelf-spilled", "device-in-place"])
+def test_every_fault_is_told_and_leaves_a_promised_state(name: str) -> None:
+    scenario = SCENARIOS[name](1)
+    with scratch() as path, scenario.surroundings():
+        scenario.prepare(path)
+        with Injector() as injector, Recorder(path) as recorder:
+            scenario.run(path, recorder)
+    of_memory = [
+        fault
+        for fault in all_faults(injector.calls)
+        if fault.call in ("map_shared", "store", "persist")
+    ]
+    for fault in random.Random(1).sample(of_memory, min(25, len(of_memory))):
+        outcome = suffer(SCENARIOS[name](1), fault)
+        assert not outcome.objections, f"{fault}, told {outcome.error!r}: {outcome.objections[0]}"
+        if outcome.fired:
+            assert outcome.error is not None, f"{fault} was kept from the program"
