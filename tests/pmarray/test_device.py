@@ -6,6 +6,8 @@ import errno
 import os
 import subprocess
 import tempfile
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import pmarray
+from pmarray import _pmem
 from pmarray.backends import _device
 from pmarray.backends._pool import Pool
 from pmarray.errors import (
+    DamagedError,
+    ForeignDataError,
     GroupLockedError,
     SnapshotExpiredError,
     StorageError,
+    URLError,
 )
 from tests.persistent import MEMORY, pretend_devices
 
@@ -229,6 +235,7 @@ def test_a_full_device_ends_a_transaction(device: Path) -> None:
 def test_one_writer_of_this_process(device: Path) -> None:
     with pmarray.open(f"shelf:{device}", (3,)) as a:
         a[0] = 1
+        a.flush()
         with pmarray.open(f"shelf:{device}") as other:
             with pytest.raises(GroupLockedError, match=rf"process {os.getpid()} \(this one\)"):
                 other[0] = 2
@@ -243,7 +250,7 @@ IN_A_CHILD = """
 import os, sys
 import numpy as np
 import pmarray
-from pmarray.errors import SnapshotExpiredError
+from pmarray.errors import GroupLockedError, SnapshotExpiredError
 from tests.persistent import pretend_devices
 pretence = pretend_devices()
 pretence.__enter__()
@@ -281,12 +288,13 @@ def test_a_forked_child_has_no_part_in_it(device: Path, python: Python) -> None:
 group = pmarray.open_group(url)
 a = group.create("a", (3, 4))
 a[...] = 1
+group.flush()
 pid = os.fork()
 if not pid:
     assert group.closed
     try:
         pmarray.open(url + "#a")[0] = 5
-    except pmarray.GroupLockedError:
+    except GroupLockedError:
         os._exit(7)
     os._exit(1)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
@@ -300,7 +308,24 @@ group.close()
         assert a[:, 0].tolist() == [1, 2, 1, 1]
 
 
-@settings(max_examples=30)
+def test_a_reader_follows_a_journal_that_grows(device: Path) -> None:
+    with pmarray.open_group(f"shelf:{device}") as group:
+        x = group.create("x", (16, LINE), "uint8")
+        x[...] = 1
+        with group.transaction():
+            group.attrs["step"] = 1  # makes a journal, which the reader finds at its first size
+        group.flush()
+        with pmarray.open_group(f"shelf:{device}", mode="r") as reader:
+            same(reader["x"][:2], [1, 1])
+            before = sum(n for _, n in pool_of(device).directory.files[0])
+            with group.transaction():
+                x[...] = 2
+                assert sum(n for _, n in pool_of(device).directory.files[0]) > before
+                same(reader["x"][...], [1] * 16)
+            same(reader["x"][...], [1] * 16)
+
+
+@settings(max_examples=20)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["append", "cut", "fill", "delete"]), st.integers(1, 6)),
@@ -399,3 +424,251 @@ def test_a_reader_in_another_process_while_arrays_come_and_go(device: Path, pyth
             make(step)
         group.attrs["step"] = "end"
     assert child.communicate(timeout=60) == ("True\n", "")
+
+
+# -- what is not a whole pool of ours ------------------------------------------------------------
+
+FOREIGN: dict[str, tuple[int, bytes]] = {
+    "a PMDK pool": (0, b"PMEMPOOL"),
+    "an XFS file system": (0, b"XFSB"),
+    "an ext4 file system": (0x438, b"\x53\xef"),
+    "a partition table": (512, b"EFI PART"),
+    "an LVM volume": (512, b"LABELONE"),
+    "data of another program": (UNIT - 1, b"\x01"),  # the last byte of the first unit
+}
+
+
+def fill_foreign(device: Path, offset: int, data: bytes) -> bytes:
+    with device.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+        file.seek(10 * UNIT)
+        file.write(b"precious")
+    return device.read_bytes()
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_foreign_contents_are_refused_and_left(device: Path, what: str) -> None:
+    before = fill_foreign(device, *FOREIGN[what])
+    for mode in ("r", "r+", "a", "w-"):
+        with pytest.raises(ForeignDataError, match=f"holds {what}, and nothing was changed"):
+            pmarray.open_group(f"shelf:{device}", mode=mode)
+    with pytest.raises(ForeignDataError):
+        pmarray.open(f"shelf:{device}", (3,))
+    assert device.read_bytes() == before
+    with pmarray.open_group(f"shelf:{device}", mode="w") as group:
+        group.create("a", (2, LINE), "uint8")[...] = 1
+    with pmarray.open(f"shelf:{device}#a", mode="r") as a:
+        same(a[...], [1, 1])
+
+
+def test_the_end_of_a_device_is_looked_at_too(device: Path) -> None:
+    before = fill_foreign(device, 64 * UNIT - 1, b"\x01")
+    with pytest.raises(ForeignDataError, match="data of another program"):
+        pmarray.open_group(f"shelf:{device}")
+    assert device.read_bytes() == before
+
+
+def test_a_reader_leaves_an_empty_device_empty(device: Path) -> None:
+    for mode in ("r", "r+"):
+        with pytest.raises(FileNotFoundError, match="there is no group"):
+            pmarray.open_group(f"shelf:{device}", mode=mode)
+    assert not any(device.read_bytes())
+
+
+def store(device: Path, offset: int, data: bytes) -> None:
+    with device.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+@pytest.fixture
+def pool(device: Path) -> Path:
+    """A device with an array."""
+    with pmarray.open(f"shelf:{device}", (3, LINE), "uint8") as a:
+        a[...] = 7
+    return device
+
+
+def both_superblocks(path: Path) -> None:
+    for slot in (0, 4096):
+        store(path, slot + 20, b"\xff\xff")
+
+
+def directory(path: Path) -> None:
+    store(path, pool_of(path)._superblock.offset + 3, b"???")
+
+
+def newer_format(path: Path) -> None:
+    store(path, 12, b"\x02")
+
+
+def half_formatted(path: Path) -> None:
+    store(path, 0, bytes(8192))
+    store(path, 0, Pool(_device.find_device(str(path)), writable=False)  # type: ignore[arg-type]
+          ._superblock.to_bytes())  # fmt: skip
+
+
+def shrunk(path: Path) -> None:
+    os.truncate(path, 60 * UNIT)
+
+
+DAMAGE: list[tuple[Callable[[Path], None], type[Exception], str]] = [
+    (both_superblocks, DamagedError, "both superblocks of .* are damaged"),
+    (directory, DamagedError, "the directory of .* is damaged"),
+    (newer_format, ForeignDataError, "format 2.* install a newer one"),
+    (half_formatted, ForeignDataError, "half formatted.* run it again"),
+    (shrunk, DamagedError, "give it back its size"),
+]
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "says"), DAMAGE, ids=lambda v: getattr(v, "__name__", "")
+)
+def test_what_is_not_whole_is_refused_and_left(
+    pool: Path, harm: Callable[[Path], None], error: type[Exception], says: str
+) -> None:
+    harm(pool)
+    before = pool.read_bytes()
+    for mode in ("r", "a", "w-"):
+        with pytest.raises(error, match=says):
+            pmarray.open_group(f"shelf:{pool}", mode=mode)
+    assert pool.read_bytes() == before
+    with pmarray.open(f"shelf:{pool}", (2, LINE), "uint8", mode="w") as a:
+        a[...] = 1
+    with pmarray.open(f"shelf:{pool}", mode="r") as a:
+        same(a[...], [1, 1])
+
+
+def test_one_damaged_superblock_is_the_older_state(pool: Path) -> None:
+    """A torn store to the newer slot takes the last change back, and nothing else."""
+    with pmarray.open_group(f"shelf:{pool}") as group:
+        group.attrs["step"] = 1
+    slot, superblock = pool_of(pool)._slot, pool_of(pool)._superblock
+    store(pool, slot * 4096 + 40, b"\xff")
+    assert pool_of(pool)._superblock.generation == superblock.generation - 1
+    with pmarray.open(f"shelf:{pool}") as a:
+        assert a.shape == (3, LINE)
+        assert "step" not in a.group.attrs
+        a[0] = 1
+    with pmarray.open(f"shelf:{pool}", mode="r") as a:
+        assert (a[0] == 1).all()
+
+
+def test_another_alignment_is_refused(pool: Path) -> None:
+    before = pool.read_bytes()
+    with pretend_devices(4 * UNIT), pytest.raises(DamagedError, match="daxctl reconfigure-device"):
+        pmarray.open_group(f"shelf:{pool}")
+    assert pool.read_bytes() == before
+    with pretend_devices(4096), pmarray.open(f"shelf:{pool}", mode="r") as a:
+        same(a[...], [7] * 3)
+
+
+def test_units_are_of_the_alignment_where_that_is_large(device: Path) -> None:
+    with pretend_devices(4 * UNIT):
+        with pmarray.open(f"shelf:{device}", (9, LINE), "uint8") as a:
+            a[...] = 7
+        assert pool_of(device).unit_bytes == 4 * UNIT
+        with pmarray.open(f"shelf:{device}", mode="r") as a:
+            same(a[...], [7] * 9)
+
+
+def test_other_devices_are_refused() -> None:
+    with pytest.raises(URLError, match="not one of persistent memory"):
+        pmarray.open_group("shelf:/dev/null")
+
+
+def test_without_libpmem_a_device_is_read_only(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _device.find_device(str(pool))
+    assert found is not None
+    real = _device.Device(found.path, found.nbytes, found.alignment)
+    monkeypatch.setattr(_device, "find_device", lambda path: real)
+    monkeypatch.setattr(_pmem, "libpmem", lambda: None)
+    before = pool.read_bytes()
+    for mode in ("a", "w", "r+"):
+        with pytest.raises(StorageError, match="apt install libpmem1"):
+            pmarray.open_group(f"shelf:{pool}", mode=mode)
+    with pmarray.open(f"shelf:{pool}", mode="r") as a:
+        same(a[...], [7] * 3)
+    assert pool.read_bytes() == before
+
+
+# -- replacing the directory ---------------------------------------------------------------------
+
+
+@given(st.sets(st.integers(0, 7)))
+def test_a_torn_superblock_is_the_old_directory_or_the_new(words: set[int]) -> None:
+    """The power fails in the middle of the commit point."""
+    with (
+        tempfile.TemporaryDirectory(prefix="pmarray-device-", dir=MEMORY) as place,
+        pretend_devices(),
+    ):
+        path = make_device(place, 8)
+        with pmarray.open_group(f"shelf:{path}") as group:
+            group.attrs["state"] = "old"
+            group.flush()
+            slot = 1 - pool_of(path)._slot
+            before = path.read_bytes()[slot * 4096 :][:64]
+            group.attrs["state"] = "new"
+            group.flush()
+            assert pool_of(path)._slot == slot
+            image = bytearray(path.read_bytes())
+        after = bytes(image[slot * 4096 :][:64])
+        torn = b"".join((after if i in words else before)[8 * i :][:8] for i in range(8))
+        path.write_bytes(image)
+        store(path, slot * 4096, torn)
+        with pmarray.open_group(f"shelf:{path}", mode="r") as group:
+            assert group.attrs["state"] == ("new" if torn == after else "old")
+
+
+def test_threads_write_while_another_flushes(device: Path) -> None:
+    with pmarray.open_group(f"shelf:{device}") as group:
+        names = "abc"
+        made = {name: group.create(name, (0, LINE), "uint8") for name in names}
+        seen: Counter[str] = Counter()
+
+        def grow(name: str) -> None:
+            for value in range(12):
+                made[name].append(lines([value]))
+                seen[name] += 1
+
+        threads = [threading.Thread(target=grow, args=(name,)) for name in names]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            group.flush()
+        assert seen == dict.fromkeys(names, 12)
+    with pmarray.open_group(f"shelf:{device}", mode="r") as group:
+        for name in names:
+            same(group[name][...], list(range(12)))
+
+
+def test_views_of_what_was_deleted_keep_their_values(device: Path) -> None:
+    """Its units are given to nobody while somebody looks at them."""
+    with pmarray.open_group(f"shelf:{device}") as group:
+        group.create("a", (20, LINE), "uint8")[...] = 1
+        group.flush()
+        view = np.asarray(group["a"])
+        del group["a"]
+        group.flush()
+        group.create("b", (60, LINE), "uint8")[...] = 2
+        same(view, [1] * 20)
+        with pytest.raises(StorageError):
+            group["b"].append(lines([2] * 50))
+        del view
+        group["b"].append(lines([2] * 50))
+    same(np.asarray(pmarray.open(f"shelf:{device}#b", mode="r")), [2] * 110)
+
+
+def test_unknown_options_are_refused(device: Path) -> None:
+    for options in ("?engine=x", "?direct=no", "?engine=dax&x=1"):
+        with pytest.raises(URLError, match=r"\?engine=dax"):
+            pmarray.open_group(f"shelf:{device}{options}")
+
+
+def test_all_changes_of_a_device_go_through_the_seam(device: Path, calls: Any) -> None:
+    with pmarray.open(f"shelf:{device}", (3, LINE), "uint8") as a:
+        a[...] = 1
+        a[:, ::3] = 2
+    assert {"store", "persist", "map_shared", "lock"} <= set(calls.names())
+    assert not {"pwritev", "fsync", "fdatasync", "ftruncate", "fallocate"} & set(calls.names())
