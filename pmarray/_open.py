@@ -156,7 +156,8 @@ def open(
     ----------
     url
         ``"memmap:/dir"``, ``"dram:"``, ``"zarr:/dir"``, ``"icechunk:/dir"``,
-        ``"shelf:/mnt/pmem0"``, a directory, or an existing ``.npy`` file; ``#name`` picks an array of the group, "array" unless told.
+        ``"shelf:/mnt/pmem0"``, a directory, or an existing ``.npy`` file; ``#name`` picks an
+        array of the group, "array" unless told.
     shape
         Extent of each axis; needed to create, checked when the array exists.
     dtype
