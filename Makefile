@@ -14,9 +14,11 @@ BENCH ?= collect
 SEED ?= 1
 MINUTES ?= 5
 KILLS ?= 200
+CYCLES ?= 100
+MEDIA ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types crash crash-peers crash-training docs bench clean
+.PHONY: help demo test lint types crash crash-peers crash-training powercut docs bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +54,10 @@ crash-peers: $(VENV)/.swag,bench,test ## The same for other libraries, over FUSE
 
 crash-training: $(VENV)/.swag,test ## Kill swag train and resume it (KILLS=200 SEED=1)
 	$(BIN)/python -m tests.crash.training --kills $(KILLS) --seed $(SEED)
+
+powercut: $(VENV)/.swag,test ## Cut a machine's power, in QEMU (CYCLES=100 SEED=1 MEDIA="disk devdax")
+	$(BIN)/python -m tests.powercut cuts --cycles $(CYCLES) --seed $(SEED) --media "$(MEDIA)"
+	$(BIN)/python -m tests.powercut logs --cycles $(CYCLES) --seed $(SEED) --media "$(MEDIA)"
 
 docs: $(VENV)/.docs ## Build the site into ./site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -69,7 +69,8 @@ class PersistentStorage(MappedStorage):
         self.file_id = file_id
         self._cache = cache
         self._journal = keep
-        self._committed_nbytes = 0 if new else layout.nbytes
+        self._read_nbytes = 0 if new else layout.nbytes
+        """What readers may be at: before a commit that cut the array, it was longer."""
         self._kept = SpanSet()
         """What the open transaction has before-images of."""
         self._shared: list[weakref.ref[_Owner]] = []
@@ -101,7 +102,7 @@ class PersistentStorage(MappedStorage):
         number = self._cache.transaction
         if number is None:
             return
-        end = min(-(-self._committed_nbytes // BLOCK_BYTES) * BLOCK_BYTES, self.region.capacity)
+        end = min(-(-self._read_nbytes // BLOCK_BYTES) * BLOCK_BYTES, self.region.capacity)
         wanted = SpanSet()
         for start, stop in self._spans(axes):
             low, high = start // BLOCK_BYTES * BLOCK_BYTES, -(-stop // BLOCK_BYTES) * BLOCK_BYTES
@@ -192,7 +193,7 @@ class PersistentStorage(MappedStorage):
         self.region.barrier()
 
     def committed(self, mark: int, /) -> None:
-        self._committed_nbytes = mark
+        self._read_nbytes = max(self._read_nbytes, mark)
 
     # -- the rest ---------------------------------------------------------------------------------
 
@@ -209,7 +210,7 @@ class PersistentStorage(MappedStorage):
         if self._note_shared() or self._stale_header or self._unsynced:
             self.region.barrier()
             self._stale_header = self._unsynced = False
-        self._committed_nbytes = self.layout.nbytes
+        self._read_nbytes = self.layout.nbytes
 
     def trim(self) -> None:
         self._items = None

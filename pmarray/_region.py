@@ -49,7 +49,8 @@ class RegionStorage(CachedItems):
         self.layout = layout
         self.chunk_shape = chunk_shape
         self.holds_fill = holds_fill
-        self.committed_nbytes = self.protected_nbytes = 0 if new else layout.nbytes
+        self.protected_nbytes = self._read_nbytes = 0 if new else layout.nbytes
+        """What readers may be at: before a commit that cut the array, it was longer."""
         self.snapshot = snapshot
         """Through which a handle reads that does not hold the lock."""
         self._dtype = dtype
@@ -109,7 +110,7 @@ class RegionStorage(CachedItems):
             low = write.address // BLOCK_BYTES * BLOCK_BYTES
             high = min(
                 -(-(write.address + write.stop - write.start) // BLOCK_BYTES) * BLOCK_BYTES,
-                -(-self.committed_nbytes // BLOCK_BYTES) * BLOCK_BYTES,
+                -(-self._read_nbytes // BLOCK_BYTES) * BLOCK_BYTES,
                 self.region.capacity,
             )
             for start in range(low, high, MAX_PAYLOAD_BYTES):
@@ -124,7 +125,7 @@ class RegionStorage(CachedItems):
         self.region.barrier()
 
     def committed(self, mark: int, /) -> None:
-        self.committed_nbytes = mark
+        self._read_nbytes = max(self._read_nbytes, mark)
 
     def _fetch(self, offset: int, out: memoryview) -> None:
         if self.snapshot is None:
@@ -196,7 +197,7 @@ class RegionStorage(CachedItems):
         if self._stale_header or self._unsynced:
             self.region.barrier()
             self._stale_header = self._unsynced = False
-        self.committed_nbytes = self.protected_nbytes = self.layout.nbytes
+        self.protected_nbytes = self._read_nbytes = self.layout.nbytes
 
     def begin(self) -> None:
         pass

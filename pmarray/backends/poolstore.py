@@ -108,8 +108,9 @@ class PoolRegion:
             self._map()
 
     def refresh(self) -> None:
-        if self._pool.generation != self._generation:
-            self._check()
+        self._check()
+        # By its units, for a read may have followed the generation already, and not mapped them.
+        if self._pool.directory.files.get(self._number) != self._runs:
             self._map()
 
     def describe(self, layout: Layout, dtype: DType, ndim: int, /) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 import pmarray
 from pmarray import _osops, errors
+from tests.persistent import pretend_dax
 
 
 @contextmanager
@@ -198,6 +199,24 @@ def test_a_reader_stays_at_its_commit_while_a_writer_works(tmp_path: Path) -> No
             reader.refresh()
             np.testing.assert_array_equal(reader["x"][:], np.full((40_000, 3), 2))
             assert reader.attrs["step"] == 2
+
+
+@pytest.mark.parametrize("kind", ["memmap", "shelf"])
+def test_a_reader_stays_at_its_commit_while_lines_are_cut_and_grow_again(
+    tmp_path: Path, kind: str
+) -> None:
+    with pretend_dax(), pmarray.open_group(f"{kind}:{tmp_path}/g") as group:
+        x = group.create("x", (6, 5000))
+        x[:] = 1
+        with group.transaction():
+            group.attrs["step"] = 1
+        group.flush()
+        with pmarray.open_group(f"{kind}:{tmp_path}/g", mode="r") as reader:
+            with group.transaction():
+                x.resize((1, 5000))
+            with group.transaction():
+                x.append(np.full((3, 5000), 2))
+            np.testing.assert_array_equal(reader["x"][:], np.ones((6, 5000)))
 
 
 def test_a_reader_never_sees_half_of_a_commit(tmp_path: Path) -> None:

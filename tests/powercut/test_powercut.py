@@ -1,0 +1,163 @@
+"""Power cuts of a real kernel: some on each medium, and a proof that things do get lost.
+
+Skipped where there is no QEMU; ``apt-get install qemu-system-x86 debootstrap``, or
+PMARRAY_POWERCUT_INSTALL=1, changes that. The first run builds a Debian, which takes minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pmarray.testing import State, Workload
+from tests.powercut.__main__ import main
+from tests.powercut.campaign import Campaign
+from tests.powercut.guest import GuestError
+from tests.powercut.host import CannotRunError, scratch
+from tests.powercut.media import MEDIA, Medium
+from tests.powercut.replay import replay
+from tests.powercut.rig import Rig
+from tests.powercut.states import from_json, to_json
+from tests.powercut.verdict import Found, judge
+
+
+@pytest.fixture(scope="module")
+def rig() -> Rig:
+    try:
+        return Rig()
+    except CannotRunError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with scratch() as directory:
+        yield directory
+
+
+@pytest.mark.parametrize("medium", MEDIA.values(), ids=lambda medium: medium.name)
+def test_a_power_cut_leaves_a_committed_state(
+    rig: Rig, medium: Medium, place: Path, tmp_path: Path
+) -> None:
+    campaign = Campaign(rig, medium, seed=3, scratch=place, evidence=tmp_path)
+    cuts = list(campaign.run(5))
+    assert not [cut.violation for cut in cuts if cut.violation]
+    assert max(cut.committed for cut in cuts) > 0
+
+
+@pytest.mark.parametrize("medium", [m for m in MEDIA.values() if m.is_disk], ids=lambda m: m.name)
+def test_what_a_disk_had_in_its_cache_may_be_lost(rig: Rig, medium: Medium, place: Path) -> None:
+    result = replay(rig, medium, seed=5, cuts=8, scratch=place)
+    assert result.cuts == 8
+    assert not result.violations
+
+
+def test_a_library_without_barriers_is_caught(rig: Rig, place: Path) -> None:
+    result = replay(rig, MEDIA["disk"], seed=5, cuts=10, scratch=place, deaf=True)
+    assert result.violations
+
+
+_UNSYNCED = """
+import mmap, os
+def new(path, synced):
+    with open(path, "wb") as file:
+        file.write(b"x" * 8192)
+        file.flush()
+        if synced:
+            os.fsync(file.fileno())
+new("/disk/kept", True)
+new("/pmem/kept", True)
+with open("/pmem/kept", "r+b") as file:
+    with mmap.mmap(file.fileno(), 8192, flags=0x80003) as stored:  # MAP_SYNC: only DAX has it
+        stored[:1] = b"y"
+# Last, since any fsync would have made these names durable too.
+new("/disk/lost", False)
+new("/pmem/lost", False)
+print("written")
+"""
+
+
+def test_a_cut_loses_what_was_not_synced_and_only_that(rig: Rig, place: Path) -> None:
+    """It is the rig that is tried here, and the emulated NVDIMM."""
+    dax = MEDIA["memmap-ext4"]
+    rig.fresh(dax, place)
+    mount = f"{MEDIA['disk'].mount}; {dax.mount}"
+    with rig.start(place) as guest:
+        guest.do("shell", script=f"{MEDIA['disk'].format}; {mount}")
+        guest.order("python", program=_UNSYNCED, arguments=[])
+        assert next(guest.replies("printed", "done")).value == "written"
+        guest.pull_the_plug()
+    with rig.start(place) as guest:
+        listed = guest.do(
+            "shell", script=f"{mount}; head -c 1 /disk/kept /pmem/kept; echo; ls /disk /pmem"
+        )
+    assert "lost\n" not in listed
+    assert "==> /disk/kept <==\nx\n" in listed
+    assert "==> /pmem/kept <==\ny\n" in listed
+
+
+def test_machines_from_one_snapshot_draw_different_random_numbers(rig: Rig, place: Path) -> None:
+    drawn = set()
+    for name in ("one", "two"):
+        rig.fresh(MEDIA["disk"], place / name)
+        with rig.start(place / name) as guest:
+            drawn.add(guest.do("shell", script="head -c 16 /dev/urandom | od -x"))
+    assert len(drawn) == 2
+
+
+def test_an_error_in_the_guest_is_one_here(rig: Rig, place: Path) -> None:
+    rig.fresh(MEDIA["disk"], place)
+    with rig.start(place) as guest:
+        with pytest.raises(GuestError, match="no such place"):
+            guest.do("shell", script="echo no such place; exit 3")
+        guest.pull_the_plug()
+        with pytest.raises(GuestError, match=r"died|gone"):
+            guest.do("shell", script="true")
+
+
+_HALF_DONE = """
+import sys, pmarray
+with pmarray.open_group(sys.argv[1]) as group:
+    group.create("x", (3,))
+    with group.transaction():
+        group["x"][:] = 7
+    print("committed", flush=True)
+    input()
+"""
+_LOOK = """
+import sys, pmarray
+print(pmarray.open(sys.argv[1] + "#x", mode="r")[...])
+"""
+
+
+def test_a_program_is_cut_and_another_looks(
+    rig: Rig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, program in (("half.py", _HALF_DONE), ("look.py", _LOOK)):
+        (tmp_path / name).write_text(program)
+    disks = str(tmp_path / "disks")
+    run = ["run", "--medium", "memmap-xfs"]
+    write = [*run, "--cut-at", "comm", "--keep", disks, str(tmp_path / "half.py"), "{url}"]
+    assert main(write) == 0
+    assert main([*run, "--disks", disks, str(tmp_path / "look.py"), "{url}"]) == 0
+    assert capsys.readouterr().out == "committed\n[7. 7. 7.]\n"
+    assert main([*run, str(tmp_path / "look.py"), "{url}"]) == 1
+    assert "GroupNotFoundError" in capsys.readouterr().out
+
+
+def test_the_verdict_knows_early_late_wrong_and_damaged_states() -> None:
+    workload = Workload(1, 6)
+
+    def found(step: int, *damage: str) -> Found:
+        return {"state": to_json(workload.states[step]), "damage": list(damage)}
+
+    assert judge(workload, 3, 4, found(3), found(3)) == ""
+    assert "transaction 2 is the last" in judge(workload, 3, 4, found(2))
+    assert "transaction 5 is the last" in judge(workload, 3, 4, found(5))
+    assert "different states" in judge(workload, 3, 4, found(3), found(4))
+    assert "torn" in judge(workload, 3, 4, found(3, "torn"))
+    mixed = State(workload.states[2].arrays, workload.states[4].attrs)
+    assert "not the state" in judge(workload, 3, 4, {"state": to_json(mixed), "damage": []})
+    assert from_json(to_json(mixed)) == mixed
