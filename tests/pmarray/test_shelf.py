@@ -338,8 +338,8 @@ def test_fresh_bytes_are_written_by_system_calls_and_old_ones_stored(dax: Path, 
     with pmarray.open(f"shelf:{dax}", (20_000, 0), "float32", layout="col") as a:
         a.append(np.ones((20_000, 3)), axis=1)
         a.flush()
-        region: Any = a._storage.region
-        stride = a._storage.layout.line_stride
+        storage: Any = a._storage
+        region, stride = storage.region, storage.layout.line_stride
 
         def journey(write: Callable[[], object]) -> tuple[int, int]:
             calls.log.clear()
