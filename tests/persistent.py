@@ -7,6 +7,7 @@ cut would leave anything. `tests.powercut` has the real thing, `tests.crash` its
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from pmarray import _osops
 from pmarray.backends import _device, _pool_format
 
-__all__ = ["MEMORY", "pretend_dax", "pretend_devices"]
+__all__ = ["MEMORY", "persistent_place", "pretend_dax", "pretend_devices"]
 
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 """A directory in memory, where there is one."""
@@ -54,3 +55,19 @@ def pretend_devices(alignment: int = 2 << 20) -> Iterator[None]:
         yield
     finally:
         _device.find_device, _pool_format.MIN_UNIT_BYTES = real, real_unit_bytes
+
+
+@contextmanager
+def persistent_place(kind: str) -> Iterator[str]:
+    """Yield the URL of a new place: "shelf", a directory on DAX, or "device", of 256 MiB."""
+    with (
+        tempfile.TemporaryDirectory(prefix="pmarray-persistent-", dir=MEMORY) as directory,
+        pretend_dax(),
+        pretend_devices(),
+    ):
+        if kind == "shelf":
+            yield f"shelf:{directory}/group"
+        else:
+            with open(f"{directory}/dax0.0", "wb") as file:
+                file.truncate(256 << 20)
+            yield f"shelf:{directory}/dax0.0"

@@ -388,5 +388,5 @@ class Pool:
                 return "nothing, by all appearances"
         except (ForeignDataError, DamagedError) as error:
             return self.foreign() or str(error)
-        count = max(0, len(self.directory.files) - 1)
+        count = len(self.directory.files.keys() - {_format.JOURNAL})
         return f"a pool of pmarray with {count} array{'s' * (count != 1)}"

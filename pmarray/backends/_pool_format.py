@@ -51,6 +51,7 @@ from pmarray.errors import DamagedError, ForeignDataError, StorageError
 from pmarray.layout import BLOCK_BYTES
 
 __all__ = [
+    "JOURNAL",
     "MIN_UNIT_BYTES",
     "SUPERBLOCK_BYTES",
     "Directory",
@@ -69,6 +70,9 @@ _MAGIC = b"pmarrayP"
 _VERSION = 1
 _SUPERBLOCK = struct.Struct("<8sIIQQQQQII")
 SUPERBLOCK_BYTES = _SUPERBLOCK.size
+
+JOURNAL = 0
+"""The number of the journal among the files; arrays count from 1."""
 
 Runs = tuple[tuple[int, int], ...]
 """First unit and number of units, of each run."""
@@ -144,7 +148,8 @@ def current(slots: Sequence[bytes], where: str) -> tuple[int, Superblock] | None
     number, superblock = max(found, key=lambda pair: pair[1].generation)
     if not superblock.nbytes:
         raise ForeignDataError(
-            f"{where} is half formatted: `pmarray format {where}` was interrupted; run it again"
+            f"{where} is half formatted: making a pool on it was interrupted. Nothing is lost; run "
+            f"`pmarray format {where}`, or open it with mode='w'"
         )
     return number, superblock
 

@@ -15,14 +15,13 @@ from pmarray import _pmem
 from pmarray._dtypes import DType
 from pmarray._metadata import ArrayMetadata, Checkpoint
 from pmarray.backends._pool import Medium, Pool
+from pmarray.backends._pool_format import JOURNAL
 from pmarray.backends._stores import NOTHING, Stores
 from pmarray.errors import DamagedError, SnapshotExpiredError
 from pmarray.layout import Layout
 
 __all__ = ["PoolBackend", "PoolRegion"]
 
-_JOURNAL = 0
-"""The number of the journal among the files; arrays count from 1."""
 _GROW_MAX_BYTES = 1 << 30
 
 
@@ -161,11 +160,11 @@ class PoolBackend:
         return self._pool.generation
 
     def open_journal(self, *, create: bool) -> PoolRegion | None:
-        if _JOURNAL not in self._pool.directory.files:
+        if JOURNAL not in self._pool.directory.files:
             if not create:
                 return None
-            self._pool.make(_JOURNAL)
-        return PoolRegion(self._pool, _JOURNAL)
+            self._pool.make(JOURNAL)
+        return PoolRegion(self._pool, JOURNAL)
 
     # -- the lock ---------------------------------------------------------------------------------
 
@@ -216,7 +215,7 @@ class PoolBackend:
 
     def orphans(self, keep: Collection[int]) -> list[int]:
         """Return the files that neither are in `keep` nor the journal."""
-        return sorted(self._pool.directory.files.keys() - {*keep, _JOURNAL})
+        return sorted(self._pool.directory.files.keys() - {*keep, JOURNAL})
 
     def publish(self, names: Mapping[str, int], /) -> None:
         pass

@@ -22,7 +22,7 @@ dtypes = st.sampled_from(
     ["bool", "int8", "uint16", "int64", "float16", "float32", "float64", "complex64", "complex128"]
 )
 work = st.sampled_from([1, 64, 500, 1 << 20])
-schemes = st.sampled_from(["dram:", "memmap:"])
+schemes = st.sampled_from(["dram:", "memmap:", "shelf:", "device:"])
 small = array_shapes(300)
 
 

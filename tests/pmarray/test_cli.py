@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import pmarray
+from tests.persistent import pretend_devices
 
 
 def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
@@ -154,3 +155,114 @@ def test_the_bar_is_drawn_on_a_terminal_only(group: Path, tmp_path: Path) -> Non
     os.close(main)
     assert process.returncode == 0
     assert "24.0/24.0" in seen.replace(" ", "") or "23.4/23.4" in seen.replace(" ", "")
+
+
+# -- persistent memory -------------------------------------------------------------------------
+
+PRETEND = """
+import sys
+from tests.persistent import pretend_dax, pretend_devices
+with pretend_dax(), pretend_devices():
+    from pmarray.cli import app
+    app(prog_name="pmarray")
+"""
+
+
+def pretending(*args: object, answer: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the command line where every file system takes MAP_SYNC, and dax* are devices."""
+    return subprocess.run(
+        [sys.executable, "-c", PRETEND, *map(str, args)],
+        input=answer, capture_output=True, text=True, check=False,
+        env={**os.environ, "COLUMNS": "120"},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Path:
+    path = tmp_path / "dax0.0"
+    with path.open("wb") as file:
+        file.truncate(16 << 20)
+    return path
+
+
+def test_doctor_of_a_directory(group: Path, fingerprint: Any) -> None:
+    before = fingerprint(group.parent)
+    done = run("doctor", group)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"open it as:  memmap:{group}" in done.stdout
+    assert "MAP_SYNC is refused" in done.stdout
+    assert "a group of pmarray" in done.stdout
+    done = run("doctor", group.parent / "not/there")
+    assert (done.returncode, "does not exist yet" in done.stdout) == (0, True)
+    done = pretending("doctor", group)
+    assert f"open it as:  shelf:{group}" in done.stdout
+    assert "MAP_SYNC is granted" in done.stdout
+    assert fingerprint(group.parent) == before
+
+
+def test_doctor_of_what_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for place, says in ((tmp_path / "file", "it is a file"),
+                        ("/dev/null", "not one of persistent memory")):  # fmt: skip
+        done = run("doctor", place)
+        assert done.returncode == 1
+        assert f"cannot be used: {says}" in done.stdout.replace(f"{place} is a device, but ", "")
+        assert "open it as" not in done.stdout
+
+
+def test_doctor_of_this_machine() -> None:
+    done = run("doctor")
+    assert done.returncode == 0
+    assert "libpmem:" in done.stdout
+    assert "DAX devices:" in done.stdout
+
+
+def test_doctor_of_a_device(device: Path) -> None:
+    done = pretending("doctor", device)
+    assert (done.returncode, done.stderr) == (0, "")
+    for word in ("DAX device", "16 MiB", "2 MiB", "nothing, by all appearances"):
+        assert word in done.stdout
+    assert not any(device.read_bytes())
+    with device.open("r+b") as file:
+        file.write(b"XFSB")
+    done = pretending("doctor", device)
+    assert done.returncode == 1
+    assert "an XFS file system" in done.stdout
+    assert "open it as" not in done.stdout
+
+
+def test_format_asks_and_then_overwrites(device: Path) -> None:
+    with device.open("r+b") as file:
+        file.write(b"XFSB")
+    before = device.read_bytes()
+    done = pretending("format", device, answer="n\n")
+    assert done.returncode == 1
+    assert "holds an XFS file system. Overwrite it?" in done.stdout
+    assert device.read_bytes() == before
+    done = pretending("format", device, answer="y\n")
+    assert done.returncode == 0, done.stderr
+    assert f"open it as shelf:{device}" in done.stdout
+    done = pretending("doctor", device)
+    assert "a pool of pmarray with 0 arrays" in done.stdout
+    assert "open it as:  shelf:" in done.stdout
+
+
+def test_format_of_a_pool_deletes_its_arrays(device: Path) -> None:
+    with pretend_devices(), pmarray.open(f"shelf:{device}", (3,)):
+        pass
+    assert "with 1 array" in pretending("doctor", device).stdout
+    assert pretending("format", device, "--yes").returncode == 0
+    with pretend_devices(), pmarray.open_group(f"shelf:{device}") as group:
+        assert list(group) == []
+        group.attrs["a"] = 1  # becomes the writer
+        done = pretending("format", device, "--yes")
+        assert done.returncode == 2
+        assert "is being written to" in done.stderr
+
+
+def test_only_devices_are_formatted(tmp_path: Path) -> None:
+    done = run("format", tmp_path, "--yes")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"pmarray: {tmp_path} is no DAX device; a directory needs no formatting\n"
+    )

@@ -517,7 +517,7 @@ DAMAGE: list[tuple[Callable[[Path], None], type[Exception], str]] = [
     (both_superblocks, DamagedError, "both superblocks of .* are damaged"),
     (directory, DamagedError, "the directory of .* is damaged"),
     (newer_format, ForeignDataError, "format 2.* install a newer one"),
-    (half_formatted, ForeignDataError, "half formatted.* run it again"),
+    (half_formatted, ForeignDataError, "half formatted.* pmarray format"),
     (shrunk, DamagedError, "give it back its size"),
 ]
 

@@ -20,8 +20,9 @@ import pmarray
 from pmarray._dtypes import DType, parse_dtype
 from pmarray.errors import BudgetError, LayoutError
 from pmarray.testing import array_dtypes, array_shapes, basic_indices, budgets, filled, layouts
+from tests.persistent import persistent_place
 
-schemes = st.sampled_from(["dram:", "memmap:", "memmap:?direct=no"])
+schemes = st.sampled_from(["dram:", "memmap:", "memmap:?direct=no", "shelf:", "device:"])
 numbers = ["bool", "int8", "uint16", "int64", "float16", "float32", "float64", "complex64"]
 chunk_choices = st.sampled_from(["auto", 1, 3, 100])
 
@@ -31,6 +32,10 @@ def place(scheme: str) -> Iterator[str]:
     """A URL of that kind where nothing is yet."""
     if scheme == "dram:":
         yield f"dram:{uuid.uuid4()}"
+        return
+    if scheme in ("shelf:", "device:"):
+        with persistent_place(scheme.rstrip(":")) as url:
+            yield url
         return
     with tempfile.TemporaryDirectory(prefix="pmarray-differential-") as directory:
         yield scheme.replace("memmap:", f"memmap:{directory}/group")
@@ -115,7 +120,7 @@ def test_broadcasts_and_casts_like_numpy(
             same(array[...], model)
 
 
-@pytest.mark.parametrize("url", ["dram:", "memmap:"])
+@pytest.mark.parametrize("url", ["dram:", "memmap:", "shelf:", "device:"])
 @pytest.mark.parametrize(
     ("dtype", "value"),
     [
@@ -146,7 +151,7 @@ def test_what_numpy_cannot_assign_changes_nothing(url: str, dtype: str, value: A
         assert array.shape == (6, 2)
 
 
-@pytest.mark.parametrize("url", ["dram:", "memmap:"])
+@pytest.mark.parametrize("url", ["dram:", "memmap:", "shelf:", "device:"])
 def test_a_cast_that_raises_changes_nothing(url: str) -> None:
     """ComplexWarning is an error in this suite: raised by NumPy, half-way through."""
     with place(url) as where, pmarray.open(where, (4, 3), "float32", layout="col") as array:
@@ -184,7 +189,7 @@ long_lines = st.sampled_from(
 
 @given(
     st.data(),
-    st.sampled_from(["memmap:", "memmap:?direct=no", "dram:"]),
+    st.sampled_from(["memmap:", "memmap:?direct=no", "dram:", "shelf:", "device:"]),
     long_lines,
     layouts(),
     st.sampled_from([0, "16 KiB", 20_000, "100 kB", "300 KiB", "8 MiB"]),
@@ -312,7 +317,7 @@ def test_views_of_padded_columns_are_read_only_and_whole() -> None:
         same(array[...], model)
 
 
-@pytest.mark.parametrize("url", ["dram:", "memmap:"])
+@pytest.mark.parametrize("url", ["dram:", "memmap:", "shelf:", "device:"])
 @pytest.mark.parametrize("index", [np.s_[:, 1:], np.s_[:, :-1], np.s_[1:], np.s_[::-1, ::-1]])
 def test_an_array_can_be_assigned_to_itself_shifted(url: str, index: Any) -> None:
     """Through its own view, whose memory changes while the chunks are written."""

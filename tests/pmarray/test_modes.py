@@ -9,7 +9,7 @@ import pickle
 import signal
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,21 @@ from pmarray.errors import (
     LayoutError,
     ReadOnlyError,
 )
+from tests.persistent import persistent_place
 
 Fingerprint = Callable[[Path], dict[str, str]]
 
 
-@pytest.fixture(params=["dram", "memmap"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture(params=["dram", "memmap", "shelf", "device"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A place where nothing is yet."""
-    return f"dram:{uuid.uuid4()}" if request.param == "dram" else f"memmap:{tmp_path}/deep/er/g"
+    if request.param in ("shelf", "device"):
+        with persistent_place(request.param) as place:
+            yield place
+    elif request.param == "dram":
+        yield f"dram:{uuid.uuid4()}"
+    else:
+        yield f"memmap:{tmp_path}/deep/er/g"
 
 
 @pytest.fixture
@@ -226,7 +233,7 @@ def test_loans_that_outlive_their_group_say_so(filled: str) -> None:
 def test_a_second_writer_of_this_process(filled: str) -> None:
     with pmarray.open_group(filled) as first, pmarray.open_group(filled) as second:
         first.attrs["b"] = 1
-        match = f"{os.getpid()}" if filled.startswith("memmap") else "this process"
+        match = "this process" if filled.startswith("dram") else f"{os.getpid()}"
         for _ in range(2):
             with pytest.raises(GroupLockedError, match=match):
                 second.attrs["c"] = 1

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 
 import pmarray
 from pmarray import _osops, errors
-from tests.persistent import pretend_dax
+from tests.persistent import persistent_place, pretend_dax
 
 
 @contextmanager
@@ -325,9 +325,12 @@ def test_a_full_disk_before_the_data_is_an_ordinary_rollback(
         np.testing.assert_array_equal(x[:], 3)
 
 
-@pytest.mark.parametrize("url", ["dram:", "memmap"])
-def test_everything_in_a_group_rolls_back(tmp_path: Path, url: str) -> None:
-    with pmarray.open_group(url if url == "dram:" else tmp_path / "g") as group:
+@pytest.mark.parametrize("kind", ["dram", "memmap", "shelf", "device"])
+def test_everything_in_a_group_rolls_back(tmp_path: Path, kind: str) -> None:
+    with ExitStack() as stack:
+        url = {"dram": "dram:", "memmap": f"memmap:{tmp_path}/g"}.get(kind)
+        url = url or stack.enter_context(persistent_place(kind))
+        group = stack.enter_context(pmarray.open_group(url))
         kept = group.create("kept", (4, 2), layout="col", fill_value=7)
         gone = group.create("gone", (3,))
         moved = group.create("moved", (2, 2))
@@ -352,7 +355,7 @@ def test_everything_in_a_group_rolls_back(tmp_path: Path, url: str) -> None:
         with group.transaction():
             moved.resize((2, 3))
         np.testing.assert_array_equal(moved[:], [[1, 2, 0], [3, 4, 0]])
-    if url != "dram:":
+    if kind == "memmap":
         assert len(os.listdir(tmp_path / "g" / "data")) == 3
 
 

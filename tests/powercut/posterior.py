@@ -44,7 +44,7 @@ def main(url: str) -> None:
     with swag.load(url) as loaded:
         print(f"collected {loaded.n_averaged}, rank {loaded.rank}, mean {digest(loaded.mean())}")
         print(f"three draws {digest(loaded.sample(3, generator=1))}")
-        window = loaded.window(start=10, rank=15)
+        window = loaded.window(start=20, rank=15)
         print(f"three of a window {digest(window.sample(3, generator=2))}")
 
 

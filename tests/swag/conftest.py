@@ -1,13 +1,20 @@
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.persistent import persistent_place
 
-@pytest.fixture(params=["dram", "memmap", "zarr"])
-def location(request: pytest.FixtureRequest) -> str:
+
+@pytest.fixture(params=["dram", "memmap", "zarr", "shelf", "device"])
+def location(request: pytest.FixtureRequest) -> Iterator[str]:
     """URL of a store that does not exist yet and can be opened again, one backend after another."""
     if request.param == "dram":
-        return f"dram:{uuid.uuid4().hex}"
-    scratch: Path = request.getfixturevalue("scratch")
-    return f"{request.param}:{scratch / 'posterior'}"
+        yield f"dram:{uuid.uuid4().hex}"
+    elif request.param in ("shelf", "device"):
+        with persistent_place(request.param) as place:
+            yield place
+    else:
+        scratch: Path = request.getfixturevalue("scratch")
+        yield f"{request.param}:{scratch / 'posterior'}"
