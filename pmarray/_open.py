@@ -154,8 +154,8 @@ def open(
     Parameters
     ----------
     url
-        ``"memmap:/dir"``, ``"dram:"``, ``"zarr:/dir"``, ``"icechunk:/dir"``, a directory, or an
-        existing ``.npy`` file; ``#name`` picks an array of the group, "array" unless told.
+        ``"memmap:/dir"``, ``"dram:"``, ``"shelf:/mnt/pmem0"``, ``"shelf:/dev/dax0.0"``,
+        ``"zarr:/dir"``, ``"icechunk:/dir"``, a directory, or an existing ``.npy`` file; ``#name`` picks an array of the group, "array" unless told.
     shape
         Extent of each axis; needed to create, checked when the array exists.
     dtype
