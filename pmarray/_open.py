@@ -155,7 +155,8 @@ def open(
     ----------
     url
         ``"memmap:/dir"``, ``"dram:"``, ``"shelf:/mnt/pmem0"``, ``"shelf:/dev/dax0.0"``,
-        ``"zarr:/dir"``, ``"icechunk:/dir"``, a directory, or an existing ``.npy`` file; ``#name`` picks an array of the group, "array" unless told.
+        ``"zarr:/dir"``, ``"icechunk:/dir"``, a directory, or an existing ``.npy`` file; ``#name``
+        picks an array of the group, "array" unless told.
     shape
         Extent of each axis; needed to create, checked when the array exists.
     dtype
