@@ -55,10 +55,12 @@ class Interop:
     def torch(self, *, share: bool = False) -> Any:
         """Return the whole array as a `torch.Tensor` on the CPU.
 
-        On ``dram:`` the tensor shares the array's memory, and either sees what the other writes,
-        until the array grows or shrinks. A transaction does not see what is stored through the
-        tensor: it is rolled back where the tensor was made inside the transaction, and stays
-        otherwise. From a handle that is open read-only, and on a file, the tensor is a copy.
+        On ``dram:``, and in persistent memory (``shelf:`` on DAX, without a write cache), the
+        tensor shares the array's memory, and either sees what the other writes, until the array
+        grows or shrinks. What is stored through it is durable after the next flush or commit. A
+        transaction does not see it: it is rolled back where the tensor was made inside the
+        transaction, and stays otherwise. From a handle that is open read-only, and on a file, the
+        tensor is a copy.
 
         Parameters
         ----------

@@ -44,8 +44,7 @@ def open_group(
     ----------
     url
         ``"memmap:/dir"``, ``"dram:"``, ``"zarr:/dir"``, ``"zarr:s3://bucket/x"``,
-        ``"icechunk:/dir"``, ``"shelf:/mnt/pmem0"``, ``"shelf:/dev/dax0.0"``, or a path, which
-        means ``memmap:``.
+        ``"icechunk:/dir"``, or a path, which means ``memmap:``.
     mode
         ``"r"`` read only, must exist; ``"r+"`` read and write, must exist; ``"a"`` read and write,
         created if missing; ``"w"`` created, whatever was there is deleted; ``"w-"`` created, must
@@ -155,9 +154,9 @@ def open(
     Parameters
     ----------
     url
-        ``"memmap:/dir"``, ``"dram:"``, ``"zarr:/dir"``, ``"icechunk:/dir"``,
-        ``"shelf:/mnt/pmem0"``, a directory, or an existing ``.npy`` file; ``#name`` picks an
-        array of the group, "array" unless told.
+        ``"memmap:/dir"``, ``"dram:"``, ``"shelf:/mnt/pmem0"``, ``"shelf:/dev/dax0.0"``,
+        ``"zarr:/dir"``, ``"icechunk:/dir"``, a directory, or an existing ``.npy`` file; ``#name``
+        picks an array of the group, "array" unless told.
     shape
         Extent of each axis; needed to create, checked when the array exists.
     dtype

@@ -174,6 +174,20 @@ def test_cutting_and_deleting_give_units_back(device: Path) -> None:
     assert len(units_of(device)) == full - 20
 
 
+def test_units_that_somebody_looks_at_are_not_given_back(device: Path) -> None:
+    """Another process may be the next writer, and would not know of the view."""
+    with pmarray.open(f"shelf:{device}#a", (40, LINE), "uint8") as a:
+        a[...] = 1
+        a.flush()
+        full = len(units_of(device))
+        view = np.asarray(a)
+        a.resize((4, LINE))
+    assert len(units_of(device)) == full
+    with pmarray.open_group(f"shelf:{device}") as group:
+        group.create("b", (60, LINE), "uint8")[...] = 2
+        same(view, [1] * 40)
+
+
 def test_what_grows_again_holds_zeros(device: Path) -> None:
     """Not what somebody else has left in the unit."""
     with pmarray.open_group(f"shelf:{device}") as group:
