@@ -148,8 +148,8 @@ def current(slots: Sequence[bytes], where: str) -> tuple[int, Superblock] | None
     number, superblock = max(found, key=lambda pair: pair[1].generation)
     if not superblock.nbytes:
         raise ForeignDataError(
-            f"{where} is half formatted, and holds nothing yet: use `pmarray format {where}`, or, if "
-            "that was what was interrupted, run it again"
+            f"{where} is half formatted, and holds nothing yet: use `pmarray format {where}`, or, "
+            "if that was what was interrupted, run it again"
         )
     return number, superblock
 

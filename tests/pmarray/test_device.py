@@ -534,7 +534,7 @@ DAMAGE: list[tuple[Callable[[Path], None], type[Exception], str]] = [
     (both_superblocks, DamagedError, "both superblocks of .* are damaged"),
     (directory, DamagedError, "the directory of .* is damaged"),
     (newer_format, ForeignDataError, "format 2.* install a newer one"),
-    (half_formatted, ForeignDataError, "half formatted.* pmarray format"),
+    (half_formatted, ForeignDataError, "half formatted.*pmarray format"),
     (shrunk, DamagedError, "give it back its size"),
 ]
 
