@@ -127,7 +127,7 @@ def test_arrays_share_a_device_and_no_unit(steps: list[tuple[str, str, int]], ca
                 views.append((name, np.asarray(group[name]), list(model[name])))
             elif what == "delete":
                 del group[name], model[name]
-                views = [("" if view in held else view[0], *view[1:]) for view in views]
+                views = [("" if view[0] == name else view[0], *view[1:]) for view in views]
             for _, seen, values in views:
                 same(seen[: len(values)], values)
         for name, values in model.items():
