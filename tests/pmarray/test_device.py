@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import pmarray
-from pmarray import _pmem
+from pmarray import _osops, _pmem
 from pmarray.backends import _device
 from pmarray.backends._pool import Pool
+from pmarray.backends._pool_format import current
 from pmarray.errors import (
     DamagedError,
     ForeignDataError,
@@ -126,10 +127,7 @@ def test_arrays_share_a_device_and_no_unit(steps: list[tuple[str, str, int]], ca
                 views.append((name, np.asarray(group[name]), list(model[name])))
             elif what == "delete":
                 del group[name], model[name]
-                views = [
-                    ("" if any(view is one for one in held) else view[0], *view[1:])
-                    for view in views
-                ]
+                views = [("" if view[0] == name else view[0], *view[1:]) for view in views]
             for _, seen, values in views:
                 same(seen[: len(values)], values)
         for name, values in model.items():
@@ -689,3 +687,34 @@ def test_all_changes_of_a_device_go_through_the_seam(device: Path, calls: Any) -
         a[:, ::3] = 2
     assert {"store", "persist", "map_shared", "lock"} <= set(calls.names())
     assert not {"pwritev", "fsync", "fdatasync", "ftruncate", "fallocate"} & set(calls.names())
+
+
+def test_the_superblock_in_force_is_never_stored_to(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by the first change after opening, and by formatting what is a pool already."""
+    real, replaced = _osops.store, 0
+
+    def slots() -> list[bytes]:
+        with pool.open("rb") as file:
+            head = file.read(8192)
+        return [head[:64], head[4096 : 4096 + 64]]
+
+    def watched(*arguments: Any) -> None:
+        nonlocal replaced
+        before = slots()
+        real(*arguments)
+        found = current(before, "")
+        assert found is not None
+        assert slots()[found[0]] == before[found[0]]
+        replaced += slots() != before
+
+    monkeypatch.setattr(_osops, "store", watched)
+    for mode in ("a", "r+", "w"):
+        with pmarray.open_group(f"shelf:{pool}", mode=mode) as group:
+            group.attrs["mode"] = mode
+    found = _device.find_device(str(pool))
+    assert found is not None
+    Pool(found, writable=True).make_empty()
+    assert replaced > 6
+    assert not pool_of(pool).directory.files
