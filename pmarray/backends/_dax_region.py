@@ -109,6 +109,7 @@ class DAXRegion(FileRegion):
         return list(rest)
 
     def barrier(self) -> None:
+        self._map()  # what was noted is found by its place in the memory
         self._stores.persist()
         if self._unsynced:
             self._unsynced = False  # before, not after: another thread may write meanwhile
@@ -132,6 +133,8 @@ class DAXRegion(FileRegion):
             self._unsynced = True
 
     def trim(self, nbytes: int, /) -> None:
+        if -(-nbytes // BLOCK_BYTES) * BLOCK_BYTES >= self.capacity:
+            return
         # A load from a mapped page that was cut off kills the process: not while others map it.
         mapping = weakref.ref(self._file.base) if self._file.base is not None else None
         self._file = self._stores.memory = NOTHING

@@ -274,6 +274,8 @@ def no_space(where: str, wanted: int, free: int, unit_bytes: int) -> StorageErro
 
 
 _SIGNATURES = (
+    (0, _MAGIC, "a pool of pmarray that cannot be opened as it is"),
+    (BLOCK_BYTES, _MAGIC, "a pool of pmarray that cannot be opened as it is"),
     (0, b"PMEMPOOL", "a PMDK pool"),
     (0, b"PMEMOBJ\0", "a PMDK pool"),
     (0, b"PMEMBLK\0", "a PMDK pool"),
@@ -296,7 +298,7 @@ def describe_foreign(first: NDArray[np.uint8], last: NDArray[np.uint8]) -> str |
     >>> describe_foreign(np.frombuffer(b"XFSB".ljust(4096, b"?"), np.uint8), empty)
     'an XFS file system'
     """
-    head = first[:BLOCK_BYTES].tobytes()
+    head = first[: 2 * BLOCK_BYTES].tobytes()
     for offset, signature, name in _SIGNATURES:
         if head[offset:].startswith(signature):
             return name

@@ -224,7 +224,17 @@ def _open(directory: str, size_bytes: int | None) -> Arena:
     names = _shelves(directory)
     if len(names) > 1:
         raise DamagedError(f"{directory} holds {len(names)} shelves of pmarray; leave one of them")
-    _lock(directory)
+    lock = _lock(directory)
+    try:
+        return _open_locked(directory, names, size_bytes)
+    except BaseException:
+        # Another size may be asked for next; a shelf that did open is found to be locked by PyMM.
+        _locks.remove(lock)
+        lock.release()
+        raise
+
+
+def _open_locked(directory: str, names: list[str], size_bytes: int | None) -> Arena:
     if names:
         name = names[0]
         address, length = _place_of(directory, name)
@@ -266,7 +276,7 @@ def _make_array(pymm: Any, shelf: Any, nbytes: int) -> None:
     array.persist()
 
 
-def _lock(directory: str) -> None:
+def _lock(directory: str) -> LockFile:
     """Lock the directory until the process ends."""
     lock = LockFile(os.path.join(directory, _LOCK), directory)
     try:
@@ -286,6 +296,7 @@ def _lock(directory: str) -> None:
                 f"another process has opened {entry} in {directory} with PyMM, which leaves a "
                 "directory to one process until that ends"
             )
+    return lock
 
 
 def _is_locked(path: str) -> bool:

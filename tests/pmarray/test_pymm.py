@@ -226,6 +226,8 @@ def test_sizes_that_cannot_be(directory: Path) -> None:
         with pytest.raises((StorageError, URLError), match=message):
             pmarray.open(f"shelf:{directory}/{size}?engine=pymm&size={size}", (3,))
         assert not list(directory.glob("*/*.data"))
+        with pytest.raises((StorageError, URLError), match=message):  # and not: locked
+            pmarray.open(f"shelf:{directory}/{size}?engine=pymm&size={size}", (3,))
     with pytest.raises(GroupNotFoundError):
         pmarray.open(f"shelf:{directory}/none?engine=pymm", mode="r")
     assert not (directory / "none").exists()
