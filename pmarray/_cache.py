@@ -17,7 +17,10 @@ Rules.
    transaction a full chunk waits for the end if it holds committed bytes; leaving early would cost
    a barrier of the journal.
 6. The pool's budget is never exceeded: whoever needs a buffer evicts the least recently used chunk
-   that may go, or waits for the writer, and fails with `BudgetError` when all are on loan.
+   that may go, or waits for the writer, then for other threads to end their loans. It fails with
+   `BudgetError` when nobody is left who could: everything is on loan to threads that wait
+   themselves. A loan may be ended by another thread than the one that began it, which nobody can
+   foresee, so the wait for loans has an end too (`LOAN_WAIT_SECONDS`).
 7. A failed write leaves its bytes dirty, so that nothing is lost, and is raised once, by the next
    operation on the group; `flush` then tries again.
 """
@@ -26,6 +29,7 @@ from __future__ import annotations
 
 import mmap
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -44,6 +48,10 @@ __all__ = ["CachedChunk", "ChunkCache", "ChunkSource"]
 WRITE_THROUGH_BYTES = 1 << 20
 """The transient chunk of a group that was opened with ``cache=0``."""
 MIN_BUDGET_BYTES = 16 * 1024
+LOAN_WAIT_SECONDS = 30.0
+"""How long memory that is wanted waits for loans of other threads, of which none ends."""
+_LOOK_SECONDS = 0.05
+"""How often it looks whether chunks that are being fetched have arrived: they cannot say so."""
 
 
 class ChunkSource(Protocol):
@@ -88,7 +96,8 @@ class CachedChunk:
         self.valid = SpanSet()
         self.dirty = SpanSet()
         self.inflight = SpanSet()
-        self.pins = 0
+        self.pins: list[int | None] = []
+        """The threads that hold it; None for one of our own, which ends by itself."""
 
     @property
     def evictable(self) -> bool:
@@ -119,6 +128,8 @@ class ChunkCache:
         self._chunks: OrderedDict[tuple[int, tuple[int, ...]], CachedChunk] = OrderedDict()
         self._dirty_bytes = 0
         self._writer = Writer(self._changed, self._landed, sink)
+        self._waiting: set[int] = set()
+        self._releases = 0
         self.before_eviction: deque[Callable[[], None]] = deque()
         """What other threads want done, under the lock, at the latest when memory is wanted."""
         self.transaction: int | None = None
@@ -181,11 +192,16 @@ class ChunkCache:
             self._chunks.move_to_end(key)
         return chunk
 
-    def acquire(self, source: ChunkSource, index: tuple[int, ...], nbytes: int) -> CachedChunk:
-        """Return the chunk, with nothing valid in it where it was not cached. May wait."""
+    def acquire(
+        self, source: ChunkSource, index: tuple[int, ...], nbytes: int, *, needed: bool = True
+    ) -> CachedChunk:
+        """Return the chunk, with nothing valid in it where it was not cached. May wait.
+
+        One that is not `needed` is not worth waiting for other threads' loans to end.
+        """
         chunk = self.peek(source, index)
         if chunk is None:
-            buffer = self._take_buffer(nbytes)
+            buffer = self._take_buffer(nbytes, needed=needed)
             # The wait for a buffer gave up the lock: another thread may have brought the chunk.
             chunk = self.peek(source, index)
             if chunk is not None:
@@ -201,6 +217,21 @@ class ChunkCache:
         for gap_start, gap_stop in chunk.valid.gaps(start, stop):
             chunk.source.load(chunk.index, gap_start, chunk.buffer[gap_start:gap_stop])
         chunk.valid.add(start, stop)
+
+    def pin(self, chunk: CachedChunk, *, ours: bool = False) -> Callable[[], None]:
+        """Keep a chunk in memory until what is returned is called, on any thread, under the lock.
+
+        With `ours`, a thread of the library holds it, and lets go without being asked.
+        """
+        holder = None if ours else threading.get_ident()
+        chunk.pins.append(holder)
+
+        def release() -> None:
+            chunk.pins.remove(holder)
+            self._releases += 1
+            self._changed.notify_all()
+
+        return release
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -391,15 +422,15 @@ class ChunkCache:
             chunk.dirty.add(write.start, write.stop)
             self._dirty_bytes += chunk.dirty.nbytes - before
 
-    def _take_buffer(self, nbytes: int) -> memoryview:
+    def _take_buffer(self, nbytes: int, *, needed: bool) -> memoryview:
         if nbytes > self._pool.budget_bytes:
             raise BudgetError(
                 f"one chunk needs {format_bytes(nbytes)}, the cache has "
                 f"{format_bytes(self._pool.budget_bytes)}: open the group with a larger cache="
             )
-        while self.before_eviction:
-            self.before_eviction.popleft()()
         while True:
+            while self.before_eviction:
+                self.before_eviction.popleft()()
             buffer = self._pool.take(nbytes)
             if buffer is not None:
                 return buffer
@@ -409,12 +440,36 @@ class ChunkCache:
                 if chunk.dirty:
                     self._send(chunk)
                     break
-            if not self._writer.busy:
-                raise BudgetError(
-                    f"all {format_bytes(self._pool.budget_bytes)} of the cache are on loan or "
-                    "pinned: end some loans, or open the group with a larger cache="
-                )
-            self._wait()
+            if self._writer.busy:
+                self._wait()
+            else:
+                self._wait_for_release(LOAN_WAIT_SECONDS if needed else 0)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Note that this thread waits for another one, and ends no loan until it is done."""
+        me = threading.get_ident()
+        with self._changed:
+            self._waiting.add(me)
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._waiting.discard(me)
+
+    def _wait_for_release(self, seconds: float) -> None:
+        """Wait until another thread lets go of a chunk; raise where none is going to."""
+        releases, deadline = self._releases, time.monotonic() + seconds
+        with self.waiting():
+            while self._releases == releases and not self.before_eviction:
+                holders = {holder for chunk in self._chunks.values() for holder in chunk.pins}
+                if holders <= self._waiting or time.monotonic() >= deadline:
+                    raise BudgetError(
+                        f"all {format_bytes(self._pool.budget_bytes)} of the cache are on loan or "
+                        "pinned: end some loans, or open the group with a larger cache="
+                    )
+                self._changed.wait(_LOOK_SECONDS if None in holders else seconds)
 
     def _evict_one(self) -> bool:
         for key, chunk in self._chunks.items():

@@ -95,7 +95,7 @@ class CachedItems(ABC):
             self._unsynced = True
             for extent in self._extents(axes):
                 chunk = self._cache.acquire(self, extent.chunk, self._chunk_nbytes)
-                chunk.pins += 1
+                release = self._cache.pin(chunk)
                 try:
                     # All at once: while one span waits, an ending loan could send another.
                     self._cache.await_landing(chunk, extent.spans[0][0], extent.spans[-1][1])
@@ -108,7 +108,7 @@ class CachedItems(ABC):
                             self._cache.revert(chunk, start, stop)
                         raise
                 finally:
-                    chunk.pins -= 1
+                    release()
                 for start, stop in extent.spans:
                     self._cache.mark_written(chunk, start, stop)
 
@@ -119,11 +119,11 @@ class CachedItems(ABC):
                 return self._empty(axes)
             start, stop = extent.spans[0]
             chunk = self._cache.acquire(self, extent.chunk, self._chunk_nbytes)
-            chunk.pins += 1
+            release = self._cache.pin(chunk)
             try:
                 self._cache.prepare_write(chunk, start, stop, exact=True)
             except BaseException:
-                chunk.pins -= 1
+                release()
                 raise
             # Lent bytes count as valid, so that nobody reads the medium into memory that the
             # borrower is filling: not a reader, and not the writer of another part of a block.
@@ -138,12 +138,12 @@ class CachedItems(ABC):
                     # a flush may have come since the loan began: the next one has work again.
                     self._unsynced = True
                     self._cache.mark_written(chunk, start, stop)
-                    chunk.pins -= 1
+                    release()
 
         def failed() -> None:
             with self._cache.lock:
                 self._cache.revert(chunk, start, stop)
-                chunk.pins -= 1
+                release()
 
         return Loan(self._items(chunk)[extent.within], done, failed)
 
@@ -154,11 +154,11 @@ class CachedItems(ABC):
                 return self._empty(axes)
             chunk = self._cache.acquire(self, extent.chunk, self._chunk_nbytes)
             self._cache.load(chunk, *extent.spans[0])
-            chunk.pins += 1
+            release = self._cache.pin(chunk)
 
         def done() -> None:
             with self._cache.lock:
-                chunk.pins -= 1
+                release()
 
         block = self._items(chunk)[extent.within]
         block.flags.writeable = False

@@ -12,10 +12,10 @@ deleted from the store with the commit, or at the flush, that makes the new shap
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,7 +98,7 @@ class ChunkStorage(CachedItems):
         self._marks = 0
         self._sealed: dict[int, tuple[ChunkGrid, set[Chunk]]] = {}
         """By the mark that `seal` returned: shape and doomed chunks of a transaction."""
-        self._ahead: dict[Chunk, tuple[CachedChunk, Future[None]]] = {}
+        self._ahead: dict[Chunk, _Fetch] = {}
         """Chunks in the cache, pinned, that a thread is filling."""
         self._next_line = -1
         """The place along the slow axis that a reader in order would go to now."""
@@ -217,7 +217,7 @@ class ChunkStorage(CachedItems):
             try:
                 for i, extent in enumerate(extents):
                     for other in extents[i : i + window]:
-                        self._fetch_ahead(other.chunk)
+                        self._fetch_ahead(other.chunk, needed=True)
                     self._land(extent.chunk)
                     self._read_extent(extent, out[extent.block])
             except BaseException:
@@ -362,14 +362,14 @@ class ChunkStorage(CachedItems):
         pages = -(-self._chunk_nbytes // mmap.PAGESIZE)  # buffers are whole ones
         return min(_THREADS, self._cache.max_chunk_bytes // 2 // (pages * mmap.PAGESIZE))
 
-    def _fetch_ahead(self, index: Chunk) -> None:
+    def _fetch_ahead(self, index: Chunk, *, needed: bool) -> None:
         """Have a thread fill a chunk of the cache, if it is not there yet."""
         if index in self._ahead or self._cache.peek(self, index) is not None:
             return
-        chunk = self._cache.acquire(self, index, self._chunk_nbytes)
-        chunk.pins += 1
+        chunk = self._cache.acquire(self, index, self._chunk_nbytes, needed=needed)
+        release = self._cache.pin(chunk, ours=True)
         future = _threads().submit(self._fetch, index, self._items(chunk))
-        self._ahead[index] = chunk, future
+        self._ahead[index] = _Fetch(chunk, future, release)
 
         def arrived(done: Future[None]) -> None:
             # A chunk that nobody comes for must not stay pinned; an error waits for who comes. Not
@@ -387,7 +387,7 @@ class ChunkStorage(CachedItems):
             after = (*last[:slow], last[slow] + 1, *last[slow + 1 :])
             if self._grid.holds(after):
                 try:
-                    self._fetch_ahead(after)
+                    self._fetch_ahead(after, needed=False)
                 except BudgetError:
                     pass  # all of the cache is on loan: whoever wants the chunk will say so
         self._next_line = last[slow] + 1
@@ -397,31 +397,31 @@ class ChunkStorage(CachedItems):
         landing = self._ahead.get(index)
         if landing is not None:
             try:
-                landing[1].result()
+                landing.future.result()
             finally:
-                self._note_landed(index, landing[1])
+                self._note_landed(index, landing.future)
 
     def _forget_failures(self) -> None:
         """What could not be fetched ahead for an earlier reader may be there for this one."""
-        for index, (_, future) in list(self._ahead.items()):
-            if future.done() and future.exception() is not None:
-                self._note_landed(index, future)
+        for index, fetch in list(self._ahead.items()):
+            if fetch.future.done() and fetch.future.exception() is not None:
+                self._note_landed(index, fetch.future)
 
     def _land_all(self) -> None:
         """Wait for all of them; errors are met again by whoever wants the chunk."""
-        for index, (_, future) in list(self._ahead.items()):
-            future.exception()  # waits
-            self._note_landed(index, future)
+        for index, fetch in list(self._ahead.items()):
+            fetch.future.exception()  # waits
+            self._note_landed(index, fetch.future)
 
     def _note_landed(self, index: Chunk, future: Future[None]) -> None:
         """Keep the books of a chunk that has arrived, or has not; under the cache's lock."""
-        chunk, expected = self._ahead.get(index, (None, None))
-        if chunk is None or expected is not future:
+        fetch = self._ahead.get(index)
+        if fetch is None or fetch.future is not future:
             return  # somebody else was faster
         del self._ahead[index]
-        chunk.pins -= 1
+        fetch.release()
         if future.exception() is None:
-            chunk.valid.add(0, self._chunk_nbytes)
+            fetch.chunk.valid.add(0, self._chunk_nbytes)
 
     # -- memory ---------------------------------------------------------------------------------
 
@@ -442,6 +442,14 @@ class ChunkStorage(CachedItems):
 
     def _empty_block(self, shape: tuple[int, ...]) -> AnyArray:
         return np.empty(shape, self._dtype, order="F" if self.layout.order == "col" else "C")
+
+
+class _Fetch(NamedTuple):
+    """A chunk of the cache that a thread is filling."""
+
+    chunk: CachedChunk
+    future: Future[None]
+    release: Callable[[], None]
 
 
 @cache

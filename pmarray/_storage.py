@@ -125,7 +125,7 @@ def plan_chunks(
         One chunk would take more than `max_nbytes`.
     """
     if chunks == "auto":
-        result = layout.chunk_shape(min(TARGET_CHUNK_BYTES, max_nbytes), max_nbytes)
+        result = layout.chunk_shape(min(TARGET_CHUNK_BYTES, max_nbytes // 4), max_nbytes)
     else:
         full = list(layout.shape)
         if isinstance(chunks, int) and chunks > 0:

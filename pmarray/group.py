@@ -885,11 +885,14 @@ class _Turn:
         self._group = group
 
     def __enter__(self) -> None:
-        self._group._lock.acquire()
+        group = self._group
+        if not group._lock.acquire(blocking=False):
+            with group._cache.waiting():  # the one that has it may want memory of our loans
+                group._lock.acquire()
         try:
-            self._group._refuse()
+            group._refuse()
         except BaseException:
-            self._group._lock.release()
+            group._lock.release()
             raise
 
     def __exit__(self, *exception: object) -> None:

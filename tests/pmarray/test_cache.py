@@ -7,7 +7,9 @@ import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -425,6 +427,77 @@ def test_loans_beyond_the_budget_are_refused_and_change_nothing(scratch: Path) -
     array.append(np.full(30_000, len(open_loans)))
     assert (array[77] == range(len(open_loans) + 1)).all()
     array.close()
+
+
+@pytest.fixture
+def four_chunks(scratch: Path) -> Iterator[pmarray.PMArray]:
+    """Six columns, of which the cache holds four, each a chunk of its own."""
+    shape = (30_000, 6)
+    with pmarray.open(
+        scratch / "g", shape, "float32", layout="col", chunks=1, cache="512 KiB"
+    ) as array:
+        yield array
+
+
+def lend_all_from_another_thread(array: pmarray.PMArray, then: Callable[[], object]) -> Any:
+    """Lend four columns on a thread, do `then` there, and end the loans; return the thread."""
+    lent = threading.Event()
+
+    def borrow() -> None:
+        with ExitStack() as loans:
+            for j in range(4):
+                loans.enter_context(array.writing(np.s_[:, j]))[:] = j
+            lent.set()
+            with suppress(BudgetError):
+                then()
+
+    thread = threading.Thread(target=borrow)
+    thread.start()
+    assert lent.wait(30)
+    return thread
+
+
+def test_memory_on_loan_to_another_thread_is_waited_for(four_chunks: pmarray.PMArray) -> None:
+    wanted = threading.Event()
+    thread = lend_all_from_another_thread(four_chunks, lambda: wanted.wait(30))
+    timer = threading.Timer(0.2, wanted.set)
+    timer.start()
+    four_chunks[:, 5] = 5
+    assert wanted.is_set()
+    thread.join()
+    timer.join()
+    assert (four_chunks[7] == [0, 1, 2, 3, 0, 5]).all()
+
+
+def test_threads_that_wait_for_each_others_loans_are_told(four_chunks: pmarray.PMArray) -> None:
+    """Each has what the other wants: one of them is refused, and at once."""
+    began = time.monotonic()
+
+    def want_another() -> None:
+        time.sleep(0.2)
+        four_chunks[:, 4] = 4
+
+    thread = lend_all_from_another_thread(four_chunks, want_another)
+    with suppress(BudgetError):
+        four_chunks[:, 5] = 5
+    thread.join()
+    assert time.monotonic() - began < pmarray._cache.LOAN_WAIT_SECONDS / 2
+    assert (four_chunks[7, :4] == range(4)).all()
+
+
+def test_the_wait_for_loans_ends(
+    four_chunks: pmarray.PMArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The borrower waits for something else, for example for this very thread."""
+    monkeypatch.setattr(pmarray._cache, "LOAN_WAIT_SECONDS", 0.2)
+    done = threading.Event()
+    thread = lend_all_from_another_thread(four_chunks, lambda: done.wait(30))
+    with pytest.raises(BudgetError, match="on loan"):
+        four_chunks[:, 5] = 5
+    done.set()
+    thread.join()
+    four_chunks[:, 5] = 5
+    assert (four_chunks[7] == [0, 1, 2, 3, 0, 5]).all()
 
 
 def test_what_cannot_be_lent_is_refused(scratch: Path) -> None:
