@@ -153,8 +153,8 @@ class Committer:
         self._backend = backend
         self.saved = checkpoint
         """The last checkpoint."""
-        self._in_force = checkpoint.metadata
-        """What an opener would find: that of the last COMMIT, or of the checkpoint after it."""
+        self._moved = False
+        """Whether a commit since the last checkpoint has other metadata than that."""
         self.transaction = checkpoint.transaction
         """The number of the last transaction that was begun."""
         self._committed = checkpoint.transaction
@@ -230,9 +230,12 @@ class Committer:
         return self.transaction
 
     def must_checkpoint(self, metadata: GroupMetadata) -> bool:
-        """Whether an opener would find other metadata, or find these in the journal only."""
-        # Metadata that went back to the checkpoint's are not in force: a COMMIT came in between.
-        return metadata != self.saved.metadata or metadata != self._in_force
+        """Whether an opener would find other metadata, or may have found others in between.
+
+        A reader of a commit in between may be at lines that have been cut since: what becomes of
+        those is nobody's to keep once all is durable, so it has to be told.
+        """
+        return metadata != self.saved.metadata or self._moved
 
     # -- on the writer thread -------------------------------------------------------------------
 
@@ -275,7 +278,8 @@ class Committer:
                 "group is opened again",
                 error.filename,
             ) from error
-        self._committed, self._in_force = last.number, last.metadata
+        self._committed = last.number
+        self._moved = self._moved or last.metadata != self.saved.metadata
         for commit in commits:
             for file_id in commit.removed:
                 self._backend.remove(file_id)
@@ -331,7 +335,7 @@ class Committer:
         checkpoint = Checkpoint(metadata, self._committed, generation)
         self._backend.save(checkpoint)
         self.saved = checkpoint
-        self._in_force = metadata
+        self._moved = False
         self._pending_images = 0
         if self._journal is not None:
             self._journal.restart(generation)

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import atexit
-import os
 import threading
 import uuid
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from pmarray import _lifetime
 from pmarray._cache import ChunkCache
-from pmarray._chunked import STORE_ID, ChunkStorage
+from pmarray._chunked import STORE_ID
 from pmarray._commits import Commit, CommittedStorage, Committer
 from pmarray._dtypes import DType, parse_dtype
 from pmarray._history import HistoryEntry, Versions
 from pmarray._journal import Image
-from pmarray._mapped import MappedStorage
 from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._npy import write_header
 from pmarray._persistent import PersistentStorage
 from pmarray._region import RegionStorage
 from pmarray._snapshot import Snapshot
-from pmarray._storage import Storage, plan_chunks, refuse_large_chunk
+from pmarray._storage import Storage
+from pmarray._storage_maker import StorageMaker
 from pmarray._url import URL, check_name
 from pmarray.array import PMArray
 from pmarray.attributes import Attributes
-from pmarray.backends import ChunkBackend, ImageTarget, PersistentRegion, RegionBackend
+from pmarray.backends import ChunkBackend, ImageTarget, RegionBackend
 from pmarray.errors import (
     ArrayExistsError,
     ArrayNotFoundError,
@@ -117,7 +114,7 @@ class Group:
         if loaded is not None:
             self._adopt(loaded)
         self._closed = False
-        _OPEN_GROUPS.add(self)
+        _lifetime.begin(self)
 
     # -- arrays ---------------------------------------------------------------------------------
 
@@ -246,10 +243,11 @@ class Group:
             )
 
     def _storage(self, name: str, array: ArrayMetadata, chunks: Any, *, new: bool) -> Storage:
+        make = self._storages()
         try:
             if isinstance(self._backend, ChunkBackend):
-                return self._chunk_storage(self._backend, name, array, new=new)
-            return self._region_storage(self._backend, array, chunks, new=new)
+                return make.in_chunks(self._backend, name, array, new=new)
+            return make.in_region(self._backend, array, chunks, new=new)
         except DamagedError:
             if self._snapshot is not None and not self._snapshot.is_latest():
                 raise SnapshotExpiredError(
@@ -258,58 +256,9 @@ class Group:
                 ) from None
             raise
 
-    def _region_storage(
-        self, backend: RegionBackend, array: ArrayMetadata, chunks: Any, *, new: bool
-    ) -> Storage:
-        layout = array.layout
-        shape = plan_chunks(layout, chunks, self._cache.max_chunk_bytes)
-        make = backend.create if new else backend.open
-        region = make(array.file_id, layout.nbytes, aligned=layout.is_aligned(shape))
-        holds_fill = not any(array.fill)
+    def _storages(self) -> StorageMaker:
         in_place = self._locked and not self._write_cache
-        if in_place and isinstance(region, PersistentRegion):
-            return PersistentStorage(
-                region,
-                layout,
-                array.dtype,
-                shape,
-                file_id=array.file_id,
-                cache=self._cache,
-                keep=self._committer.keep,
-                new=new,
-                holds_fill=holds_fill,
-            )
-        if not backend.has_journal and region.memory is not None:
-            return MappedStorage(region, layout, array.dtype, shape, new=new, holds_fill=holds_fill)
-        return RegionStorage(
-            region,
-            layout,
-            array.dtype,
-            self._cache,
-            shape,
-            file_id=array.file_id,
-            new=new,
-            holds_fill=holds_fill,
-            snapshot=self._snapshot,
-        )
-
-    def _chunk_storage(
-        self, backend: ChunkBackend, name: str, array: ArrayMetadata, *, new: bool
-    ) -> Storage:
-        chunks = (backend.create_chunks if new else backend.open_chunks)(name, array)
-        _close_before_threads_end()
-        storage = ChunkStorage(
-            chunks,
-            array.layout,
-            array.dtype,
-            array.fill,
-            self._cache,
-            backend,
-            new=new,
-            snapshot=self._snapshot,
-        )
-        refuse_large_chunk(storage.chunk_shape, storage.chunk_nbytes, self._cache.max_chunk_bytes)
-        return storage
+        return StorageMaker(self._cache, self._snapshot, self._committer.keep, in_place)
 
     def __getitem__(self, name: str) -> PMArray:
         with self._reading():
@@ -384,6 +333,7 @@ class Group:
         if isinstance(self._backend, ChunkBackend) and self._backend.commits:
             self._remove_deleted()
         committer = self._committer
+        self._changed = True  # whatever fails from here on: no transaction begins before a flush
         try:
             for array in self._arrays.values():
                 array._storage.make_durable(array.ndim)
@@ -431,7 +381,7 @@ class Group:
                     self._flush_for_good()
             finally:
                 self._closed = True
-                _OPEN_GROUPS.discard(self)
+                _lifetime.end(self)
                 with ExitStack() as releases:  # every one of them, also when one of them raises
                     releases.callback(self._backend.close)
                     if self._snapshot is not None:
@@ -807,7 +757,7 @@ class Group:
             shape=shape,
             line_stride=plan.line_stride,
         )
-        storage = self._region_storage(self._backend, moved, "auto", new=True)
+        storage = self._storages().in_region(self._backend, moved, "auto", new=True)
         self._metadata = replace(self._metadata, next_file_id=moved.file_id + 1)
         return moved, storage
 
@@ -827,7 +777,7 @@ class Group:
     def _give_up(self) -> None:
         """Close a group that could not be opened in its mode, changing nothing."""
         self._closed = True
-        _OPEN_GROUPS.discard(self)
+        _lifetime.end(self)
         self._committer.close()
         if self._snapshot is not None:
             self._snapshot.close()
@@ -844,38 +794,6 @@ class Group:
         self._closed = True
         self._lock = threading.RLock()  # another thread of the parent may have held it
         self._backend.abandon()
-
-
-_OPEN_GROUPS: weakref.WeakSet[Group] = weakref.WeakSet()
-
-
-def _close_all() -> None:
-    """At exit: what was written and not closed reaches its medium all the same."""
-    with ExitStack() as closes:  # all of them, also when one raises
-        for group in list(_OPEN_GROUPS):
-            closes.callback(group.close)
-
-
-def _abandon_all() -> None:
-    for group in list(_OPEN_GROUPS):
-        group._abandon()
-
-
-atexit.register(_close_all)
-
-
-@cache
-def _close_before_threads_end() -> None:
-    """Chunk stores need threads to write, and no thread can be started at the usual time of exit.
-
-    The interpreter ends its thread pools before it calls what `atexit` has; what is registered
-    here it calls before that. Without this private function such a group has to be closed.
-    """
-    getattr(threading, "_register_atexit", lambda _: None)(_close_all)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_all)
 
 
 class _Turn:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 import pmarray
 from pmarray import _osops, errors
@@ -201,22 +204,48 @@ def test_a_reader_stays_at_its_commit_while_a_writer_works(tmp_path: Path) -> No
             assert reader.attrs["step"] == 2
 
 
-@pytest.mark.parametrize("kind", ["memmap", "shelf"])
-def test_a_reader_stays_at_its_commit_while_lines_are_cut_and_grow_again(
-    tmp_path: Path, kind: str
-) -> None:
-    with pretend_dax(), pmarray.open_group(f"{kind}:{tmp_path}/g") as group:
-        x = group.create("x", (6, 5000))
-        x[:] = 1
+READER_STEPS = st.sampled_from(["append", "cut", "fill", "flush", "look"])
+
+
+@pytest.mark.parametrize("kind", ["memmap", "shelf", "zarr"])
+@settings(max_examples=60)
+@given(st.lists(st.tuples(READER_STEPS, st.integers(1, 6)), max_size=16))
+@example([("look", 0), ("cut", 1), ("append", 3)])
+@example([("append", 2), ("look", 0), ("cut", 6), ("flush", 0), ("append", 2)])
+def test_readers_see_their_commits_or_are_told(kind: str, steps: list[tuple[str, int]]) -> None:
+    """Whatever lines are cut, grown again and overwritten, flushed in between or not."""
+    line = 4096
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+        stack.enter_context(pretend_dax())
+        url = f"{kind}:{directory}/g"
+        options: dict[str, Any] = {"chunks": (2, line)} if kind == "zarr" else {}
+        group = stack.enter_context(pmarray.open_group(url))
+        x = group.create("x", (6, line), "uint8", **options)
+        readers: list[tuple[Any, list[int]]] = []
+        committed = [1] * 6
         with group.transaction():
-            group.attrs["step"] = 1
-        group.flush()
-        with pmarray.open_group(f"{kind}:{tmp_path}/g", mode="r") as reader:
-            with group.transaction():
-                x.resize((1, 5000))
-            with group.transaction():
-                x.append(np.full((3, 5000), 2))
-            np.testing.assert_array_equal(reader["x"][:], np.ones((6, 5000)))
+            x[...] = 1
+        for value, (what, count) in enumerate([*steps, ("end", 0)], 2):
+            if what == "flush":
+                group.flush()
+            elif what == "look":
+                reader = stack.enter_context(pmarray.open_group(url, mode="r", cache=0))
+                readers.append((reader["x"], committed))
+            elif what != "end":
+                with group.transaction():
+                    if what == "append":
+                        committed = committed + [value] * count
+                        x.append(np.full((count, line), value))
+                    elif what == "cut":
+                        committed = committed[:count]
+                        x.resize((len(committed), line))
+                    else:
+                        committed = [value] * len(committed)
+                        x[...] = value
+            for array, expected in readers:
+                with suppress(errors.SnapshotExpiredError):
+                    found = array[...]
+                    np.testing.assert_array_equal(found, np.repeat([expected], line, 0).T)
 
 
 def test_a_reader_never_sees_half_of_a_commit(tmp_path: Path) -> None:

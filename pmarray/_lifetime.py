@@ -1,0 +1,56 @@
+"""The groups that are open in this process: closed when it ends, given up where it forks."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from contextlib import ExitStack
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pmarray.group import Group
+
+__all__ = ["begin", "close_before_threads_end", "end"]
+
+_OPEN: weakref.WeakSet[Group] = weakref.WeakSet()
+
+
+def begin(group: Group) -> None:
+    """Close this group at exit, if nobody does before."""
+    _OPEN.add(group)
+
+
+def end(group: Group) -> None:
+    """The group is closed."""
+    _OPEN.discard(group)
+
+
+@cache
+def close_before_threads_end() -> None:
+    """Close groups sooner than `atexit` would: those in chunk stores need threads to write.
+
+    No thread can be started at the usual time of exit: the interpreter ends its thread pools before
+    it calls what `atexit` has. What is registered here it calls before that. Without this private
+    function such a group has to be closed.
+    """
+    getattr(threading, "_register_atexit", lambda _: None)(_close_all)
+
+
+def _close_all() -> None:
+    """What was written and not closed reaches its medium all the same."""
+    with ExitStack() as closes:  # all of them, also when one raises
+        for group in list(_OPEN):
+            closes.callback(group.close)
+
+
+def _abandon_all() -> None:
+    for group in list(_OPEN):
+        group._abandon()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)
