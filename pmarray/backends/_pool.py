@@ -120,6 +120,14 @@ class Pool:
         found = self._current()
         return -1 if found is None else found[1].generation
 
+    def stamp(self) -> tuple[int, str | None] | None:
+        """Return what changes when metadata are replaced, or units go from one file to another."""
+        with self._lock:
+            generation = self.generation
+            if generation != self.known_generation and not self.refresh():
+                return None
+            return self.directory.freed, self.directory.checkpoint
+
     def _current(self) -> tuple[int, Superblock] | None:
         slots = [slot[: _format.SUPERBLOCK_BYTES].tobytes() for slot in self._slots]
         return _format.current(slots, self.medium.path)
@@ -223,6 +231,8 @@ class Pool:
     def replace(self, directory: Directory) -> None:
         """Replace the directory, in the steps at the head of `_pool_format`."""
         with self._lock:
+            if directory.frees_units_of(self.directory):
+                directory = replace(directory, freed=self._superblock.generation + 1)
             data = directory.to_bytes()
             count = -(-len(data) // self.unit_bytes)
             free = self._free(directory.files.values())

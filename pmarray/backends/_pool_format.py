@@ -58,6 +58,7 @@ __all__ = [
     "Runs",
     "Superblock",
     "allocate",
+    "begins_with",
     "current",
     "describe_foreign",
     "free_units",
@@ -162,11 +163,14 @@ class Directory:
     """The metadata of the group, as text; None before there are any."""
     files: Mapping[int, Runs] = field(default_factory=dict)
     """Units of each file."""
+    freed: int = 0
+    """Generation of the directory in which a file last lost units, which others may have now."""
 
     def to_bytes(self) -> bytes:
         """Return the JSON object."""
         files = {str(number): runs for number, runs in self.files.items()}
-        return json.dumps({"checkpoint": self.checkpoint, "files": files}).encode()
+        value = {"checkpoint": self.checkpoint, "files": files, "freed": self.freed}
+        return json.dumps(value).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, crc: int, where: str) -> Directory:
@@ -179,9 +183,23 @@ class Directory:
                 int(number): tuple((int(first), int(count)) for first, count in runs)
                 for number, runs in value["files"].items()
             }
-            return cls(value["checkpoint"], files)
+            return cls(value["checkpoint"], files, int(value["freed"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedError(f"the directory of {where} cannot be read: {error}") from error
+
+    def frees_units_of(self, before: Directory) -> bool:
+        """Whether a file of `before` has not all of its units any more.
+
+        >>> before = Directory(files={1: ((1, 2),), 2: ((3, 1),)})
+        >>> before.with_file(2, ((3, 4), (9, 1))).frees_units_of(before)
+        False
+        >>> before.with_file(1, ((1, 1),)).frees_units_of(before)
+        True
+        """
+        return any(
+            not begins_with(self.files.get(number, ()), runs)
+            for number, runs in before.files.items()
+        )
 
     def with_file(self, number: int, runs: Runs | None) -> Directory:
         """Return the same with other units for a file; None deletes it."""
@@ -246,6 +264,23 @@ def allocate(free: SpanSet, count: int, after: int | None = None) -> Runs | None
         take(*span)
         spans.remove(span)
     return tuple(chosen)
+
+
+def begins_with(runs: Runs, start: Runs) -> bool:
+    """Whether the units of `start` are the first of those of `runs`; both are `joined`.
+
+    >>> begins_with(((1, 2), (7, 3), (4, 1)), ((1, 2), (7, 1)))
+    True
+    >>> begins_with(((1, 2), (7, 3)), ((1, 2), (8, 1)))
+    False
+    """
+    if not start:
+        return True
+    if len(start) > len(runs):
+        return False
+    last = len(start) - 1
+    (first, count), (now_first, now_count) = start[last], runs[last]
+    return runs[:last] == start[:last] and now_first == first and now_count >= count
 
 
 def joined(runs: Runs) -> Runs:

@@ -15,7 +15,7 @@ from pmarray import _pmem
 from pmarray._dtypes import DType
 from pmarray._metadata import ArrayMetadata, Checkpoint
 from pmarray.backends._pool import Medium, Pool
-from pmarray.backends._pool_format import JOURNAL
+from pmarray.backends._pool_format import JOURNAL, begins_with
 from pmarray.backends._stores import NOTHING, Stores
 from pmarray.errors import DamagedError, SnapshotExpiredError
 from pmarray.layout import Layout
@@ -76,15 +76,13 @@ class PoolRegion:
     def _check(self) -> None:
         """A writer may have given these units to somebody else; ask before they are read.
 
-        If it does so meanwhile, the reader finds the generation changed and reads again.
+        If it does so meanwhile, the reader finds the stamp changed and reads again.
         """
         if self._pool.generation == self._generation:
             return
         self._pool.refresh()
         runs = self._pool.directory.files.get(self._number, ())
-        units = [u for first, count in self._runs for u in range(first, first + count)]
-        now = [u for first, count in runs for u in range(first, first + count)]
-        if units != now[: len(units)]:
+        if not begins_with(runs, self._runs):
             raise SnapshotExpiredError(
                 "what this handle was reading has been deleted or cut since: call refresh() on the "
                 "group to read the last commit"
@@ -157,7 +155,7 @@ class PoolBackend:
         pass
 
     def stamp(self) -> object:
-        return self._pool.generation
+        return self._pool.stamp()
 
     def open_journal(self, *, create: bool) -> PoolRegion | None:
         if JOURNAL not in self._pool.directory.files:

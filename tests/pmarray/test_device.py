@@ -389,6 +389,27 @@ def test_a_reader_sees_its_commit_or_is_told(steps: list[tuple[str, int]], one: 
             reader.close()
 
 
+def test_a_reader_stays_where_it_is_while_arrays_grow(device: Path) -> None:
+    """Units are given to files all the time, and taken from none."""
+    url = f"shelf:{device}"
+    with pmarray.open_group(url) as group:
+        x = group.create("x", (1, LINE), "uint8")
+        with group.transaction():
+            x[...] = 1
+        with pmarray.open_group(url, mode="r", cache=0) as reader:
+            before = pool_of(device).generation
+            for value in range(2, 12):
+                with group.transaction():
+                    x.append(lines([value]))
+                    group.attrs["step"] = value
+                same(reader["x"][...], [1])
+            assert pool_of(device).generation > before
+            with group.transaction():
+                del group["x"]
+            with pytest.raises(SnapshotExpiredError):
+                reader["x"][...]
+
+
 READER = """
 from collections import Counter
 seen = Counter()
