@@ -219,7 +219,7 @@ class ChunkCache:
         chunk.valid.add(start, stop)
 
     def pin(self, chunk: CachedChunk, *, ours: bool = False) -> Callable[[], None]:
-        """Keep a chunk in memory until what is returned is called, on any thread, under the lock.
+        """Keep a chunk in memory until what is returned is called, on any thread.
 
         With `ours`, a thread of the library holds it, and lets go without being asked.
         """
@@ -227,9 +227,10 @@ class ChunkCache:
         chunk.pins.append(holder)
 
         def release() -> None:
-            chunk.pins.remove(holder)
-            self._releases += 1
-            self._changed.notify_all()
+            with self._changed:
+                chunk.pins.remove(holder)
+                self._releases += 1
+                self._changed.notify_all()
 
         return release
 

@@ -156,13 +156,9 @@ class CachedItems(ABC):
             self._cache.load(chunk, *extent.spans[0])
             release = self._cache.pin(chunk)
 
-        def done() -> None:
-            with self._cache.lock:
-                release()
-
         block = self._items(chunk)[extent.within]
         block.flags.writeable = False
-        return Loan(block, done, done)
+        return Loan(block, release, release)
 
     def _one_extent(self, axes: Axes) -> Extent | None:
         """Return where a selection lies that is contiguous in one chunk; None if it is empty."""

@@ -11,10 +11,11 @@ import importlib.util
 import itertools
 import operator
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -146,6 +147,7 @@ class Memmap:
     """Takes the place of np.memmap: makes an array in a directory with the file's name."""
 
     directory: Path
+    groups: ClassVar[weakref.WeakSet[pmarray.Group]] = weakref.WeakSet()
 
     def __new__(
         cls,
@@ -162,7 +164,9 @@ class Memmap:
         shape = tuple(np.atleast_1d(shape).tolist()) if shape is not None else None
         url = f"memmap:{cls.directory / name.name}"
         modes = {"w+": "w", "r+": "a", "r": "r"}
-        return pmarray.open(url, shape, dtype, mode=modes[mode], order=order)
+        array = pmarray.open(url, shape, dtype, mode=modes[mode], order=order)
+        cls.groups.add(array.group)
+        return array
 
 
 def _of_plain(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -246,6 +250,9 @@ def test_numpys_own(
         if case in EXCLUDED:
             pytest.xfail(EXCLUDED[case])
         raise
+    finally:
+        for group in list(Memmap.groups):  # before their directory goes
+            group.close()
     assert case not in EXCLUDED, "passes: it need not be excluded"
     if Counter.made == before:
         pytest.skip("makes nothing that a PMArray could hold")

@@ -78,7 +78,7 @@ def test_the_picture_follows_the_cache(scratch: Path, layout: Any) -> None:
 
 
 def test_parts_of_lines_are_drawn_in_order(scratch: Path) -> None:
-    with pmarray.open(scratch / "g", (100_000, 3), layout="col", cache="256 KiB") as a:
+    with pmarray.open(scratch / "g", (100_000, 3), layout="col", cache="1 MiB") as a:
         parts = -(-100_000 // a.chunks[0])
         assert parts > 1
         a[a.chunks[0], 2] = 1
