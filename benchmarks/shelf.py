@@ -113,6 +113,7 @@ def _where(place: Path | None) -> Iterator[tuple[dict[str, tuple[str, str]], str
                 "in place": (f"shelf:{scratch}/g", "auto"),
                 "write cache": (f"shelf:{scratch}/g", _CACHE),
                 "memmap:": (f"memmap:{scratch}/g", _CACHE),
+                "memory mode": (f"dram:?spill={scratch}", "auto"),
                 "dram:": ("dram:", "auto"),
             },
             what,

@@ -23,6 +23,8 @@ from pmarray.layout import BLOCK_BYTES, Layout
 __all__ = ["PersistentStorage"]
 
 AnyArray = NDArray[Any]
+Spans = list[tuple[int, int]]
+"""Where bytes of the region begin and end."""
 
 # A run at least this long is copied past the processor's cache, which it would only sweep.
 _MIN_STREAMED_BYTES = 4096
@@ -84,27 +86,31 @@ class PersistentStorage(MappedStorage):
     # -- stores -----------------------------------------------------------------------------------
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
-        self._keep(axes)
+        spans = self._protect(axes)
         block = self.items[axes]
         run = _same_run(block, values)
         if run is None:
-            self._prepare(axes)
+            self._prepare(spans)
             block[...] = values
-            self._note(axes)
+            self._note(spans)
         else:
             start, data = run
             self.region.write(start - self.region.memory.ctypes.data, [data])
 
-    def _keep(self, axes: Axes) -> None:
-        """Journal the committed bytes that are about to change; step 1."""
+    def _protect(self, axes: Axes) -> Spans:
+        """Journal the committed bytes that are about to change, step 1; return where they are."""
         self._cache.settle()
         self._unsynced = True
+        spans = list(self._spans(axes))
         number = self._cache.transaction
-        if number is None:
-            return
+        if number is not None:
+            self._keep_images(number, spans)
+        return spans
+
+    def _keep_images(self, number: int, spans: Spans) -> None:
         end = min(-(-self._read_nbytes // BLOCK_BYTES) * BLOCK_BYTES, self.region.capacity)
         wanted = SpanSet()
-        for start, stop in self._spans(axes):
+        for start, stop in spans:
             low, high = start // BLOCK_BYTES * BLOCK_BYTES, -(-stop // BLOCK_BYTES) * BLOCK_BYTES
             for gap in self._kept.gaps(low, min(high, end)):
                 wanted.add(*gap)
@@ -125,14 +131,14 @@ class PersistentStorage(MappedStorage):
                 data = memory[at : min(at + MAX_PAYLOAD_BYTES, stop)]
                 yield Image(self.file_id, at, data.data)
 
-    def _prepare(self, axes: Axes) -> None:
+    def _prepare(self, spans: Spans) -> None:
         """Tell the region what will be stored in place."""
-        for start, stop in self._spans(axes):
+        for start, stop in spans:
             self.region.will_store(start, stop - start)
 
-    def _note(self, axes: Axes) -> None:
+    def _note(self, spans: Spans) -> None:
         """Remember what was stored in place, for step 3."""
-        for start, stop in self._spans(axes):
+        for start, stop in spans:
             self.region.stored(start, stop - start)
 
     def _spans(self, axes: Axes) -> Iterator[tuple[int, int]]:
@@ -142,16 +148,16 @@ class PersistentStorage(MappedStorage):
                 yield first + start, first + stop
 
     def lend(self, axes: Axes, /) -> Loan:
-        self._keep(axes)
-        self._prepare(axes)
+        spans = self._protect(axes)
+        self._prepare(spans)
 
         def over() -> None:
-            self._note(axes)
+            self._note(spans)
 
         return Loan(self.items[axes], over, over)
 
     def share(self, view: AnyArray, /) -> AnyArray:
-        self._keep(tuple(slice(0, n, 1) for n in self.layout.shape))
+        self._protect(tuple(slice(0, n, 1) for n in self.layout.shape))
         owner = _Owner(self.region.memory)
         self._shared.append(weakref.ref(owner))
         # On a deque, for it may come in the middle of anything.

@@ -81,19 +81,19 @@ def test_stores_before_their_before_images_are_caught(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library made to break its own rule."""
-    real: Callable[..., Any] = _persistent.PersistentStorage._keep
+    real: Callable[..., Any] = _persistent.PersistentStorage._protect
 
-    def late(self: Any, axes: Any) -> None:
+    def late(self: Any, axes: Any) -> Any:
         block = self.items[axes]
         if self._cache.transaction is not None and self._cache.transaction > 2 and block.size:
             saved = block.copy()
             block[...] = 1
-            real(self, axes)
+            spans = real(self, axes)
             block[...] = saved
-        else:
-            real(self, axes)
+            return spans
+        return real(self, axes)
 
-    monkeypatch.setattr(_persistent.PersistentStorage, "_keep", late)
+    monkeypatch.setattr(_persistent.PersistentStorage, "_protect", late)
     report = Campaign(SCENARIOS[name](1), seed=1, limit=16, samples=8, again=0, patience=1).run()
     forget_pages()
     assert report.violations
