@@ -148,20 +148,30 @@ class SpillRegion(DRAMRegion):
     def reserve(self, nbytes: int, /) -> None:
         if nbytes <= self.capacity:
             return
-        capacity = max(nbytes, self.capacity + min(self.capacity // 2, _SPILL_STEP_BYTES))
-        capacity = -(-capacity // _PAGE) * _PAGE
+        generous = max(nbytes, self.capacity + min(self.capacity // 2, _SPILL_STEP_BYTES))
+        try:
+            self._map_file(generous)
+        except (OSError, ValueError, OverflowError):
+            try:
+                self._map_file(nbytes)
+            except (OSError, ValueError, OverflowError) as error:
+                code = error.errno if isinstance(error, OSError) else None
+                raise StorageError(
+                    code,
+                    f"cannot reserve {format_bytes(nbytes - self.capacity)} more to spill to "
+                    f"({error}); nothing was changed: free space and try again",
+                    self._directory,
+                ) from error
+
+    def _map_file(self, nbytes: int) -> None:
+        capacity = -(-nbytes // _PAGE) * _PAGE
         try:
             # Allocated, so that a full disk is an error here and not a bus error at some store.
             _osops.fallocate(self._fd, 0, capacity)
             self._map = mmap.mmap(self._fd, capacity)  # old arrays show the same pages
-        except (OSError, ValueError, OverflowError) as error:
-            code = error.errno if isinstance(error, OSError) else None
-            raise StorageError(
-                code,
-                f"cannot reserve {format_bytes(capacity - self.capacity)} more to spill to "
-                f"({error}); nothing was changed: free space and try again",
-                self._directory,
-            ) from error
+        except BaseException:
+            _osops.ftruncate(self._fd, self.capacity)  # what was allocated before it was full
+            raise
         self._memory = None
         self.capacity = capacity
 
