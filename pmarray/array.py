@@ -504,7 +504,8 @@ class PMArray(Arithmetic, Interop):
         SelectionError
             The selection is not contiguous.
         BudgetError
-            It does not lie in one chunk, or no memory is left to lend.
+            It does not lie in one chunk; or all of the cache is on loan already, to this thread, or
+            to others that wait for memory themselves or have not ended a loan for 30 seconds.
 
         Examples
         --------
