@@ -66,6 +66,7 @@ def test_tensordot_and_dot(
     right = data.draw(st.lists(extents, max_size=2))
     one, two = numbers((*left, *shared), dtype, 1), numbers((*shared, *right), other, 2)
     count = len(shared)
+    memory = max(memory, one.size * two.size // 2000)  # for `dot`: not too many pieces
     with stored(scheme, one, layout, "64 KiB", memory) as array:
         second = array.group.create("y", two.shape, other, layout=data.draw(layouts()))
         second[...] = two
