@@ -44,7 +44,7 @@ def test_records_of_an_interrupted_transaction_do_not_come_back(kind: str) -> No
     assert report.again > 0
 
 
-# Stores whose durability nobody misses, with the reason.
+# Barriers, and stores that are one of their own bytes, that nobody misses, with the reason.
 UNSEEN = {
     # The header of a data file is for other programs; shapes are those of the metadata.
     "store _dax_region.py make_durable",
@@ -60,20 +60,23 @@ UNSEEN = {
 }
 
 
+CALLS = {
+    "shelf": {"store", "persist", "fdatasync", "fsync", "fsync_directory"},
+    "device": {"store", "persist"},
+}
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_store_that_is_not_durable_is_missed(kind: str) -> None:
-    """Stores and persists are made to leave their bytes in the cache, one place after another."""
+def test_every_barrier_is_missed(kind: str) -> None:
+    """One after another is left out; a store leaves its bytes in the processor's cache."""
     names = [f"{kind}-{name}" for name in ("flushes", "in-place", "flushes-cached", "spilled")]
     sites = sites_of(names)
-    tried = [
-        site
-        for site in sites
-        if site.startswith(("store", "persist")) and not any(is_site(site, one) for one in UNSEEN)
-    ]
-    assert len(tried) >= 5
+    tried = [site for site in sites if not any(is_site(site, one) for one in UNSEEN)]
+    assert {site.split()[0] for site in tried} >= CALLS[kind]
     for site in tried:
-        again = 0.2 if "_put_back" in site else 0
-        assert is_missed(site, sites[site], again=again, limit=16), site
+        # A barrier of rolling back may take a crash in recovery to be missed, which takes longer.
+        tries = (0, 0.2) if "_put_back" in site else (0,)
+        assert any(is_missed(site, sites[site], again=again, limit=16) for again in tries), site
 
 
 @pytest.mark.parametrize("name", ["shelf-in-place", "device-in-place"])
