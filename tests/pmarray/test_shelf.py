@@ -161,6 +161,23 @@ def test_what_a_tensor_stores_is_made_durable_by_the_next_flush(
         assert any(start <= item < start + nbytes for start, nbytes in made)
 
 
+def test_a_tensor_that_is_registered_with_cuda_goes_straight_to_a_gpu(dax: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU: cudaHostRegister of a mapping is not tried")
+    cudart = torch.cuda.cudart()
+    with make(dax) as a:
+        tensor = a.torch()
+        torch.cuda.check_error(cudart.cudaHostRegister(tensor.data_ptr(), tensor.nbytes, 0))
+        try:
+            assert tensor.is_pinned()
+            there = tensor[:, 3].to("cuda", non_blocking=True)
+            torch.cuda.synchronize()
+        finally:
+            torch.cuda.check_error(cudart.cudaHostUnregister(tensor.data_ptr()))
+        np.testing.assert_array_equal(there.cpu(), a[:, 3])
+
+
 spans = basic_indices((20_000, 6))
 
 
