@@ -147,6 +147,10 @@ class CachedItems(ABC):
 
         return Loan(self._items(chunk)[extent.within], done, failed)
 
+    def retire(self) -> None:
+        # What is written later could land on the next array of this name.
+        self._cache.discard(self)
+
     def pin(self, axes: Axes, /) -> Loan:
         with self._cache.operation():
             extent = self._one_extent(axes)

@@ -311,11 +311,15 @@ class ChunkStorage(CachedItems):
         beyond = {chunk for chunk in self._doomed if not self._grid.holds(chunk)}
         self._doomed = self._doomed_before | beyond | set(tried.outside(self._grid))
 
+    def retire(self) -> None:
+        self._land_all()
+        super().retire()
+
     def trim(self) -> None:
         pass
 
     def discard(self) -> None:
-        self._cache.discard(self)
+        self.retire()
         self.close()
 
     def close(self) -> None:

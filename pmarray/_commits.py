@@ -153,6 +153,8 @@ class Committer:
         self._backend = backend
         self.saved = checkpoint
         """The last checkpoint."""
+        self.in_force = checkpoint.metadata
+        """What an opener would find: that of the last COMMIT, or of the checkpoint after it."""
         self._moved = False
         """Whether a commit since the last checkpoint has other metadata than that."""
         self.transaction = checkpoint.transaction
@@ -278,7 +280,7 @@ class Committer:
                 "group is opened again",
                 error.filename,
             ) from error
-        self._committed = last.number
+        self._committed, self.in_force = last.number, last.metadata
         self._moved = self._moved or last.metadata != self.saved.metadata
         for commit in commits:
             for file_id in commit.removed:
@@ -335,7 +337,7 @@ class Committer:
         checkpoint = Checkpoint(metadata, self._committed, generation)
         self._backend.save(checkpoint)
         self.saved = checkpoint
-        self._moved = False
+        self.in_force, self._moved = metadata, False
         self._pending_images = 0
         if self._journal is not None:
             self._journal.restart(generation)

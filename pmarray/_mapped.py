@@ -132,6 +132,9 @@ class MappedStorage:
     def make_durable(self, ndim: int, /) -> None:
         self.region.barrier()
 
+    def retire(self) -> None:
+        pass
+
     def trim(self) -> None:
         pass
 

@@ -216,7 +216,7 @@ class RegionStorage(CachedItems):
         self.region.trim(self.layout.nbytes)
 
     def discard(self) -> None:
-        self._cache.discard(self)
+        self.retire()
         self.close()
 
     def close(self) -> None:

@@ -102,6 +102,9 @@ class Storage(Items, Protocol):
     def roll_back(self, layout: Layout, /) -> None:
         """Go back to the moment of `begin`, with this layout; the cache has forgotten its part."""
 
+    def retire(self) -> None:
+        """The array is deleted, unless that is rolled back: nothing is to be written any more."""
+
     def trim(self) -> None:
         """Give back space that was reserved ahead of need."""
 

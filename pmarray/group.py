@@ -233,14 +233,16 @@ class Group:
         self._cache.settle()
         number = self._cache.transaction
         if number is None:
-            if name in self._committer.saved.metadata.arrays and not backend.commits:
+            if name in self._committer.in_force.arrays and not backend.commits:
                 self._flush()  # its deletion is durable before its chunks go
                 self._note_change()
         else:
-            images = backend.images_of_name(name)
-            self._committer.keep(
-                number, [Image(STORE_ID, offset, memoryview(data)) for offset, data in images]
-            )
+            had_array = name in self._committer.in_force.arrays
+            images = backend.images_of_name(name, had_array=had_array)
+            if images:
+                self._committer.keep(
+                    number, [Image(STORE_ID, offset, memoryview(data)) for offset, data in images]
+                )
 
     def _storage(self, name: str, array: ArrayMetadata, chunks: Any, *, new: bool) -> Storage:
         make = self._storages()
@@ -738,6 +740,7 @@ class Group:
         if self._transaction is None:
             storage.discard()
         else:
+            storage.retire()
             self._transaction.retired.append(storage)
 
     def _update(self, name: str, array: ArrayMetadata) -> None:

@@ -236,8 +236,13 @@ class ChunkBackend(Backend, Protocol):
     def open_chunks(self, name: str, array: ArrayMetadata, /) -> Chunks:
         """Open the chunks of an array."""
 
-    def images_of_name(self, name: str, /) -> list[tuple[int, bytes]]:
-        """Keep everything that is stored under a name; return offsets and bytes of images."""
+    def images_of_name(self, name: str, /, *, had_array: bool) -> list[tuple[int, bytes]]:
+        """Keep all that a name has, under which an array is about to be created.
+
+        Returns offset and bytes of each before-image. With `had_array`, the last commit has an
+        array there: that nothing of it is stored has to be known too, or chunks of the new one
+        would pass for its own.
+        """
 
     def images(self) -> ImageTarget:
         """Return where before-images are put back."""

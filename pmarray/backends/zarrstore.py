@@ -284,7 +284,7 @@ class ZarrBackend:
         for key in [key for key in self._published if key.startswith(f"{path}/")]:
             del self._published[key]
 
-    def images_of_name(self, name: str, /) -> list[tuple[int, bytes]]:
+    def images_of_name(self, name: str, /, *, had_array: bool) -> list[tuple[int, bytes]]:
         return []
 
     def images(self) -> Any:
@@ -520,11 +520,14 @@ class LocalZarrBackend(ZarrBackend):
         for key in [key for key in self._published if key.startswith(f"{path}/")]:
             del self._published[key]
 
-    def images_of_name(self, name: str, /) -> list[tuple[int, bytes]]:
-        if not os.path.isdir(self._files.path(name)):
+    def images_of_name(self, name: str, /, *, had_array: bool) -> list[tuple[int, bytes]]:
+        there = os.path.isdir(self._files.path(name))
+        if not there and not had_array:
             return []
-        kept = [(self._kept.keep(key), key.encode()) for key in sorted(self._files.keys(name))]
-        self._kept.barrier()
+        keys = sorted(self._files.keys(name)) if there else []
+        kept = [(self._kept.keep(key), key.encode()) for key in keys]
+        if kept:
+            self._kept.barrier()
         # Put back first, as the last: nothing of the new array stays beside them.
         return [*kept, (0, f"{name}/".encode())]
 

@@ -280,12 +280,16 @@ class Transactions(GroupScenario):
 
 
 class Replacing(Workload):
-    """Arrays that make way for others of the same name, of other shapes, and of any dimension."""
+    """Arrays that make way for others of the same name, of other shapes, and of any dimension.
+
+    Most of the time it is one name, so that all of it happens within one transaction, too.
+    """
 
     def _choose(self, arrays: dict[str, Any], layouts: dict[str, str]) -> Operation:
         rng = self._random
         seed = rng.randrange(1 << 16)
-        free = [name for name in ("a", "b") if name not in arrays]
+        names = ("a", "b") if rng.random() < 0.3 else ("a",)
+        free = [name for name in names if name not in arrays]
         if free and rng.random() < 0.6:
             ndim = rng.choice([0, 1, 2, 2, 3])
             shape = tuple(rng.randint(1, 3) for _ in range(ndim - 1))
@@ -296,7 +300,7 @@ class Replacing(Workload):
             return Operation("create", rng.choice(free), (shape, dtype, layout, chunks), seed)
         if not arrays:
             return Operation("attr", "x", seed)
-        name = rng.choice(sorted(arrays))
+        name = "a" if names == ("a",) and "a" in arrays else rng.choice(sorted(arrays))
         if rng.random() < 0.5:
             return Operation("delete", name)
         part = tuple(slice(rng.randint(0, n), None) for n in arrays[name].shape)

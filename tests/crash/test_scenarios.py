@@ -35,7 +35,7 @@ def test_no_power_cut_loses_what_was_promised(name: str, tmp_path: Path) -> None
         ("columns-flushes", 0.06),
         ("blocks-pipelined", 0.25),
         ("blocks-cached", 0.25),
-        ("blocks-replacing", 0.25),
+        ("blocks-replacing", 0.02),
     ],
 )
 def test_no_crash_of_chunks_loses_what_was_promised(name: str, instants: float) -> None:

@@ -248,6 +248,73 @@ def test_readers_see_their_commits_or_are_told(kind: str, steps: list[tuple[str,
                     np.testing.assert_array_equal(found, np.repeat([expected], line, 0).T)
 
 
+NAME_STEPS = st.sampled_from(["write", "item", "append", "cut", "delete", "create"])
+SHAPES = st.sampled_from([(3, 4), (9, 4), (1, 1), (5, 700)])
+
+
+@pytest.mark.parametrize("kind", ["dram", "memmap", "shelf", "zarr", "icechunk"])
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.tuples(NAME_STEPS, SHAPES, st.booleans()), max_size=5),
+            st.sampled_from(["commit", "commit", "roll back", "loose"]),
+        ),
+        max_size=4,
+    )
+)
+@example([([("item", (1, 1), True), ("delete", (1, 1), True), ("create", (1, 1), True)], "commit")])
+@example(
+    [([("delete", (1, 1), True), ("create", (3, 4), False), ("write", (1, 1), True)], "roll back")]
+)
+def test_arrays_that_take_turns_under_one_name(
+    kind: str, transactions: list[tuple[list[tuple[str, tuple[int, int], bool]], str]]
+) -> None:
+    """Created, written to and deleted in any order, within a transaction and without."""
+    with tempfile.TemporaryDirectory() as directory, pretend_dax():
+        url = f"dram:{directory}" if kind == "dram" else f"{kind}:{directory}/g"
+        group = pmarray.open_group(url, cache="64 KiB")
+        model: np.ndarray[Any, Any] | None = None
+        value = 0
+        for steps, end in [([("create", (9, 4), True)], "commit"), *transactions]:
+            before = None if model is None else model.copy()
+            with ExitStack() as stack:
+                if end != "loose":
+                    stack.enter_context(suppress(ZeroDivisionError))
+                    stack.enter_context(group.transaction())
+                for what, shape, col in steps:
+                    value += 1
+                    if what == "create" and model is None:
+                        model = np.zeros(shape, "int16")
+                        group.create("x", shape, "int16", layout="col" if col else "row")
+                    elif model is not None and what == "delete":
+                        model = None
+                        del group["x"]
+                    elif model is not None and what == "append":
+                        line = group["x"]._layout.slow_axis
+                        size = (shape[0], model.shape[1]) if line == 0 else (len(model), shape[0])
+                        new = np.full(size, value)
+                        model = np.concatenate([model, new], axis=line).astype("int16")
+                        group["x"].append(new, axis=line)
+                    elif model is not None and what == "cut":
+                        line = group["x"]._layout.slow_axis
+                        rows = min(shape[0], model.shape[line])
+                        model = model.take(range(rows), line)
+                        group["x"].resize(model.shape)
+                    elif model is not None and what in ("write", "item"):
+                        index: Any = (0, -1) if what == "item" else slice(None)
+                        model[index] = value
+                        group["x"][index] = value
+                if end == "roll back":
+                    model = before
+                    1 / 0  # noqa: B018
+            found = group["x"][...] if "x" in group else None
+            np.testing.assert_equal(found, model)
+        group.close()
+        with pmarray.open_group(url, mode="r") as again:
+            np.testing.assert_equal(again["x"][...] if "x" in again else None, model)
+
+
 def test_a_reader_never_sees_half_of_a_commit(tmp_path: Path) -> None:
     """One thread commits, several handles read: all items of a read are of one commit."""
     url = f"memmap:{tmp_path}/g"

@@ -582,3 +582,23 @@ def test_commits_may_be_sealed_while_others_are_carried_out(tmp_path: Path) -> N
                 with group.transaction():
                     workload.apply(i, group)
             assert State.of_group(group) == workload.states[40]
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+def test_a_replaced_array_does_not_pass_for_the_committed_one(
+    tmp_path: Path, flushed: bool
+) -> None:
+    """The process dies after an array has made way for another one, outside a transaction."""
+    with pmarray.open_group(f"zarr:{tmp_path}/g", cache="64 KiB") as group:
+        with group.transaction():
+            group.create("x", (9, 4), "int16", layout="col")[...] = 1
+        if flushed:
+            group.flush()
+        del group["x"]
+        group.create("x", (3, 4), "int16", chunks=(3, 4))[...] = 7
+        group._cache.flush()
+        shutil.copytree(tmp_path / "g", tmp_path / "left")
+    with pmarray.open_group(f"zarr:{tmp_path}/left") as group:
+        if "x" in group:
+            assert (group["x"][...] == 1).all()
+    assert not [one for one in pmarray.verify(f"zarr:{tmp_path}/left") if one.damaged]
