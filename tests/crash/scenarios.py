@@ -293,7 +293,7 @@ class Replacing(Workload):
         if free and rng.random() < 0.6:
             ndim = rng.choice([0, 1, 2, 2, 3])
             shape = tuple(rng.randint(1, 3) for _ in range(ndim - 1))
-            shape = (*shape, rng.choice([5, 400])) if ndim else ()
+            shape = (*shape, rng.choice([5, 150])) if ndim else ()  # chunks of 8 KiB at most
             dtype = parse_dtype(rng.choice(["int8", "float64"]))
             chunks = rng.choice([1, 2, "auto"])
             layout = rng.choice(["row", "col"])
