@@ -204,6 +204,25 @@ def test_a_reader_stays_at_its_commit_while_a_writer_works(tmp_path: Path) -> No
             assert reader.attrs["step"] == 2
 
 
+@pytest.mark.parametrize("kind", ["memmap", "shelf"])
+def test_a_reader_stays_at_its_commit_while_lines_are_cut_and_grow_again(
+    tmp_path: Path, kind: str
+) -> None:
+    """Without a flush in between it is not told to go on: it goes on seeing its commit."""
+    with pretend_dax(), pmarray.open_group(f"{kind}:{tmp_path}/g") as group:
+        x = group.create("x", (6, 5000))
+        x[:] = 1
+        with group.transaction():
+            group.attrs["step"] = 1
+        group.flush()
+        with pmarray.open_group(f"{kind}:{tmp_path}/g", mode="r") as reader:
+            with group.transaction():
+                x.resize((1, 5000))
+            with group.transaction():
+                x.append(np.full((3, 5000), 2))
+            np.testing.assert_array_equal(reader["x"][:], np.ones((6, 5000)))
+
+
 READER_STEPS = st.sampled_from(["append", "cut", "fill", "flush", "look"])
 
 
