@@ -46,7 +46,8 @@ def assign(target: PMArray, selection: Selection | FancySelection, value: PMArra
     if small or isinstance(selection, FancySelection):
         config.check_result(value.nbytes, "assign parts of it, or at a slice")
         block = value[...]
-        with target._writing():
+        with target._turn():
+            target._admit_writer()
             target._write(selection, block)
         return
     while value.ndim > len(selection.shape) and value.shape[0] == 1:

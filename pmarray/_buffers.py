@@ -46,6 +46,11 @@ class BufferPool:
         """Take a buffer back; its contents are no longer anybody's."""
         self._free[buffer.nbytes].append(buffer)
 
+    def count_anew(self, lent: list[memoryview]) -> None:
+        """Take it that `lent` is all that is lent: one that was taken may have got lost."""
+        free = [buffer for buffers in self._free.values() for buffer in buffers]
+        self.allocated_bytes = sum(_whole_pages(buffer.nbytes) for buffer in [*lent, *free])
+
     def _release_free(self) -> None:
         for nbytes, buffers in self._free.items():
             self.allocated_bytes -= _whole_pages(nbytes) * len(buffers)

@@ -7,8 +7,11 @@ neither and is not pinned by a loan.
 
 Rules.
 
-1. All books are kept under one re-entrant lock, the group's. Waiting releases it.
-2. Reads from the medium happen under the lock. Writes to it happen on the writer thread, without.
+1. All books are kept under one lock, the cache's own. Nobody waits with it held: what cannot go on
+   raises `MustWait`, and `until` waits without the lock and makes the attempt again, from its
+   beginning. So an attempt changes nothing before its last wait.
+2. Reads from the medium happen under the lock; chunk stores fetch on threads of their own, without.
+   Writes happen on the writer thread, without the lock.
 3. In-flight bytes do not change. A write that would touch them waits until they have landed.
 4. Spans become dirty in whole blocks of the storage (`block_bytes`), so that what leaves is always
    aligned; the rest of a block is read before the first write to a part of it.
@@ -23,6 +26,11 @@ Rules.
    foresee, so the wait for loans has an end too (`LOAN_WAIT_SECONDS`).
 7. A failed write leaves its bytes dirty, so that nothing is lost, and is raised once, by the next
    operation on the group; `flush` then tries again.
+8. An exception may arrive at any call (see `_uninterrupted`). So bytes are marked dirty before they
+   change, in the same breath: between the two there is no call, which is where an exception could
+   arrive. A span that leaves is in flight and queued in one breath, too. What is counted besides
+   (`_torn`) is counted anew by whoever finds that an attempt did not end. A pin and a loan live as
+   long as what holds them; lent bytes whose loan died unended are forgotten, unless written since.
 """
 
 from __future__ import annotations
@@ -30,28 +38,33 @@ from __future__ import annotations
 import mmap
 import threading
 import time
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
+
+from numpy.typing import NDArray
 
 from pmarray._buffers import BufferPool
 from pmarray._commits import Commit
 from pmarray._journal import Image
 from pmarray._sizes import format_bytes
 from pmarray._spans import SpanSet
+from pmarray._uninterrupted import caller
 from pmarray._writer import Sink, Write, Writer
-from pmarray.errors import BudgetError, PoisonedError
+from pmarray.errors import BudgetError, PoisonedError, ReentrantCallError
 
-__all__ = ["CachedChunk", "ChunkCache", "ChunkSource"]
+__all__ = ["CachedChunk", "ChunkCache", "ChunkSource", "Pin"]
+
+T = TypeVar("T")
 
 WRITE_THROUGH_BYTES = 1 << 20
 """The transient chunk of a group that was opened with ``cache=0``."""
 MIN_BUDGET_BYTES = 16 * 1024
+_LOOK_SECONDS = 0.5
+"""Who waits looks by himself as well: who should have woken him may have been torn away."""
 LOAN_WAIT_SECONDS = 30.0
 """How long memory that is wanted waits for loans of other threads, of which none ends."""
-_LOOK_SECONDS = 0.05
-"""How often it looks whether chunks that are being fetched have arrived: they cannot say so."""
 
 
 class ChunkSource(Protocol):
@@ -84,10 +97,28 @@ class ChunkSource(Protocol):
         """Up to this address there may be bytes of a commit that was sealed."""
 
 
+class MustWait(Exception):  # noqa: N818  # it is no error, and never leaves the package
+    """An attempt cannot go on before something is over."""
+
+    def __init__(self, *, for_loans: bool = False) -> None:
+        super().__init__()
+        self.for_loans = for_loans
+
+
+class Pin:
+    """Keeps a chunk in memory for as long as the pin itself is kept."""
+
+    __slots__ = ("__weakref__", "holder")
+
+    def __init__(self, holder: int | None) -> None:
+        self.holder = holder
+        """The thread that has it; None for one of our own, which ends by itself."""
+
+
 class CachedChunk:
     """One chunk in DRAM, and the state of its bytes."""
 
-    __slots__ = ("buffer", "dirty", "index", "inflight", "pins", "source", "valid")
+    __slots__ = ("_pins", "buffer", "dirty", "index", "inflight", "source", "valid")
 
     def __init__(self, source: ChunkSource, index: tuple[int, ...], buffer: memoryview) -> None:
         self.source = source
@@ -96,12 +127,24 @@ class CachedChunk:
         self.valid = SpanSet()
         self.dirty = SpanSet()
         self.inflight = SpanSet()
-        self.pins: list[int | None] = []
-        """The threads that hold it; None for one of our own, which ends by itself."""
+        self._pins: tuple[weakref.ref[Pin], ...] = ()
+
+    @property
+    def pins(self) -> list[Pin]:
+        """Those that somebody has."""
+        return [pin for ref in self._pins if (pin := ref()) is not None]
 
     @property
     def evictable(self) -> bool:
-        return not (self.dirty or self.inflight or self.pins)
+        return not (self.dirty or self.inflight or (self._pins and self.pins))
+
+    def pin(self, pin: Pin, died: Callable[[Any], object] | None = None) -> None:
+        """Stay for as long as `pin` is kept; tell `died` when nobody has it any more."""
+        self._pins = (*(ref for ref in self._pins if ref() is not None), weakref.ref(pin, died))
+
+    def unpin(self, pin: Pin) -> None:
+        """Stay for others only; nobody is told that this one has died."""
+        self._pins = tuple([ref for ref in self._pins if ref() is not pin])
 
 
 class ChunkCache:
@@ -124,14 +167,21 @@ class ChunkCache:
         self.write_through = budget_bytes == 0
         self._pool = BufferPool(budget_bytes or 2 * WRITE_THROUGH_BYTES)
         self.lock = threading.RLock()
-        self._changed = threading.Condition(self.lock)
         self._chunks: OrderedDict[tuple[int, tuple[int, ...]], CachedChunk] = OrderedDict()
         self._dirty_bytes = 0
-        self._writer = Writer(self._changed, self._landed, sink)
-        self._waiting: set[int] = set()
+        self._torn = False
+        """Whether an attempt has begun and not ended."""
+        self._writer = Writer(self.lock, self._landed, self.signal, sink)
+        self._waiters: deque[Any] = deque()
+        self._blocked: set[int] = set()
+        """Threads that wait, and end no loan until they are done."""
         self._releases = 0
         self.before_eviction: deque[Callable[[], None]] = deque()
         """What other threads want done, under the lock, at the latest when memory is wanted."""
+        self._lost: deque[tuple[CachedChunk, int, int]] = deque()
+        """What was lent to somebody who is no more, and never ended the loan."""
+        self.on_loan = False
+        """Whether anything was ever lent: who waits for the group is noted from then on."""
         self.transaction: int | None = None
         """The number of the open transaction, to which everything dirty belongs."""
 
@@ -168,19 +218,98 @@ class ChunkCache:
         """Bytes of DRAM that chunks occupy now."""
         return self._pool.allocated_bytes
 
-    def check(self) -> None:
-        """Raise what failed behind the caller's back; under the lock."""
-        self._writer.raise_failure()
-
-    @contextmanager
-    def operation(self) -> Iterator[None]:
-        """Hold the lock for one operation of the caller; raise what failed behind its back."""
+    def raise_failure(self) -> None:
+        """Raise what failed behind the caller's back."""
         with self.lock:
             self._writer.raise_failure()
-            yield
-            if self.write_through:
-                self.flush()
-                self._evict_all()
+
+    def check(self) -> None:
+        """The same for a look at one chunk, which is no attempt; called under the lock."""
+        self._writer.raise_failure()
+        if self._lost:
+            self._forget_lost()
+
+    def until(self, attempt: Callable[[], T], *, check: bool = True) -> T:
+        """Make an attempt under the lock, again and again until it need not wait.
+
+        With `check`, raise what failed behind the caller's back.
+        """
+        loans_until: float | None = None
+        while True:
+            with self.lock:
+                if check:
+                    self._writer.raise_failure()
+                if self._torn:
+                    self._count_anew()
+                if self._lost:
+                    self._forget_lost()
+                self._torn = True
+                try:
+                    result = attempt()
+                except MustWait as wait:
+                    for_loans, releases = wait.for_loans, self._releases
+                    waiter = threading.Lock()
+                    waiter.acquire()
+                    self._waiters.append(waiter)
+                else:
+                    self._torn = False
+                    return result
+                self._torn = False
+            if not for_loans:
+                loans_until = None
+            elif loans_until is None:
+                loans_until = time.monotonic() + LOAN_WAIT_SECONDS
+            elif time.monotonic() >= loans_until:
+                raise self._all_on_loan()
+            self._wait(waiter, for_loans=for_loans)
+            if self._releases != releases:
+                loans_until = None
+
+    def end_operation(self) -> None:
+        """Let go of what a group without memory does not keep; after each operation."""
+        if self.write_through:
+            self.flush()
+            self.until(self._evict_all)
+
+    def _wait(self, waiter: Any, *, for_loans: bool) -> None:
+        """Return when something is over, or may be; then the attempt is made again."""
+        self.refuse_reentry()
+        try:
+            if for_loans:
+                self.note_blocked()
+            self._writer.kick()
+            if not self.before_eviction:
+                waiter.acquire(timeout=_LOOK_SECONDS)
+        finally:
+            self.note_free()
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def refuse_reentry(self) -> None:
+        """Raise where this thread is in an attempt already: it would wait for itself."""
+        if self.lock._is_owned():  # type: ignore[attr-defined]  # C, and what Condition asks
+            raise ReentrantCallError(
+                "a signal handler used the group in the middle of an operation on it: raise an "
+                "exception in the handler, and use the group after it"
+            )
+
+    def signal(self) -> None:
+        """Wake all that wait; needs no lock."""
+        for waiter in tuple(self._waiters):
+            try:
+                waiter.release()
+            except RuntimeError:
+                pass  # somebody else has woken it
+
+    def _count_anew(self) -> None:
+        """Put right what an attempt that was torn away may have left uncounted."""
+        self._dirty_bytes = sum(chunk.dirty.nbytes for chunk in self._chunks.values())
+        self._pool.count_anew([chunk.buffer for chunk in self._chunks.values()])
+
+    def _forget_lost(self) -> None:
+        while self._lost:
+            self.revert(*self._lost[0])
+            self._lost.popleft()  # not before: this may be torn away, too
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -202,11 +331,6 @@ class ChunkCache:
         chunk = self.peek(source, index)
         if chunk is None:
             buffer = self._take_buffer(nbytes, needed=needed)
-            # The wait for a buffer gave up the lock: another thread may have brought the chunk.
-            chunk = self.peek(source, index)
-            if chunk is not None:
-                self._pool.give(buffer)
-                return chunk
             source.prepare(index, buffer)
             chunk = CachedChunk(source, index, buffer)
             self._chunks[id(source), index] = chunk
@@ -218,21 +342,39 @@ class ChunkCache:
             chunk.source.load(chunk.index, gap_start, chunk.buffer[gap_start:gap_stop])
         chunk.valid.add(start, stop)
 
-    def pin(self, chunk: CachedChunk, *, ours: bool = False) -> Callable[[], None]:
-        """Keep a chunk in memory until what is returned is called, on any thread.
+    def pin(self, chunk: CachedChunk, holder: int | None) -> Pin:
+        """Keep a chunk in memory as long as what is returned is kept; see `unpin`."""
+        pin = Pin(holder)
+        self.on_loan = True
+        chunk.pin(pin, self._pin_died)
+        return pin
 
-        With `ours`, a thread of the library holds it, and lets go without being asked.
+    def lend(self, chunk: CachedChunk, start: int, stop: int, holder: int) -> Pin:
+        """Pin a chunk whose bytes ``[start, stop)`` somebody fills who will say when he is done.
+
+        They count as valid, so that nobody reads the medium into memory that the borrower is
+        filling: not a reader, and not the writer of another part of a block.
         """
-        holder = None if ours else threading.get_ident()
-        chunk.pins.append(holder)
+        pin = Pin(holder)
+        self.on_loan = True
 
-        def release() -> None:
-            with self._changed:
-                chunk.pins.remove(holder)
-                self._releases += 1
-                self._changed.notify_all()
+        def died(_: Any) -> None:
+            self._lost.append((chunk, start, stop))
+            self._pin_died(_)
 
-        return release
+        chunk.pin(pin, died)
+        chunk.valid.add(start, stop)
+        return pin
+
+    def _pin_died(self, _: Any) -> None:
+        self._releases += 1
+        self.signal()
+
+    def unpin(self, chunk: CachedChunk, pin: Pin) -> None:
+        """Let go of a chunk, on any thread."""
+        chunk.unpin(pin)
+        self._releases += 1
+        self.signal()
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -240,7 +382,7 @@ class ChunkCache:
         """Make ``[start, stop)`` ready to be written: nothing in flight, whole blocks valid.
 
         With `exact`, the caller will write every byte, and only the rest of the outer blocks is
-        read. The caller has pinned the chunk.
+        read.
         """
         self.await_landing(chunk, start, stop)
         low, high = self._blocks(chunk, start, stop)
@@ -251,17 +393,29 @@ class ChunkCache:
             self.load(chunk, low, high)
 
     def await_landing(self, chunk: CachedChunk, start: int, stop: int) -> None:
-        """Return when no byte of the blocks of ``[start, stop)`` is in flight.
+        """Go on when no byte of the blocks of ``[start, stop)`` is in flight."""
+        if chunk.inflight.intersects(*self._blocks(chunk, start, stop)):
+            raise MustWait
 
-        The caller has pinned the chunk, since waiting gives up the lock.
-        """
-        low, high = self._blocks(chunk, start, stop)
-        waited = False
-        while chunk.inflight.intersects(low, high):
-            self._changed.wait()
-            waited = True
-        if waited:
-            self._writer.raise_failure()
+    def write(
+        self,
+        chunk: CachedChunk,
+        spans: Iterable[tuple[int, int]],
+        items: NDArray[Any],
+        values: NDArray[Any],
+    ) -> None:
+        """Store `values`, of the same dtype, into `items`, which lie at `spans` of the chunk."""
+        valid, dirty = chunk.valid, chunk.dirty
+        for start, stop in spans:
+            low, high = self._blocks(chunk, start, stop)
+            valid, dirty = valid.with_span(low, high), dirty.with_span(low, high)
+        added = dirty.nbytes - chunk.dirty.nbytes
+        # Rule 8: no call from here to the store, and items of one dtype are copied without any.
+        chunk.valid = valid
+        chunk.dirty = dirty
+        items[...] = values
+        self._dirty_bytes += added
+        self._pass_on(chunk)
 
     def mark_written(self, chunk: CachedChunk, start: int, stop: int) -> None:
         """Note that ``[start, stop)`` has been written, and pass on what should leave now."""
@@ -270,6 +424,9 @@ class ChunkCache:
         before = chunk.dirty.nbytes
         chunk.dirty.add(low, high)
         self._dirty_bytes += chunk.dirty.nbytes - before
+        self._pass_on(chunk)
+
+    def _pass_on(self, chunk: CachedChunk) -> None:
         address = chunk.source.address(chunk.index)
         may_leave = self.transaction is None or address >= chunk.source.protected_nbytes
         if may_leave and chunk.dirty.covers(0, chunk.buffer.nbytes):
@@ -294,62 +451,35 @@ class ChunkCache:
 
     def discard(self, source: ChunkSource) -> None:
         """Forget every chunk of `source`, written or not, after what is in flight has landed."""
-        with self.lock:
-            self._settle()
-            self._forget_all(source)
-
-    def _forget_all(self, source: ChunkSource) -> None:
-        for key, chunk in list(self._chunks.items()):
-            if chunk.source is source:
-                self._forget(key, chunk)
+        self.discard_chunks(source, lambda _: True)
 
     def discard_from(self, source: ChunkSource, address: int) -> None:
         """Forget the bytes of `source` at `address` and above, written or not."""
-        self._settle()
-        for key, chunk in list(self._chunks.items()):
-            if chunk.source is source:
-                start = max(0, address - source.address(chunk.index))
-                if start == 0 and not chunk.pins:
-                    self._forget(key, chunk)
-                else:
-                    # The block that the end cuts stays whole (rule 4).
-                    _, start = self._blocks(chunk, start, start)
-                    self.invalidate(chunk, start, chunk.buffer.nbytes)
+
+        def attempt() -> None:
+            self._await_writer()
+            for key, chunk in list(self._chunks.items()):
+                if chunk.source is source:
+                    start = max(0, address - source.address(chunk.index))
+                    if start == 0 and not chunk.pins:
+                        self._forget(key, chunk)
+                    else:
+                        # The block that the end cuts stays whole (rule 4).
+                        _, start = self._blocks(chunk, start, start)
+                        self.invalidate(chunk, start, chunk.buffer.nbytes)
+
+        self.until(attempt, check=False)
 
     def discard_chunks(self, source: ChunkSource, gone: Callable[[tuple[int, ...]], bool]) -> None:
         """Forget the chunks of `source` that are `gone`, written or not."""
-        self._settle()
-        for key, chunk in list(self._chunks.items()):
-            if chunk.source is source and gone(chunk.index):
-                if chunk.pins:
-                    self.invalidate(chunk, 0, chunk.buffer.nbytes)
-                else:
-                    self._forget(key, chunk)
 
-    def flush(self, source: ChunkSource | None = None) -> None:
-        """Write out everything that is dirty (of one source), and wait until it has landed.
+        def attempt() -> None:
+            self._await_writer()
+            for key, chunk in list(self._chunks.items()):
+                if chunk.source is source and gone(chunk.index):
+                    self._drop(key, chunk)
 
-        This hands the bytes to the operating system; it is no barrier.
-        """
-        with self.lock:
-            self._writer.raise_failure()
-            self._send_all(source)
-            self._settle()
-            self._writer.raise_failure()
-
-    def seal(self, commit: Commit) -> None:
-        """Hand over the open transaction: its dirty bytes, then the commit itself."""
-        with self.lock:
-            self._writer.raise_failure()
-            self._send_all(None)
-            self._writer.put(commit)
-            self.transaction = None
-
-    def wait_for(self, commit: Commit) -> None:
-        """Return when the commit is over, one way or the other."""
-        with self.lock:
-            while not commit.finished:
-                self._changed.wait()
+        self.until(attempt, check=False)
 
     def forget(self) -> None:
         """Forget everything, written or not, after what was handed over has landed.
@@ -357,20 +487,36 @@ class ChunkCache:
         What an open transaction has spilled is cached as if it were there for good: that is why
         a rollback forgets clean chunks too.
         """
-        with self.lock:
-            self._settle()
+
+        def attempt() -> None:
+            self._await_writer()
             for key, chunk in list(self._chunks.items()):
-                if chunk.pins:
-                    self.invalidate(chunk, 0, chunk.buffer.nbytes)
-                else:
-                    self._forget(key, chunk)
+                self._drop(key, chunk)
             self.transaction = None
+
+        self.until(attempt, check=False)
+
+    def flush(self, source: ChunkSource | None = None) -> None:
+        """Write out everything that is dirty (of one source), and wait until it has landed.
+
+        This hands the bytes to the operating system; it is no barrier.
+        """
+        self.until(lambda: self._send_all(source))
+        self.settle()
+
+    def seal(self, commit: Commit) -> None:
+        """Hand over the open transaction: its dirty bytes, then the commit itself."""
+
+        def attempt() -> None:
+            self._send_all(None)
+            self._writer.put_commit(commit)
+            self.transaction = None
+
+        self.until(attempt)
 
     def settle(self) -> None:
         """Return when nothing is queued; raise if anything failed."""
-        with self.lock:
-            self._settle()
-            self._writer.raise_failure()
+        self.until(self._await_writer)
 
     def _send_all(self, source: ChunkSource | None) -> None:
         chunks = [c for c in self._chunks.values() if source is None or c.source is source]
@@ -406,13 +552,20 @@ class ChunkCache:
         before = chunk.dirty.nbytes
         chunk.source.complete(chunk)
         self._dirty_bytes += chunk.dirty.nbytes - before
+        hand_over = self._writer.queue.append
         for start, stop in chunk.dirty:
             # A span that was written again while it was in flight waited for it (rule 3), so the
             # two sets are disjoint here.
-            chunk.inflight.add(start, stop)
+            inflight = chunk.inflight.with_span(start, stop)
+            dirty = chunk.dirty.with_span(0, 0)
+            dirty.remove(start, stop)
+            write = Write(chunk.source, chunk, start, stop, self.transaction)
+            # Rule 8: no call from here to the one that hands it over.
+            chunk.dirty = dirty
+            chunk.inflight = inflight
+            hand_over(write)
             self._dirty_bytes -= stop - start
-            self._writer.put(Write(chunk.source, chunk, start, stop, self.transaction))
-        chunk.dirty.clear()
+        self._writer.kick()
 
     def _landed(self, write: Write, succeeded: bool) -> None:
         """Called by the writer, under the lock, when a write is over."""
@@ -431,7 +584,8 @@ class ChunkCache:
             )
         while True:
             while self.before_eviction:
-                self.before_eviction.popleft()()
+                self.before_eviction[0]()
+                self.before_eviction.popleft()
             buffer = self._pool.take(nbytes)
             if buffer is not None:
                 return buffer
@@ -442,35 +596,29 @@ class ChunkCache:
                     self._send(chunk)
                     break
             if self._writer.busy:
-                self._wait()
-            else:
-                self._wait_for_release(LOAN_WAIT_SECONDS if needed else 0)
+                raise MustWait
+            self._refuse_if_hopeless(needed=needed)
+            raise MustWait(for_loans=True)
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Note that this thread waits for another one, and ends no loan until it is done."""
-        me = threading.get_ident()
-        with self._changed:
-            self._waiting.add(me)
-            self._changed.notify_all()
-        try:
-            yield
-        finally:
-            with self.lock:
-                self._waiting.discard(me)
+    def _refuse_if_hopeless(self, *, needed: bool) -> None:
+        holders = {pin.holder for chunk in self._chunks.values() for pin in chunk.pins}
+        if not needed or holders <= {*self._blocked, caller()}:
+            raise self._all_on_loan()
 
-    def _wait_for_release(self, seconds: float) -> None:
-        """Wait until another thread lets go of a chunk; raise where none is going to."""
-        releases, deadline = self._releases, time.monotonic() + seconds
-        with self.waiting():
-            while self._releases == releases and not self.before_eviction:
-                holders = {holder for chunk in self._chunks.values() for holder in chunk.pins}
-                if holders <= self._waiting or time.monotonic() >= deadline:
-                    raise BudgetError(
-                        f"all {format_bytes(self._pool.budget_bytes)} of the cache are on loan or "
-                        "pinned: end some loans, or open the group with a larger cache="
-                    )
-                self._changed.wait(_LOOK_SECONDS if None in holders else seconds)
+    def _all_on_loan(self) -> BudgetError:
+        return BudgetError(
+            f"all {format_bytes(self._pool.budget_bytes)} of the cache are on loan or pinned: end "
+            "some loans, or open the group with a larger cache="
+        )
+
+    def note_blocked(self) -> None:
+        """Note that the caller is about to wait, and ends no loan until it is let in."""
+        self._blocked.add(caller())
+        self.signal()
+
+    def note_free(self) -> None:
+        """Note that it has been let in."""
+        self._blocked.discard(caller())
 
     def _evict_one(self) -> bool:
         for key, chunk in self._chunks.items():
@@ -488,12 +636,14 @@ class ChunkCache:
         del self._chunks[key]
         self._pool.give(chunk.buffer)
 
-    def _settle(self) -> None:
-        """Wait until nothing is in flight."""
-        while self._writer.busy:
-            self._changed.wait()
+    def _drop(self, key: tuple[int, tuple[int, ...]], chunk: CachedChunk) -> None:
+        """Forget a chunk, or the bytes of one that somebody holds."""
+        if chunk.pins:
+            self.invalidate(chunk, 0, chunk.buffer.nbytes)
+        else:
+            self._forget(key, chunk)
 
-    def _wait(self) -> None:
-        """Wait for the writer to land something; raise if it failed instead."""
-        self._changed.wait()
-        self._writer.raise_failure()
+    def _await_writer(self) -> None:
+        """Go on when nothing is queued or in flight."""
+        if self._writer.busy:
+            raise MustWait

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pmarray._cache import CachedChunk, ChunkCache
+from pmarray._cache import CachedChunk, ChunkCache, Pin
 from pmarray._dtypes import DType
 from pmarray._journal import Image
 from pmarray._storage import Axes, Loan, nothing
+from pmarray._uninterrupted import caller
 from pmarray._writer import Write
 from pmarray.errors import BudgetError, SelectionError
 from pmarray.layout import Extent, Layout
@@ -76,9 +78,10 @@ class CachedItems(ABC):
         return False
 
     def read(self, axes: Axes, out: AnyArray, /) -> None:
-        with self._cache.operation():
-            for extent in self._extents(axes):
-                self._read_extent(extent, out[extent.block])
+        for extent in self._extents(axes):
+            target = out[extent.block]
+            self._cache.until(partial(self._read_extent, extent, target))
+        self._cache.end_operation()
 
     def _read_extent(self, extent: Extent, target: AnyArray) -> None:
         chunk = self._cache.peek(self, extent.chunk)
@@ -91,78 +94,80 @@ class CachedItems(ABC):
         target[...] = self._items(chunk)[extent.within]
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
-        with self._cache.operation():
-            self._unsynced = True
-            for extent in self._extents(axes):
-                chunk = self._cache.acquire(self, extent.chunk, self._chunk_nbytes)
-                release = self._cache.pin(chunk)
-                try:
-                    # All at once: while one span waits, an ending loan could send another.
-                    self._cache.await_landing(chunk, extent.spans[0][0], extent.spans[-1][1])
-                    for start, stop in extent.spans:
-                        self._cache.prepare_write(chunk, start, stop, exact=extent.exact)
-                    try:
-                        self._items(chunk)[extent.within] = values[extent.block]
-                    except BaseException:  # values that cannot be cast
-                        for start, stop in extent.spans:
-                            self._cache.revert(chunk, start, stop)
-                        raise
-                finally:
-                    release()
-                for start, stop in extent.spans:
-                    self._cache.mark_written(chunk, start, stop)
+        self._unsynced = True
+        for extent in self._extents(axes):
+            # Cast before anything is touched: from the first byte on nothing may fail.
+            part = values[extent.block].astype(self._dtype, copy=False)
+            self._cache.until(partial(self._write_extent, extent, part))
+        self._cache.end_operation()
+
+    def _write_extent(self, extent: Extent, values: AnyArray) -> None:
+        cache = self._cache
+        chunk = cache.acquire(self, extent.chunk, self._chunk_nbytes)
+        # All at once: while one span waits, an ending loan could send another.
+        cache.await_landing(chunk, extent.spans[0][0], extent.spans[-1][1])
+        for start, stop in extent.spans:
+            cache.prepare_write(chunk, start, stop, exact=extent.exact)
+        cache.write(chunk, extent.spans, self._items(chunk)[extent.within], values)
 
     def lend(self, axes: Axes, /) -> Loan:
-        with self._cache.operation():
-            extent = self._one_extent(axes)
-            if extent is None:
-                return self._empty(axes)
-            start, stop = extent.spans[0]
+        extent = self._one_extent(axes)
+        if extent is None:
+            return self._empty(axes)
+        start, stop = extent.spans[0]
+        holder = caller()
+
+        def attempt() -> tuple[CachedChunk, Pin]:
             chunk = self._cache.acquire(self, extent.chunk, self._chunk_nbytes)
-            release = self._cache.pin(chunk)
-            try:
-                self._cache.prepare_write(chunk, start, stop, exact=True)
-            except BaseException:
-                release()
-                raise
-            # Lent bytes count as valid, so that nobody reads the medium into memory that the
-            # borrower is filling: not a reader, and not the writer of another part of a block.
-            chunk.valid.add(start, stop)
+            self._cache.prepare_write(chunk, start, stop, exact=True)
+            return chunk, self._cache.lend(chunk, start, stop, holder)
 
-        def done() -> None:
-            with self._cache.lock:
-                try:
-                    self._cache.await_landing(chunk, start, stop)
-                finally:
-                    # Also when something else could not be written: these bytes are not lost. And
-                    # a flush may have come since the loan began: the next one has work again.
-                    self._unsynced = True
-                    self._cache.mark_written(chunk, start, stop)
-                    release()
+        chunk, pin = self._cache.until(attempt)
 
-        def failed() -> None:
-            with self._cache.lock:
-                self._cache.revert(chunk, start, stop)
-                release()
+        def end() -> None:
+            self._cache.await_landing(chunk, start, stop)
+            # A flush may have come since the loan began: the next one has work again.
+            self._unsynced = True
+            self._cache.mark_written(chunk, start, stop)
+            self._cache.unpin(chunk, pin)
 
-        return Loan(self._items(chunk)[extent.within], done, failed)
+        def end_failed() -> None:
+            self._cache.revert(chunk, start, stop)
+            self._cache.unpin(chunk, pin)
+
+        # Not checked: also when something else could not be written, these bytes are not lost.
+        return Loan(
+            self._items(chunk)[extent.within],
+            lambda: self._cache.until(end, check=False),
+            lambda: self._cache.until(end_failed, check=False),
+        )
 
     def retire(self) -> None:
         # What is written later could land on the next array of this name.
         self._cache.discard(self)
 
     def pin(self, axes: Axes, /) -> Loan:
-        with self._cache.operation():
-            extent = self._one_extent(axes)
-            if extent is None:
-                return self._empty(axes)
+        extent = self._one_extent(axes)
+        if extent is None:
+            return self._empty(axes)
+        holder = caller()
+
+        def attempt() -> tuple[CachedChunk, Pin]:
             chunk = self._cache.acquire(self, extent.chunk, self._chunk_nbytes)
             self._cache.load(chunk, *extent.spans[0])
-            release = self._cache.pin(chunk)
+            return chunk, self._cache.pin(chunk, holder)
 
+        chunk, pin = self._cache.until(attempt)
         block = self._items(chunk)[extent.within]
         block.flags.writeable = False
-        return Loan(block, release, release)
+
+        def end() -> None:
+            self._cache.unpin(chunk, pin)
+
+        def end_locked() -> None:
+            self._cache.until(end, check=False)
+
+        return Loan(block, end_locked, end_locked)
 
     def _one_extent(self, axes: Axes) -> Extent | None:
         """Return where a selection lies that is contiguous in one chunk; None if it is empty."""

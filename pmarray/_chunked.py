@@ -12,21 +12,22 @@ deleted from the store with the commit, or at the flush, that makes the new shap
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import cache
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pmarray._cache import CachedChunk, ChunkCache
+from pmarray._cache import CachedChunk, ChunkCache, Pin
 from pmarray._cached import CachedItems
+from pmarray._chunkthreads import THREADS, on_a_thread, on_threads, start
 from pmarray._dtypes import DType
 from pmarray._grid import ChunkGrid
 from pmarray._journal import Image
 from pmarray._snapshot import Snapshot
 from pmarray._storage import Axes, Loan, as_array, nothing
+from pmarray._uninterrupted import Task
 from pmarray._writer import Write
 from pmarray.backends import ChunkBackend, Chunks
 from pmarray.errors import BudgetError, DamagedError
@@ -39,7 +40,6 @@ Chunk = tuple[int, ...]
 
 STORE_ID = 0
 """Stands in the journal where a data file would: before-images name the object they are of."""
-_THREADS = 8
 _EVERYTHING = 1 << 62
 
 
@@ -133,15 +133,20 @@ class ChunkStorage(CachedItems):
         return self._grid.number(chunk) * self._chunk_nbytes
 
     def load(self, chunk: Chunk, start: int, out: memoryview, /) -> None:
-        if start == 0 and out.nbytes == self._chunk_nbytes:
-            self._fetch(chunk, self._as_chunk(out))
-            return
+        whole = self._whole(chunk, start)
+        np.frombuffer(out, np.uint8)[:] = _bytes_of(whole)[start : start + out.nbytes]
+
+    def _whole(self, chunk: Chunk, start: int) -> AnyArray:
+        """Return a chunk as the store has it, of which bytes from `start` on are wanted.
+
+        In memory of its own: the thread that fills it goes on when its caller is torn away.
+        """
         whole = self._fresh()
         if start < self._grid.used_nbytes(chunk):
-            self._fetch(chunk, whole)
+            on_a_thread(lambda: self._fetch(chunk, whole))
         else:
             whole[...] = self._fill
-        np.frombuffer(out, np.uint8)[:] = _bytes_of(whole)[start : start + out.nbytes]
+        return whole
 
     def prepare(self, chunk: Chunk, out: memoryview, /) -> None:
         if self._grid.used_nbytes(chunk) < self._chunk_nbytes:
@@ -150,12 +155,7 @@ class ChunkStorage(CachedItems):
     def complete(self, chunk: CachedChunk, /) -> None:
         gaps = list(chunk.valid.gaps(0, self._chunk_nbytes))
         if gaps:
-            whole = self._fresh()
-            if gaps[0][0] < self._grid.used_nbytes(chunk.index):
-                self._fetch(chunk.index, whole)
-            else:
-                whole[...] = self._fill
-            data = _bytes_of(whole)
+            data = _bytes_of(self._whole(chunk.index, gaps[0][0]))
             for start, stop in gaps:
                 chunk.buffer[start:stop] = data[start:stop].data
             chunk.valid.add(0, self._chunk_nbytes)
@@ -165,7 +165,7 @@ class ChunkStorage(CachedItems):
         if len(writes) == 1:
             self._store_one(writes[0])
             return
-        _wait_for_all([_threads().submit(self._store_one, write) for write in writes])
+        on_threads([partial(self._store_one, write) for write in writes])
 
     def _store_one(self, write: Write) -> None:
         chunk = write.chunk.index
@@ -204,41 +204,41 @@ class ChunkStorage(CachedItems):
         return [sealed for sealed in list(self._sealed) if sealed <= mark]
 
     def _delete(self, chunks: set[Chunk]) -> None:
-        _wait_for_all([_threads().submit(self._chunks.delete, chunk) for chunk in chunks])
+        on_threads([partial(self._chunks.delete, chunk) for chunk in chunks])
         self._doomed.difference_update(chunks)
 
     # -- the array's side -----------------------------------------------------------------------
 
     def read(self, axes: Axes, out: AnyArray, /) -> None:
-        with self._cache.operation():
-            extents = list(self._extents(axes))
-            window = self._window()
-            self._forget_failures()
-            try:
-                for i, extent in enumerate(extents):
-                    for other in extents[i : i + window]:
-                        self._fetch_ahead(other.chunk, needed=True)
-                    self._land(extent.chunk)
-                    self._read_extent(extent, out[extent.block])
-            except BaseException:
-                self._land_all()
-                raise
-            if extents and window > 1:
-                self._read_ahead([extent.chunk for extent in extents])
+        extents = list(self._extents(axes))
+        window = self._window()
+        self._forget_failures()
+        try:
+            for i, extent in enumerate(extents):
+                for other in extents[i : i + window]:
+                    self._fetch_ahead(other.chunk, needed=True)
+                self._land(extent.chunk)
+                target = out[extent.block]
+                self._cache.until(partial(self._read_extent, extent, target))
+        except BaseException:
+            self._land_all()
+            raise
+        self._cache.end_operation()
+        if extents and window > 1:
+            self._read_ahead([extent.chunk for extent in extents])
 
     def item(self, position: tuple[int, ...], offset: int, /) -> Any:
         return None
 
     def lend(self, axes: Axes, /) -> Loan:
-        with self._cache.operation():
-            extents = list(self._extents(axes))
-            if (
-                len(extents) == 1
-                and extents[0].spans == ((0, self._chunk_nbytes),)
-                and not self._cache.write_through
-            ):
-                self._land_all()
-                return super().lend(axes)
+        extents = list(self._extents(axes))
+        if (
+            len(extents) == 1
+            and extents[0].spans == ((0, self._chunk_nbytes),)
+            and not self._cache.write_through
+        ):
+            self._land_all()
+            return super().lend(axes)
         block = self._scratch(axes)
         return Loan(block, lambda: self.write(axes, block), nothing)
 
@@ -249,29 +249,28 @@ class ChunkStorage(CachedItems):
         return Loan(block, nothing, nothing)
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
-        with self._cache.operation():
-            self._land_all()
-            super().write(axes, values)
+        self._land_all()
+        super().write(axes, values)
 
     def set_shape(self, shape: tuple[int, ...], /) -> list[Axes] | None:
-        with self._cache.operation():
-            self._land_all()
-            before = self._grid
-            plain = Layout(shape, self.layout.itemsize, self.layout.order, 0)
-            layout = Layout(shape, plain.itemsize, plain.order, plain.line_nbytes)
-            grid = ChunkGrid(layout, self.chunk_shape)
-            if any(new < old for new, old in zip(grid.shape, before.shape, strict=True)):
-                self._cache.discard_chunks(self, lambda chunk: not grid.holds(chunk))
-                self._doomed.update(before.outside(grid))
-            if any(new > old for new, old in zip(shape, before.layout.shape, strict=True)):
-                self._chunks.grow(shape)
-            self._unsynced = True
-            self._adopt(layout)
-            if shape[: layout.slow_axis] != before.layout.shape[: layout.slow_axis] or (
-                shape[layout.slow_axis + 1 :] != before.layout.shape[layout.slow_axis + 1 :]
-            ):
-                self.protected_nbytes = _EVERYTHING  # the numbers of the chunks have changed
-            return before.uncovered(layout)
+        self._cache.raise_failure()
+        self._land_all()
+        before = self._grid
+        plain = Layout(shape, self.layout.itemsize, self.layout.order, 0)
+        layout = Layout(shape, plain.itemsize, plain.order, plain.line_nbytes)
+        grid = ChunkGrid(layout, self.chunk_shape)
+        if any(new < old for new, old in zip(grid.shape, before.shape, strict=True)):
+            self._cache.discard_chunks(self, lambda chunk: not grid.holds(chunk))
+            self._doomed.update(before.outside(grid))
+        if any(new > old for new, old in zip(shape, before.layout.shape, strict=True)):
+            self._chunks.grow(shape)
+        self._unsynced = True
+        self._adopt(layout)
+        if shape[: layout.slow_axis] != before.layout.shape[: layout.slow_axis] or (
+            shape[layout.slow_axis + 1 :] != before.layout.shape[layout.slow_axis + 1 :]
+        ):
+            self.protected_nbytes = _EVERYTHING  # the numbers of the chunks have changed
+        return before.uncovered(layout)
 
     def view(self) -> AnyArray | None:
         return None
@@ -302,6 +301,7 @@ class ChunkStorage(CachedItems):
 
     def roll_back(self, layout: Layout, /) -> None:
         self._land_all()
+        self._cache.discard(self)  # what was fetched ahead may be what is taken back now
         tried = self._grid
         self._adopt(layout)
         if self._backend.commits:
@@ -364,24 +364,32 @@ class ChunkStorage(CachedItems):
         if self._cache.write_through:
             return 1
         pages = -(-self._chunk_nbytes // mmap.PAGESIZE)  # buffers are whole ones
-        return min(_THREADS, self._cache.max_chunk_bytes // 2 // (pages * mmap.PAGESIZE))
+        return min(THREADS, self._cache.max_chunk_bytes // 2 // (pages * mmap.PAGESIZE))
 
     def _fetch_ahead(self, index: Chunk, *, needed: bool) -> None:
         """Have a thread fill a chunk of the cache, if it is not there yet."""
-        if index in self._ahead or self._cache.peek(self, index) is not None:
-            return
-        chunk = self._cache.acquire(self, index, self._chunk_nbytes, needed=needed)
-        release = self._cache.pin(chunk, ours=True)
-        future = _threads().submit(self._fetch, index, self._items(chunk))
-        self._ahead[index] = _Fetch(chunk, future, release)
 
-        def arrived(done: Future[None]) -> None:
-            # A chunk that nobody comes for must not stay pinned; an error waits for who comes. Not
-            # here: whoever has the lock may be waiting for this thread to do something else.
-            if done.exception() is None:
-                self._cache.before_eviction.append(lambda: self._note_landed(index, done))
+        def attempt() -> None:
+            if index in self._ahead or self._cache.peek(self, index) is not None:
+                return
+            chunk = self._cache.acquire(self, index, self._chunk_nbytes, needed=needed)
+            items = self._items(chunk)
+            # Noted before it begins: the thread must not fill memory that nobody keeps for it.
+            fetch = self._ahead[index] = _Fetch(
+                chunk,
+                self._cache.pin(chunk, None),
+                Task(lambda: self._fetch(index, items), lambda: self._arrived(index, fetch)),
+            )
+            start(fetch.task)
 
-        future.add_done_callback(arrived)
+        self._cache.until(attempt)
+
+    def _arrived(self, index: Chunk, fetch: _Fetch) -> None:
+        # A chunk that nobody comes for must not stay pinned; an error waits for who comes. Not
+        # here: whoever has the lock may be waiting for this thread to do something else.
+        if fetch.task.error is None:
+            self._cache.before_eviction.append(lambda: self._note_landed(index, fetch))
+            self._cache.signal()
 
     def _read_ahead(self, chunks: list[Chunk]) -> None:
         """Fetch what comes next when a reader goes through the array in order."""
@@ -398,34 +406,34 @@ class ChunkStorage(CachedItems):
 
     def _land(self, index: Chunk) -> None:
         """Wait until a chunk that a thread is filling is there."""
-        landing = self._ahead.get(index)
-        if landing is not None:
-            try:
-                landing.future.result()
-            finally:
-                self._note_landed(index, landing.future)
+        fetch = self._ahead.get(index)
+        if fetch is not None:
+            start(fetch.task)  # where it has never been handed over
+            fetch.task.wait()
+            self._cache.until(lambda: self._note_landed(index, fetch))
+            fetch.task.result()
 
     def _forget_failures(self) -> None:
         """What could not be fetched ahead for an earlier reader may be there for this one."""
         for index, fetch in list(self._ahead.items()):
-            if fetch.future.done() and fetch.future.exception() is not None:
-                self._note_landed(index, fetch.future)
+            if fetch.task.over and fetch.task.error is not None:
+                self._cache.until(partial(self._note_landed, index, fetch))
 
     def _land_all(self) -> None:
         """Wait for all of them; errors are met again by whoever wants the chunk."""
         for index, fetch in list(self._ahead.items()):
-            fetch.future.exception()  # waits
-            self._note_landed(index, fetch.future)
+            start(fetch.task)
+            fetch.task.wait()
+            self._cache.until(partial(self._note_landed, index, fetch), check=False)
 
-    def _note_landed(self, index: Chunk, future: Future[None]) -> None:
+    def _note_landed(self, index: Chunk, fetch: _Fetch) -> None:
         """Keep the books of a chunk that has arrived, or has not; under the cache's lock."""
-        fetch = self._ahead.get(index)
-        if fetch is None or fetch.future is not future:
+        if self._ahead.get(index) is not fetch:
             return  # somebody else was faster
-        del self._ahead[index]
-        fetch.release()
-        if future.exception() is None:
+        del self._ahead[index]  # first: it must not be noted a second time
+        if fetch.task.error is None:
             fetch.chunk.valid.add(0, self._chunk_nbytes)
+        self._cache.unpin(fetch.chunk, fetch.pin)
 
     # -- memory ---------------------------------------------------------------------------------
 
@@ -452,23 +460,8 @@ class _Fetch(NamedTuple):
     """A chunk of the cache that a thread is filling."""
 
     chunk: CachedChunk
-    future: Future[None]
-    release: Callable[[], None]
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_THREADS, thread_name_prefix="pmarray-chunks")
-
-
-def _wait_for_all(tasks: list[Future[None]]) -> None:
-    """Return, or raise the first error, when all of them are over.
-
-    Not sooner: a write that is still on its way would land on one that was made after the error.
-    """
-    wait(tasks)
-    for task in tasks:
-        task.result()
+    pin: Pin
+    task: Task[None]
 
 
 def _bytes_of(block: AnyArray) -> NDArray[np.uint8]:

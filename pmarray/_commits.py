@@ -59,10 +59,11 @@ until then.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain, groupby
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pmarray._journal import Image, Journal, StoredImage
 from pmarray._metadata import Checkpoint, GroupMetadata
@@ -93,6 +94,12 @@ class CommittedStorage(Protocol):
         """The commit is durable."""
 
 
+def _held_lock() -> Any:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 @dataclass(slots=True)
 class Commit:
     """A sealed transaction in the writer's queue."""
@@ -103,10 +110,20 @@ class Commit:
     """The storages it touched, and what `Storage.seal` returned for each."""
     removed: list[int]
     """Files of arrays that it deletes or moves; unlinked after the commit point."""
-    finished: bool = False
     error: BaseException | None = None
     waited_for: bool = True
     """Whether the caller waits for the outcome."""
+    _over: Any = field(default_factory=_held_lock)
+
+    def finish(self, error: BaseException | None) -> None:
+        """Note the outcome; the writer thread, and nobody else, does so."""
+        self.error = error
+        self._over.release()
+
+    def wait(self) -> None:
+        """Return when the outcome is known."""
+        with self._over:
+            pass
 
 
 @dataclass(slots=True)

@@ -260,9 +260,14 @@ def create(
 ) -> PMArray:
     """Create the array of a task, its items unwritten."""
     fill_value = np.frombuffer(task.fill, task.dtype)[0]
-    return group._create(
-        task.name, task.shape, task.dtype, parse_layout(task.layout), chunks, fill_value, options
-    )
+    order = parse_layout(task.layout)
+    with group._turn():
+        group._admit_writer()
+        return group._do(
+            lambda: group._create(
+                task.name, task.shape, task.dtype, order, chunks, fill_value, options
+            )
+        )
 
 
 @contextmanager

@@ -43,7 +43,8 @@ def token(a: PMArray) -> Any:
     from pmarray._views import ArrayView  # a view is an array itself
 
     group = a.group
-    with a._reading():
+    with a._turn():
+        a._admit()
         region: Any = None if isinstance(a, ArrayView) else getattr(a._storage, "region", None)
         stamp = region.unchanged_stamp() if hasattr(region, "unchanged_stamp") else None
         if stamp is None or group._locked:

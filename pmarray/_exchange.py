@@ -37,7 +37,8 @@ def _buffer(view: AnyArray) -> AnyArray | None:
 
 def array_interface(a: PMArray) -> dict[str, Any]:
     """Describe the memory of `a` to NumPy; AttributeError sends NumPy to ``__array__``."""
-    with a._reading():
+    with a._turn():
+        a._admit()
         dtype = a.dtype
         # The text of a record or of a bfloat16 does not bring the same dtype back.
         if a.size and dtype.names is None and np.dtype(dtype.str) == dtype:
@@ -67,7 +68,8 @@ def dlpack(
     copy: bool | None,
 ) -> Any:
     """Return a capsule of DLPack; see `PMArray.__dlpack__`."""
-    with a._reading():
+    with a._turn():
+        a._admit()
         block = None if copy else _shared(a)
         if block is None and copy is False:
             block = a._storage.view()
@@ -81,7 +83,8 @@ def dlpack(
 
 def to_torch(a: PMArray, *, share: bool) -> Any:
     """Return a `torch.Tensor`; see `PMArray.torch`."""
-    with a._reading():
+    with a._turn():
+        a._admit()
         block = _shared(a)
         if block is not None and _fits_torch(block):
             return _tensor(block)

@@ -80,7 +80,8 @@ class ChunkState:
 
 def describe(a: PMArray) -> ArrayInfo:
     """Return the numbers of `a`; see `PMArray.info`."""
-    with a._reading():
+    with a._turn():
+        a._admit()
         states = chunk_states(a)
         return ArrayInfo(
             url=a.group.url,

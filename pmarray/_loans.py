@@ -14,7 +14,6 @@ from pmarray.errors import ClosedError, LoanError
 
 if TYPE_CHECKING:
     from pmarray.array import PMArray
-    from pmarray.transaction import Transaction
 
 __all__ = ["Borrowing"]
 
@@ -24,7 +23,9 @@ AnyArray = NDArray[Any]
 class Borrowing:
     """The context manager of `PMArray.writing` and `PMArray.appending`.
 
-    It may be entered on one thread and left on another.
+    It may be entered on one thread and left on another. Its array knows it weakly: one that an
+    exception has torn away before its end, and that nobody has any more, is ended by the next
+    operation, as one that has failed.
     """
 
     def __init__(
@@ -38,26 +39,40 @@ class Borrowing:
         self._on_failure = on_failure
         self._loan: Loan | None = None
         self._selection: Selection | None = None
-        self._transaction: Transaction | None = None
+        self._transaction: object = None
 
     def __enter__(self) -> AnyArray:
         array = self._array
         if self._loan is not None:
             raise LoanError("this loan is open already; call writing() again for another")
-        with array._writing():
-            before = array._layout.lines
-            selection = self._selection = self._choose()
-            try:
-                self._loan = array._storage.lend(storage_axes(selection))
-            except BaseException:
-                if array._layout.lines != before:
-                    array._set_lines(before, fill=False)  # nobody has seen the new lines
-                raise
-            array._loans.add(self)
-            self._transaction = array._group._transaction
-            block = self._loan.block.reshape(selection.block_shape)
-            result: AnyArray = block[(*selection.to_result, ...)]
-            return result
+        with array._turn():
+            array._admit_writer()
+            if self._on_failure is None:
+                self._begin()
+            else:
+                array._group._do(self._begin)  # the array grows
+            return self._block()
+
+    def _block(self) -> AnyArray:
+        assert self._loan is not None
+        assert self._selection is not None
+        block = self._loan.block.reshape(self._selection.block_shape)
+        result: AnyArray = block[(*self._selection.to_result, ...)]
+        return result
+
+    def _begin(self) -> None:
+        array = self._array
+        before = array._layout.lines
+        selection = self._selection = self._choose()
+        try:
+            loan = array._storage.lend(storage_axes(selection))
+        except BaseException:
+            if array._layout.lines != before:
+                array._set_lines(before, fill=False)  # nobody has seen the new lines
+            raise
+        self._transaction = array._group._transaction
+        array._loans.add(self)
+        self._loan = loan
 
     def __exit__(
         self,
@@ -65,32 +80,42 @@ class Borrowing:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        loan, self._loan = self._loan, None
-        if loan is None or self._selection is None:
+        loan, selection = self._loan, self._selection
+        if loan is None or selection is None:
             raise LoanError("this loan is not open")
-        array = self._array
-        if array._group.closed:
-            raise ClosedError(
-                f"{array._group.url} was closed before this loan of {array.name!r} ended; what "
-                "was written into it is lost"
-            )
+        array, group = self._array, self._array._group
         try:
-            if array._group._transaction is not self._transaction:
+            if group.closed:
+                self._loan = None
+                raise ClosedError(
+                    f"{group.url} was closed before this loan of {array.name!r} ended; what "
+                    "was written into it is lost"
+                )
+            if group._transaction is not self._transaction:
                 loan.failed()
+                self._loan = None
                 raise LoanError(
                     f"the transaction in which this loan of {array.name!r} began has ended; what "
                     "was written into it is lost"
                 )
-            if kind is not None:
+            if kind is None:
+                group._note_change()
+                loan.done()
+                group._note_change()
+            else:
                 loan.failed()
                 if self._on_failure is not None:
-                    with array._writing():
-                        self._on_failure(self._selection)
-                return
-            try:
-                loan.done()
-            finally:
-                array._group._note_change()
+                    with array._turn():
+                        array._admit_writer()
+                        self._on_failure(selection)
+            self._loan = None
         finally:
             # Last: while the loan counts as open, no transaction begins or ends.
             array._loans.discard(self)
+
+    def __del__(self) -> None:
+        # Torn away before its end: what was lent is forgotten (`ChunkCache`), new lines are filled.
+        if self._loan is not None and self._on_failure is not None:
+            fill, selection = self._on_failure, self._selection
+            assert selection is not None
+            self._array._group._attend(lambda: fill(selection))

@@ -71,7 +71,8 @@ def write_masked(array: PMArray, mask: Any, values: Any) -> None:
             continue
         part = values[done : done + count] if single is None else single
         done += count
-        with array._writing():
+        with array._turn():
+            array._admit_writer()
             block = np.asarray(array[piece])
             block[chosen] = part
             array[piece] = block

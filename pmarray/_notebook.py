@@ -20,7 +20,8 @@ __all__ = ["cells_of", "to_html"]
 def to_html(a: PMArray) -> str:
     """Return the table and the picture; of an array that cannot be used, the reason."""
     try:
-        with a._reading():
+        with a._turn():
+            a._admit()
             info = describe(a)
             shown = ("shape", "dtype", "layout", "chunks", "size", "stored")
             rows = [row for row in info.rows() if row[0] in shown]

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike
 
 from pmarray._dtypes import parse_dtype
 from pmarray._sizes import available_memory_bytes, parse_bytes
+from pmarray._uninterrupted import uninterrupted
 from pmarray._url import DEFAULT_NAME, URL
 from pmarray.array import PMArray
 from pmarray.backends import Overwritable, open_backend
@@ -94,6 +95,12 @@ def _open_group(
         raise ValueError(f"mode={mode!r}: use one of {', '.join(map(repr, _MODES))}")
     if commit not in ("durable", "pipelined"):
         raise ValueError(f"commit={commit!r}: use 'durable' or 'pipelined'")
+    return uninterrupted(lambda: _enter_group(parsed, mode, cache, commit, overwrite=overwrite))
+
+
+def _enter_group(
+    parsed: URL, mode: str, cache: int | str, commit: str, *, overwrite: bool
+) -> Group:
     backend = open_backend(parsed, writable=mode != "r")
     if (overwrite or mode == "w") and isinstance(backend, Overwritable):
         backend.make_way()
@@ -123,8 +130,9 @@ def _enter_mode(group: Group, mode: str) -> None:
             del group[name]
         group.attrs.clear()
     if mode == "w" or not exists:
-        with group._writing():
-            group._flush()
+        with group._turn():
+            group._admit_writer()
+            group._do(group._flush)
 
 
 def _cache_bytes(cache: int | str) -> int:
@@ -215,8 +223,17 @@ def open(
     # "a" can create nothing, and leaves no empty group behind.
     group_mode = "a" if mode in ("w", "w-") else "r+" if mode == "a" and shape is None else mode
     overwrite = mode == "w"
-    group = _open_group(replace(parsed, name=None), group_mode, cache, overwrite=overwrite)
-    try:
+
+    def work() -> PMArray:
+        group = _open_group(replace(parsed, name=None), group_mode, cache, overwrite=overwrite)
+        try:
+            return find_or_create(group)
+        except BaseException:
+            group._forget_changes()
+            group.close()
+            raise
+
+    def find_or_create(group: Group) -> PMArray:
         if mode == "w-" and name in group:
             raise ArrayExistsError(
                 f"{group.url} has an array {name!r} already; mode='a' opens it, 'w' replaces it"
@@ -241,10 +258,8 @@ def open(
             fill_value=0 if fill_value is None else fill_value,
             **options,
         )
-    except BaseException:
-        group._forget_changes()
-        group.close()
-        raise
+
+    return uninterrupted(work)
 
 
 def _check(

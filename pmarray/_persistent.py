@@ -16,6 +16,7 @@ from pmarray._journal import MAX_PAYLOAD_BYTES, Image
 from pmarray._mapped import MappedStorage
 from pmarray._spans import SpanSet
 from pmarray._storage import Axes, Loan
+from pmarray._uninterrupted import uninterrupted
 from pmarray.backends import PersistentRegion
 from pmarray.errors import PoisonedError
 from pmarray.layout import BLOCK_BYTES, Layout
@@ -91,8 +92,8 @@ class PersistentStorage(MappedStorage):
         run = _same_run(block, values)
         if run is None:
             self._prepare(spans)
+            self._note(spans)  # before: an exception may come in between
             block[...] = values
-            self._note(spans)
         else:
             start, data = run
             self.region.write(start - self.region.memory.ctypes.data, [data])
@@ -117,7 +118,8 @@ class PersistentStorage(MappedStorage):
         if not wanted:
             return
         try:
-            self._journal(number, list(self._images(wanted)))
+            images = list(self._images(wanted))
+            uninterrupted(lambda: self._journal(number, images))
         except PoisonedError as error:
             self._cache.poison = error
             raise
@@ -150,9 +152,10 @@ class PersistentStorage(MappedStorage):
     def lend(self, axes: Axes, /) -> Loan:
         spans = self._protect(axes)
         self._prepare(spans)
+        self._note(spans)  # for whoever does not end the loan
 
         def over() -> None:
-            self._note(spans)
+            self._note(spans)  # a barrier may have come in between
 
         return Loan(self.items[axes], over, over)
 

@@ -21,7 +21,8 @@ def reduce(a: PMArray) -> tuple[Any, ...]:
     if isinstance(a, ArrayView):
         return ArrayView, (a._base, a._storage)
     group = a.group
-    with a._reading():
+    with a._turn():
+        a._admit()
         url = URL.parse(group.url)
         if url.scheme == "dram" or url.path.startswith("memory://"):
             raise pickle.PicklingError(

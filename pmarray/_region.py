@@ -168,28 +168,28 @@ class RegionStorage(CachedItems):
         layout, before = self.layout.with_lines(shape[self.layout.slow_axis]), self.layout
         if layout.shape != shape:
             return None
-        with self._cache.operation():
-            if layout.lines < before.lines:
-                self._cache.discard_from(self, layout.nbytes)
-            else:
-                self.region.reserve(layout.nbytes)
-            self._unsynced = self._stale_header = True
-            self.layout = layout
-            used, self._used = self._used, max(self._used, layout.nbytes)
-            return unfilled(before, layout, used if self.holds_fill else layout.nbytes)
+        self._cache.raise_failure()
+        if layout.lines < before.lines:
+            self._cache.discard_from(self, layout.nbytes)
+        else:
+            self.region.reserve(layout.nbytes)
+        self._unsynced = self._stale_header = True
+        self.layout = layout
+        used, self._used = self._used, max(self._used, layout.nbytes)
+        return unfilled(before, layout, used if self.holds_fill else layout.nbytes)
 
     def view(self) -> AnyArray | None:
-        with self._cache.operation():
-            if self._cache.transaction is not None or (self.snapshot and self.snapshot.images):
-                return None  # the file does not hold, or not only, what the caller should see
-            self._cache.flush(self)
-            data = self.region.view(self.layout.nbytes)
-            if data is None:
-                return None
-            self._views = [view for view in self._views if view() is not None]
-            if data.nbytes:
-                self._views.append(weakref.ref(_owner(data)))
-            return as_array(data, self.layout, self._dtype, self.layout.shape)
+        if self._cache.transaction is not None or (self.snapshot and self.snapshot.images):
+            return None  # the file does not hold, or not only, what the caller should see
+        self._cache.flush(self)
+        data = self.region.view(self.layout.nbytes)
+        if data is None:
+            return None
+        views = [view for view in self._views if view() is not None]
+        if data.nbytes:
+            views.append(weakref.ref(_owner(data)))
+        self._views = views
+        return as_array(data, self.layout, self._dtype, self.layout.shape)
 
     def make_durable(self, ndim: int, /) -> None:
         if self._stale_header:

@@ -11,6 +11,9 @@ __all__ = ["SpanSet"]
 class SpanSet:
     """Sorted, disjoint, non-adjacent spans ``[start, stop)``.
 
+    Every change is one assignment, so that an exception that arrives in the middle of a method
+    leaves the set as it was or as it should be.
+
     >>> s = SpanSet(); s.add(0, 10); s.add(20, 30); s.add(10, 15)
     >>> s
     SpanSet([(0, 15), (20, 30)])
@@ -20,81 +23,97 @@ class SpanSet:
     (SpanSet([(0, 5), (25, 30)]), 10)
     """
 
-    __slots__ = ("_starts", "_stops")
+    __slots__ = ("_bounds",)
 
     def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._stops: list[int] = []
+        self._bounds: tuple[list[int], list[int]] = ([], [])
+        """Starts and stops; never changed in place."""
+
+    def with_span(self, start: int, stop: int) -> SpanSet:
+        """Return a set that has ``[start, stop)`` as well."""
+        result = SpanSet()
+        result._bounds = self._bounds
+        result.add(start, stop)
+        return result
 
     def add(self, start: int, stop: int) -> None:
         """Add ``[start, stop)``, merging what it overlaps or touches."""
         if start >= stop:
             return
-        first = bisect_left(self._stops, start)
-        last = bisect_right(self._starts, stop)
+        starts, stops = self._bounds
+        first = bisect_left(stops, start)
+        last = bisect_right(starts, stop)
         if first < last:
-            start = min(start, self._starts[first])
-            stop = max(stop, self._stops[last - 1])
-        self._starts[first:last] = [start]
-        self._stops[first:last] = [stop]
+            start = min(start, starts[first])
+            stop = max(stop, stops[last - 1])
+        self._bounds = (
+            [*starts[:first], start, *starts[last:]],
+            [*stops[:first], stop, *stops[last:]],
+        )
 
     def remove(self, start: int, stop: int) -> None:
         """Remove ``[start, stop)``."""
         if start >= stop:
             return
-        first = bisect_right(self._stops, start)
-        last = bisect_left(self._starts, stop)
+        starts, stops = self._bounds
+        first = bisect_right(stops, start)
+        last = bisect_left(starts, stop)
         if first >= last:
             return
-        starts: list[int] = []
-        stops: list[int] = []
-        if self._starts[first] < start:
-            starts.append(self._starts[first])
-            stops.append(start)
-        if self._stops[last - 1] > stop:
-            starts.append(stop)
-            stops.append(self._stops[last - 1])
-        self._starts[first:last] = starts
-        self._stops[first:last] = stops
+        left: list[int] = []
+        right: list[int] = []
+        if starts[first] < start:
+            left.append(starts[first])
+            right.append(start)
+        if stops[last - 1] > stop:
+            left.append(stop)
+            right.append(stops[last - 1])
+        self._bounds = (
+            [*starts[:first], *left, *starts[last:]],
+            [*stops[:first], *right, *stops[last:]],
+        )
 
     def clear(self) -> None:
         """Remove everything."""
-        self._starts.clear()
-        self._stops.clear()
+        self._bounds = ([], [])
 
     def covers(self, start: int, stop: int) -> bool:
         """Whether every byte of ``[start, stop)`` is in the set."""
         if start >= stop:
             return True
-        i = bisect_right(self._starts, start) - 1
-        return i >= 0 and self._stops[i] >= stop
+        starts, stops = self._bounds
+        i = bisect_right(starts, start) - 1
+        return i >= 0 and stops[i] >= stop
 
     def intersects(self, start: int, stop: int) -> bool:
         """Whether any byte of ``[start, stop)`` is in the set."""
-        i = bisect_right(self._stops, start)
-        return i < len(self._starts) and self._starts[i] < stop and start < stop
+        starts, stops = self._bounds
+        i = bisect_right(stops, start)
+        return i < len(starts) and starts[i] < stop and start < stop
 
     def gaps(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Yield the parts of ``[start, stop)`` that are not in the set, in order."""
-        for i in range(bisect_right(self._stops, start), len(self._starts)):
-            if self._starts[i] >= stop:
+        starts, stops = self._bounds
+        for i in range(bisect_right(stops, start), len(starts)):
+            if starts[i] >= stop:
                 break
-            if self._starts[i] > start:
-                yield start, self._starts[i]
-            start = self._stops[i]
+            if starts[i] > start:
+                yield start, starts[i]
+            start = stops[i]
         if start < stop:
             yield start, stop
 
     @property
     def nbytes(self) -> int:
         """How many bytes are in the set."""
-        return sum(self._stops) - sum(self._starts)
+        starts, stops = self._bounds
+        return sum(stops) - sum(starts)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter(list(zip(self._starts, self._stops, strict=True)))
+        return iter(list(zip(*self._bounds, strict=True)))
 
     def __bool__(self) -> bool:
-        return bool(self._starts)
+        return bool(self._bounds[0])
 
     def __repr__(self) -> str:
         return f"SpanSet({list(self)})"

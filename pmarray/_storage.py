@@ -37,7 +37,7 @@ TARGET_CHUNK_BYTES = 4 << 20
 """Chunks of small lines collect about this much; one large line is a chunk of its own."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Loan:
     """A writable block that belongs to the storage, until `done` or `failed` ends the loan."""
 

@@ -57,7 +57,8 @@ class ArraySource:
 
     def expect(self, box: Box, /) -> None:
         """Pass the hint on."""
-        with self.array._reading():
+        with self.array._turn():
+            self.array._admit()
             storage = self.array._storage
             if isinstance(storage, RegionStorage):
                 for part in runs_of(box, storage.layout):
@@ -66,7 +67,8 @@ class ArraySource:
     def read(self, box: Box, out: AnyArray, /) -> None:
         """Fill `out`."""
         array = self.array
-        with array._reading():
+        with array._turn():
+            array._admit()
             if any(one.stop > n for one, n in zip(box, array.shape, strict=False)):
                 raise LayoutError(f"{array!r} has shrunk while it was copied")
             for part in runs_of(box, array._layout):
@@ -131,7 +133,8 @@ def _pieces(shape: tuple[int, ...], read: Layout, nbytes: int) -> Iterator[Box]:
 
 
 def _write(target: PMArray, box: Box, tile: AnyArray) -> None:
-    with target._writing():
+    with target._turn():
+        target._admit_writer()
         for part in runs_of(box, target._layout):
             target._storage.write(part, tile[_within(part, box)])
 

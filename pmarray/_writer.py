@@ -9,11 +9,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pmarray._commits import Commit
-from pmarray.errors import PoisonedError, WriteBehindError
+from pmarray._uninterrupted import start_thread
+from pmarray.errors import PMArrayError, PoisonedError, WriteBehindError
 
 if TYPE_CHECKING:
     from pmarray._cache import CachedChunk, ChunkSource
@@ -60,53 +62,70 @@ class Sink(Protocol):
 class Writer:
     """A queue of writes and commits, and the thread that carries them out in order.
 
+    Callers wait for it on raw locks of their own (`ChunkCache.until`), and it waits for work on
+    `_wake`: an exception in a caller can leave neither in a state that stops the other. What
+    was queued and not told to the thread is told by whoever waits next.
+
     Parameters
     ----------
-    changed
-        Condition on the cache's lock; notified whenever something is over.
+    lock
+        The cache's; the queue is changed under it.
     landed
         Called under the lock for each write that is over, with whether it succeeded.
+    signal
+        Called, without the lock, whenever something is over.
     sink
         Carries them out; called on the thread, without the lock.
     """
 
     def __init__(
         self,
-        changed: threading.Condition,
+        lock: AbstractContextManager[Any],
         landed: Callable[[Write, bool], None],
+        signal: Callable[[], None],
         sink: Sink,
     ) -> None:
-        self._changed = changed
+        self._lock = lock
         self._landed = landed
+        self._signal = signal
         self.sink = sink
-        self._queue: deque[Write | Commit] = deque()
+        self.queue: deque[Write | Commit] = deque()
+        """What is handed over; one `append` of a complete item does it."""
+        self._in_hand = 0
         self._commits_queued = 0
-        self._unfinished = 0
         self._failure: BaseException | None = None
         self.poison: PoisonedError | None = None
         """Why nothing can be done any more, if so."""
+        self._wake = threading.Lock()
+        self._running = threading.Lock()
+        """Held by the thread as long as it lives."""
         self._closing = False
-        self._thread: threading.Thread | None = None
+        self._thread: int | None = None
 
     @property
     def is_current_thread(self) -> bool:
         """Whether the caller runs on the thread."""
-        return self._thread is threading.current_thread()
+        return self._thread == threading.get_ident()
 
     @property
     def busy(self) -> bool:
         """Whether anything is queued or being written; read under the lock."""
-        return self._unfinished > 0
+        return bool(self.queue) or self._in_hand > 0
 
-    def put(self, item: Write | Commit) -> None:
-        """Queue a write or a commit; called under the lock."""
-        self._queue.append(item)
-        self._unfinished += 1
-        self._commits_queued += isinstance(item, Commit)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="pmarray-writer", daemon=True)
-            self._thread.start()
-        self._changed.notify_all()
+    def put_commit(self, commit: Commit) -> None:
+        """Queue a commit behind what is there; called under the lock."""
+        self._commits_queued += 1
+        self.queue.append(commit)
+        self.kick()
+
+    def kick(self) -> None:
+        """Tell the thread that there is something to do; starts it where there is none."""
+        if not self._running.locked():
+            start_thread(self._run)
+        try:
+            self._wake.release()
+        except RuntimeError:
+            pass  # it has been told
 
     def raise_failure(self) -> None:
         """Raise what went wrong since the last call; called under the lock.
@@ -135,66 +154,86 @@ class Writer:
 
     def close(self) -> None:
         """Let the thread finish its queue and end."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
+        self._closing = True
+        if self._running.locked() or self.queue:
+            self.kick()
+            with self._running:
+                pass
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._queue and not self._closing:
-                    self._changed.wait()
-                if not self._queue:
-                    return
-                writes, commits = self._next_batch()
-                failure: BaseException | None = self.poison
-                if commits and failure is None:
-                    failure = self._failure  # a piece of it that left early did not arrive
-            if failure is None:
-                try:
-                    if commits:
-                        self.sink.commit(_runs(writes), commits)
-                    else:
-                        self.sink.store(writes)
-                except BaseException as error:
-                    # Whatever it is belongs to the caller, not to this thread's stderr.
-                    failure = error
-            with self._changed:
-                if failure is not None:
-                    self._note(failure, commits)
-                self._unfinished -= len(writes) + len(commits)
-                for write in writes:
-                    self._landed(write, failure is None)
-                for commit in commits:
-                    commit.error, commit.finished = failure, True
-                self._changed.notify_all()
+        if not self._running.acquire(blocking=False):
+            return  # two callers have started one
+        self._thread = threading.get_ident()
+        try:
+            while self._carry_out():
+                pass
+        finally:
+            self._running.release()
+
+    def _carry_out(self) -> bool:
+        """Do what comes next, or wait; return whether there may be more."""
+        with self._lock:
+            writes, commits = self._next_batch()
+            self._in_hand = len(writes) + len(commits)
+            failure: BaseException | None = self.poison
+            if commits and failure is None:
+                failure = self._failure  # a piece of it that left early did not arrive
+            idle = not self._in_hand
+            if idle and self._closing:
+                return False
+        if idle:
+            self._wake.acquire()
+            return True
+        if failure is None:
+            try:
+                if commits:
+                    self.sink.commit(_runs(writes), commits)
+                else:
+                    self.sink.store(writes)
+            except BaseException as error:
+                # Whatever it is belongs to the caller, not to this thread's stderr.
+                failure = error
+        with self._lock:
+            if failure is not None:
+                self._note(failure, commits)
+            self._in_hand = 0
+            for write in writes:
+                self._landed(write, failure is None)
+            for commit in commits:
+                commit.finish(failure)
+        self._signal()
+        return True
 
     def _note(self, failure: BaseException, commits: list[Commit]) -> None:
         if failure is self.poison:
             return
         if isinstance(failure, PoisonedError):
             self.poison = failure
+        elif not isinstance(failure, OSError | PMArrayError):
+            # Nobody knows how far it has come.
+            self._poison(failure, f"the writer thread failed ({failure!r})")
         elif any(not commit.waited_for for commit in commits):
             # The caller has gone on from a state that never came to be.
-            code = failure.errno if isinstance(failure, OSError) else None
-            self.poison = PoisonedError(
-                code,
-                f"a pipelined commit failed ({failure}): it and its successors are lost; close "
-                "the group and open it again, as of the last commit",
+            self._poison(
+                failure, f"a pipelined commit failed ({failure}): it and its successors are lost"
             )
-            self.poison.__cause__ = failure
         if not commits or not all(commit.waited_for for commit in commits):
             self._failure = failure  # who waits for a commit is told by the commit
+
+    def _poison(self, failure: BaseException, what: str) -> None:
+        code = failure.errno if isinstance(failure, OSError) else None
+        self.poison = PoisonedError(
+            code, f"{what}; close the group and open it again, as of the last commit"
+        )
+        self.poison.__cause__ = failure
 
     def _next_batch(self) -> tuple[list[Write], list[Commit]]:
         """Take all up to the last commit in the queue; else what is adjacent at its front."""
         writes: list[Write] = []
         commits: list[Commit] = []
         nbytes = 0
-        while self._queue:
-            item = self._queue[0]
+        while self.queue:
+            item = self.queue[0]
             if isinstance(item, Commit):
                 commits.append(item)
                 self._commits_queued -= 1
@@ -208,7 +247,7 @@ class Writer:
                     break
                 writes.append(item)
                 nbytes += item.stop - item.start
-            self._queue.popleft()
+            self.queue.popleft()
         return writes, commits
 
 

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -66,10 +67,10 @@ class PMArray(Arithmetic, Interop):
         self._array = array
         self._storage = storage
         self._detached = False
-        self._turn = _Turn(self)
-        # Sets, and not counts, because loans end on other threads without the group's lock.
-        self._loans: set[object] = set()
-        self._pins: set[object] = set()
+        # Not counts, because loans end on other threads without the group's lock; weak, because a
+        # loan that an exception has torn away before its end must not stay open for good.
+        self._loans: WeakSet[object] = WeakSet()
+        self._pins: WeakSet[object] = WeakSet()
         self._chunks: str | int | tuple[int, ...] = "auto"
         """As they were asked for."""
 
@@ -156,7 +157,8 @@ class PMArray(Arithmetic, Interop):
         BudgetError
             The result would not fit into memory.
         """
-        with self._reading():
+        with self._turn():
+            self._admit()
             if type(index) is tuple and len(index) == len(self._array.shape):
                 item = self._item(index)
                 if item is not None:
@@ -211,7 +213,8 @@ class PMArray(Arithmetic, Interop):
         >>> a.read(np.s_[1:, 0], out=np.empty(2))
         array([7., 7.])
         """
-        with self._reading():
+        with self._turn():
+            self._admit()
             selection = parse(index, self.shape)
             if out.shape != selection.shape:
                 raise LayoutError(f"out has shape {out.shape}, the selection {selection.shape}")
@@ -364,7 +367,8 @@ class PMArray(Arithmetic, Interop):
         A view of a file sees later writes once they have left the cache, and must not be used
         after the array has shrunk.
         """
-        with self._reading():
+        with self._turn():
+            self._admit()
             view = None if copy else self._storage.view()
             if view is not None:
                 view = view.reshape(self.shape)
@@ -437,11 +441,12 @@ class PMArray(Arithmetic, Interop):
 
             assign(self, parse(index, self.shape), value)
             return
-        with self._writing():
-            self._write(parse(index, self.shape), value)
+        values = self._as_values(value)  # before the lock: what computes it may need the lock
+        with self._turn():
+            self._admit_writer()
+            self._write(parse(index, self.shape), values)
 
-    def _write(self, selection: Selection | FancySelection, value: ArrayLike) -> None:
-        values = self._as_values(value)
+    def _write(self, selection: Selection | FancySelection, values: AnyArray) -> None:
         while values.ndim > len(selection.shape) and values.shape[0] == 1:
             values = values[0]
         try:
@@ -462,7 +467,8 @@ class PMArray(Arithmetic, Interop):
 
     def _apply_at(self, ufunc: np.ufunc, index: Any, *values: Any) -> None:
         """``ufunc.at(self, index, *values)``."""
-        with self._writing():
+        with self._turn():
+            self._admit_writer()
             selection = parse(index, self.shape)
             if isinstance(selection, FancySelection) and selection.selectors:
                 blocks = [selection.to_block(np.broadcast_to(v, selection.shape)) for v in values]
@@ -540,7 +546,8 @@ class PMArray(Arithmetic, Interop):
         ...     column.sum(), column.flags.writeable
         (np.float64(0.0), False)
         """
-        with self._reading():
+        with self._turn():
+            self._admit()
             selection = select(index, self.shape)
             loan = self._storage.pin(storage_axes(selection))
             self._pins.add(loan)
@@ -602,45 +609,47 @@ class PMArray(Arithmetic, Interop):
         >>> a[0]
         array([1., 3., 5.])
         """
-        with self._writing():
-            if not self.ndim:
-                raise LayoutError("an array without axes has nowhere to append to")
-            slow = self._layout.slow_axis
-            along = slow if axis is None else _normal_axis(axis, self.ndim)
-            new: Any
-            if isinstance(values, PMArray):
-                # A view keeps the shape that it has now, also of this array.
-                new = values.view[...]
-                if new.ndim == self.ndim - 1:
-                    new = new.view[(*[slice(None)] * along, None)]
-            else:
-                new = self._as_values(values)
-                if new.ndim == self.ndim - 1:
-                    new = np.expand_dims(new, along)
-            expected = [n for i, n in enumerate(self.shape) if i != along]
-            if (
-                new.ndim != self.ndim
-                or [n for i, n in enumerate(new.shape) if i != along] != expected
-            ):
-                raise LayoutError(
-                    f"cannot append values of shape {np.shape(values)} to shape {self.shape} "
-                    f"along axis {along}"
-                )
-            before = self.shape[along]
-            shape = list(self.shape)
-            shape[along] += new.shape[along]
+        new = values if isinstance(values, PMArray) else self._as_values(values)
+        with self._turn():
+            self._admit_writer()
+            return self._group._do(lambda: self._append(new, axis))
+
+    def _append(self, values: PMArray | AnyArray, axis: int | None) -> tuple[int, ...]:
+        if not self.ndim:
+            raise LayoutError("an array without axes has nowhere to append to")
+        slow = self._layout.slow_axis
+        along = slow if axis is None else _normal_axis(axis, self.ndim)
+        new: Any
+        if isinstance(values, PMArray):
+            # A view keeps the shape that it has now, also of this array.
+            new = values.view[...]
+            if new.ndim == self.ndim - 1:
+                new = new.view[(*[slice(None)] * along, None)]
+        else:
+            new = values
+            if new.ndim == self.ndim - 1:
+                new = np.expand_dims(new, along)
+        expected = [n for i, n in enumerate(self.shape) if i != along]
+        if new.ndim != self.ndim or [n for i, n in enumerate(new.shape) if i != along] != expected:
+            raise LayoutError(
+                f"cannot append values of shape {np.shape(values)} to shape {self.shape} "
+                f"along axis {along}"
+            )
+        before = self.shape[along]
+        shape = list(self.shape)
+        shape[along] += new.shape[along]
+        if along == slow:
+            self._set_lines(shape[along], fill=False)
+        else:
+            self.resize(tuple(shape))
+        index = (slice(None),) * along + (slice(before, None),)
+        try:
+            self._set(select, index, new)
+        except BaseException:
             if along == slow:
-                self._set_lines(shape[along], fill=False)
-            else:
-                self.resize(tuple(shape))
-            index = (slice(None),) * along + (slice(before, None),)
-            try:
-                self._set(select, index, new)
-            except BaseException:
-                if along == slow:
-                    self._set_lines(before, fill=False)  # an append takes place or does not
-                raise
-            return self.shape
+                self._set_lines(before, fill=False)  # an append takes place or does not
+            raise
+        return self.shape
 
     def resize(self, shape: int | tuple[int, ...]) -> None:
         """Change the shape in place; items keep their indices, new ones hold the fill value.
@@ -648,27 +657,27 @@ class PMArray(Arithmetic, Interop):
         Along the slow axis this is cheap. Along any other axis the whole array is copied, except
         in a chunk store.
         """
-        with self._writing():
-            new = tuple(
-                operator.index(n) for n in (shape if isinstance(shape, tuple) else (shape,))
-            )
-            if len(new) != self.ndim or any(n < 0 for n in new):
-                raise LayoutError(f"cannot resize {self.shape} to {new}")
-            if new == self.shape:
-                return
-            slow = self._layout.slow_axis
-            if all(
-                n == old
-                for i, (n, old) in enumerate(zip(new, self.shape, strict=True))
-                if i != slow
-            ):
-                if new[slow] < self.shape[slow]:
-                    self._refuse_loans("shrink", pins=True)
-                self._set_lines(new[slow], fill=True)
-            else:
-                self._refuse_loans("change another axis than the slow one", pins=True)
-                if not self._set_shape(new, fill=True):
-                    self._relayout(new)
+        with self._turn():
+            self._admit_writer()
+            self._group._do(lambda: self._resize(shape))
+
+    def _resize(self, shape: int | tuple[int, ...]) -> None:
+        new = tuple(operator.index(n) for n in (shape if isinstance(shape, tuple) else (shape,)))
+        if len(new) != self.ndim or any(n < 0 for n in new):
+            raise LayoutError(f"cannot resize {self.shape} to {new}")
+        if new == self.shape:
+            return
+        slow = self._layout.slow_axis
+        if all(
+            n == old for i, (n, old) in enumerate(zip(new, self.shape, strict=True)) if i != slow
+        ):
+            if new[slow] < self.shape[slow]:
+                self._refuse_loans("shrink", pins=True)
+            self._set_lines(new[slow], fill=True)
+        else:
+            self._refuse_loans("change another axis than the slow one", pins=True)
+            if not self._set_shape(new, fill=True):
+                self._relayout(new)
 
     def transaction(self, *, wait: bool | None = None) -> Transaction:
         """Begin a transaction of the group that holds the array; see `Group.transaction`.
@@ -757,15 +766,19 @@ class PMArray(Arithmetic, Interop):
 
     # -- the group's side -----------------------------------------------------------------------
 
-    def _reading(self) -> _Turn:
-        """Hold the group's lock for one operation, if there may be any on this array."""
-        return self._turn
+    def _turn(self) -> AbstractContextManager[Any]:
+        """Return the group's lock; see `Group._turn`."""
+        return self._group._turn()
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with self._group._writing():
-            self._refuse_detached()
-            yield
+    def _admit(self) -> None:
+        """Refuse an operation where there can be none on this array; called with the lock."""
+        self._group._admit()
+        self._refuse_detached()
+
+    def _admit_writer(self) -> None:
+        """The same for an operation that changes something."""
+        self._group._admit_writer()
+        self._refuse_detached()
 
     def _refuse_detached(self) -> None:
         if self._detached:
@@ -793,25 +806,6 @@ class PMArray(Arithmetic, Interop):
         self._array, self._storage = array, storage
 
 
-class _Turn:
-    """What `PMArray._reading` gives: reused, for a generator would cost as much as an item."""
-
-    def __init__(self, array: PMArray) -> None:
-        self._array = array
-        self._group = array._group._reading()
-
-    def __enter__(self) -> None:
-        self._group.__enter__()
-        try:
-            self._array._refuse_detached()
-        except BaseException:
-            self._group.__exit__()
-            raise
-
-    def __exit__(self, *exception: object) -> None:
-        self._group.__exit__()
-
-
 class Indexer:
     """Another way to index an array: `PMArray.oindex`, `PMArray.vindex`, `PMArray.blocks`."""
 
@@ -824,7 +818,8 @@ class Indexer:
         self._parse = parse
 
     def __getitem__(self, index: Any) -> Any:
-        with self._array._reading():
+        with self._array._turn():
+            self._array._admit()
             return self._array._read(self._parse(index, self._array.shape))
 
     def __setitem__(self, index: Any, value: ArrayLike) -> None:
@@ -840,7 +835,8 @@ class Viewer:
     def __getitem__(self, index: Any) -> PMArray:
         from pmarray._views import slice_view  # a view is an array itself
 
-        with self._array._reading():
+        with self._array._turn():
+            self._array._admit()
             return slice_view(self._array, index)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,8 @@ class Attributes(MutableMapping[str, Any]):
         self._group = group
 
     def __getitem__(self, key: str) -> Any:
-        with self._group._reading():
+        with self._group._turn():
+            self._group._admit()
             return json.loads(json.dumps(self._group._metadata.attrs[key]))
 
     def __setitem__(self, key: str, value: Any) -> None:
@@ -51,29 +51,30 @@ class Attributes(MutableMapping[str, Any]):
                 values[key] = json.loads(json.dumps(value))
             except (TypeError, ValueError) as error:
                 raise TypeError(f"attribute {key!r} is no JSON value: {error}") from error
-        with self._changing() as attrs:
-            attrs.update(values)
+        self._change(lambda attrs: attrs.update(values))
 
     def __delitem__(self, key: str) -> None:
-        with self._changing() as attrs:
-            del attrs[key]
+        self._change(lambda attrs: attrs.pop(key))
 
-    @contextmanager
-    def _changing(self) -> Iterator[dict[str, Any]]:
+    def _change(self, change: Callable[[dict[str, Any]], object]) -> None:
         # Copied under the lock, and after becoming the writer: what other threads and the last
         # writer have set stays.
-        with self._group._writing():
-            self._group._refuse_fixed("it has no attributes")
-            attrs = dict(self._group._metadata.attrs)
-            yield attrs
-            self._group._metadata = replace(self._group._metadata, attrs=attrs)
+        group = self._group
+        with group._turn():
+            group._admit_writer()
+            group._refuse_fixed("it has no attributes")
+            attrs = dict(group._metadata.attrs)
+            change(attrs)
+            group._metadata = replace(group._metadata, attrs=attrs)
 
     def __iter__(self) -> Iterator[str]:
-        with self._group._reading():
+        with self._group._turn():
+            self._group._admit()
             return iter(list(self._group._metadata.attrs))
 
     def __len__(self) -> int:
-        with self._group._reading():
+        with self._group._turn():
+            self._group._admit()
             return len(self._group._metadata.attrs)
 
     def __repr__(self) -> str:

@@ -12,6 +12,7 @@
     |   |-- LoanError                 (RuntimeError)   an operation that open loans do not allow
     |   |-- TransactionError          (RuntimeError)   nested, or not possible here
     |   |-- ReadOnlyError             (PermissionError) a write to something opened read-only
+    |   |-- ReentrantCallError        (RuntimeError)   a signal handler came in the middle
     |   `-- ClosedError               (ValueError)     the group was closed
     |
     |-- it is not there, or there already: open something else
@@ -63,6 +64,7 @@ __all__ = [
     "PersistenceWarning",
     "PoisonedError",
     "ReadOnlyError",
+    "ReentrantCallError",
     "SelectionError",
     "SnapshotExpiredError",
     "StorageError",
@@ -133,6 +135,14 @@ class TransactionError(PMArrayError, RuntimeError):
 
 class ReadOnlyError(PMArrayError, PermissionError):
     """A write to a group that was opened with ``mode="r"``."""
+
+
+class ReentrantCallError(PMArrayError, RuntimeError):
+    """A signal handler used a group whose operation it had interrupted.
+
+    Python runs handlers in the middle of what the main thread does. Raise an exception in the
+    handler (`SystemExit`, say), and flush or close the group where it is caught.
+    """
 
 
 class ClosedError(PMArrayError, ValueError):

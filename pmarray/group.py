@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -27,6 +28,7 @@ from pmarray._region import RegionStorage
 from pmarray._snapshot import Snapshot
 from pmarray._storage import Storage
 from pmarray._storage_maker import StorageMaker
+from pmarray._uninterrupted import Task
 from pmarray._url import URL, check_name
 from pmarray.array import PMArray
 from pmarray.attributes import Attributes
@@ -45,9 +47,11 @@ from pmarray.errors import (
     WriteBehindError,
 )
 from pmarray.layout import Layout, Order, parse_layout, parse_shape
-from pmarray.transaction import Transaction
+from pmarray.transaction import OpenTransaction, Transaction
 
 __all__ = ["Group"]
+
+T = TypeVar("T")
 
 
 class Group:
@@ -96,13 +100,16 @@ class Group:
         # Held for a whole operation. The cache has a lock of its own for its books, which its
         # writer and ending loans need while an operation waits for memory.
         self._lock = threading.RLock()
-        self._turn = _Turn(self)
+        self._pending: Task[Any] | None = None
+        """What has been begun for a caller; nobody else is admitted before it is over."""
+        self._unattended: deque[Callable[[], None]] = deque()
+        """What somebody has to do under the lock, since whose work it was is no more."""
         self._arrays: dict[str, PMArray] = {}
         self._locked = False
         self._closed = True  # until there is something to close
         self._changed = False
         """Whether anything was written outside a transaction since the last flush."""
-        self._transaction: Transaction | None = None
+        self._transaction: OpenTransaction | None = None
         self._removed: list[int] = []
         self._published: dict[str, int] | None = None
         self._snapshot: Snapshot | None = None
@@ -177,11 +184,18 @@ class Group:
             raise LayoutError(
                 f"cannot create {name!r} of dtype {dtype} with fill_value={fill_value!r}: {error}"
             ) from error
-        with self._reading():
+
+        def work() -> PMArray:
+            self._become_writer()
+            self._note_change()
             result = self._create(name, extents, dtype, plan.order, chunks, fill[()], options)
             if not result._storage.holds_fill and result.size:
                 result[...] = fill
             return result
+
+        with self._turn():
+            self._admit()
+            return self._do(work)
 
     def _create(
         self,
@@ -200,33 +214,34 @@ class Group:
                 f"{', '.join(options)}: for chunk stores such as zarr:, and {self.url} is none"
             )
         plan = Layout.plan(shape, dtype.itemsize, order or "row")
-        with self._writing():
-            self._refuse_fixed("use a directory to hold several arrays")
-            if name in self._metadata.arrays:
-                raise ArrayExistsError(
-                    f"{self.url} has an array {name!r} already; open it, or delete it first"
-                )
-            array = ArrayMetadata(
-                self._metadata.next_file_id,
-                shape,
-                dtype,
-                plan.order,
-                plan.line_stride,
-                np.asarray(fill_value, dtype).tobytes(),
+        self._become_writer()
+        self._note_change()
+        self._refuse_fixed("use a directory to hold several arrays")
+        if name in self._metadata.arrays:
+            raise ArrayExistsError(
+                f"{self.url} has an array {name!r} already; open it, or delete it first"
             )
-            if isinstance(self._backend, ChunkBackend):
-                most = self._cache.max_chunk_bytes
-                array = self._backend.plan(array, chunks, most, options)
-                self._make_way(self._backend, name)
-            storage = self._storage(name, array, chunks, new=True)
-            self._metadata = replace(
-                self._metadata,
-                next_file_id=array.file_id + 1,
-                arrays={**self._metadata.arrays, name: array},
-            )
-            result = self._arrays[name] = PMArray(self, name, array, storage)
-            result._chunks = chunks
-            return result
+        array = ArrayMetadata(
+            self._metadata.next_file_id,
+            shape,
+            dtype,
+            plan.order,
+            plan.line_stride,
+            np.asarray(fill_value, dtype).tobytes(),
+        )
+        if isinstance(self._backend, ChunkBackend):
+            most = self._cache.max_chunk_bytes
+            array = self._backend.plan(array, chunks, most, options)
+            self._make_way(self._backend, name)
+        storage = self._storage(name, array, chunks, new=True)
+        self._metadata = replace(
+            self._metadata,
+            next_file_id=array.file_id + 1,
+            arrays={**self._metadata.arrays, name: array},
+        )
+        result = self._arrays[name] = PMArray(self, name, array, storage)
+        result._chunks = chunks
+        return result
 
     def _make_way(self, backend: ChunkBackend, name: str) -> None:
         """What a deleted array has left under this name goes now, if need be with a way back."""
@@ -263,7 +278,8 @@ class Group:
         return StorageMaker(self._cache, self._snapshot, self._committer.keep, in_place)
 
     def __getitem__(self, name: str) -> PMArray:
-        with self._reading():
+        with self._turn():
+            self._admit()
             return self._get(name, "auto")
 
     def _get(self, name: str, chunks: str | int | tuple[int, ...]) -> PMArray:
@@ -272,38 +288,50 @@ class Group:
             names = ", ".join(sorted(self._metadata.arrays)) or "no arrays"
             raise ArrayNotFoundError(f"no array {name!r} in {self.url}; it holds {names}")
         result = self._arrays.get(name)
-        if result is None:
-            storage = self._storage(name, array, chunks, new=False)
-            result = self._arrays[name] = PMArray(self, name, array, storage)
-            result._chunks = chunks
-            if self._transaction is not None:
-                self._transaction.join(result)
+        return self._do(lambda: self._open_array(name, array, chunks)) if result is None else result
+
+    def _open_array(
+        self, name: str, array: ArrayMetadata, chunks: str | int | tuple[int, ...]
+    ) -> PMArray:
+        storage = self._storage(name, array, chunks, new=False)
+        result = self._arrays[name] = PMArray(self, name, array, storage)
+        result._chunks = chunks
+        if self._transaction is not None:
+            self._transaction.join(result)
         return result
 
     def __delitem__(self, name: str) -> None:
-        with self._writing():
+        with self._turn():
+            self._admit_writer()
             self._refuse_fixed("delete the file")
-            arrays = dict(self._metadata.arrays)
-            if name not in arrays:
+            if name not in self._metadata.arrays:
                 self._get(name, "auto")  # raises, and says what there is
-            # Not opened for this: what is damaged can be deleted, and replaced by mode="w".
-            result = self._arrays.pop(name, None)
-            if result is not None:
-                result._refuse_loans("delete", pins=True)
-                result._detach()
-            self._removed.append(arrays.pop(name).file_id)
-            self._metadata = replace(self._metadata, arrays=arrays)
+            self._do(lambda: self._delete(name))
+
+    def _delete(self, name: str) -> None:
+        arrays = dict(self._metadata.arrays)
+        # Not opened for this: what is damaged can be deleted, and replaced by mode="w".
+        result = self._arrays.get(name)
+        if result is not None:
+            result._refuse_loans("delete", pins=True)
+            del self._arrays[name]
+            result._detach()
+        self._removed.append(arrays.pop(name).file_id)
+        self._metadata = replace(self._metadata, arrays=arrays)
 
     def __contains__(self, name: object) -> bool:
-        with self._reading():
+        with self._turn():
+            self._admit()
             return name in self._metadata.arrays
 
     def __iter__(self) -> Iterator[str]:
-        with self._reading():
+        with self._turn():
+            self._admit()
             return iter(sorted(self._metadata.arrays))
 
     def __len__(self) -> int:
-        with self._reading():
+        with self._turn():
+            self._admit()
             return len(self._metadata.arrays)
 
     def __bool__(self) -> bool:
@@ -323,10 +351,11 @@ class Group:
         PoisonedError
             A barrier failed; the group can only be closed.
         """
-        with self._reading():
+        with self._turn():
+            self._admit()
             self._refuse_transaction("flush")
             if self._locked:
-                self._flush()
+                self._do(self._flush)
 
     def _flush(self) -> None:
         # Data before the metadata that count on them, metadata before the files they gave up;
@@ -368,30 +397,35 @@ class Group:
         """Flush, give up the lock and release memory; raise what could not be written.
 
         A transaction that is open is rolled back. The resources are released also when this
-        raises. Closing twice does nothing.
+        raises. Closing twice does nothing. An interrupt stops the wait, not the closing: the group
+        is closed all the same, and calling it again waits for that.
         """
-        with self._lock:
-            if self._closed:
-                return
-            try:
-                if self._transaction is not None:
-                    self._roll_back(self._transaction)
-                if self._cache.poison is not None:
-                    if self._cache.unreported is not None:
-                        raise self._cache.poison
-                elif self._locked:
-                    self._flush_for_good()
-            finally:
-                self._closed = True
-                _lifetime.end(self)
-                with ExitStack() as releases:  # every one of them, also when one of them raises
-                    releases.callback(self._backend.close)
-                    if self._snapshot is not None:
-                        releases.callback(self._snapshot.close)
-                    releases.callback(self._committer.close)
-                    for array in self._arrays.values():
-                        releases.callback(array._storage.close)
-                    releases.callback(self._cache.close)
+        with self._turn():
+            self._await_pending()
+            if not self._closed:
+                self._do(self._close)
+
+    def _close(self) -> None:
+        try:
+            if self._transaction is not None:
+                self._roll_back()
+            self._attend_to_all()
+            if self._cache.poison is not None:
+                if self._cache.unreported is not None:
+                    raise self._cache.poison
+            elif self._locked:
+                self._flush_for_good()
+        finally:
+            self._closed = True
+            _lifetime.end(self)
+            with ExitStack() as releases:  # every one of them, also when one of them raises
+                releases.callback(self._backend.close)
+                if self._snapshot is not None:
+                    releases.callback(self._snapshot.close)
+                releases.callback(self._committer.close)
+                for array in self._arrays.values():
+                    releases.callback(array._storage.close)
+                releases.callback(self._cache.close)
 
     def _flush_for_good(self) -> None:
         """Flush, with no later chance: an old failure is raised after what can be written is."""
@@ -454,35 +488,34 @@ class Group:
         """
         return Transaction(self, wait=self._wait if wait is None else wait)
 
-    def _begin(self, transaction: Transaction) -> None:
-        with self._reading():
-            if self._transaction is not None:
-                raise TransactionError(
-                    f"a transaction of {self.url} is open already; they do not nest"
-                )
-            if not self._backend.can_create:
-                raise TransactionError(
-                    f"{self.url} is a single .npy file, which has no journal: copy it into a "
-                    "directory to have transactions"
-                )
-            if not self._can_commit:
-                raise TransactionError(
-                    f"{self.url} is in a store that cannot change several objects in one step: use "
-                    "icechunk: there, or zarr: in a local directory"
-                )
-            for array in self._arrays.values():
-                array._refuse_loans("begin a transaction")
-            self._become_writer()
-            if self._changed:
-                self._flush()
-            if self._backend.has_journal:
-                try:
-                    self._cache.transaction = self._committer.begin()
-                except PoisonedError as error:
-                    self._cache.poison = error
-                    raise
-            transaction.take_snapshot()
-            self._transaction = transaction
+    def _begin(self, handle: Transaction) -> None:
+        if self._transaction is not None:
+            raise TransactionError(
+                f"a transaction of {self.url} is open already; they do not nest. If an interrupt "
+                "has left it open, call rollback() on the group"
+            )
+        if not self._backend.can_create:
+            raise TransactionError(
+                f"{self.url} is a single .npy file, which has no journal: copy it into a "
+                "directory to have transactions"
+            )
+        if not self._can_commit:
+            raise TransactionError(
+                f"{self.url} is in a store that cannot change several objects in one step: use "
+                "icechunk: there, or zarr: in a local directory"
+            )
+        for array in self._arrays.values():
+            array._refuse_loans("begin a transaction")
+        self._become_writer()
+        if self._changed:
+            self._flush()
+        if self._backend.has_journal:
+            try:
+                self._cache.transaction = self._committer.begin()
+            except PoisonedError as error:
+                self._cache.poison = error
+                raise
+        self._transaction = OpenTransaction(self, handle)
 
     @property
     def _can_commit(self) -> bool:
@@ -490,87 +523,116 @@ class Group:
         backend = self._backend
         return not isinstance(backend, ChunkBackend) or backend.has_journal or backend.commits
 
-    def _commit(self, transaction: Transaction, *, wait: bool) -> None:
-        with self._reading():
-            self._refuse_ended(transaction)
-            number = self._cache.transaction
-            commit: Commit | None = None
-            try:
-                for array in self._arrays.values():
-                    array._refuse_loans("commit")
-                marks: dict[CommittedStorage, int] = {}
-                for array in self._arrays.values():
-                    mark = array._storage.seal()
-                    if mark is not None and isinstance(array._storage, CommittedStorage):
-                        marks[array._storage] = mark
-                if number is not None:
-                    commit = Commit(
-                        number, self._metadata, marks, list(self._removed), waited_for=wait
-                    )
-                    self._cache.seal(commit)
-                    self._removed.clear()
-                    if wait:
-                        self._cache.wait_for(commit)
-                        if commit.error is not None:
-                            raise commit.error
-                elif isinstance(self._backend, ChunkBackend):
-                    self._flush()  # and the backend commits
-            except PoisonedError as error:
-                self._cache.poison = error
-                self._transaction = None
-                raise
-            except BaseException:
-                self._roll_back(transaction)
-                raise
-            self._transaction = None
-            transaction.release()
-
-    def _roll_back(self, transaction: Transaction) -> None:
-        with self._lock:
-            if self._closed or self._transaction is not transaction:
-                return  # closing has rolled it back, or a poisoned group has nothing to go back to
-            self._transaction = None
-            try:
-                self._cache.forget()
-                if self._cache.poison is not None:
-                    return  # a predecessor failed: what is there is for recovery to sort out
-                targets: dict[int, ImageTarget] = {
-                    storage.file_id: storage.region
-                    for storage in transaction.storages()
-                    if isinstance(storage, RegionStorage | PersistentStorage)
-                }
-                if isinstance(self._backend, ChunkBackend):
-                    if self._backend.commits:
-                        self._backend.roll_back()
-                    else:
-                        targets[STORE_ID] = self._backend.images()
-                self._committer.roll_back(targets.get)
-                transaction.restore()
-            except BaseException as error:
-                code = error.errno if isinstance(error, OSError) else None
-                poison = self._cache.poison = PoisonedError(
-                    code, f"rolling back failed ({error}): close the group and open it again"
-                )
-                raise poison from error
-
-    def _refuse_ended(self, transaction: Transaction) -> None:
-        if self._transaction is not transaction:
+    def _commit(self, handle: Transaction, *, wait: bool) -> None:
+        transaction = self._transaction
+        if transaction is None or not transaction.is_of(handle):
             raise TransactionError(f"this transaction of {self.url} has ended already")
+        number = self._cache.transaction
+        try:
+            for array in self._arrays.values():
+                array._refuse_loans("commit")
+            marks: dict[CommittedStorage, int] = {}
+            for array in self._arrays.values():
+                mark = array._storage.seal()
+                if mark is not None and isinstance(array._storage, CommittedStorage):
+                    marks[array._storage] = mark
+            if number is not None:
+                commit = Commit(number, self._metadata, marks, list(self._removed), waited_for=wait)
+                self._cache.seal(commit)
+                self._removed.clear()
+                if wait:
+                    commit.wait()
+                    if commit.error is not None:
+                        raise commit.error
+            elif isinstance(self._backend, ChunkBackend):
+                self._flush()  # and the backend commits
+        except PoisonedError as error:
+            self._cache.poison = error
+            self._transaction = None
+            raise
+        except BaseException:
+            self._roll_back()
+            raise
+        self._transaction = None
+        transaction.release()
+
+    def rollback(self) -> None:
+        """Take back the transaction that is open, which an interrupt has left without its block.
+
+        A transaction is rolled back by itself when its block raises, and when nobody has its
+        handle any more. An exception that is kept (``sys.last_value`` in a notebook) may keep the
+        handle of a block that it tore away before its end. Does nothing where none is open.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> group = pmarray.open_group("dram:")
+        >>> block = group.transaction().__enter__()
+        >>> group.attrs["step"] = 1
+        >>> group.rollback()
+        >>> dict(group.attrs)
+        {}
+        """
+        with self._turn():
+            self._admit()
+            if self._transaction is not None:
+                self._do(self._roll_back)
+
+    def _roll_back(self) -> None:
+        transaction, self._transaction = self._transaction, None
+        assert transaction is not None
+        try:
+            self._cache.forget()
+            if self._cache.poison is not None:
+                return  # a predecessor failed: what is there is for recovery to sort out
+            targets: dict[int, ImageTarget] = {
+                storage.file_id: storage.region
+                for storage in transaction.storages()
+                if isinstance(storage, RegionStorage | PersistentStorage)
+            }
+            if isinstance(self._backend, ChunkBackend):
+                if self._backend.commits:
+                    self._backend.roll_back()
+                else:
+                    targets[STORE_ID] = self._backend.images()
+            self._committer.roll_back(targets.get)
+            transaction.restore()
+        except BaseException as error:
+            code = error.errno if isinstance(error, OSError) else None
+            poison = self._cache.poison = PoisonedError(
+                code, f"rolling back failed ({error}): close the group and open it again"
+            )
+            raise poison from error
+
+    def _transaction_died(self, _: object) -> None:
+        """The handle of an open transaction is no more: an exception has torn it away."""
+        self._attend(self._roll_back_torn)
+
+    def _roll_back_torn(self) -> None:
+        if self._transaction is not None and self._transaction.torn:
+            self._roll_back()
 
     def _refuse_transaction(self, what: str) -> None:
         if self._transaction is not None:
-            raise TransactionError(f"cannot {what} inside a transaction: end it first")
+            raise TransactionError(
+                f"cannot {what} inside a transaction: end it first. If an interrupt has left it "
+                "open, call rollback() on the group"
+            )
 
     def refresh(self) -> None:
         """Move a reader on to the last commit; a handle that has written is always there.
 
         Arrays that were deleted meanwhile say so when they are used.
         """
-        with self._reading():
+        with self._turn():
+            self._admit()
             if not self._locked:
-                loaded = self._backend.load()
-                if loaded is not None:
-                    self._adopt(loaded)
+                self._do(self._refresh)
+
+    def _refresh(self) -> None:
+        loaded = self._backend.load()
+        if loaded is not None:
+            self._adopt(loaded)
 
     def discard(self) -> None:
         """Give up what was written since the last flush or commit, and go on from what is there.
@@ -583,19 +645,23 @@ class Group:
         TransactionError
             A transaction is open, or the backend has written already.
         """
-        with self._reading():
+        with self._turn():
+            self._admit()
             self._refuse_transaction("discard")
             if not (isinstance(self._backend, ChunkBackend) and self._backend.commits):
                 raise TransactionError(f"what was written to {self.url} cannot be taken back")
-            self._cache.forget()
-            self._removed.clear()
-            self._changed = False
-            if self._locked:
-                self._backend.roll_back()
-            loaded = self._backend.load()
-            if loaded is not None:
-                self._committer.saved = loaded
-                self._adopt(loaded)
+            self._do(lambda: self._discard(self._backend))
+
+    def _discard(self, backend: Any) -> None:
+        self._cache.forget()
+        self._removed.clear()
+        self._changed = False
+        if self._locked:
+            backend.roll_back()
+        loaded = backend.load()
+        if loaded is not None:
+            self._committer.saved = loaded
+            self._adopt(loaded)
 
     def history(self) -> list[HistoryEntry]:
         """Return the commits that can still be opened, latest first; of `icechunk:` only.
@@ -609,18 +675,21 @@ class Group:
         >>> [entry.message for entry in group.history()][:1]
         ['pmarray: flush']
         """
-        with self._reading():
-            return list(self._versions().history())
+        with self._turn():
+            self._admit()
+            return self._do(lambda: list(self._versions().history()))
 
     def create_tag(self, name: str) -> None:
         """Give the last commit a name for good, to open it by ``?tag=name``."""
-        with self._reading():
-            self._versions().create_tag(name)
+        with self._turn():
+            self._admit()
+            self._do(lambda: self._versions().create_tag(name))
 
     def create_branch(self, name: str) -> None:
         """Begin a branch at the last commit, to open it by ``?branch=name``."""
-        with self._reading():
-            self._versions().create_branch(name)
+        with self._turn():
+            self._admit()
+            self._do(lambda: self._versions().create_branch(name))
 
     def _versions(self) -> Versions:
         if not isinstance(self._backend, Versions):
@@ -654,24 +723,95 @@ class Group:
         return f"<Group {self.url} mode={self.mode!r} {state}>"
 
     # -- admission ------------------------------------------------------------------------------
+    #
+    # An operation says, in a frame of its own,
+    #
+    #     with group._turn():          # the lock: C, so that an exception cannot leave it held
+    #         group._admit()           # or _admit_writer(): raises where there may be none
+    #         ... group._do(work) ...  # what must not be torn
+    #
+    # On a thread that does such work for a caller, who has the lock, it says the same.
 
-    def _reading(self) -> _Turn:
-        """Hold the lock for one operation, if there may be any."""
-        return self._turn
+    def _turn(self) -> AbstractContextManager[Any]:
+        """Return the lock, to be entered at once."""
+        pending = self._pending
+        if pending is not None and pending.thread == threading.get_ident():
+            return _NO_LOCK  # the caller has it
+        if self._cache.on_loan:
+            self._cache.note_blocked()  # the one that has it may want memory of our loans
+        return self._lock
 
-    def _refuse(self) -> None:
+    def _admit(self) -> None:
+        """Refuse an operation where there can be none; called with the lock."""
+        if self._cache.on_loan:
+            self._cache.note_free()
+        if self._pending is not None:
+            self._await_pending()
         if self._closed:
             raise ClosedError(f"{self.url} is closed; open it again")
         if self._cache.poison is not None:
             raise self._cache.poison
+        if self._unattended or (self._transaction is not None and self._transaction.torn):
+            self._attend_to_torn()
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _admit_writer(self) -> None:
         """The same for an operation that changes something; becomes the group's one writer."""
-        with self._reading():
-            self._become_writer()
-            self._note_change()
-            yield
+        self._admit()
+        if not self._locked:
+            self._do(self._become_writer)
+        self._note_change()
+
+    def _admit_rollback(self, handle: Transaction) -> bool:
+        """Whether the transaction is still there to be rolled back."""
+        self._await_pending()
+        # Closing has rolled it back, or a poisoned group has nothing to go back to.
+        return (
+            not self._closed and self._transaction is not None and self._transaction.is_of(handle)
+        )
+
+    def _await_pending(self) -> None:
+        """Wait for what was begun for a caller that was torn away."""
+        while (pending := self._pending) is not None:
+            if pending.thread == threading.get_ident():
+                return  # it is what runs here
+            if pending.give_up():
+                self._pending = None
+            else:
+                self._cache.refuse_reentry()
+                pending.wait()
+
+    def _do(self, work: Callable[[], T]) -> T:
+        """Do what must not be torn, on a thread of ours; called with the lock, admitted."""
+        pending = self._pending
+        if pending is not None and pending.thread == threading.get_ident():
+            return work()
+        self._cache.refuse_reentry()
+        task = Task(work, self._over)
+        self._pending = task
+        if self._cache.on_loan:
+            self._cache.note_blocked()
+        task.start()
+        result = task.result()
+        if self._cache.on_loan:
+            self._cache.note_free()
+        return result
+
+    def _over(self) -> None:
+        self._pending = None
+
+    def _attend(self, work: Callable[[], None]) -> None:
+        """Have the next operation do something first; may be called from anywhere."""
+        self._unattended.append(work)
+
+    def _attend_to_torn(self) -> None:
+        pending = self._pending
+        if pending is None:
+            self._do(self._attend_to_all)
+
+    def _attend_to_all(self) -> None:
+        self._roll_back_torn()
+        while self._unattended:
+            self._unattended.popleft()()
 
     def _note_change(self) -> None:
         if self._transaction is None:
@@ -702,8 +842,9 @@ class Group:
 
     def _recover(self) -> int:
         """Become the writer, which recovers; return the number of the last commit."""
-        with self._reading():
-            self._become_writer()
+        with self._turn():
+            self._admit()
+            self._do(self._become_writer)
             return self._committer.saved.transaction
 
     def _open_for_recovery(self, metadata: GroupMetadata, file_id: int) -> ImageTarget | None:
@@ -796,25 +937,8 @@ class Group:
         """In a forked child: the handle is the parent's, and stays so."""
         self._closed = True
         self._lock = threading.RLock()  # another thread of the parent may have held it
+        self._pending = None
         self._backend.abandon()
 
 
-class _Turn:
-    """What `Group._reading` gives: reused, for a generator would cost as much as an item."""
-
-    def __init__(self, group: Group) -> None:
-        self._group = group
-
-    def __enter__(self) -> None:
-        group = self._group
-        if not group._lock.acquire(blocking=False):
-            with group._cache.waiting():  # the one that has it may want memory of our loans
-                group._lock.acquire()
-        try:
-            group._refuse()
-        except BaseException:
-            group._lock.release()
-            raise
-
-    def __exit__(self, *exception: object) -> None:
-        self._group._lock.release()
+_NO_LOCK = nullcontext()

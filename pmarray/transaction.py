@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from pmarray.array import PMArray
     from pmarray.group import Group
 
-__all__ = ["Transaction"]
+__all__ = ["OpenTransaction", "Transaction"]
 
 
 class Transaction:
@@ -22,6 +23,10 @@ class Transaction:
     Made by `Group.transaction` and `PMArray.transaction`. If the block raises, arrays, shapes and
     attributes are again what they were when it was entered. Operations of other threads during
     the block belong to it too.
+
+    An interrupt (Ctrl-C) in the block is an exception like any other. One that arrives while the
+    block ends decides nothing: the commit takes place or it does not, as if nobody had
+    interrupted, and the next operation on the group waits for the outcome.
 
     Examples
     --------
@@ -43,12 +48,20 @@ class Transaction:
         self._group = group
         self._wait = wait
         self._begun = False
+        # Both are set under the group's lock. Who has the lock, and finds a transaction that has
+        # not been entered, or is ending, knows that its thread was torn away.
+        self.entered = False
+        self.ending = False
 
     def __enter__(self) -> Self:
         if self._begun:
             raise TransactionError("this transaction has been used; call transaction() for another")
         self._begun = True
-        self._group._begin(self)
+        group = self._group
+        with group._turn():
+            group._admit()
+            group._do(lambda: group._begin(self))
+            self.entered = True
         return self
 
     def __exit__(
@@ -57,16 +70,26 @@ class Transaction:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self._group._commit(self, wait=self._wait)
-        else:
-            self._group._roll_back(self)
-
-    # -- the group's side -----------------------------------------------------------------------
-
-    def take_snapshot(self) -> None:
-        """Note where to go back to; called under the group's lock."""
         group = self._group
+        with group._turn():
+            if kind is None:
+                group._admit()
+                self.ending = True
+                group._do(lambda: group._commit(self, wait=self._wait))
+            elif group._admit_rollback(self):
+                self.ending = True
+                group._do(group._roll_back)
+
+
+class OpenTransaction:
+    """The group's side of a transaction: where to go back to.
+
+    Knows the handle of the block weakly: one that has died without an end was torn away.
+    """
+
+    def __init__(self, group: Group, handle: Transaction) -> None:
+        self._group = group
+        self._handle = weakref.ref(handle, group._transaction_died)
         self.metadata = group._metadata
         self._handles: dict[str, tuple[PMArray, ArrayMetadata, Storage]] = {
             name: (array, array._array, array._storage) for name, array in group._arrays.items()
@@ -76,6 +99,16 @@ class Transaction:
         """Storages of deleted and moved arrays; released when there is no way back to them."""
         for array in group._arrays.values():
             array._storage.begin()
+
+    def is_of(self, handle: Transaction) -> bool:
+        """Whether `handle` began it."""
+        return self._handle() is handle
+
+    @property
+    def torn(self) -> bool:
+        """Whether nobody will end it; asked under the group's lock, with no task pending."""
+        handle = self._handle()
+        return handle is None or not handle.entered or handle.ending
 
     def join(self, array: PMArray) -> None:
         """Note the same of an array that was there before, and is opened only now."""

@@ -159,7 +159,8 @@ class Matrix:
 
     @staticmethod
     def _read_stored(array: PMArray, index: tuple[slice, ...], buffer: _Buffer) -> AnyArray:
-        with array._reading():
+        with array._turn():
+            array._admit()
             view = array._storage.view()
             if view is not None:
                 return view.reshape(array.shape)[index]
@@ -175,7 +176,8 @@ class Matrix:
         if not isinstance(self.array, PMArray):
             return
         index = self._index(tile)
-        with self.array._reading():
+        with self.array._turn():
+            self.array._admit()
             layout = self.array._storage.layout
             region = getattr(self.array._storage, "region", None)
             if region is None:
@@ -198,13 +200,18 @@ class Matrix:
         if not isinstance(self.array, PMArray):
             yield
             return
-        token = object()
-        with self.array._reading():
+        token = _Hold()  # the array knows it weakly: it goes with this frame
+        with self.array._turn():
+            self.array._admit()
             self.array._pins.add(token)
         try:
             yield
         finally:
             self.array._pins.discard(token)
+
+
+class _Hold:
+    """What keeps an array from shrinking."""
 
 
 def tiles(matrix: Matrix, size: tuple[int, int], *, along: int | None = None) -> list[Tile]:

@@ -234,9 +234,9 @@ def test_data_are_written_directly(
     """Past the page cache, as the kernel sees the descriptor that was written to."""
     with pmarray.open(scratch / "g", shape, "float32", layout=layout, chunks=chunks) as array:
         line = np.ones([n for n in shape if n], "float32") if len(shape) > 1 else np.ones(5000)
+        calls.log.clear()
         for _ in range(5):
             array.append(line)
-        calls.log.clear()
         array.flush()
         data = [args for name, args in calls.log if name == "pwritev" and args[2] >= 4096]
         assert data

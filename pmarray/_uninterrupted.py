@@ -1,0 +1,156 @@
+"""Work that an exception in the caller's thread cannot tear.
+
+A KeyboardInterrupt, or any exception that another thread or a signal handler raises in this one,
+may arrive after every call that the caller makes. So what has to be done as a whole is done on a
+thread of our own, which nobody aims at, while the caller waits on a lock. Only the wait can be
+torn: the work goes on, and whoever comes next waits for it (`Group._admit`).
+
+1. A task is run by whoever *claims* it first. One that was torn away before it reached a thread
+   can be claimed by the next caller, and then never runs.
+2. The caller waits on a raw lock. `threading.Condition`, `Event` and `Thread.start` are Python: an
+   exception inside of them leaves their locks held.
+3. The task runs in the caller's context (`contextvars`), so that `numpy.errstate` counts there.
+
+Threads are kept for the next task, and end with the process.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextvars
+import os
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar, cast
+
+from pmarray.errors import ReentrantCallError
+
+__all__ = ["Task", "caller", "start_thread", "uninterrupted"]
+
+T = TypeVar("T")
+
+
+def start_thread(run: Callable[..., object], *args: object) -> None:
+    """Start a thread, in one step: `threading.Thread.start` waits in a Condition."""
+    _thread.start_new_thread(run, args)
+
+
+_callers: dict[int, int] = {}
+"""By thread of ours, the thread for which it runs a task."""
+
+
+def caller() -> int:
+    """Return the thread that wants what this one does: itself, unless it runs a task."""
+    me = _thread.get_ident()
+    return _callers.get(me, me)
+
+
+class Task(Generic[T]):
+    """A call that is made once, on a thread of our own.
+
+    Parameters
+    ----------
+    work
+        What is called.
+    finish
+        Called on the same thread when `work` is over, before anybody is told.
+    """
+
+    def __init__(self, work: Callable[[], T], finish: Callable[[], object] = lambda: None) -> None:
+        self._work: Callable[[], T] | None = work
+        self._finish: Callable[[], object] = finish
+        self._context = contextvars.copy_context()
+        self._claim = _thread.allocate_lock()
+        self._done = _thread.allocate_lock()
+        self._done.acquire()
+        self._value: Any = None
+        self.error: BaseException | None = None
+        """What it raised, once it is over."""
+        self.caller = caller()
+        """The thread that waits for it."""
+        self.thread: int | None = None
+        """The one that runs it."""
+
+    def give_up(self) -> bool:
+        """Claim a task that has not begun, so that it never does."""
+        if not self.claim():
+            return False
+        # Its caller may still be there, and wait: a frame below the signal handler that does this.
+        self.error = ReentrantCallError(
+            "a signal handler used the group in the middle of this operation, which was given up: "
+            "raise an exception in the handler, and use the group after it"
+        )
+        self._done.release()
+        return True
+
+    def claim(self) -> bool:
+        """Take the task for good; False where somebody has it already."""
+        return self._claim.acquire(blocking=False)
+
+    def start(self) -> None:
+        """Hand the task to a thread."""
+        try:
+            inbox = _idle.pop()
+        except IndexError:
+            inbox = SimpleQueue()
+            inbox.put(self)
+            start_thread(_serve, inbox)
+        else:
+            inbox.put(self)
+
+    @property
+    def over(self) -> bool:
+        """Whether the outcome is there."""
+        return not self._done.locked()
+
+    def wait(self) -> None:
+        """Return when a task that somebody runs, or will, is over."""
+        with self._done:
+            pass
+
+    def result(self) -> T:
+        """Wait, and return or raise what came of it."""
+        self.wait()
+        if self.error is not None:
+            raise self.error
+        return cast(T, self._value)
+
+    def run(self) -> None:
+        """Do the work, unless somebody else has claimed it."""
+        if not self.claim():
+            return
+        assert self._work is not None
+        self.thread = _thread.get_ident()
+        _callers[self.thread] = self.caller
+        try:
+            self._value = self._context.run(self._work)
+        except BaseException as error:
+            self.error = error  # whatever it is belongs to the caller
+        del _callers[self.thread]
+        self.thread = None
+        self._work = None  # what it refers to may be large
+        self._finish()
+        self._done.release()
+
+
+def uninterrupted(work: Callable[[], T]) -> T:
+    """Return what `work` returns; an exception that arrives meanwhile tears only the wait."""
+    if _thread.get_ident() in _callers:
+        return work()
+    task = Task(work)
+    task.start()
+    return task.result()
+
+
+_idle: list[SimpleQueue[Task[Any]]] = []
+"""The inboxes of threads that have nothing to do."""
+
+
+def _serve(inbox: SimpleQueue[Task[Any]]) -> None:
+    while True:
+        inbox.get().run()  # without a name: what it refers to must not live until the next one
+        _idle.append(inbox)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # the threads are the parent's
