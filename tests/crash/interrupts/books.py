@@ -13,7 +13,8 @@ import pmarray
 
 __all__ = ["held_locks", "left_open", "library_threads"]
 
-_THREADS = ("pmarray", "swag")
+_THREADS = ("pmarray-writer", "pmarray-close", "swag")
+"""How the names begin of those that end with the group; a pool of the process stays."""
 
 
 def _locks(group: pmarray.Group) -> Iterator[tuple[str, Any]]:
