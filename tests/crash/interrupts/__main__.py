@@ -20,7 +20,7 @@ from tests.crash.interrupts.campaign import (
     run_one,
 )
 from tests.crash.interrupts.places import PLACES
-from tests.crash.interrupts.scenarios import SCENARIOS
+from tests.crash.interrupts.scenarios import NAMES
 from tests.crash.interrupts.trial import MODES, Trial
 
 __all__ = ["main"]
@@ -33,7 +33,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--trials", type=int, default=20, help="of each kind, a round")
     parser.add_argument("--rounds", type=int, default=0, help="how many; 0 for what there is time")
-    parser.add_argument("--scenario", choices=SCENARIOS, action="append")
+    parser.add_argument("--scenario", choices=NAMES, action="append")
     parser.add_argument("--backend", choices=PLACES, action="append")
     parser.add_argument("--mode", choices=MODES, action="append")
     parser.add_argument("--trial", type=Trial.parse, help="try this one again")
@@ -41,12 +41,12 @@ def main() -> int:
     arguments = parser.parse_args()
     report = Report()
     if arguments.trial:
-        preload([arguments.trial.place])
+        preload([arguments.trial.place], [arguments.trial.scenario])
         for outcome in run_one(arguments.trial):
             report.add(outcome)
             print(describe(outcome) or f"{outcome.trial}: nothing wrong")
         return 1 if report.violations else 0
-    preload(arguments.backend)
+    preload(arguments.backend, arguments.scenario)
     began = time.monotonic()
     until = began + 60 * arguments.minutes
     seed, rounds = arguments.seed, 0

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pmarray
 from pmarray.errors import ClosedError, PoisonedError, TransactionError
@@ -20,7 +20,7 @@ from tests.crash.interrupts.contents import Contents
 from tests.crash.interrupts.injected import Injected, where
 from tests.crash.interrupts.scenarios import Scenario, Stage
 
-__all__ = ["Aftermath", "Violation", "kind_of", "leaks"]
+__all__ = ["Aftermath", "Violation", "kind_of", "leaks", "locks_held"]
 
 PATIENCE_SECONDS = 1.0
 """After which it is asked whether a lock is held."""
@@ -36,7 +36,7 @@ class Violation:
     detail: str
 
 
-class _Stopped(Exception):
+class _StopError(Exception):
     """There is no use in looking further."""
 
 
@@ -55,103 +55,94 @@ class Aftermath:
 
     def __init__(self, stage: Stage, scenario: Scenario, before: Contents, returned: bool) -> None:
         self.violations: list[Violation] = []
-        self._stage = stage
-        self._scenario = scenario
-        self._returned = returned
+        self.stage = stage
+        self.scenario = scenario
+        self.returned = returned
         self._states = scenario.states(before)
 
     def check(self) -> list[Violation]:
         """Look at everything, or as far as one can get."""
         try:
-            if self._scenario.closes:
-                self._check_closed()
-            else:
-                self._check_handle()
-                self._check_reopened()
-        except _Stopped:
+            self.scenario.examine(self)
+        except _StopError:
             pass
         return self.violations
 
-    def _note(self, kind: str, detail: str) -> None:
+    def note(self, kind: str, detail: str) -> None:
+        """Note a violation."""
         self.violations.append(Violation(kind, detail))
 
     # -- the handle -----------------------------------------------------------------------------
 
-    def _check_handle(self) -> None:
-        stage, scenario = self._stage, self._scenario
+    def check_group(self) -> None:
+        """A handle that is open, the group it is one of, and the group once it is closed."""
+        stage, scenario = self.stage, self.scenario
         if stage.group is None:
-            self._try("open", stage.open)
+            self.attempt("open", stage.open)
         group = stage.opened()
-        self._in_another_thread("another thread reads", lambda: _look(group))
-        found: Contents = self._try("read", lambda: Contents.of(group))
+        self.in_another_thread("another thread reads", lambda: _look(group))
+        found: Contents = self.attempt("read", lambda: Contents.of(group))
         for kind, detail in left_open(group):
-            self._note(kind, detail)
-        if self._returned:
+            self.note(kind, detail)
+        if self.returned:
             wrong = scenario.objection(stage)
             if wrong:
-                self._note("wrong result", wrong)
+                self.note("wrong result", wrong)
         self._judge("the handle", found)
         if scenario.is_transaction and not scenario.is_dirty and stage.place.has_readers:
             self._judge("a reader before the flush", self._read(), durable=False)
         # Whatever is there, it must be writable, and reach the medium.
-        self._try("set an attribute", lambda: group.attrs.update(probe=1))
-        self._in_another_thread("another thread writes", lambda: group.attrs.update(probe=2))
-        self._try("write an item", lambda: _write_item(group))
-        self._try("flush", group.flush)
-        found = self._try("read", lambda: Contents.of(group))
+        self.attempt("set an attribute", lambda: group.attrs.update(probe=1))
+        self.in_another_thread("another thread writes", lambda: group.attrs.update(probe=2))
+        self.attempt("write an item", lambda: _write_item(group))
+        self.attempt("flush", group.flush)
+        found = self.attempt("read", lambda: Contents.of(group))
         if stage.place.has_readers:
             self._compare("after the flush", found)
-        self._try("close", stage.close)
-        self._final = found
+        self.attempt("close", stage.close)
+        if stage.place.has_readers:
+            self._compare("after closing", found)
+            self.check_medium()
 
-    def _check_reopened(self) -> None:
-        if not self._stage.place.has_readers:
-            return
-        self._compare("after closing", self._final)
-        self._verify()
-        self._write_again()
-
-    def _check_closed(self) -> None:
-        stage = self._stage
+    def check_closed(self) -> None:
+        """A handle that has been closed, or can be."""
+        stage = self.stage
         group = stage.opened()
-        self._in_another_thread("another thread closes", group.close)
-        self._try("close again", group.close)
+        self.in_another_thread("another thread closes", group.close)
+        self.attempt("close again", group.close)
         if not group.closed:
-            self._note("not closed", "after close() has returned")
+            self.note("not closed", "after close() has returned")
         stage.group = None
         if stage.place.has_readers:
-            self._judge("a reader after closing", self._read(), durable=True)
-            self._verify()
-            self._write_again()
+            self._judge("a reader after closing", self._read())
+            self.check_medium()
 
     # -- the medium -----------------------------------------------------------------------------
 
     def _read(self) -> Contents:
         def read() -> Contents:
-            with pmarray.open_group(self._stage.url, mode="r") as reader:
+            with pmarray.open_group(self.stage.url, mode="r") as reader:
                 return Contents.of(reader)
 
-        result: Contents = self._try("open a reader", read)
+        result: Contents = self.attempt("open a reader", read)
         return result
 
     def _compare(self, when: str, found: Contents) -> None:
         difference = found.difference(self._read())
         if difference:
-            self._note("differs", f"{when} the handle and a reader: {difference}")
+            self.note("differs", f"{when} the handle and a reader: {difference}")
 
-    def _verify(self) -> None:
-        findings = self._try("verify", lambda: pmarray.verify(self._stage.url))
+    def check_medium(self) -> None:
+        """There is nothing to complain of, and the next writer can have it."""
+        findings = self.attempt("verify", lambda: pmarray.verify(self.stage.url))
         for finding in findings:
-            self._note("damaged" if finding.damaged else "left over", str(finding))
-
-    def _write_again(self) -> None:
-        """The lock has been given up."""
+            self.note("damaged" if finding.damaged else "left over", str(finding))
 
         def write() -> None:
             until = time.monotonic() + _ENDING_SECONDS
             while True:
                 try:
-                    with pmarray.open_group(self._stage.url, mode="r+") as group:
+                    with pmarray.open_group(self.stage.url, mode="r+") as group:
                         group.attrs["again"] = 1
                     return
                 except pmarray.errors.GroupLockedError:
@@ -159,27 +150,28 @@ class Aftermath:
                         raise
                     time.sleep(0.01)
 
-        self._try("write after closing", write)
+        self.attempt("write after closing", write)
 
     # -- how ------------------------------------------------------------------------------------
 
     def _judge(self, who: str, found: Contents, *, durable: bool = True) -> None:
         states = self._states
-        if self._returned and durable:
+        if self.returned and durable:
             difference = states[-1].difference(found)
             if difference:
-                self._note("lost", f"it returned; {who}: {difference}")
+                self.note("lost", f"it returned; {who}: {difference}")
             return
         if any(state.difference(found) is None for state in states):
             return
-        if self._scenario.by_item and found.is_between(states[0], states[-1]):
+        if self.scenario.by_item and found.is_between(states[0], states[-1]):
             return
-        self._note(
+        self.note(
             "torn",
             f"{who}: before, {states[0].difference(found)}; after, {states[-1].difference(found)}",
         )
 
-    def _try(self, step: str, call: Callable[[], Any]) -> Any:
+    def attempt(self, step: str, call: Callable[[], Any]) -> Any:
+        """Do what must be possible, and stop looking if it is not."""
         try:
             try:
                 return call()
@@ -189,15 +181,20 @@ class Aftermath:
                 self._roll_back(error)
                 return call()
         except BaseException as error:
-            self._note(kind_of(error), f"{step}: {_told(error)}")
-            raise _Stopped from None
+            self.fail(step, error)
+
+    def fail(self, step: str, error: BaseException) -> NoReturn:
+        """Note that this should have been possible, and stop looking."""
+        self.note(kind_of(error), f"{step}: {_told(error)}")
+        raise _StopError from None
 
     def _roll_back(self, error: TransactionError) -> None:
         """Do as the error says."""
-        group: Any = self._stage.opened()
+        group: Any = self.stage.opened()
         group.rollback()
 
-    def _in_another_thread(self, step: str, call: Callable[[], Any]) -> None:
+    def in_another_thread(self, step: str, call: Callable[[], Any]) -> None:
+        """The same in another thread, which must come to an end."""
         errors: list[BaseException] = []
 
         def run() -> None:
@@ -215,21 +212,22 @@ class Aftermath:
             frame = sys._current_frames().get(thread.ident or 0)
             names = self._held()
             kind = "lock held" if names else "hang"
-            self._note(kind, f"{step} at {where(frame)}; held: {', '.join(names) or 'none'}")
-            raise _Stopped
+            self.note(kind, f"{step} at {where(frame)}; held: {', '.join(names) or 'none'}")
+            raise _StopError
         if errors and not (isinstance(errors[0], TransactionError) and "roll" in str(errors[0])):
-            self._note(kind_of(errors[0]), f"{step}: {_told(errors[0])}")
-            raise _Stopped
+            self.fail(step, errors[0])
 
     def _held(self) -> list[str]:
-        """The locks that a new thread cannot have."""
-        names: list[str] = []
-        group = self._stage.group
-        if group is not None:
-            thread = threading.Thread(target=lambda: names.extend(held_locks(group)), daemon=True)
-            thread.start()
-            thread.join()
-        return names
+        return locks_held(self.stage.group) if self.stage.group is not None else []
+
+
+def locks_held(group: pmarray.Group) -> list[str]:
+    """The locks that a new thread cannot have."""
+    names: list[str] = []
+    thread = threading.Thread(target=lambda: names.extend(held_locks(group)), daemon=True)
+    thread.start()
+    thread.join()
+    return names
 
 
 def _look(group: pmarray.Group) -> None:

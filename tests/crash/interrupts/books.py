@@ -39,9 +39,11 @@ def left_open(group: pmarray.Group) -> list[tuple[str, str]]:
     for name, array in list(group._arrays.items()):
         if array._loans:
             found.append(("loan open", f"{len(array._loans)} loans of {name}"))
-    for chunk in list(group._cache._chunks.values()):
-        if chunk.pins:
-            found.append(("pinned", f"chunk {chunk.index}, by {chunk.pins}"))
+    found += [
+        ("pinned", f"chunk {chunk.index}, by {chunk.pins}")
+        for chunk in list(group._cache._chunks.values())
+        if chunk.pins
+    ]
     if group._transaction is not None:
         found.append(("transaction open", "after an operation that should have ended it"))
     return found

@@ -22,7 +22,7 @@ from typing import IO, Any
 from tests.crash.interrupts.aftermath import Violation
 from tests.crash.interrupts.injected import Delivery
 from tests.crash.interrupts.places import PLACES
-from tests.crash.interrupts.scenarios import SCENARIOS
+from tests.crash.interrupts.scenarios import NAMES, find
 from tests.crash.interrupts.trial import (
     MODES,
     Outcome,
@@ -69,7 +69,7 @@ class Report:
         """Count one."""
         trial = outcome.trial
         self.trials += 1
-        self.delivered[trial.mode, trial.scenario, trial.place] += len(outcome.deliveries)
+        self.delivered[trial.mode, trial.scenario, trial.place] += outcome.delivered
         self.twice += len(outcome.deliveries) > 1
         self.returned += outcome.returned
         for violation in outcome.violations[:1]:
@@ -92,8 +92,8 @@ class Report:
         for (kind, _), count in self.violations.items():
             kinds[kind] += count
         lines = [
-            f"{self.trials} trials, {by_mode.total()} exceptions delivered, twice in "
-            f"{self.twice} trials; the operation returned in {self.returned}",
+            f"{self.trials} trials, {by_mode.total()} exceptions delivered, twice in {self.twice} "
+            f"trials; the operation returned in {self.returned}\n"
             f"by mode: {_counts(by_mode)}",
             f"by scenario: {_counts(by_scenario)}",
             f"by place: {_counts(by_place)}",
@@ -125,12 +125,14 @@ def lots(
     modes: list[str] | None = None,
 ) -> Iterator[Lot]:
     """All that there are, in turn."""
-    for name in scenarios or SCENARIOS:
+    for name in scenarios or NAMES:
         for place in places or PLACES:
-            if SCENARIOS[name].needs_readers and not PLACES[place].has_readers:
+            scenario = find(name)
+            if scenario.needs_readers and not PLACES[place].has_readers:
                 continue
             for mode in modes or MODES:
-                yield Lot(name, place, mode)
+                if mode != "storm" or scenario.repeats:
+                    yield Lot(name, place, mode)
 
 
 def _choose(lot: Lot, size: Any, seed: int) -> Trial:
@@ -143,6 +145,8 @@ def _choose(lot: Lot, size: Any, seed: int) -> Trial:
         else:
             first = rng.randint(1, max(total, 1))
         second = 1 + int(rng.expovariate(1 / _MEAN_POINTS_BETWEEN)) if again else 0
+    elif lot.mode == "storm":
+        first, second = size + size // 5, 0
     else:
         first = rng.randint(1, size + size // 5)
         second = 1 + int(rng.expovariate(4 / size)) if again else 0
@@ -155,13 +159,13 @@ _SIZES: dict[Lot, Any] = {}
 
 def _work(lot: Lot, seeds: range, until: float, out: IO[str]) -> None:
     """In the child: try, and tell; stop at the first violation, which may have left anything."""
+    if lot.mode == "threads":
+        sys.setswitchinterval(1e-5)
     with PLACES[lot.place].surroundings():
         size = _SIZES.get(lot)
         if size is None:
             for _ in range(2):  # the first time, modules are loaded and caches filled
-                size = (count_points if lot.mode == "points" else measure)(
-                    lot.scenario, lot.place
-                )
+                size = (count_points if lot.mode == "points" else measure)(lot.scenario, lot.place)
             _tell(out, {"size": size})
         for seed in seeds:
             if time.monotonic() > until:
@@ -179,6 +183,7 @@ def _tried(trial: Trial, out: IO[str]) -> bool:
         {
             "end": str(trial),
             "deliveries": [asdict(delivery) for delivery in outcome.deliveries],
+            "delivered": outcome.delivered,
             "returned": outcome.returned,
             "error": outcome.error,
             "violations": [asdict(violation) for violation in outcome.violations],
@@ -196,8 +201,10 @@ def _tell(out: IO[str], what: Any) -> None:
 _dump: Any = None
 
 
-def preload(places: list[str] | None = None) -> None:
+def preload(places: list[str] | None = None, scenarios: list[str] | None = None) -> None:
     """Load in the parent what every child needs, and begin nothing there."""
+    for name in scenarios or NAMES:
+        find(name)
     schemes = {PLACES[name].scheme for name in places or PLACES}
     for scheme, module in (("zarr", "zarr"), ("icechunk", "icechunk")):
         if scheme in schemes:
@@ -256,6 +263,7 @@ def _outcomes(messages: Iterator[dict[str, Any]], lot: Lot) -> Iterator[Outcome]
                 [Delivery(**one) for one in message["deliveries"]],
                 message["returned"],
                 message["error"],
+                message["delivered"],
                 [Violation(**one) for one in message["violations"]],
             )
             trial = None
@@ -287,9 +295,7 @@ def run_one(trial: Trial) -> Iterator[Outcome]:
     def work(out: IO[str]) -> None:
         with PLACES[trial.place].surroundings():
             for _ in range(2):  # as in a campaign, so that the points are the same
-                (count_points if trial.mode == "points" else measure)(
-                    trial.scenario, trial.place
-                )
+                (count_points if trial.mode == "points" else measure)(trial.scenario, trial.place)
             _tell(out, {"begin": str(trial)})
             _tried(trial, out)
 
@@ -304,8 +310,3 @@ def describe(outcome: Outcome) -> str:
         f"{outcome.trial}: {violation.kind}: {violation.detail} (raised at {at}; {how})"
         for violation in outcome.violations
     )
-
-
-def main_hint() -> str:
-    """How to try one again."""
-    return f"{sys.executable} -m tests.crash.interrupts --trial TRIAL"

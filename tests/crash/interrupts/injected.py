@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-__all__ = ["EXCEPTIONS", "PROGRAMS", "Alarm", "Delivery", "Handler", "Injected", "in_library",
+__all__ = ["EXCEPTIONS", "PROGRAMS", "AlarmError", "Delivery", "Handler", "Injected", "in_library",
            "is_inside", "where"]  # fmt: skip
 
 RIG = str(Path(__file__).parent) + "/"
@@ -40,11 +40,11 @@ class Exit(Injected, SystemExit):
     """A handler of SIGTERM that ends the program."""
 
 
-class Alarm(Injected, Exception):
+class AlarmError(Injected, Exception):
     """A handler that puts an end to what takes too long; ``except Exception`` catches it."""
 
 
-EXCEPTIONS: dict[str, type[Injected]] = {"interrupt": Interrupt, "exit": Exit, "alarm": Alarm}
+EXCEPTIONS: dict[str, type[Injected]] = {"interrupt": Interrupt, "exit": Exit, "alarm": AlarmError}
 
 
 @dataclass(frozen=True, slots=True)

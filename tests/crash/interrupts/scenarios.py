@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,10 @@ import pmarray
 from tests.crash.interrupts.contents import Contents
 from tests.crash.interrupts.places import Place
 
-__all__ = ["SCENARIOS", "Scenario", "Stage"]
+if TYPE_CHECKING:
+    from tests.crash.interrupts.aftermath import Aftermath
+
+__all__ = ["NAMES", "SCENARIOS", "GivenUpError", "Scenario", "Stage", "find"]
 
 ROWS = 1000
 COLUMNS = 6
@@ -68,8 +71,8 @@ class Scenario:
     """Whether something was written before that nobody has flushed."""
     needs_readers = False
     """Whether it makes no sense where there is nothing but this handle."""
-    closes = False
-    """Whether the group is closed when it returns."""
+    repeats = False
+    """Whether doing it again changes nothing more."""
 
     def prepare(self, stage: Stage) -> None:
         """Make the group, which is open afterwards, and everything in it durable."""
@@ -96,6 +99,10 @@ class Scenario:
         """What is wrong with a result, where it returned one."""
         return None
 
+    def examine(self, look: Aftermath) -> None:
+        """Look at what it has left."""
+        look.check_group()
+
 
 def _column(before: Contents, index: Any, value: Any) -> NDArray[Any]:
     x = before.arrays["x"].copy()
@@ -106,6 +113,8 @@ def _column(before: Contents, index: Any, value: Any) -> NDArray[Any]:
 class ItemWrite(Scenario):
     """One item."""
 
+    repeats = True
+
     def operate(self, stage: Stage) -> None:
         stage["x"][3, 2] = 7
 
@@ -115,6 +124,8 @@ class ItemWrite(Scenario):
 
 class ItemRead(Scenario):
     """One item, of a chunk that is not in memory."""
+
+    repeats = True
 
     def prepare_more(self, stage: Stage) -> None:
         stage.close()
@@ -131,6 +142,7 @@ class ItemRead(Scenario):
 class SliceWrite(Scenario):
     """Several columns, of another dtype than the array has."""
 
+    repeats = True
     by_item = True
 
     def operate(self, stage: Stage) -> None:
@@ -143,6 +155,7 @@ class SliceWrite(Scenario):
 class RowWrite(Scenario):
     """A piece of every column, scattered."""
 
+    repeats = True
     by_item = True
 
     def operate(self, stage: Stage) -> None:
@@ -223,6 +236,8 @@ class Delete(Scenario):
 
 class Attributes(Scenario):
     """Two attributes in one step."""
+
+    repeats = True
 
     def operate(self, stage: Stage) -> None:
         stage.opened().attrs.update(v=2, w=[1, 2])
@@ -305,6 +320,7 @@ class Replacing(Scenario):
 class Empty(Scenario):
     """A transaction of nothing."""
 
+    repeats = True
     is_transaction = True
 
     def operate(self, stage: Stage) -> None:
@@ -312,13 +328,14 @@ class Empty(Scenario):
             pass
 
 
-class GivenUp(Exception):
+class GivenUpError(Exception):
     """The program changes its mind."""
 
 
 class RollBack(Scenario):
     """A transaction that the program ends by an exception."""
 
+    repeats = True
     is_transaction = True
 
     def operate(self, stage: Stage) -> None:
@@ -327,8 +344,8 @@ class RollBack(Scenario):
             with group.transaction():
                 _change(group, 9)
                 group.create("z", (3, 3))
-                raise GivenUp
-        except GivenUp:
+                raise GivenUpError
+        except GivenUpError:
             pass
 
 
@@ -361,6 +378,8 @@ def _dirty(stage: Stage) -> None:
 class Flush(Scenario):
     """What was written is made durable."""
 
+    repeats = True
+
     def prepare_more(self, stage: Stage) -> None:
         _dirty(stage)
 
@@ -371,13 +390,14 @@ class Flush(Scenario):
 class Close(Scenario):
     """What was written is made durable, for good."""
 
-    closes = True
-
     def prepare_more(self, stage: Stage) -> None:
         _dirty(stage)
 
     def operate(self, stage: Stage) -> None:
         stage.opened().close()
+
+    def examine(self, look: Aftermath) -> None:
+        look.check_closed()
 
 
 class CloseBehind(Close):
@@ -427,6 +447,8 @@ class With(Scenario):
 class Read(Scenario):
     """Some columns, of chunks that are not in memory."""
 
+    repeats = True
+
     def prepare_more(self, stage: Stage) -> None:
         if stage.place.has_readers:
             stage.close()
@@ -445,6 +467,8 @@ class Read(Scenario):
 class Reduce(Scenario):
     """Streamed computations."""
 
+    repeats = True
+
     def operate(self, stage: Stage) -> None:
         x = stage["x"]
         stage.kept["result"] = [float(np.sum(x)), (x @ np.ones(COLUMNS)).sum(), np.mean(x)]
@@ -457,6 +481,7 @@ class Reduce(Scenario):
 class Writing(Scenario):
     """A column is filled where it is."""
 
+    repeats = True
     by_item = True
 
     def operate(self, stage: Stage) -> None:
@@ -504,3 +529,18 @@ SCENARIOS: dict[str, Scenario] = {
     "writing": Writing(),
     "appending": Appending(),
 }
+_COLLECTING = (
+    "collect", "collect-ring", "collect-diagonal", "collect-flush", "collect-close",
+    "collect-failing",
+)  # fmt: skip
+NAMES = (*SCENARIOS, *_COLLECTING)
+"""Of all scenarios, also those that need PyTorch, which takes seconds to load."""
+
+
+def find(name: str) -> Scenario:
+    """Return the scenario of a name."""
+    if name in _COLLECTING:
+        from tests.crash.interrupts.collection import COLLECTION
+
+        return COLLECTION[name]
+    return SCENARIOS[name]

@@ -8,25 +8,30 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import pmarray
-from tests.crash.interrupts.aftermath import Aftermath, Violation, kind_of, leaks
+from tests.crash.interrupts.aftermath import Aftermath, Violation, kind_of, leaks, locks_held
+from tests.crash.interrupts.books import left_open
+from tests.crash.interrupts.company import Company
 from tests.crash.interrupts.contents import Contents
 from tests.crash.interrupts.injected import EXCEPTIONS, Delivery, Injected
 from tests.crash.interrupts.places import PLACES, slow_barriers
 from tests.crash.interrupts.points import Points
-from tests.crash.interrupts.scenarios import SCENARIOS, Scenario, Stage
+from tests.crash.interrupts.scenarios import Scenario, Stage, find
 from tests.crash.interrupts.threads import Threads
 from tests.crash.interrupts.timers import Timers
 from tests.persistent import MEMORY
 
 __all__ = ["MODES", "Outcome", "Trial", "count_points", "measure", "run_trial"]
 
-MODES = ("points", "timers", "threads")
+MODES = ("points", "timers", "threads", "storm")
+STORM = 100
+"""How many times an operation is interrupted in a storm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class Trial:
     scenario: str
     place: str
     mode: str
-    """points, timers or threads."""
+    """points, timers, threads; or storm, of timers one after the other."""
     first: int
     """The number of the point, or how many microseconds after the beginning."""
     second: int
@@ -45,9 +50,7 @@ class Trial:
     """Decides what is raised, and how long barriers take."""
 
     def __str__(self) -> str:
-        return (
-            f"{self.scenario}:{self.place}:{self.mode}:{self.first}:{self.second}:{self.seed}"
-        )
+        return f"{self.scenario}:{self.place}:{self.mode}:{self.first}:{self.second}:{self.seed}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -64,7 +67,13 @@ class Outcome:
     deliveries: list[Delivery] = field(default_factory=list)
     returned: bool = False
     error: str = ""
+    delivered: int = 0
     violations: list[Violation] = field(default_factory=list)
+
+    def count(self, deliveries: list[Delivery]) -> None:
+        """Count exceptions that were raised, and keep the last ones."""
+        self.delivered += len(deliveries)
+        self.deliveries = deliveries or self.deliveries
 
 
 class _Run:
@@ -89,7 +98,8 @@ class _Run:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _attempt(delivery: Any, operate: Any, outcome: Outcome) -> None:
+def _attempt(delivery: Any, operate: Callable[[], None], outcome: Outcome) -> None:
+    outcome.returned = False
     try:
         delivery.arm()
         operate()
@@ -98,15 +108,21 @@ def _attempt(delivery: Any, operate: Any, outcome: Outcome) -> None:
         delivery.disarm()
 
 
-def _interrupt(delivery: Any, operate: Any, outcome: Outcome) -> None:
-    """Run it, and keep nothing of the exception that it ends with."""
+def _interrupt(
+    delivery: Any, operate: Callable[[], None], outcome: Outcome
+) -> BaseException | None:
+    """Run it; return what it raised, which keeps alive what it was raised in."""
+    raised: BaseException | None = None
     try:
         _attempt(delivery, operate, outcome)
     except BaseException as error:
         outcome.error = f"{type(error).__name__}: {error}"
         if not isinstance(error, Injected):
             outcome.violations.append(Violation(_another(error), outcome.error))
+        raised = error
     delivery.disarm()
+    outcome.count(delivery.deliveries)
+    return raised
 
 
 def _another(error: BaseException) -> str:
@@ -114,35 +130,72 @@ def _another(error: BaseException) -> str:
     return "another error" if kind == "unusable" else kind
 
 
-def _delivery(trial: Trial, rng: random.Random) -> Any:
-    kinds = [EXCEPTIONS[rng.choice(["interrupt", "interrupt", "exit", "alarm"])] for _ in range(2)]
-    if trial.mode == "points":
-        return Points(trial.first, trial.second, kinds)
-    kind = Timers if trial.mode == "timers" else Threads
-    return kind(trial.first, trial.second, kinds[: 2 if trial.second else 1])
+def _kinds(rng: random.Random, count: int) -> list[type[Injected]]:
+    return [EXCEPTIONS[rng.choice(["interrupt", "interrupt", "exit", "alarm"])]] * count
+
+
+def _operate(trial: Trial, run: _Run, outcome: Outcome) -> BaseException | None:
+    rng = random.Random(trial.seed)
+
+    def operate() -> None:
+        run.scenario.operate(run.stage)
+
+    if trial.mode == "storm":
+        _storm(trial, rng, run, operate, outcome)
+        return None
+    kinds = _kinds(rng, 2 if trial.second else 1)
+    if trial.mode == "threads":
+        threads = Threads(trial.first, trial.second, kinds)
+        threads.run(operate, outcome)
+        outcome.count(threads.deliveries)
+        return None
+    kind = Points if trial.mode == "points" else Timers
+    return _interrupt(kind(trial.first, trial.second, kinds), operate, outcome)
+
+
+def _storm(
+    trial: Trial, rng: random.Random, run: _Run, operate: Callable[[], None], outcome: Outcome
+) -> None:
+    """Interrupt it again and again, with a quick look after each."""
+    group = run.stage.opened()
+    for _ in range(STORM):
+        second = rng.randint(1, trial.first) if rng.random() < 0.3 else 0
+        timers = Timers(rng.randint(1, trial.first), second, _kinds(rng, 2))
+        _interrupt(timers, operate, outcome)
+        outcome.violations += [Violation(kind, detail) for kind, detail in left_open(group)]
+        if not outcome.violations:
+            outcome.violations += [Violation("lock held", name) for name in locks_held(group)]
+        if outcome.violations:
+            return
 
 
 def run_trial(trial: Trial) -> Outcome:
     """Do it; in a process that can be thrown away."""
-    rng = random.Random(trial.seed)
-    scenario = SCENARIOS[trial.scenario]
     outcome = Outcome(trial)
     unraisable: list[str] = []
     sys.unraisablehook = lambda raised: _note_unraisable(raised, unraisable)
     threading.excepthook = lambda raised: _note_unraisable(raised, unraisable)
-    run = _Run(scenario, trial.place)
+    run = _Run(find(trial.scenario), trial.place)
     before = run.before()
-    delivery = _delivery(trial, rng)
+    company: Company | None = None
+    if trial.seed % 3 == 0 and trial.mode != "points" and run.stage.group is not None:
+        company = Company(run.stage.group)
     with ExitStack() as surroundings:
-        if trial.seed % 4 == 0 or trial.mode != "points":
+        if trial.mode != "points" or trial.seed % 4 == 0:
             surroundings.enter_context(slow_barriers())
-        if trial.mode == "threads":
-            delivery.run(lambda: scenario.operate(run.stage), outcome)
-        else:
-            _interrupt(delivery, lambda: scenario.operate(run.stage), outcome)
-    outcome.deliveries = delivery.deliveries
-    outcome.violations += Aftermath(run.stage, scenario, before, outcome.returned).check()
+        if company is not None:
+            company.begin()
+        raised = _operate(trial, run, outcome)
+    if trial.seed % 5:
+        raised = None  # and what it was raised in goes
+    alone = company is None or company.end()
+    if not outcome.violations or trial.mode != "storm":
+        look = Aftermath(run.stage, run.scenario, before, outcome.returned)
+        outcome.violations += look.check()
+    if not alone:
+        outcome.violations.append(Violation("hang", "of a thread that reads meanwhile"))
     outcome.violations += [Violation("unraisable", text) for text in unraisable]
+    del raised, company
     run.stage.group = None
     if not outcome.violations:
         run.stage.kept.clear()
@@ -159,7 +212,7 @@ def _note_unraisable(raised: Any, found: list[str]) -> None:
 
 def count_points(scenario: str, place: str) -> tuple[int, list[int]]:
     """How many points an operation has, and which of them stand in the library itself."""
-    run = _Run(SCENARIOS[scenario], place)
+    run = _Run(find(scenario), place)
     points = Points(0, 0, [])
     points.arm()
     try:
@@ -173,7 +226,7 @@ def count_points(scenario: str, place: str) -> tuple[int, list[int]]:
 
 def measure(scenario: str, place: str) -> int:
     """How long an operation takes, in microseconds, with barriers that are slow."""
-    run = _Run(SCENARIOS[scenario], place)
+    run = _Run(find(scenario), place)
     with slow_barriers():
         began = time.perf_counter()
         run.scenario.operate(run.stage)
