@@ -91,9 +91,10 @@ class Report:
         kinds: Counter[str] = Counter()
         for (kind, _), count in self.violations.items():
             kinds[kind] += count
+        twice = f"twice in {self.twice} trials"
         lines = [
-            f"{self.trials} trials, {by_mode.total()} exceptions delivered, twice in {self.twice} "
-            f"trials; the operation returned in {self.returned}\n"
+            f"{self.trials} trials, {by_mode.total()} exceptions delivered, {twice}",
+            f"in {self.returned} the operation returned",
             f"by mode: {_counts(by_mode)}",
             f"by scenario: {_counts(by_scenario)}",
             f"by place: {_counts(by_place)}",

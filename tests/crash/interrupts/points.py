@@ -101,7 +101,7 @@ class Points:
         calling, self._calling = self._calling, None
         # Where a counted call has led straight here, both have this one look.
         if (calling is None or calling is not frame.f_back) and self._is_due(frame):
-            fuse = self._lit()
+            _fuse = self._lit()
         return self._step
 
     def _step(self, frame: FrameType, event: str, argument: Any) -> Any:
@@ -115,7 +115,7 @@ class Points:
             self._calling = None
             if operation in _LOOKING:
                 if self._is_due(frame):
-                    fuse = self._lit()
+                    _fuse = self._lit()
                 elif operation in _CALLS:
                     self._calling = frame
         elif event == "return":
@@ -125,7 +125,7 @@ class Points:
             if back is not None and back.f_trace is not None:
                 text = self._code.get(back.f_code)
                 if text is not None and text[back.f_lasti] in _CALLS and self._is_due(back):
-                    fuse = self._lit()
+                    _fuse = self._lit()
         return self._step
 
     def _is_due(self, frame: FrameType) -> bool:

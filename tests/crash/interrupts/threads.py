@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from tests.crash.interrupts.injected import Delivery, Injected, is_inside, where
 
@@ -32,25 +31,23 @@ class Threads:
         self.deliveries: list[Delivery] = []
         self._delays = [first, second] if second else [first]
         self._exceptions = exceptions
-        self._running = threading.Lock()
-        self._ended = False
+        self.raised: BaseException | None = None
+        """What the operation has raised."""
 
-    def run(self, operate: Callable[[], None], outcome: Any) -> None:
-        """Run it in a thread of its own, until it has ended."""
-        began = threading.Event()
+    def run(self, operate: Callable[[], None]) -> bool:
+        """Run it in a thread of its own; say whether it has returned."""
+        began, ended = threading.Event(), threading.Event()
+        returned = []
 
         def target() -> None:
             try:
                 began.set()
                 operate()
-                outcome.returned = True
-            except Injected as error:
-                outcome.error = type(error).__name__
+                returned.append(True)
             except BaseException as error:
-                outcome.error = f"{type(error).__name__}: {error}"
-                outcome.other = error
+                self.raised = error
             finally:
-                self._ended = True
+                ended.set()
 
         thread = threading.Thread(target=target, name="interrupted", daemon=True)
         thread.start()
@@ -59,9 +56,10 @@ class Threads:
         for delay, exception in zip(self._delays, self._exceptions, strict=True):
             time.sleep(delay / 1e6)
             frame = sys._current_frames().get(thread.ident)
-            if self._ended or not is_inside(frame):
+            if ended.is_set() or not is_inside(frame):
                 break
             self.deliveries.append(where(frame))
             del frame
             _raise_in(thread.ident, exception)
         thread.join()
+        return bool(returned)

@@ -116,18 +116,21 @@ def _interrupt(
     try:
         _attempt(delivery, operate, outcome)
     except BaseException as error:
-        outcome.error = f"{type(error).__name__}: {error}"
-        if not isinstance(error, Injected):
-            outcome.violations.append(Violation(_another(error), outcome.error))
         raised = error
     delivery.disarm()
+    _note_raised(raised, outcome)
     outcome.count(delivery.deliveries)
     return raised
 
 
-def _another(error: BaseException) -> str:
-    kind = kind_of(error)
-    return "another error" if kind == "unusable" else kind
+def _note_raised(error: BaseException | None, outcome: Outcome) -> None:
+    if error is None:
+        return
+    outcome.error = f"{type(error).__name__}: {error}"
+    if not isinstance(error, Injected):
+        kind = kind_of(error)
+        kind = "another error" if kind == "unusable" else kind
+        outcome.violations.append(Violation(kind, outcome.error))
 
 
 def _kinds(rng: random.Random, count: int) -> list[type[Injected]]:
@@ -146,9 +149,10 @@ def _operate(trial: Trial, run: _Run, outcome: Outcome) -> BaseException | None:
     kinds = _kinds(rng, 2 if trial.second else 1)
     if trial.mode == "threads":
         threads = Threads(trial.first, trial.second, kinds)
-        threads.run(operate, outcome)
+        outcome.returned = threads.run(operate)
+        _note_raised(threads.raised, outcome)
         outcome.count(threads.deliveries)
-        return None
+        return threads.raised
     kind = Points if trial.mode == "points" else Timers
     return _interrupt(kind(trial.first, trial.second, kinds), operate, outcome)
 
