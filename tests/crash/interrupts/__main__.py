@@ -19,6 +19,7 @@ from tests.crash.interrupts.campaign import (
     run_lot,
     run_one,
 )
+from tests.crash.interrupts.mutation import MUTATIONS
 from tests.crash.interrupts.places import PLACES
 from tests.crash.interrupts.scenarios import NAMES
 from tests.crash.interrupts.trial import MODES, Trial
@@ -37,12 +38,13 @@ def main() -> int:
     parser.add_argument("--backend", choices=PLACES, action="append")
     parser.add_argument("--mode", choices=MODES, action="append")
     parser.add_argument("--trial", type=Trial.parse, help="try this one again")
+    parser.add_argument("--without", choices=MUTATIONS, help="leave out what must be noticed")
     parser.add_argument("--quiet", action="store_true", help="print the summary only")
     arguments = parser.parse_args()
     report = Report()
     if arguments.trial:
         preload([arguments.trial.place], [arguments.trial.scenario])
-        for outcome in run_one(arguments.trial):
+        for outcome in run_one(arguments.trial, arguments.without):
             report.add(outcome)
             print(describe(outcome) or f"{outcome.trial}: nothing wrong")
         return 1 if report.violations else 0
@@ -51,7 +53,7 @@ def main() -> int:
     until = began + 60 * arguments.minutes
     seed, rounds = arguments.seed, 0
     while time.monotonic() < until and (rounds < arguments.rounds or not arguments.rounds):
-        for lot in lots(arguments.scenario, arguments.backend, arguments.mode):
+        for lot in lots(arguments.scenario, arguments.backend, arguments.mode, arguments.without):
             for outcome in run_lot(lot, range(seed, seed + arguments.trials), until):
                 report.add(outcome)
                 if outcome.violations and not arguments.quiet:

@@ -77,6 +77,9 @@ class Aftermath:
     def check_group(self) -> None:
         """A handle that is open, the group it is one of, and the group once it is closed."""
         stage, scenario = self.stage, self.scenario
+        commits = scenario.is_transaction and stage.place.has_readers
+        if commits and scenario.is_durable and self.returned:
+            self._judge("a reader at once", self._read())
         if stage.group is None:
             self.attempt("open", stage.open)
         group = stage.opened()
@@ -89,8 +92,8 @@ class Aftermath:
             if wrong:
                 self.note("wrong result", wrong)
         self._judge("the handle", found)
-        if scenario.is_transaction and not scenario.is_dirty and stage.place.has_readers:
-            self._judge("a reader before the flush", self._read(), durable=False)
+        if commits and not scenario.is_dirty:
+            self._judge("a reader before the flush", self._read(), durable=scenario.is_durable)
         # Whatever is there, it must be writable, and reach the medium.
         self.attempt("set an attribute", lambda: group.attrs.update(probe=1))
         self.in_another_thread("another thread writes", lambda: group.attrs.update(probe=2))

@@ -16,11 +16,13 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
 from tests.crash.interrupts.aftermath import Violation
 from tests.crash.interrupts.injected import Delivery
+from tests.crash.interrupts.mutation import without
 from tests.crash.interrupts.places import PLACES
 from tests.crash.interrupts.scenarios import NAMES, find
 from tests.crash.interrupts.trial import (
@@ -48,6 +50,20 @@ class Lot:
     scenario: str
     place: str
     mode: str
+    mutation: str | None = None
+    """What the library does without, to see whether it is noticed."""
+
+    @contextmanager
+    def surroundings(self) -> Iterator[None]:
+        """What there must be around them."""
+        if self.mode == "threads":
+            sys.setswitchinterval(1e-5)  # one has to stop for the other to raise anything in it
+        with PLACES[self.place].surroundings(), without(self.mutation):
+            yield
+
+    def size(self) -> Any:
+        """How many points the operation has, or how many microseconds it takes."""
+        return (count_points if self.mode == "points" else measure)(self.scenario, self.place)
 
 
 @dataclass
@@ -124,6 +140,7 @@ def lots(
     scenarios: list[str] | None = None,
     places: list[str] | None = None,
     modes: list[str] | None = None,
+    mutation: str | None = None,
 ) -> Iterator[Lot]:
     """All that there are, in turn."""
     for name in scenarios or NAMES:
@@ -133,7 +150,7 @@ def lots(
                 continue
             for mode in modes or MODES:
                 if mode != "storm" or scenario.repeats:
-                    yield Lot(name, place, mode)
+                    yield Lot(name, place, mode, mutation)
 
 
 def _choose(lot: Lot, size: Any, seed: int) -> Trial:
@@ -160,13 +177,11 @@ _SIZES: dict[Lot, Any] = {}
 
 def _work(lot: Lot, seeds: range, until: float, out: IO[str]) -> None:
     """In the child: try, and tell; stop at the first violation, which may have left anything."""
-    if lot.mode == "threads":
-        sys.setswitchinterval(1e-5)
-    with PLACES[lot.place].surroundings():
+    with lot.surroundings():
         size = _SIZES.get(lot)
         if size is None:
-            for _ in range(2):  # the first time, modules are loaded and caches filled
-                size = (count_points if lot.mode == "points" else measure)(lot.scenario, lot.place)
+            lot.size()  # the first time, modules are loaded and caches filled
+            size = lot.size()
             _tell(out, {"size": size})
         for seed in seeds:
             if time.monotonic() > until:
@@ -289,14 +304,14 @@ def run_lot(lot: Lot, seeds: range, until: float = float("inf")) -> Iterator[Out
             return
 
 
-def run_one(trial: Trial) -> Iterator[Outcome]:
+def run_one(trial: Trial, mutation: str | None = None) -> Iterator[Outcome]:
     """Try one again."""
-    lot = Lot(trial.scenario, trial.place, trial.mode)
+    lot = Lot(trial.scenario, trial.place, trial.mode, mutation)
 
     def work(out: IO[str]) -> None:
-        with PLACES[trial.place].surroundings():
+        with lot.surroundings():
             for _ in range(2):  # as in a campaign, so that the points are the same
-                (count_points if trial.mode == "points" else measure)(trial.scenario, trial.place)
+                lot.size()
             _tell(out, {"begin": str(trial)})
             _tried(trial, out)
 

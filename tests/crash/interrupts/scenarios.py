@@ -67,6 +67,8 @@ class Scenario:
     """Whether part of it may have taken place: each item is the old one or the new one."""
     is_transaction = False
     """Whether only commits change anything."""
+    is_durable = True
+    """Whether a commit that has returned is."""
     is_dirty = False
     """Whether something was written before that nobody has flushed."""
     needs_readers = False
@@ -285,6 +287,7 @@ class Pipelined(Scenario):
     """Transactions that are not waited for."""
 
     is_transaction = True
+    is_durable = False
 
     def operate(self, stage: Stage) -> None:
         group = stage.opened()

@@ -33,6 +33,8 @@ class Threads:
         self._exceptions = exceptions
         self.raised: BaseException | None = None
         """What the operation has raised."""
+        # Until the end of the trial nobody else gets its identity, by which locks know their owner.
+        self._dismissed = threading.Event()
 
     def run(self, operate: Callable[[], None]) -> bool:
         """Run it in a thread of its own; say whether it has returned."""
@@ -48,6 +50,7 @@ class Threads:
                 self.raised = error
             finally:
                 ended.set()
+            self._dismissed.wait()
 
         thread = threading.Thread(target=target, name="interrupted", daemon=True)
         thread.start()
@@ -61,5 +64,10 @@ class Threads:
             self.deliveries.append(where(frame))
             del frame
             _raise_in(thread.ident, exception)
-        thread.join()
+        while thread.is_alive() and not ended.wait(0.1):
+            pass
         return bool(returned)
+
+    def dismiss(self) -> None:
+        """Let the thread go."""
+        self._dismissed.set()

@@ -137,7 +137,9 @@ def _kinds(rng: random.Random, count: int) -> list[type[Injected]]:
     return [EXCEPTIONS[rng.choice(["interrupt", "interrupt", "exit", "alarm"])]] * count
 
 
-def _operate(trial: Trial, run: _Run, outcome: Outcome) -> BaseException | None:
+def _operate(
+    trial: Trial, run: _Run, outcome: Outcome, afterwards: ExitStack
+) -> BaseException | None:
     rng = random.Random(trial.seed)
 
     def operate() -> None:
@@ -149,10 +151,12 @@ def _operate(trial: Trial, run: _Run, outcome: Outcome) -> BaseException | None:
     kinds = _kinds(rng, 2 if trial.second else 1)
     if trial.mode == "threads":
         threads = Threads(trial.first, trial.second, kinds)
+        afterwards.callback(threads.dismiss)
         outcome.returned = threads.run(operate)
         _note_raised(threads.raised, outcome)
         outcome.count(threads.deliveries)
-        return threads.raised
+        raised, threads.raised = threads.raised, None
+        return raised
     kind = Points if trial.mode == "points" else Timers
     return _interrupt(kind(trial.first, trial.second, kinds), operate, outcome)
 
@@ -184,12 +188,13 @@ def run_trial(trial: Trial) -> Outcome:
     company: Company | None = None
     if trial.seed % 3 == 0 and trial.mode != "points" and run.stage.group is not None:
         company = Company(run.stage.group)
+    afterwards = ExitStack()
     with ExitStack() as surroundings:
         if trial.mode != "points" or trial.seed % 4 == 0:
             surroundings.enter_context(slow_barriers())
         if company is not None:
             company.begin()
-        raised = _operate(trial, run, outcome)
+        raised = _operate(trial, run, outcome, afterwards)
     if trial.seed % 5:
         raised = None  # and what it was raised in goes
     alone = company is None or company.end()
@@ -200,6 +205,7 @@ def run_trial(trial: Trial) -> Outcome:
         outcome.violations.append(Violation("hang", "of a thread that reads meanwhile"))
     outcome.violations += [Violation("unraisable", text) for text in unraisable]
     del raised, company
+    afterwards.close()
     run.stage.group = None
     if not outcome.violations:
         run.stage.kept.clear()
