@@ -1,0 +1,54 @@
+"""A look into the library's own books: locks, pins, loans, open transactions.
+
+The one module here that knows how the library keeps them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pmarray
+
+__all__ = ["held_locks", "left_open", "library_threads"]
+
+_THREADS = ("pmarray-writer", "pmarray-close", "swag")
+"""How the names begin of those that end with the group; a pool of the process stays."""
+
+
+def _locks(group: pmarray.Group) -> Iterator[tuple[str, Any]]:
+    yield "the group's lock", group._lock
+    yield "the cache's lock", group._cache.lock
+
+
+def held_locks(group: pmarray.Group) -> list[str]:
+    """Which locks another thread than this one cannot have; called from the one that has none."""
+    held = []
+    for name, lock in _locks(group):
+        if lock.acquire(timeout=0.5):
+            lock.release()
+        else:
+            held.append(name)
+    return held
+
+
+def left_open(group: pmarray.Group) -> list[tuple[str, str]]:
+    """What an operation that has ended should have ended as well: a kind, and what it is."""
+    found = []
+    for name, array in list(group._arrays.items()):
+        if array._loans:
+            found.append(("loan open", f"{len(array._loans)} loans of {name}"))
+    found += [
+        ("pinned", f"chunk {chunk.index}, by {chunk.pins}")
+        for chunk in list(group._cache._chunks.values())
+        if chunk.pins
+    ]
+    if group._transaction is not None:
+        found.append(("transaction open", "after an operation that should have ended it"))
+    return found
+
+
+def library_threads() -> list[str]:
+    """The library's own threads that run."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(_THREADS)]

@@ -1,0 +1,37 @@
+"""What the library must not do without: left out, so that the rig has to notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pmarray import _cache
+
+__all__ = ["MUTATIONS", "without"]
+
+
+def _nothing(*arguments: Any, **options: Any) -> None:
+    """Instead of what should have been done."""
+
+
+# Each names a function of the library and what stands in for it.
+MUTATIONS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+    # A caller seals a transaction, and waits until the writer thread has applied its outcome.
+    "wait": (_cache.ChunkCache, "wait_for", _nothing),
+}
+
+
+@contextmanager
+def without(name: str | None) -> Iterator[None]:
+    """Leave one of them out; nothing for None."""
+    if name is None:
+        yield
+        return
+    owner, attribute, instead = MUTATIONS[name]
+    real = getattr(owner, attribute)
+    setattr(owner, attribute, instead)
+    try:
+        yield
+    finally:
+        setattr(owner, attribute, real)
