@@ -20,11 +20,12 @@ import numpy as np
 from pmarray._open import _cache_bytes, _open_group
 from pmarray._progress import Progress, reporting
 from pmarray._stream import ArraySource, Source, stream
+from pmarray._uninterrupted import go_on, uninterrupted
 from pmarray._url import DEFAULT_NAME, URL
 from pmarray.array import PMArray
 from pmarray.errors import ArrayExistsError, GroupExistsError, ReadOnlyError, URLError
 from pmarray.group import Group
-from pmarray.layout import parse_layout
+from pmarray.layout import Order, parse_layout
 
 __all__ = [
     "Task",
@@ -84,8 +85,8 @@ def copy(
         or a quarter of the free memory, whichever is less; not less than 128 KiB are taken. Where
         the layout changes, the runs that are read and written grow with the square root of it.
     progress
-        True draws a bar on the terminal; a function is called with the bytes that are done and
-        the bytes there are.
+        True draws a bar on the terminal; a function is called, on a thread of the library's, with
+        the bytes that are done and the bytes there are.
     **options
         How a chunk store stores the copy: see `Group.create`.
 
@@ -116,6 +117,20 @@ def copy(
     to = _parse_destination(dst)
     name = to.name or DEFAULT_NAME
     budget = _Budget.of(_cache_bytes(cache))
+    uninterrupted(lambda: _copy(src, to, name, mode, order, chunks, budget, progress, options))
+
+
+def _copy(
+    src: str | os.PathLike[str] | PMArray,
+    to: URL,
+    name: str,
+    mode: str,
+    order: Order | None,
+    chunks: str | int | tuple[int, ...],
+    budget: _Budget,
+    progress: bool | Progress,
+    options: Mapping[str, Any],
+) -> None:
     with _array_of(src, to, budget) as source:
         refuse_itself(source, to, name)
         task = Task(
@@ -187,6 +202,18 @@ def copy_group(
     if to.name is not None:
         raise URLError(f"{dst!r} names an array, and a group is copied: leave out '#{to.name}'")
     budget = _Budget.of(_cache_bytes(cache))
+    uninterrupted(lambda: _copy_group(src, to, mode, order, budget, progress, options))
+
+
+def _copy_group(
+    src: str | os.PathLike[str] | Group,
+    to: URL,
+    mode: str,
+    order: Order | None,
+    budget: _Budget,
+    progress: bool | Progress,
+    options: Mapping[str, Any],
+) -> None:
     with _group_of(src, budget) as source:
         if same_place(source, to):
             raise URLError(f"{source.url} is the source itself: give another URL")
@@ -247,6 +274,7 @@ def fill(
         target = create(group, task, chunks, options)
         for step in stream(task.source, target, nbytes):
             done += step
+            go_on()  # or give up, where the caller was interrupted
             report(done, total)
         made.append(target)
     return made

@@ -10,6 +10,8 @@ torn: the work goes on, and whoever comes next waits for it (`Group._admit`).
 2. The caller waits on a raw lock. `threading.Condition`, `Event` and `Thread.start` are Python: an
    exception inside of them leaves their locks held.
 3. The task runs in the caller's context (`contextvars`), so that `numpy.errstate` counts there.
+4. A task whose caller was torn away is *abandoned*. Long ones look whether they are (`go_on`), and
+   give up, as they would after any error. `await_abandoned` waits until all of them are over.
 
 Threads are kept for the next task, and end with the process.
 """
@@ -25,7 +27,15 @@ from typing import Any, Generic, TypeVar, cast
 
 from pmarray.errors import ReentrantCallError
 
-__all__ = ["Task", "caller", "start_thread", "uninterrupted"]
+__all__ = [
+    "AbandonedError",
+    "Task",
+    "await_abandoned",
+    "caller",
+    "go_on",
+    "start_thread",
+    "uninterrupted",
+]
 
 T = TypeVar("T")
 
@@ -35,14 +45,15 @@ def start_thread(run: Callable[..., object], *args: object) -> None:
     _thread.start_new_thread(run, args)
 
 
-_callers: dict[int, int] = {}
-"""By thread of ours, the thread for which it runs a task."""
+_running: dict[int, Task[Any]] = {}
+"""By thread of ours, the task that it runs."""
 
 
 def caller() -> int:
     """Return the thread that wants what this one does: itself, unless it runs a task."""
     me = _thread.get_ident()
-    return _callers.get(me, me)
+    task = _running.get(me)
+    return me if task is None else task.caller
 
 
 class Task(Generic[T]):
@@ -64,6 +75,8 @@ class Task(Generic[T]):
         self._done = _thread.allocate_lock()
         self._done.acquire()
         self._value: Any = None
+        self.abandoned = False
+        """Whether nobody waits for the outcome any more."""
         self.error: BaseException | None = None
         """What it raised, once it is over."""
         self.caller = caller()
@@ -109,11 +122,21 @@ class Task(Generic[T]):
             pass
 
     def result(self) -> T:
-        """Wait, and return or raise what came of it."""
-        self.wait()
+        """Return or raise what came of a task that is over."""
         if self.error is not None:
             raise self.error
         return cast(T, self._value)
+
+    def run_for_caller(self) -> T:
+        """Hand the task to a thread, wait, and return or raise what came of it."""
+        try:
+            self.start()
+            self.wait()
+        except BaseException:
+            self.abandoned = True
+            self._value = None  # which this exception would keep alive
+            raise
+        return self.result()
 
     def run(self) -> None:
         """Do the work, unless somebody else has claimed it."""
@@ -121,25 +144,54 @@ class Task(Generic[T]):
             return
         assert self._work is not None
         self.thread = _thread.get_ident()
-        _callers[self.thread] = self.caller
+        _running[self.thread] = self
         try:
             self._value = self._context.run(self._work)
         except BaseException as error:
             self.error = error  # whatever it is belongs to the caller
-        del _callers[self.thread]
-        self.thread = None
         self._work = None  # what it refers to may be large
+        if self.abandoned:
+            self._value = None
+        del _running[self.thread]
+        self.thread = None
         self._finish()
         self._done.release()
 
 
+class AbandonedError(BaseException):
+    """Nobody wants what a task does; like KeyboardInterrupt, it is no `Exception`."""
+
+
+def go_on() -> None:
+    """Raise `AbandonedError` in a task whose caller was torn away; for long ones to ask."""
+    task = _running.get(_thread.get_ident())
+    if task is not None and task.abandoned:
+        raise AbandonedError
+
+
+def await_abandoned() -> bool:
+    """Wait until all abandoned tasks are over; return whether there were any."""
+    me = _thread.get_ident()
+    abandoned = [task for thread, task in list(_running.items()) if thread != me and task.abandoned]
+    for task in abandoned:
+        task.wait()
+    return bool(abandoned)
+
+
 def uninterrupted(work: Callable[[], T]) -> T:
-    """Return what `work` returns; an exception that arrives meanwhile tears only the wait."""
-    if _thread.get_ident() in _callers:
+    """Return what `work` returns; an exception that arrives meanwhile tears only the wait.
+
+    It is raised when the work is over, or has given up (`go_on`). A second one is raised at once.
+    """
+    if _thread.get_ident() in _running:
         return work()
     task = Task(work)
-    task.start()
-    return task.result()
+    try:
+        return task.run_for_caller()
+    except BaseException:
+        if task.abandoned and not task.give_up():
+            task.wait()
+        raise
 
 
 _idle: list[SimpleQueue[Task[Any]]] = []

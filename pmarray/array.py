@@ -25,6 +25,7 @@ from pmarray._masks import is_large_mask, read_masked, write_masked
 from pmarray._metadata import ArrayMetadata
 from pmarray._sizes import format_bytes
 from pmarray._storage import Storage
+from pmarray._uninterrupted import go_on
 from pmarray.errors import (
     ArrayNotFoundError,
     LayoutError,
@@ -752,6 +753,7 @@ class PMArray(Arithmetic, Interop):
                 target._fill_selection(select((), shape))
             kept = tuple(min(old, new) for old, new in zip(self.shape, shape, strict=True))
             for index in _blocks(kept, self.itemsize, self.layout):
+                go_on()  # or give up, where the caller was interrupted
                 selection = select(index, self.shape)
                 block = self._read(selection)
                 target._write(select(index, shape), block)

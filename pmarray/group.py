@@ -28,7 +28,7 @@ from pmarray._region import RegionStorage
 from pmarray._snapshot import Snapshot
 from pmarray._storage import Storage
 from pmarray._storage_maker import StorageMaker
-from pmarray._uninterrupted import Task
+from pmarray._uninterrupted import Task, await_abandoned
 from pmarray._url import URL, check_name
 from pmarray.array import PMArray
 from pmarray.attributes import Attributes
@@ -39,6 +39,7 @@ from pmarray.errors import (
     ClosedError,
     DamagedError,
     ForeignDataError,
+    GroupLockedError,
     LayoutError,
     PoisonedError,
     ReadOnlyError,
@@ -790,8 +791,7 @@ class Group:
         self._pending = task
         if self._cache.on_loan:
             self._cache.note_blocked()
-        task.start()
-        result = task.result()
+        result = task.run_for_caller()
         if self._cache.on_loan:
             self._cache.note_free()
         return result
@@ -811,7 +811,8 @@ class Group:
     def _attend_to_all(self) -> None:
         self._roll_back_torn()
         while self._unattended:
-            self._unattended.popleft()()
+            self._unattended[0]()
+            self._unattended.popleft()
 
     def _note_change(self) -> None:
         if self._transaction is None:
@@ -822,7 +823,12 @@ class Group:
             raise ReadOnlyError(f"{self.url} is open with mode='r'; use 'r+' or 'a' to write")
         if self._locked:
             return
-        self._backend.lock()
+        try:
+            self._backend.lock()
+        except GroupLockedError:
+            if not await_abandoned():
+                raise
+            self._backend.lock()  # a handle that an interrupt has left behind has closed
         try:
             loaded = self._backend.load()
             if loaded is not None:

@@ -48,20 +48,21 @@ class Transaction:
         self._group = group
         self._wait = wait
         self._begun = False
-        # Both are set under the group's lock. Who has the lock, and finds a transaction that has
-        # not been entered, or is ending, knows that its thread was torn away.
-        self.entered = False
-        self.ending = False
+        self.torn = False
+        """Whether an exception has torn it away at its beginning or end: see `OpenTransaction`."""
 
     def __enter__(self) -> Self:
         if self._begun:
             raise TransactionError("this transaction has been used; call transaction() for another")
         self._begun = True
         group = self._group
-        with group._turn():
-            group._admit()
-            group._do(lambda: group._begin(self))
-            self.entered = True
+        try:
+            with group._turn():
+                group._admit()
+                group._do(lambda: group._begin(self))
+        except BaseException:
+            self.torn = True
+            raise
         return self
 
     def __exit__(
@@ -71,20 +72,23 @@ class Transaction:
         traceback: TracebackType | None,
     ) -> None:
         group = self._group
-        with group._turn():
-            if kind is None:
-                group._admit()
-                self.ending = True
-                group._do(lambda: group._commit(self, wait=self._wait))
-            elif group._admit_rollback(self):
-                self.ending = True
-                group._do(group._roll_back)
+        try:
+            with group._turn():
+                if kind is None:
+                    group._admit()
+                    group._do(lambda: group._commit(self, wait=self._wait))
+                elif group._admit_rollback(self):
+                    group._do(group._roll_back)
+        except BaseException:
+            self.torn = True
+            raise
 
 
 class OpenTransaction:
     """The group's side of a transaction: where to go back to.
 
-    Knows the handle of the block weakly: one that has died without an end was torn away.
+    Knows the handle of the block weakly: one that has died without an end was torn away, and the
+    next operation rolls it back.
     """
 
     def __init__(self, group: Group, handle: Transaction) -> None:
@@ -108,7 +112,7 @@ class OpenTransaction:
     def torn(self) -> bool:
         """Whether nobody will end it; asked under the group's lock, with no task pending."""
         handle = self._handle()
-        return handle is None or not handle.entered or handle.ending
+        return handle is None or handle.torn
 
     def join(self, array: PMArray) -> None:
         """Note the same of an array that was there before, and is opened only now."""

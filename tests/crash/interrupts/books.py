@@ -34,7 +34,12 @@ def held_locks(group: pmarray.Group) -> list[str]:
 
 
 def left_open(group: pmarray.Group) -> list[tuple[str, str]]:
-    """What an operation that has ended should have ended as well: a kind, and what it is."""
+    """What an operation that has ended should have ended as well: a kind, and what it is.
+
+    What an exception has torn away in the middle is for the next operation to put right.
+    """
+    if not group.closed:
+        len(group)
     found = []
     for name, array in list(group._arrays.items()):
         if array._loans:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pmarray import _cache
+from pmarray.group import Group
 
 __all__ = ["MUTATIONS", "without"]
 
@@ -17,8 +17,9 @@ def _nothing(*arguments: Any, **options: Any) -> None:
 
 # Each names a function of the library and what stands in for it.
 MUTATIONS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-    # A caller seals a transaction, and waits until the writer thread has applied its outcome.
-    "wait": (_cache.ChunkCache, "wait_for", _nothing),
+    # Whoever comes after a caller that was torn away waits until what was begun for it is over: a
+    # commit that is sealed, above all.
+    "wait": (Group, "_await_pending", _nothing),
 }
 
 

@@ -365,7 +365,7 @@ class Copy(Scenario):
         stage.kept["source"] = source
 
     def operate(self, stage: Stage) -> None:
-        pmarray.copy(stage.kept["source"], f"{stage.url}#x", mode="w")
+        pmarray.copy(stage.kept["source"], f"{stage.url}#x", mode="w", chunks=1)
 
     def states(self, before: Contents) -> list[Contents]:
         return [before, before.having(x=np.full((ROWS, 4), 2, "float32"))]

@@ -170,6 +170,7 @@ def _storm(
         second = rng.randint(1, trial.first) if rng.random() < 0.3 else 0
         timers = Timers(rng.randint(1, trial.first), second, _kinds(rng, 2))
         _interrupt(timers, operate, outcome)
+        _roll_back_where_told(run, outcome)
         outcome.violations += [Violation(kind, detail) for kind, detail in left_open(group)]
         if not outcome.violations:
             outcome.violations += [Violation("lock held", name) for name in locks_held(group)]
@@ -200,6 +201,7 @@ def run_trial(trial: Trial) -> Outcome:
     alone = company is None or company.end()
     if not outcome.violations or trial.mode != "storm":
         look = Aftermath(run.stage, run.scenario, before, outcome.returned)
+        _roll_back_where_told(run, outcome)
         outcome.violations += look.check()
     if not alone:
         outcome.violations.append(Violation("hang", "of a thread that reads meanwhile"))
@@ -212,6 +214,20 @@ def run_trial(trial: Trial) -> Outcome:
         outcome.violations += leaks(run.path)
     run.strike()
     return outcome
+
+
+def _roll_back_where_told(run: _Run, outcome: Outcome) -> None:
+    """Do what the documentation of `Group.rollback` tells people to do.
+
+    That is where an exception came as the first thing in ``__exit__``, before a line of it had run:
+    the handle is then as in the middle of its block, and an exception that is kept keeps it.
+    """
+    code = pmarray.Transaction.__exit__.__code__
+    line = f"transaction.py:{code.co_firstlineno} {code.co_name}"
+    group = run.stage.group
+    came = any(line in str(delivery) for delivery in outcome.deliveries)
+    if came and group is not None and not group.closed:
+        group.rollback()
 
 
 def _note_unraisable(raised: Any, found: list[str]) -> None:
