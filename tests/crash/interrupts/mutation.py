@@ -7,8 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from pmarray.group import Group
+from tests.crash.interrupts.places import slow_barriers
 
 __all__ = ["MUTATIONS", "without"]
+
+_BARRIER_SECONDS = 0.05
+"""So long that what has not been waited for is seen not to be there."""
 
 
 def _nothing(*arguments: Any, **options: Any) -> None:
@@ -33,6 +37,7 @@ def without(name: str | None) -> Iterator[None]:
     real = getattr(owner, attribute)
     setattr(owner, attribute, instead)
     try:
-        yield
+        with slow_barriers(_BARRIER_SECONDS):
+            yield
     finally:
         setattr(owner, attribute, real)

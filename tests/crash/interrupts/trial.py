@@ -178,8 +178,8 @@ def _storm(
             return
 
 
-def run_trial(trial: Trial) -> Outcome:
-    """Do it; in a process that can be thrown away."""
+def run_trial(trial: Trial, interrupted: Callable[[Outcome], None]) -> Outcome:
+    """Do it, in a process that can be thrown away; call `interrupted` before the look."""
     outcome = Outcome(trial)
     unraisable: list[str] = []
     sys.unraisablehook = lambda raised: _note_unraisable(raised, unraisable)
@@ -198,6 +198,7 @@ def run_trial(trial: Trial) -> Outcome:
         raised = _operate(trial, run, outcome, afterwards)
     if trial.seed % 5:
         raised = None  # and what it was raised in goes
+    interrupted(outcome)
     alone = company is None or company.end()
     if not outcome.violations or trial.mode != "storm":
         look = Aftermath(run.stage, run.scenario, before, outcome.returned)
