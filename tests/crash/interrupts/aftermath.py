@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pmarray
-from pmarray.errors import ClosedError, PoisonedError, TransactionError
+from pmarray.errors import ClosedError, PoisonedError, SnapshotExpiredError, TransactionError
 from tests.crash.interrupts.books import held_locks, left_open, library_threads
 from tests.crash.interrupts.contents import Contents
 from tests.crash.interrupts.injected import Injected, where
@@ -26,6 +26,7 @@ PATIENCE_SECONDS = 1.0
 """After which it is asked whether a lock is held."""
 HANG_SECONDS = 8.0
 _ENDING_SECONDS = 2.0
+_READINGS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +125,13 @@ class Aftermath:
 
     def _read(self) -> Contents:
         def read() -> Contents:
-            with pmarray.open_group(self.stage.url, mode="r") as reader:
-                return Contents.of(reader)
+            for _ in range(_READINGS):
+                try:
+                    with pmarray.open_group(self.stage.url, mode="r") as reader:
+                        return Contents.of(reader)
+                except SnapshotExpiredError:
+                    pass  # a pipelined commit has landed meanwhile
+            raise AssertionError("the snapshot of a reader expires each time")
 
         result: Contents = self.attempt("open a reader", read)
         return result
