@@ -118,9 +118,12 @@ def _interrupt(
     except BaseException as error:
         raised = error
     delivery.disarm()
-    _note_raised(raised, outcome)
     outcome.count(delivery.deliveries)
-    return raised
+    try:
+        _note_raised(raised, outcome)
+        return raised
+    finally:
+        del raised  # or it would live as long as this frame, which is in its own traceback
 
 
 def _note_raised(error: BaseException | None, outcome: Outcome) -> None:
@@ -170,10 +173,10 @@ def _storm(
         second = rng.randint(1, trial.first) if rng.random() < 0.3 else 0
         timers = Timers(rng.randint(1, trial.first), second, _kinds(rng, 2))
         _interrupt(timers, operate, outcome)
-        _roll_back_where_told(run, outcome)
-        outcome.violations += [Violation(kind, detail) for kind, detail in left_open(group)]
+        outcome.violations += [Violation("lock held", name) for name in locks_held(group)]
         if not outcome.violations:
-            outcome.violations += [Violation("lock held", name) for name in locks_held(group)]
+            _roll_back_where_told(run, outcome)
+            outcome.violations += [Violation(kind, detail) for kind, detail in left_open(group)]
         if outcome.violations:
             return
 
