@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pmarray._commits import Commit
 from pmarray.group import Group
 from tests.crash.interrupts.places import slow_barriers
 
@@ -21,6 +22,8 @@ def _nothing(*arguments: Any, **options: Any) -> None:
 
 # Each names a function of the library and what stands in for it.
 MUTATIONS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+    # A commit that is waited for returns when the writer thread has applied its outcome.
+    "commit": (Commit, "wait", _nothing),
     # Whoever comes after a caller that was torn away waits until what was begun for it is over: a
     # commit that is sealed, above all.
     "wait": (Group, "_await_pending", _nothing),

@@ -152,6 +152,14 @@ def test_no_interrupt_breaks_a_collection() -> None:
 def test_a_commit_that_is_not_waited_for_is_noticed() -> None:
     """The first exception would come after a minute: what is seen is what returning promises."""
     trial = str(Trial("durable", "memmap", "timers", 60_000_000, 0, seed=1))
-    done = campaign("--trial", trial, "--without", "wait")
+    done = campaign("--trial", trial, "--without", "commit")
     assert done.returncode == 1, done.stderr
     assert "lost: it returned" in done.stdout
+
+
+def test_a_caller_that_comes_next_and_does_not_wait_is_noticed() -> None:
+    done = campaign(
+        "--backend", "memmap", "--scenario", "durable", "--mode", "timers", "--without", "wait",
+        "--trials", "8", "--rounds", "1",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
