@@ -61,19 +61,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from pmarray._journal import Image, Journal, StoredImage
+from pmarray._journal import Image, Journal
 from pmarray._metadata import Checkpoint, GroupMetadata
+from pmarray._recovery import put_back, read_committed
 from pmarray.backends import Backend, ImageTarget
 from pmarray.errors import DamagedError, OutcomeUnknownError, PoisonedError, StorageError
 
 if TYPE_CHECKING:
     from pmarray._writer import Write
 
-__all__ = ["Commit", "CommittedState", "Committer", "read_committed"]
+__all__ = ["Commit", "CommittedStorage", "Committer"]
 
 # A journal that is fuller than this is retired at the next commit.
 _RETIRE_AT = 0.75
@@ -126,35 +127,6 @@ class Commit:
             pass
 
 
-@dataclass(slots=True)
-class CommittedState:
-    """What the metadata file and the journal together say."""
-
-    metadata: GroupMetadata
-    transaction: int
-    generation: int
-    images: list[StoredImage] = field(default_factory=list)
-    """Before-images above `transaction`, in the order in which they were written."""
-    position: int = 0
-    """The end of the journal's last whole record."""
-
-
-def read_committed(checkpoint: Checkpoint, journal: Journal | None) -> CommittedState:
-    """Follow the journal from a checkpoint to the last commit."""
-    state = CommittedState(checkpoint.metadata, checkpoint.transaction, checkpoint.generation)
-    if journal is None:
-        return state
-    for record in journal.records():
-        state.position = record.end
-        if record.metadata is None:
-            state.images.extend(record.images)
-            continue
-        state.metadata = Checkpoint.from_bytes(record.metadata, "a journal record").metadata
-        state.transaction = record.number
-        state.images = [image for image in state.images if image.number > record.number]
-    return state
-
-
 class Committer:
     """The engine of one group's transactions; see the head of this module.
 
@@ -202,7 +174,7 @@ class Committer:
         state = read_committed(self.saved, journal)
         regions: dict[int, ImageTarget | None] = {}
         try:
-            self._put_back(journal, state, lambda i: open_region(state.metadata, i), regions)
+            put_back(journal, state, lambda i: open_region(state.metadata, i), regions)
         finally:
             for one in regions.values():
                 if one is not None:
@@ -210,25 +182,6 @@ class Committer:
         self._journal = journal
         self.transaction = self._committed = state.transaction
         self.checkpoint(state.metadata)  # d
-
-    def _put_back(
-        self,
-        journal: Journal,
-        state: CommittedState,
-        open_region: Callable[[int], ImageTarget | None],
-        regions: dict[int, ImageTarget | None],
-    ) -> None:
-        """Undo what is above the last COMMIT; steps b and c."""
-        images = sorted(enumerate(state.images), key=lambda pair: (pair[1].number, pair[0]))
-        for _, image in reversed(images):  # b
-            if image.file_id not in regions:
-                regions[image.file_id] = open_region(image.file_id)
-            region = regions[image.file_id]
-            if region is not None:
-                region.write(image.offset, [journal.fetch(image)])
-        for region in regions.values():  # c
-            if region is not None:
-                region.barrier()
 
     def begin(self) -> int:
         """Return the number of a new transaction; makes the journal when it is the first."""
@@ -345,7 +298,7 @@ class Committer:
             return
         journal.barrier()  # a
         state = read_committed(self.saved, journal)
-        self._put_back(journal, state, region_of, {})
+        put_back(journal, state, region_of, {})
         self.checkpoint(state.metadata)
 
     def checkpoint(self, metadata: GroupMetadata) -> None:

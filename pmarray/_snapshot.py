@@ -24,9 +24,9 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable
 
-from pmarray._commits import CommittedState, read_committed
 from pmarray._journal import Journal, StoredImage
 from pmarray._metadata import Checkpoint, GroupMetadata
+from pmarray._recovery import CommittedState, read_committed
 from pmarray.backends import Backend, Region
 from pmarray.errors import DamagedError, SnapshotExpiredError
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from pmarray._commits import read_committed
 from pmarray._journal import Journal
 from pmarray._metadata import ArrayMetadata
 from pmarray._npy import MAX_HEADER_BYTES, parse_header
 from pmarray._open import open_group
+from pmarray._recovery import read_committed
 from pmarray._sizes import format_bytes
 from pmarray._url import URL
 from pmarray.backends import ChunkBackend, RegionBackend, open_backend

@@ -86,7 +86,7 @@ SLOW = {
     "fdatasync zarrstore.py checkpoint",
     "fsync_directory zarrstore.py checkpoint",
     "fsync_directory zarrstore.py _flush_for_good",
-    "fsync_directory zarrstore.py _put_back",
+    "fsync_directory zarrstore.py put_back",
 }
 
 
