@@ -199,4 +199,6 @@ def recover(url: str | os.PathLike[str], *, force: bool = False) -> Recovery:
         backend.close()
     with open_group(url, mode="r+") as group:
         transaction = group._recover()
+    if lost:  # the metadata may name what a lost commit had deleted
+        lost += [f"{found.where}: {found.message}" for found in verify(url) if found.damaged]
     return Recovery(transaction, images, tuple(lost))
