@@ -130,21 +130,21 @@ class Journal:
         found: list[tuple[int, int] | None] = []
         for slot in range(_SLOTS):
             block = self._read(slot * BLOCK_BYTES, BLOCK_BYTES)
-            spelled = bytes(block[: _HEADER.size])
-            if len(spelled) < _HEADER.size:
+            if len(block) < BLOCK_BYTES:
                 found.append(None)
                 continue
-            magic, crc, _, number, nbytes = _HEADER.unpack(spelled)
-            whole = crc == checksum(spelled[:8] + bytes(4) + spelled[12:])
-            found.append((number, nbytes) if magic == _HEADER_MAGIC and whole else None)
+            magic, crc, _, number, nbytes = _HEADER.unpack_from(block)
+            whole = magic == _HEADER_MAGIC and crc == checksum(
+                bytes(block[:8]) + bytes(4) + bytes(block[12:])
+            )
+            found.append((number, nbytes) if whole else None)
         return found
 
     def _write_header(self, header: tuple[int, int]) -> None:
         """Write the next header, to the slot that does not have the last; durable at a barrier."""
         block = memoryview(mmap.mmap(-1, BLOCK_BYTES))
-        spelled = _HEADER.pack(_HEADER_MAGIC, 0, 0, *header)
-        crc = struct.pack("<I", checksum(spelled))
-        block[: len(spelled)] = spelled[:8] + crc + spelled[12:]
+        block[: _HEADER.size] = _HEADER.pack(_HEADER_MAGIC, 0, 0, *header)
+        block[8:12] = struct.pack("<I", checksum(block))
         self.region.write(header[0] % _SLOTS * BLOCK_BYTES, [block])
         self._header = header
 
