@@ -18,7 +18,7 @@ CYCLES ?= 100
 MEDIA ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types crash crash-peers crash-training powercut docs bench clean
+.PHONY: help demo test lint types crash damage crash-peers crash-training powercut docs bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ types: $(VENV)/.swag,test ## Check the types, strictly
 
 crash: $(VENV)/.swag,test ## Power cuts and kills, seed after seed (SEED=1 MINUTES=60)
 	$(BIN)/python -m tests.crash --seed $(SEED) --minutes $(MINUTES)
+
+damage: $(VENV)/.swag,test ## Damage the journals of crashed groups (SEED=1 MINUTES=10)
+	$(BIN)/python -m tests.crash.damage --seed $(SEED) --minutes $(MINUTES)
 
 crash-peers: $(VENV)/.swag,bench,test ## The same for other libraries, over FUSE (SEED=1 MINUTES=10)
 	$(BIN)/python -m tests.crash.peers --seed $(SEED) --minutes $(MINUTES)

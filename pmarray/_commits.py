@@ -178,7 +178,7 @@ class Committer:
         region = self._backend.open_journal(create=force)
         if region is None:
             raise missing_journal(self.saved)
-        self._journal = journal = Journal(region, self.saved.nonce)
+        self._journal = journal = Journal(region, self.saved.nonce, self.saved.generation)
         journal.barrier()  # a
         lost: list[str] = []
         state = read_committed(self.saved, journal, lost=lost if force else None)
@@ -189,7 +189,7 @@ class Committer:
         finally:
             targets.close()
         if lost:
-            journal.make()
+            journal.mend()
         self.transaction = self._committed = state.transaction
         self.checkpoint(state.metadata)  # d
         return lost
@@ -199,7 +199,7 @@ class Committer:
         if self._journal is None:
             region = self._backend.open_journal(create=True)
             assert region is not None
-            self._journal = Journal(region, self.saved.nonce)
+            self._journal = Journal(region, self.saved.nonce, self.saved.generation)
             try:
                 self._journal.make()
                 # From generation 1 on, a missing journal is damage; at 0 the journal is not read.
@@ -322,7 +322,7 @@ class Committer:
         self.in_force, self._moved = metadata, False
         self._pending_images = 0
         if self._journal is not None:
-            self._journal.restart(nonce)
+            self._journal.restart(nonce, generation)
             self._journal.trim(_MAX_IDLE_JOURNAL_BYTES)
 
     def close(self) -> None:

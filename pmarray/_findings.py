@@ -40,7 +40,9 @@ def journal_state(backend: Backend, checkpoint: Checkpoint) -> CommittedState:
     if region is None:
         return read_committed(checkpoint, None)
     try:
-        return read_committed(checkpoint, Journal(region, checkpoint.nonce), lost=[])
+        return read_committed(
+            checkpoint, Journal(region, checkpoint.nonce, checkpoint.generation), lost=[]
+        )
     finally:
         region.close()
 
@@ -55,7 +57,9 @@ def journal_findings(
     if region is None:
         return checkpoint.metadata, [Finding("journal", str(missing_journal(checkpoint)), True)]
     try:
-        return _look_over(backend, checkpoint, Journal(region, checkpoint.nonce))
+        return _look_over(
+            backend, checkpoint, Journal(region, checkpoint.nonce, checkpoint.generation)
+        )
     except PMArrayError as error:
         return checkpoint.metadata, [Finding("journal", str(error), damaged=True)]
     finally:

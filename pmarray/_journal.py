@@ -20,6 +20,8 @@ bad for another reason has had some, and reading on without it would give wrong 
 - Nobody vouches for the last records. Their heads, and so all of a COMMIT, are there twice. Of a
   block of an image the head has a checksum: if the block is bad, the data file has to have it
   still, for if the data had been overwritten, the image would have been durable.
+- A record of a later generation than the metadata's shows that those have been replaced by older
+  ones: the journal is not reused before newer metadata are durable.
 - The region grows, durably, before the header says so, and the header says so before a record
   counts on it. It is shortened the other way round. One of its slots is valid at any time.
 
@@ -76,13 +78,13 @@ class Journal:
     ----------
     region
         Where it is.
-    nonce
-        Of the checkpoint in force; records of another one are stale.
+    nonce, generation
+        Of the checkpoint in force; records with another nonce are stale.
     """
 
-    def __init__(self, region: Region, nonce: int) -> None:
+    def __init__(self, region: Region, nonce: int, generation: int = 0) -> None:
         self.region = region
-        self.nonce = nonce
+        self.adopt(nonce, generation)
         self.position = self.durable_to = FIRST
         """Where the next record goes, and up to where a barrier has covered all."""
         self._header = (0, 0)
@@ -91,8 +93,18 @@ class Journal:
 
     # -- its length -----------------------------------------------------------------------------
 
+    def adopt(self, nonce: int, generation: int) -> None:
+        """Go on with the records of another checkpoint."""
+        self.nonce, self.generation = nonce, generation
+
     def make(self) -> None:
         """Make an empty journal, durably, whatever is there; no metadata may count on it yet."""
+        self._grow(_INITIAL_BYTES)
+        self.region.write(FIRST, [memoryview(mmap.mmap(-1, 2 * BLOCK_BYTES))])
+        self.mend()
+
+    def mend(self) -> None:
+        """Make the header anew, durably."""
         self._grow(_INITIAL_BYTES)
         for number in range(_SLOTS):
             self._write_header((number, self.region.capacity))
@@ -205,14 +217,15 @@ class Journal:
         self.region.barrier()
         self.durable_to = position
 
-    def restart(self, nonce: int) -> None:
-        """Begin anew: the metadata with this nonce are durable and need no older record."""
-        self.nonce = nonce
+    def restart(self, nonce: int, generation: int) -> None:
+        """Begin anew: the metadata of this checkpoint are durable and need no older record."""
+        self.adopt(nonce, generation)
         self.position = self.durable_to = FIRST
 
     def _append(self, number: int, images: Iterable[Image], metadata: bytes | None = None) -> None:
         first, second, payload = spell_head(
             nonce=self.nonce,
+            generation=self.generation,
             position=self.position,
             durable_to=self.durable_to,
             number=number,
@@ -255,6 +268,15 @@ class Journal:
         else:
             fixed = parse_fixed(blocks[BLOCK_BYTES:], self.nonce, second)
         return self._whole(fixed, second) if fixed is not None and fixed.position == start else None
+
+    def newer_generation(self) -> int | None:
+        """Return the generation of the first record, if that is later than that of the metadata."""
+        blocks = self._read(FIRST, 2 * BLOCK_BYTES)
+        for at in (FIRST, FIRST + BLOCK_BYTES):
+            fixed = parse_fixed(blocks[at - FIRST :], None, at)
+            if fixed is not None and fixed.generation > self.generation:
+                return fixed.generation
+        return None
 
     def record_after(self, start: int, stop: int) -> Record | None:
         """Return the first record of which a head stands between `start` and `stop`."""

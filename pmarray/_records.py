@@ -8,9 +8,9 @@ A record is a *head*, the same head again, and a payload, each in whole blocks::
     payload  images of whole blocks, one after another
 
 The fixed fields have a CRC of their own, which covers that of the rest of the head, which covers
-those of the payload. They name the checkpoint that the record belongs to, by its nonce, and the
-place where it stands: no other bytes, such as a copy of a journal that somebody has stored in an
-array, pass for a record.
+those of the payload. They name the checkpoint that the record belongs to, by its nonce and its
+generation, and the place where it stands: no other bytes, such as a copy of a journal that
+somebody has stored in an array, pass for a record.
 
 `durable_to` says how much of the journal a barrier had covered when the record was written: what
 is bad below that is damage, and no power cut's work.
@@ -47,9 +47,9 @@ __all__ = [
 
 MAGIC = b"pmarrayJ"
 BEFORE, COMMIT = 1, 2
-_FIXED = struct.Struct("<8sIIQQQQHHIQQ")
-# magic, CRC of the fixed fields, CRC of the rest; nonce, position, durable_to, number; kind, copy,
-# count; bytes of the rest, blocks of payload
+_FIXED = struct.Struct("<8sIIQQQQQHHIQQ")
+# magic, CRC of the fixed fields, CRC of the rest; nonce, generation, position, durable_to, number;
+# kind, copy, count; bytes of the rest, blocks of payload
 _ENTRY = struct.Struct("<QQQQ")  # file id, offset, length, where the bytes are
 _ZEROS, _PAYLOAD, _INLINE = 0, 1, 2
 _CRC_BYTES = 4
@@ -147,6 +147,7 @@ def table_nbytes(images: Sequence[Image]) -> int:
 def spell_head(
     *,
     nonce: int,
+    generation: int,
     position: int,
     durable_to: int,
     number: int,
@@ -174,9 +175,9 @@ def spell_head(
     rest_crc = checksum(padded)
     heads = []
     for copy in (0, 1):
-        fixed = (nonce, position, durable_to, number, kind, copy, len(entries), len(rest))
-        blocks = sum(blocks_of(data.nbytes) for data in payload)
-        spelled = _FIXED.pack(MAGIC, 0, rest_crc, *fixed, blocks)
+        where_and_when = (nonce, generation, position, durable_to, number)
+        sizes = (len(entries), len(rest), sum(blocks_of(data.nbytes) for data in payload))
+        spelled = _FIXED.pack(MAGIC, 0, rest_crc, *where_and_when, kind, copy, *sizes)
         crc = checksum(spelled)
         heads.append(spelled[:8] + struct.pack("<I", crc) + spelled[12:] + padded)
     return heads[0], heads[1], payload
@@ -187,6 +188,8 @@ class Fixed:
     """The fixed fields of a head."""
 
     rest_crc: int
+    nonce: int
+    generation: int
     position: int
     durable_to: int
     number: int
@@ -212,15 +215,18 @@ class Fixed:
         return self.payload + self.payload_blocks * BLOCK_BYTES
 
 
-def parse_fixed(block: memoryview, nonce: int, at: int) -> Fixed | None:
-    """Read the fixed fields of a head that stands at `at`; None if this is none of ours."""
+def parse_fixed(block: memoryview, nonce: int | None, at: int) -> Fixed | None:
+    """Read the fixed fields of a head that stands at `at`; None if this is none of this nonce.
+
+    None as `nonce` is any.
+    """
     if len(block) < _FIXED.size or bytes(block[:8]) != MAGIC:
         return None
     spelled = bytes(block[: _FIXED.size])
-    _, crc, rest_crc, found, *fields = _FIXED.unpack(spelled)
-    if found != nonce or crc != checksum(spelled[:8] + bytes(4) + spelled[12:]):
+    _, crc, *fields = _FIXED.unpack(spelled)
+    fixed = Fixed(*fields)
+    if nonce not in (None, fixed.nonce) or crc != checksum(spelled[:8] + bytes(4) + spelled[12:]):
         return None
-    fixed = Fixed(rest_crc, *fields)
     here = fixed.position + fixed.copy * fixed.nbytes
     return fixed if here == at and fixed.kind in (BEFORE, COMMIT) and fixed.copy < 2 else None
 

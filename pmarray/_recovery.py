@@ -96,6 +96,12 @@ def survey(journal: Journal, *, scan: bool = True) -> Survey:
         found.records.append(record)
         found.durable_to = max(found.durable_to, record.durable_to)
         position = record.end
+    newer = journal.newer_generation()
+    if newer is not None:
+        found.damage[FIRST] = (
+            f"the first record is of generation {newer}, the metadata are of {journal.generation}, "
+            "and so older"
+        )
     for start, stop in gaps:
         if start >= found.durable_to:
             # Nobody vouches for it, and behind it are the remains of what was never durable.

@@ -84,7 +84,7 @@ class Snapshot:
             if region is None:
                 raise missing_journal(checkpoint)
             self._journal = Journal(region, checkpoint.nonce)
-        self._journal.nonce = checkpoint.nonce
+        self._journal.adopt(checkpoint.nonce, checkpoint.generation)
         state = read_committed(checkpoint, self._journal, scan=thorough)
         if thorough:
             targets = Targets(self._backend, state.metadata)

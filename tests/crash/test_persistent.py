@@ -54,7 +54,7 @@ UNSEEN = {
     # In a file an fsync follows where it was just opened, and else a persist of the same bytes.
     "store _dax_region.py put_back",
     # The units of a pool are zeros when a file gets them.
-    "store _journal.py begin",
+    "store _grow begin",
     # The process id of the writer, for messages.
     "store _pool.py become_writer",
 }

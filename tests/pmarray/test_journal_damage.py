@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import pmarray
 from pmarray._journal import FIRST, Image, Journal
+from pmarray._metadata import Checkpoint
 from pmarray._records import MAX_IMAGE_BYTES
 from pmarray._recovery import survey
 from pmarray.backends.dram import DRAMRegion
@@ -106,10 +107,10 @@ def journal_of(root: Path) -> Path:
 def records_of(root: Path) -> list[Any]:
     """What its journal holds."""
     (path,) = root.rglob("pmarray.json")
-    nonce = pmarray._metadata.Checkpoint.from_bytes(path.read_bytes(), "it").nonce
+    saved = Checkpoint.from_bytes(path.read_bytes(), "it")
     region = DRAMRegion(os.path.getsize(journal_of(root)))
     region.write(0, [memoryview(journal_of(root).read_bytes())])
-    return survey(Journal(region, nonce)).records
+    return survey(Journal(region, saved.nonce, saved.generation)).records
 
 
 def blocks_in_use(root: Path) -> list[int]:
@@ -242,6 +243,19 @@ def test_a_copy_of_a_journal_in_an_array_is_no_journal(tmp_path: Path) -> None:
             group.attrs["step"] = COMMITS
         shutil.copytree(tmp_path / "live", tmp_path / "dead", symlinks=True)
     assert found(f"memmap:{tmp_path}/dead", "r+") == expected(COMMITS)
+
+
+def test_metadata_that_were_put_back_from_a_backup_are_noticed(tmp_path: Path) -> None:
+    """The journal has gone on without them."""
+    with make(f"memmap:{tmp_path}/live") as group:
+        shutil.copy(tmp_path / "live/pmarray.json", tmp_path / "older")
+        group.flush()
+        with group.transaction():
+            write(group, COMMITS + 1)
+        shutil.copytree(tmp_path / "live", tmp_path / "dead", symlinks=True)
+    assert not outcome(tmp_path / "dead", f"memmap:{tmp_path}/dead", COMMITS + 1)
+    shutil.copy(tmp_path / "older", tmp_path / "live/pmarray.json")
+    assert outcome(tmp_path / "live", f"memmap:{tmp_path}/live", 0)
 
 
 def test_verify_of_nothing_is_not_found(tmp_path: Path) -> None:
@@ -391,7 +405,7 @@ def test_the_journal_grows_and_is_shortened(monkeypatch: pytest.MonkeyPatch) -> 
     other.check_length()
     assert other._header == journal._header
     assert other._header[1] > 12 << 20
-    journal.restart(2)
+    journal.restart(2, 1)
     journal.trim(4 << 20)
     other.check_length()
     assert other._header[1] == 4 << 20
