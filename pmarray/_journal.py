@@ -325,10 +325,16 @@ class Journal:
 
     def _read(self, start: int, nbytes: int) -> memoryview:
         """Return some bytes, fewer where the region ends before."""
-        stop = start + nbytes
-        if not self._reaches(stop):
-            stop = max(start, self.region.capacity)
-        data = memoryview(bytearray(stop - start))
-        if data:
-            self.region.read_into(start, data)
-        return data
+        while True:
+            stop = start + nbytes
+            if not self._reaches(stop):
+                stop = max(start, self.region.capacity)
+            data = memoryview(bytearray(stop - start))
+            try:
+                if data:
+                    self.region.read_into(start, data)
+                return data
+            except DamagedError:
+                self.region.refresh()  # its writer may have shortened it since
+                if stop <= self.region.capacity:
+                    raise
