@@ -100,8 +100,12 @@ class Journal:
     def make(self) -> None:
         """Make an empty journal, durably, whatever is there; no metadata may count on it yet."""
         self._grow(_INITIAL_BYTES)
-        self.region.write(FIRST, [memoryview(mmap.mmap(-1, 2 * BLOCK_BYTES))])
+        self._clear()
         self.mend()
+
+    def _clear(self) -> None:
+        """Take away the first record of a journal that was here before."""
+        self.region.write(FIRST, [memoryview(mmap.mmap(-1, 2 * BLOCK_BYTES))])
 
     def mend(self) -> None:
         """Make the header anew, durably."""

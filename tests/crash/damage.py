@@ -47,6 +47,7 @@ _TEMPLATES = {
     "pipelined": "memmap",
     "cached": "memmap",
     "replacing": "memmap",
+    "growing": "memmap",
     "columns-durable": "zarr",
     "columns-uncached": "zarr",
     "blocks-pipelined": "zarr",
@@ -56,6 +57,7 @@ _TEMPLATES = {
     "device-durable": "device",
     "device-in-place": "device",
     "device-spilled": "device",
+    "device-growing": "device",
 }
 """The scenarios, and what their journals are on."""
 

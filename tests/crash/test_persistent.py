@@ -55,6 +55,7 @@ UNSEEN = {
     "store _dax_region.py put_back",
     # The units of a pool are zeros when a file gets them.
     "store _grow begin",
+    "store _clear begin",
     # Matters where somebody stores through a tensor while its before-image is torn.
     "persist _stores.py begin",
     # The process id of the writer, for messages.
