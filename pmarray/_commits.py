@@ -185,7 +185,7 @@ class Committer:
         targets = Targets(self._backend, state.metadata, lost=lost if force else None)
         try:
             check_images(journal, state, targets, lost=lost if force else None)
-            put_back(journal, state.images, targets)  # b, c
+            put_back(journal, state.images, targets, lost=lost if force else None)  # b, c
         finally:
             targets.close()
         if lost:

@@ -328,10 +328,17 @@ def _good_blocks(
                     yield image.offset + start, crc
 
 
-def put_back(journal: Journal, images: list[StoredImage], target: OpenTarget) -> None:
+def put_back(
+    journal: Journal,
+    images: list[StoredImage],
+    target: OpenTarget,
+    *,
+    lost: list[str] | None = None,
+) -> None:
     """Undo what is above the last COMMIT; steps b and c.
 
-    Blocks that are bad are left out: see `check_images`.
+    Blocks that are bad are left out: see `check_images`. An object of a chunk store that is not
+    there any more is raised, or told to `lost`.
     """
     ordered = sorted(enumerate(images), key=lambda pair: (pair[1].number, pair[0]))
     touched: dict[int, ImageTarget] = {}
@@ -343,7 +350,12 @@ def put_back(journal: Journal, images: list[StoredImage], target: OpenTarget) ->
         data, start = journal.fetch(image), 0
         for at in [*dict(image.bad_in(data)), image.nbytes]:
             if start < at:
-                region.write(image.offset + start, [data[start:at]])
+                try:
+                    region.write(image.offset + start, [data[start:at]])
+                except DamagedError as error:
+                    if lost is None:
+                        raise
+                    lost.append(str(error))
             start = at + BLOCK_BYTES
     for region in touched.values():  # c
         region.barrier()

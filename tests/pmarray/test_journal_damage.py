@@ -137,9 +137,11 @@ def test_no_bad_block_of_the_journal_gives_other_values(
 ) -> None:
     """Each block in turn; at 280 of 280 flipped bits, commits were lost or torn."""
     rng = random.Random(fault)
-    refused = 0
+    refused, last = 0, records_of(crashed)[-1].end - 1
     blocks = blocks_in_use(crashed)
     assert len(blocks) > 12
+    if fault != "bit":
+        blocks = sorted(rng.sample(blocks[:-1], 8))
     for block in blocks:
         root = tmp_path / "damaged"
         shutil.copytree(crashed, root, symlinks=True)
@@ -153,10 +155,10 @@ def test_no_bad_block_of_the_journal_gives_other_values(
             file.seek(block)
             file.write(data)
         noticed = bool(pmarray.verify(f"{scheme}:{root}"))
-        assert noticed or block == blocks[-1], "each block in use has a checksum"
+        assert noticed or block > last, "each block in use has a checksum"
         refused += outcome(root, f"{scheme}:{root}", COMMITS)
         shutil.rmtree(root)
-    if scheme == "memmap":
+    if scheme == "memmap" and fault == "bit":
         assert refused, "before-images of columns stand in the journal once"
 
 
@@ -189,6 +191,30 @@ def test_images_that_nobody_vouches_for(half_way: Path) -> None:
         flip(journal_of(root), block + 17)
         assert outcome(root, f"memmap:{root}", COMMITS) == (block >= last.payload)
         shutil.rmtree(root)
+
+
+def test_a_kept_object_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the journal counts on in a chunk store is an object beside it."""
+
+    def die(*_: Any) -> None:
+        raise OSError(errno.EIO, "died")
+
+    group = make(f"zarr:{tmp_path}/live")
+    with monkeypatch.context() as patch, pytest.raises(PoisonedError):
+        patch.setattr(Journal, "commit", die)
+        with group.transaction():
+            group["x"][:, :8] = 99
+    root = shutil.copytree(tmp_path / "live", tmp_path / "dead", symlinks=True)
+    group.close()
+    kept = sorted((root / ".pmarray/kept").iterdir())
+    assert len(kept) == 8
+    kept[0].unlink()
+    with pytest.raises(DamagedError, match="is missing"):
+        pmarray.recover(f"zarr:{root}")
+    done = pmarray.recover(f"zarr:{root}", force=True)
+    assert [str(kept[0]) in message for message in done.lost] == [True]
+    with pmarray.open_group(f"zarr:{root}", mode="r") as found:
+        assert sum((found["x"][...] == 99).all(axis=0)) == 1
 
 
 def test_what_recovery_by_force_keeps_and_tells(half_way: Path) -> None:
@@ -414,7 +440,7 @@ def test_the_journal_grows_and_is_shortened(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_sample_of_the_campaign() -> None:
     """`make damage` runs it for long, over all media."""
     outcome = Outcome()
-    damage_campaign(["durable", "device-spilled"], 3, outcome, instants=4, until=1e18)
+    damage_campaign(["durable", "device-spilled"], 3, outcome, instants=3, until=1e18)
     assert not outcome.wrong, outcome.wrong[0]
-    assert sum(outcome.tried.values()) > 20
+    assert sum(outcome.tried.values()) > 15
     assert sum(outcome.refused.values()) > 0
