@@ -97,6 +97,11 @@ class Journal:
         """Go on with the records of another checkpoint."""
         self.nonce, self.generation = nonce, generation
 
+    @property
+    def stop(self) -> int:
+        """Where records end at the latest."""
+        return min(self._header[1] or self.region.capacity, self.region.capacity)
+
     def make(self) -> None:
         """Make an empty journal, durably, whatever is there; no metadata may count on it yet."""
         self._grow(_INITIAL_BYTES)

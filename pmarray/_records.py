@@ -57,6 +57,8 @@ HEAD_ROOM = BLOCK_BYTES - _FIXED.size
 """Bytes of a head of one block that are not fixed fields."""
 MAX_IMAGE_BYTES = 1 << 20
 """No image is longer."""
+_MAX_OFFSET = 1 << 62
+_MAX_METADATA_BYTES = 1 << 30
 
 
 def checksum(data: memoryview | bytes) -> int:
@@ -228,7 +230,8 @@ def parse_fixed(block: memoryview, nonce: int | None, at: int) -> Fixed | None:
     if nonce not in (None, fixed.nonce) or crc != checksum(spelled[:8] + bytes(4) + spelled[12:]):
         return None
     here = fixed.position + fixed.copy * fixed.nbytes
-    return fixed if here == at and fixed.kind in (BEFORE, COMMIT) and fixed.copy < 2 else None
+    possible = fixed.kind in (BEFORE, COMMIT) and fixed.copy < 2
+    return fixed if possible and here == at and fixed.rest_nbytes <= _MAX_METADATA_BYTES else None
 
 
 def parse_head(fixed: Fixed, head: memoryview) -> Record | None:
@@ -264,7 +267,7 @@ def _parse_images(fixed: Fixed, rest: bytes) -> list[StoredImage] | None:
     position, images = fixed.payload, []
     for i in range(fixed.count):
         file_id, offset, nbytes, where = _ENTRY.unpack_from(rest, i * _ENTRY.size)
-        if not 0 < nbytes <= MAX_IMAGE_BYTES:
+        if not 0 < nbytes <= MAX_IMAGE_BYTES or offset >= _MAX_OFFSET:
             return None
         if where == _ZEROS:
             images.append(StoredImage(fixed.number, file_id, offset, nbytes))

@@ -88,7 +88,7 @@ def survey(journal: Journal, *, scan: bool = True) -> Survey:
     while True:
         record = journal.record_at(position)
         if record is None and scan:
-            record = journal.record_after(position, journal.region.capacity)
+            record = journal.record_after(position, journal.stop)
         if record is None:
             break
         if record.start > position:
@@ -307,7 +307,12 @@ def check_images(
         )
 
 
-def _holds(target: ImageTarget, offset: int, nbytes: int, crc: int) -> bool:
+def _has_place(target: object, image: StoredImage) -> bool:
+    """Whether a data file is as long as its image says."""
+    return not isinstance(target, _Readable) or image.offset + image.nbytes <= target.capacity
+
+
+def _holds(target: object, offset: int, nbytes: int, crc: int) -> bool:
     """Whether a data file still has the bytes that an image was made of."""
     if not isinstance(target, _Readable) or target.capacity < offset + nbytes:
         return False
@@ -340,6 +345,16 @@ def put_back(
     Blocks that are bad are left out: see `check_images`. An object of a chunk store that is not
     there any more is raised, or told to `lost`.
     """
+    beyond = [image for image in images if not _has_place(target(image.file_id), image)]
+    for image in beyond:
+        what = (
+            f"the journal has {image.nbytes} bytes of data file {image.file_id} at "
+            f"{image.offset}, where it has none"
+        )
+        if lost is None:
+            raise DamagedError(f"{what}. Restore the group from a backup, or {_FORCE}")
+        lost.append(what)
+    images = [image for image in images if image not in beyond] if beyond else images
     ordered = sorted(enumerate(images), key=lambda pair: (pair[1].number, pair[0]))
     touched: dict[int, ImageTarget] = {}
     for _, image in reversed(ordered):  # b
