@@ -18,7 +18,7 @@ CYCLES ?= 100
 MEDIA ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types crash interrupts crash-peers crash-training powercut docs bench clean
+.PHONY: help demo test lint types crash interrupts crash-peers crash-training powercut docs bench clean damage
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ crash: $(VENV)/.swag,test ## Power cuts and kills, seed after seed (SEED=1 MINUT
 
 interrupts: $(VENV)/.swag,test ## Exceptions wherever they can arrive (SEED=1 MINUTES=60)
 	$(BIN)/python -m tests.crash.interrupts --seed $(SEED) --minutes $(MINUTES)
+
+damage: $(VENV)/.swag,test ## Damage the journals of crashed groups (SEED=1 MINUTES=10)
+	$(BIN)/python -m tests.crash.damage --seed $(SEED) --minutes $(MINUTES)
 
 crash-peers: $(VENV)/.swag,bench,test ## The same for other libraries, over FUSE (SEED=1 MINUTES=10)
 	$(BIN)/python -m tests.crash.peers --seed $(SEED) --minutes $(MINUTES)

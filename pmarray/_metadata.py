@@ -109,7 +109,9 @@ class Checkpoint:
     transaction: int = 0
     """The number of the last transaction that the metadata include."""
     generation: int = 0
-    """Journal records of any other generation are stale; 0 before there is a journal."""
+    """Counts the checkpoints since there is a journal; 0 before."""
+    nonce: int = 0
+    """Drawn at random: journal records with another one are stale."""
 
     def to_bytes(self) -> bytes:
         """Return the contents of ``pmarray.json``: one JSON object with a CRC-32C of the rest."""
@@ -117,6 +119,7 @@ class Checkpoint:
             "format": "pmarray",
             "version": FORMAT_VERSION,
             "generation": self.generation,
+            "nonce": f"{self.nonce:016x}",
             "transaction": self.transaction,
             **self.metadata.to_json(),
         }
@@ -149,7 +152,10 @@ class Checkpoint:
                     f"{_checksum(body)}; restore it from a backup"
                 )
             return cls(
-                GroupMetadata.from_json(body), int(body["transaction"]), int(body["generation"])
+                GroupMetadata.from_json(body),
+                int(body["transaction"]),
+                int(body["generation"]),
+                int(body["nonce"], 16),
             )
         except (ForeignDataError, DamagedError):
             raise

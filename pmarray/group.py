@@ -833,7 +833,7 @@ class Group:
             loaded = self._backend.load()
             if loaded is not None:
                 self._committer = Committer(self._backend, loaded)
-                self._committer.recover(self._open_for_recovery)
+                self._committer.recover()
                 loaded = self._committer.saved
                 self._backend.remove_orphans([a.file_id for a in loaded.metadata.arrays.values()])
             self._cache.set_sink(self._committer)
@@ -853,23 +853,15 @@ class Group:
             self._do(self._become_writer)
             return self._committer.saved.transaction
 
-    def _open_for_recovery(self, metadata: GroupMetadata, file_id: int) -> ImageTarget | None:
-        if isinstance(self._backend, ChunkBackend):
-            return self._backend.images()
-        for array in metadata.arrays.values():
-            if array.file_id == file_id:
-                layout = array.layout
-                return self._backend.open(file_id, layout.nbytes, aligned=False)
-        return None
-
     def _adopt(self, loaded: Checkpoint) -> None:
         """Move on to what is there now, which another writer may have left."""
+        follows = self._snapshot is not None
         if self._snapshot is not None:
             self._snapshot.close()
             self._snapshot = None
         metadata = loaded.metadata
         if not self._locked and self._backend.has_journal:
-            self._snapshot = Snapshot(self._backend, loaded)
+            self._snapshot = Snapshot(self._backend, loaded, thorough=not follows)
             metadata = self._snapshot.metadata
         self._cache.forget()
         self._metadata = metadata
