@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from pmarray._commits import read_committed
+from pmarray._files import read_file
 from pmarray._journal import Journal
 from pmarray._metadata import ArrayMetadata
 from pmarray._npy import MAX_HEADER_BYTES, parse_header
@@ -130,10 +131,8 @@ def _findings(where: str, backend: RegionBackend | ChunkBackend) -> list[Finding
 
 
 def _header_findings(name: str, array: ArrayMetadata, path: str) -> list[Finding]:
-    with open(path, "rb") as file:
-        data = file.read(MAX_HEADER_BYTES)
     try:
-        header = parse_header(data, path)
+        header = parse_header(read_file(path, MAX_HEADER_BYTES), path)
     except PMArrayError as error:
         return [Finding(name, f"{error}; the next flush rewrites it", damaged=False)]
     if header.shape != (array.layout.stored_shape if array.shape else ()):
