@@ -13,24 +13,34 @@ from typing import Any, Literal, cast
 import google_crc32c
 import numpy as np
 import zarr
-from zarr.abc.codec import ArrayArrayCodec, ArrayBytesCodec, BytesBytesCodec, Codec
+from zarr.abc.codec import (
+    ArrayArrayCodec,
+    ArrayBytesCodec,
+    BytesBytesCodec,
+    Codec,
+    CodecPipeline,
+)
 from zarr.codecs import ShardingCodec, TransposeCodec
+from zarr.core.array_spec import ArrayConfig, ArraySpec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.errors import UnstableSpecificationWarning
-from zarr.registry import get_codec_class
+from zarr.registry import get_codec_class, get_pipeline_class
 from zarr.storage import MemoryStore
 
 from pmarray._dtypes import DType, decode_dtype, encode_dtype, parse_dtype
 from pmarray._metadata import ArrayMetadata
 from pmarray._storage import TARGET_CHUNK_BYTES, refuse_large_chunk
+from pmarray.backends._zarr_bounds import bounded_codecs
 from pmarray.errors import ForeignDataError, LayoutError
 from pmarray.layout import Layout, Order
 
 __all__ = [
     "OURS",
+    "chunk_spec",
     "foreign_id",
     "from_zarr",
+    "pipeline",
     "plan",
     "quiet",
     "stored_chunk_shape",
@@ -291,6 +301,18 @@ def _order(metadata: ZarrMetadata) -> Order:
         if isinstance(codec, TransposeCodec) and codec.order == backwards and len(backwards) > 1:
             return "col"
     return "row"
+
+
+def chunk_spec(metadata: ZarrMetadata) -> ArraySpec:
+    """Return what codecs are told of a chunk."""
+    order = metadata.order if isinstance(metadata, ArrayV2Metadata) else "C"
+    config = ArrayConfig.from_dict({"order": order})
+    return metadata.get_chunk_spec((0,) * len(metadata.shape), config, default_buffer_prototype())
+
+
+def pipeline(metadata: ZarrMetadata) -> CodecPipeline:
+    """Return what decodes and encodes whole chunks, and no more than they hold."""
+    return get_pipeline_class().from_codecs(bounded_codecs(metadata))
 
 
 def stored_chunk_shape(array: ArrayMetadata) -> tuple[int, ...]:

@@ -36,18 +36,20 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
-from zarr.core.buffer import default_buffer_prototype
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.buffer.cpu import NDBuffer
 from zarr.core.metadata import ArrayV2Metadata
 from zarr.core.sync import sync
 from zarr.errors import ContainsArrayAndGroupError, GroupNotFoundError, NodeNotFoundError
-from zarr.storage import MemoryStore, StorePath
+from zarr.storage import MemoryStore
 
 from pmarray import _osops
-from pmarray._files import replace_durably
+from pmarray._beneath import Below, entries, is_directory, status
+from pmarray._files import read_file, replace_durably
 from pmarray._lockfile import LockFile
 from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._url import URL
@@ -69,30 +71,43 @@ class ZarrChunks:
     def __init__(self, store: Store, path: str, array: ArrayMetadata) -> None:
         self._path = path
         self._store = store
+        self._metadata = metadata = zarr_format.to_zarr(array)
         self.shape = zarr_format.stored_chunk_shape(array)
-        metadata = zarr_format.to_zarr(array)
-        self._metadata = metadata
-        # zarr-python asks for items, not for chunks. This array is large enough for any chunk;
-        # its shape is never stored.
-        huge = tuple(n << 40 for n in self.shape)
-        node = zarr.AsyncArray(metadata.update_shape(huge), StorePath(store, path))
-        self._items: Any = zarr.Array(node)
+        self._fill = np.frombuffer(array.fill, array.dtype)[0]
+        self._spec = zarr_format.chunk_spec(metadata)
+        self._pipeline = zarr_format.pipeline(metadata)
 
     def grow(self, array_shape: tuple[int, ...], /) -> None:
         pass
 
     def read_into(self, chunk: tuple[int, ...], out: AnyArray, /) -> None:
+        name = self._name(chunk)
+        data = sync(self._store.get(name, default_buffer_prototype()))
+        if data is None:
+            out[...] = self._fill
+            return
+        if not len(data):
+            raise DamagedError(f"chunk {name} is empty: restore it from a backup")
         try:
-            self._items.get_basic_selection(
-                self._slices(chunk), out=NDBuffer.from_numpy_array(out.reshape(self.shape))
-            )
-        except (ValueError, RuntimeError, TypeError, EOFError) as error:
+            (decoded,) = sync(self._pipeline.decode([(data, self._spec)]))
+            assert decoded is not None
+            out.reshape(self.shape)[...] = decoded.as_numpy_array()
+        except (StorageError, MemoryError):
+            raise
+        except Exception as error:  # of whatever codec
             raise DamagedError(
-                f"chunk {self._name(chunk)} cannot be decoded: {error}; restore it from a backup"
+                f"chunk {name} cannot be decoded: {error}; restore it from a backup"
             ) from error
 
     def write(self, chunk: tuple[int, ...], values: AnyArray, /) -> None:
-        self._items[self._slices(chunk)] = values.reshape(self.shape)
+        items = NDBuffer.from_numpy_array(values.reshape(self.shape))
+        data: Buffer | None = None
+        if not items.all_equal(self._spec.fill_value):
+            (data,) = sync(self._pipeline.encode([(items, self._spec)]))
+        if data is None:
+            self.delete(chunk)
+        else:
+            sync(self._store.set(self._name(chunk), data))
 
     def delete(self, chunk: tuple[int, ...], /) -> None:
         sync(self._store.delete(self._name(chunk)))
@@ -109,9 +124,6 @@ class ZarrChunks:
     def _name(self, chunk: tuple[int, ...]) -> str:
         name = self._metadata.encode_chunk_key(chunk[: len(self.shape)])
         return f"{self._path}/{name}" if self._path else name
-
-    def _slices(self, chunk: tuple[int, ...]) -> tuple[slice, ...]:
-        return tuple(slice(i * n, (i + 1) * n) for i, n in zip(chunk, self.shape, strict=False))
 
 
 class ZarrBackend:
@@ -365,13 +377,13 @@ class LocalZarrBackend(ZarrBackend):
 
     def __init__(self, directory: str, *, writable: bool) -> None:
         self._files = FileStore(directory, read_only=not writable)
-        self.directory = directory = str(self._files.root)
+        self.directory = directory
         super().__init__(directory, self._files, writable=writable)
-        self._session = os.path.join(directory, SESSION)
-        self._metadata_path = os.path.join(self._session, "pmarray.json")
-        self._journal_path = os.path.join(self._session, "journal")
-        self._lock = LockFile(os.path.join(self._session, "lock"), directory)
-        self._kept = KeptObjects(self._files, os.path.join(self._session, "kept"))
+        self._session = Below(directory) / SESSION
+        self._metadata_path = self._session / "pmarray.json"
+        self._journal_path = self._session / "journal"
+        self._lock = LockFile(self._session / "lock", directory)
+        self._kept = KeptObjects(self._files, self._session / "kept")
         self._crashed = False
         self._settled = False
 
@@ -383,14 +395,14 @@ class LocalZarrBackend(ZarrBackend):
 
     def load(self) -> Checkpoint | None:
         try:
-            with open(self._metadata_path, "rb") as file:
-                data = file.read()
+            data = read_file(self._metadata_path)
         except (FileNotFoundError, NotADirectoryError):
             result = self._load_hierarchy()
             if result is None:
                 self._refuse_foreign_directory()
         except OSError as error:
-            raise StorageError(error.errno, error.strerror, self._metadata_path) from error
+            text = f"cannot open: {error.strerror}"
+            raise StorageError(error.errno, text, self._metadata_path) from error
         else:
             result = Checkpoint.from_bytes(data, self._metadata_path)
         self._adopt(result)
@@ -398,16 +410,16 @@ class LocalZarrBackend(ZarrBackend):
 
     def _refuse_foreign_directory(self) -> None:
         try:
-            entries = set(os.listdir(self.directory))
+            found = set(entries(self.directory))
         except FileNotFoundError:
             return
         except NotADirectoryError as error:
             raise ForeignDataError(
                 f"{self.directory} is a file; a Zarr group is a directory, or a .zip file"
             ) from error
-        if entries - {SESSION}:
+        if found - {SESSION}:
             raise ForeignDataError(
-                f"{self.directory} holds {', '.join(sorted(entries)[:4])} but no zarr.json: it is "
+                f"{self.directory} holds {', '.join(sorted(found)[:4])} but no zarr.json: it is "
                 "no Zarr group, and nothing was changed; choose another directory"
             )
 
@@ -428,20 +440,17 @@ class LocalZarrBackend(ZarrBackend):
 
     def stamp(self) -> object:
         result: list[object] = []
-        for path in (self._metadata_path, os.path.join(self.directory, "zarr.json")):
-            try:
-                found = os.stat(path)
-            except (FileNotFoundError, NotADirectoryError):
-                result.append(None)
-            else:
-                result.append((found.st_ino, found.st_mtime_ns, found.st_size))
+        for path in (self._metadata_path, self._files.path("zarr.json")):
+            found = status(path)
+            stamp = None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
+            result.append(stamp)
         return tuple(result)
 
     def open_journal(self, *, create: bool) -> FileRegion | None:
         path = self._journal_path
         if create:
             make_journal_file(path)
-        elif not os.path.exists(path):
+        elif status(path) is None:
             return None
         return FileRegion(path, 0, writable=self._writable, aligned=True)
 
@@ -449,7 +458,7 @@ class LocalZarrBackend(ZarrBackend):
 
     def lock(self) -> None:
         super().lock()
-        found = os.path.isdir(self._session)
+        found = is_directory(self._session)
         try:
             self._files.make_directory(self._kept.directory)
         except OSError as error:
@@ -464,8 +473,8 @@ class LocalZarrBackend(ZarrBackend):
         self._files.note(self._metadata_path)
         self._files.note(self._kept.path(1))
         self._files.barrier()
-        self._crashed = os.path.exists(self._metadata_path) or (found and not self.can_create)
-        if not os.path.exists(self._metadata_path):
+        self._crashed = status(self._metadata_path) is not None or (found and not self.can_create)
+        if status(self._metadata_path) is None:
             # Of a session that was closed: nothing may take it for this one's.
             self._forget(self._journal_path)
             self._kept.clear()
@@ -473,7 +482,7 @@ class LocalZarrBackend(ZarrBackend):
             self._files.barrier()
 
     @staticmethod
-    def _forget(path: str) -> None:
+    def _forget(path: Below) -> None:
         try:
             _osops.unlink(path)
         except FileNotFoundError:
@@ -521,7 +530,7 @@ class LocalZarrBackend(ZarrBackend):
             del self._published[key]
 
     def images_of_name(self, name: str, /, *, had_array: bool) -> list[tuple[int, bytes]]:
-        there = os.path.isdir(self._files.path(name))
+        there = is_directory(self._files.path(name))
         if not there and not had_array:
             return []
         keys = sorted(self._files.keys(name)) if there else []
