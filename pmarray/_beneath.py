@@ -20,7 +20,16 @@ from typing import Self
 
 from pmarray.errors import DamagedError, StorageError
 
-__all__ = ["Below", "directory_of", "entries", "is_directory", "open_path", "status", "walk"]
+__all__ = [
+    "Below",
+    "directory_of",
+    "entries",
+    "is_directory",
+    "is_name",
+    "open_path",
+    "status",
+    "walk",
+]
 
 _O_PATH = getattr(os, "O_PATH", os.O_RDONLY)
 _DIRECTORY = _O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -58,7 +67,7 @@ class Below(str):
 
     def __new__(cls, root: str, names: Sequence[str] = ()) -> Self:
         for name in names:
-            if not _is_name(name):
+            if not is_name(name):
                 raise DamagedError(f"{'/'.join(names)!r} is no name below {root}")
         result = super().__new__(cls, "/".join([root.rstrip("/") or "/", *names]))
         result.root, result.names = root, tuple(names)
@@ -81,7 +90,12 @@ class Below(str):
         return type(self)(self.root, self.names[:-1])
 
 
-def _is_name(name: str) -> bool:
+def is_name(name: str) -> bool:
+    """Whether that can be the name of something in a directory, and leads nowhere else.
+
+    >>> [is_name(name) for name in ("x", "x.npy", "", "..", "a/b")]
+    [True, True, False, False, False]
+    """
     try:
         return name not in ("", ".", "..") and "/" not in name and b"\0" not in os.fsencode(name)
     except UnicodeEncodeError:  # a lone surrogate, which JSON can spell and no file system has

@@ -100,6 +100,15 @@ def _held_lock() -> Any:
     return lock
 
 
+@runtime_checkable
+class _Sized(Protocol):
+    """What images can be put back to only as far as it goes."""
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that may be written."""
+
+
 @dataclass(slots=True)
 class Commit:
     """A sealed transaction in the writer's queue."""
@@ -225,6 +234,11 @@ class Committer:
                 regions[image.file_id] = open_region(image.file_id)
             region = regions[image.file_id]
             if region is not None:
+                if isinstance(region, _Sized) and image.offset + image.nbytes > region.capacity:
+                    raise DamagedError(
+                        f"the journal has {image.nbytes} bytes of file {image.file_id} at "
+                        f"{image.offset}, where it has none: restore the group from a backup"
+                    )
                 region.write(image.offset, [journal.fetch(image)])
         for region in regions.values():  # c
             if region is not None:

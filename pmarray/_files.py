@@ -11,14 +11,22 @@ from pmarray._beneath import Below, status
 from pmarray.errors import DamagedError, PoisonedError, StorageError
 from pmarray.layout import BLOCK_BYTES
 
-__all__ = ["barrier", "read_file", "read_fully", "replace_durably", "write_fully"]
+__all__ = [
+    "MAX_UNBACKED_BYTES",
+    "MIN_BACKED",
+    "barrier",
+    "read_file",
+    "read_fully",
+    "replace_durably",
+    "write_fully",
+]
 
 _MAX_IOV = 1000  # IOV_MAX is 1024 on Linux
 _MAX_CALL_BYTES = 1 << 30
 # A file may be all holes. Up to this size it is read all the same; beyond, it has to have blocks
 # for a tenth of what it is to take in memory, which is what file systems that compress may save.
-_UNBACKED_BYTES = 64 << 20
-_MIN_BACKED = 10
+MAX_UNBACKED_BYTES = 64 << 20
+MIN_BACKED = 10
 _STAT_BLOCK_BYTES = 512
 
 
@@ -85,7 +93,7 @@ def read_file(path: str, at_most: int | None = None) -> bytes:
         found = os.fstat(fd)
         nbytes = found.st_size if at_most is None else min(found.st_size, at_most)
         backed = found.st_blocks * _STAT_BLOCK_BYTES
-        if nbytes > _UNBACKED_BYTES and nbytes > backed * _MIN_BACKED:
+        if nbytes > max(MAX_UNBACKED_BYTES, backed * MIN_BACKED):
             raise DamagedError(f"{path} has {nbytes} bytes, and the medium holds {backed} of them")
         data = bytearray(nbytes)
         read_fully(fd, memoryview(data), 0, path=path)

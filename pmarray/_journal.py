@@ -29,6 +29,7 @@ import google_crc32c
 import numpy as np
 
 from pmarray.backends import Region
+from pmarray.errors import DamagedError
 from pmarray.layout import BLOCK_BYTES
 
 __all__ = ["Image", "Journal", "Record", "StoredImage"]
@@ -40,6 +41,7 @@ _ENTRY = struct.Struct("<QQQQ")  # file id, offset, length, 1 if there is payloa
 _MAX_IMAGES = (BLOCK_BYTES - _HEAD.size) // _ENTRY.size
 MAX_PAYLOAD_BYTES = 1 << 20
 """A record holds at most this much, unless the metadata are larger."""
+_MAX_METADATA_BYTES = 1 << 30
 _INITIAL_BYTES = 4 << 20
 
 
@@ -214,6 +216,7 @@ class Journal:
             magic != _MAGIC
             or generation != self.generation
             or count > _MAX_IMAGES
+            or nbytes > (MAX_PAYLOAD_BYTES if kind == _BEFORE else _MAX_METADATA_BYTES)
             or not self._reaches(start + total)
         ):
             return None
@@ -233,6 +236,11 @@ class Journal:
             position = start + at if has_data else None
             images.append(StoredImage(number, file_id, offset, length, position))
             at += length if has_data else 0
+            if not 0 < length <= MAX_PAYLOAD_BYTES or offset >= 1 << 62 or at > total:
+                raise DamagedError(
+                    f"a journal record names {length} bytes at {offset} of file {file_id}: "
+                    "restore the group from a backup"
+                )
         return Record(number, tuple(images), None, start + total)
 
 

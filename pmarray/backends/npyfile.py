@@ -29,6 +29,9 @@ from pmarray.layout import Layout
 __all__ = ["NpyFileBackend"]
 
 
+_MAX_UNBACKED_ITEM_BYTES = 1 << 20
+
+
 class NpyFileBackend:
     """The one array of a foreign ``.npy`` file."""
 
@@ -62,6 +65,8 @@ class NpyFileBackend:
                 "metadata are respected"
             )
         header = self._header = parse_header(data, self._path)
+        if header.dtype.itemsize > max(os.stat(self._path).st_size, _MAX_UNBACKED_ITEM_BYTES):
+            raise DamagedError(f"{self._path} is shorter than one item of its {header.dtype}")
         layout = _plain_layout(header)
         array = ArrayMetadata(
             0,

@@ -44,20 +44,20 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.buffer.cpu import NDBuffer
 from zarr.core.metadata import ArrayV2Metadata
 from zarr.core.sync import sync
-from zarr.errors import ContainsArrayAndGroupError, GroupNotFoundError, NodeNotFoundError
+from zarr.errors import GroupNotFoundError, NodeNotFoundError
 from zarr.storage import MemoryStore
 
 from pmarray import _osops
-from pmarray._beneath import Below, entries, is_directory, status
+from pmarray._beneath import Below, entries, is_directory, is_name, status
 from pmarray._files import read_file, replace_durably
 from pmarray._lockfile import LockFile
-from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
+from pmarray._metadata import FOREIGN_IDS, ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._url import URL
 from pmarray.backends import _zarr_format as zarr_format
 from pmarray.backends import _zarr_leftovers as leftovers
 from pmarray.backends._file_region import FileRegion, make_journal_file
 from pmarray.backends._zarr_files import FileStore, KeptObjects
-from pmarray.errors import DamagedError, ForeignDataError, StorageError, URLError
+from pmarray.errors import DamagedError, ForeignDataError, PMArrayError, StorageError, URLError
 
 __all__ = ["LocalZarrBackend", "ZarrBackend", "ZarrChunks", "open_backend"]
 
@@ -162,12 +162,16 @@ class ZarrBackend:
                 members = {} if isinstance(node, zarr.Array) else dict(node.arrays())
         except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError):
             return None
-        except (ValueError, KeyError, TypeError, ContainsArrayAndGroupError) as error:
+        except (PMArrayError, MemoryError):
+            raise
+        except Exception as error:  # of zarr-python, over arbitrary metadata
             raise DamagedError(f"the Zarr metadata of {self.where} are damaged: {error}") from error
         if isinstance(node, zarr.Array):
             return self._one_array(node)
         arrays: dict[str, ArrayMetadata] = {}
         for name, array in sorted(members.items()):
+            if not is_name(name):
+                raise DamagedError(f"an array of {self.where} is called {name!r}")
             try:
                 found = zarr_format.from_zarr(array.metadata, name)
             except ForeignDataError:
@@ -177,15 +181,15 @@ class ZarrBackend:
                 found = replace(found, file_id=zarr_format.foreign_id(name))
             arrays[name] = found
         attributes: dict[str, Any] = dict(node.attrs)
-        ours = attributes.get(zarr_format.OURS, {})
-        largest = max((a.file_id for a in arrays.values() if a.file_id < 1 << 32), default=0)
+        identity, next_id, transaction = zarr_format.identity(attributes, self.where)
+        largest = max((a.file_id for a in arrays.values() if a.file_id < FOREIGN_IDS), default=0)
         metadata = GroupMetadata(
-            uuid=str(ours.get("uuid") or uuid.uuid5(uuid.NAMESPACE_URL, self.where)),
-            next_file_id=max(int(ours.get("next", 1)), largest + 1),
+            uuid=identity,
+            next_file_id=max(next_id, largest + 1),
             arrays=arrays,
             attrs=zarr_format.user_attributes(attributes),
         )
-        return Checkpoint(metadata, int(ours.get("transaction", 0)))
+        return Checkpoint(metadata, transaction)
 
     def _one_array(self, node: Any) -> Checkpoint:
         self.can_create = False
@@ -363,7 +367,20 @@ class _PutBack:
         self._kept = kept
 
     def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
-        self._kept.put_back(offset, b"".join(buffers).decode())
+        self._kept.put_back(offset, self._key(b"".join(buffers)))
+
+    def _key(self, data: bytes) -> str:
+        """Return the name of an object of an array; a whole array's ends in "/"."""
+        try:
+            key = data.decode()
+            if self._store.path(key.removesuffix("/")).names[0] == SESSION:
+                raise ValueError("that is not a hierarchy's")
+        except (ValueError, IndexError) as error:
+            raise DamagedError(
+                f"the journal of {self._store.root} names {data!r:.80}, which is no object of an "
+                f"array ({error}): restore the group from a backup"
+            ) from error
+        return key
 
     def barrier(self) -> None:
         self._store.barrier()
@@ -405,6 +422,10 @@ class LocalZarrBackend(ZarrBackend):
             raise StorageError(error.errno, text, self._metadata_path) from error
         else:
             result = Checkpoint.from_bytes(data, self._metadata_path)
+            for name, array in result.metadata.arrays.items():
+                if name == SESSION:
+                    raise DamagedError(f"an array of {self.directory} is called {name!r}")
+                zarr_format.check(array, name)
         self._adopt(result)
         return result
 
