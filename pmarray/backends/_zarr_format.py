@@ -331,7 +331,8 @@ def user_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ours(metadata: ZarrMetadata) -> Mapping[str, Any]:
-    ours = (metadata.attributes or {}).get(OURS)
+    attributes: Any = metadata.attributes
+    ours = attributes.get(OURS) if isinstance(attributes, Mapping) else None
     return ours if isinstance(ours, Mapping) else {}
 
 

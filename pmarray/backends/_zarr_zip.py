@@ -66,6 +66,8 @@ class ArchiveStore(ZipStore):
     def _refuse_bomb(self, key: str) -> None:
         """An object that is compressed once more, by the archive, is held to what files are."""
         info = self._zf.NameToInfo.get(key)
+        if info is not None and info.compress_size > os.stat(self.path).st_size:
+            raise DamagedError(f"{key} in {self.path} is longer than the archive")
         if info is not None and info.file_size > max(
             MAX_UNBACKED_BYTES, MIN_BACKED * info.compress_size
         ):

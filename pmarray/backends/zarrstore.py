@@ -159,15 +159,17 @@ class ZarrBackend:
         try:
             with zarr_format.quiet():
                 node = zarr.open(self._store, mode="r")
-                members = {} if isinstance(node, zarr.Array) else dict(node.arrays())
+                if isinstance(node, zarr.Array):
+                    return self._one_array(node)
+                return self._several_arrays(node, dict(node.arrays()))
         except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError):
             return None
         except (PMArrayError, MemoryError):
             raise
         except Exception as error:  # of zarr-python, over arbitrary metadata
             raise DamagedError(f"the Zarr metadata of {self.where} are damaged: {error}") from error
-        if isinstance(node, zarr.Array):
-            return self._one_array(node)
+
+    def _several_arrays(self, node: zarr.Group, members: Mapping[str, Any]) -> Checkpoint:
         arrays: dict[str, ArrayMetadata] = {}
         for name, array in sorted(members.items()):
             if not is_name(name):
@@ -180,7 +182,7 @@ class ZarrBackend:
                 # Somebody has copied the directory of an array, its number with it.
                 found = replace(found, file_id=zarr_format.foreign_id(name))
             arrays[name] = found
-        attributes: dict[str, Any] = dict(node.attrs)
+        attributes = dict(node.attrs)
         identity, next_id, transaction = zarr_format.identity(attributes, self.where)
         largest = max((a.file_id for a in arrays.values() if a.file_id < FOREIGN_IDS), default=0)
         metadata = GroupMetadata(
@@ -191,7 +193,7 @@ class ZarrBackend:
         )
         return Checkpoint(metadata, transaction)
 
-    def _one_array(self, node: Any) -> Checkpoint:
+    def _one_array(self, node: zarr.Array[Any]) -> Checkpoint:
         self.can_create = False
         array = zarr_format.from_zarr(node.metadata, "array")
         self._paths[array.file_id] = ""
