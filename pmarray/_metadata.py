@@ -20,6 +20,7 @@ __all__ = [
     "ArrayMetadata",
     "Checkpoint",
     "GroupMetadata",
+    "check_depth",
     "check_extents",
     "check_integer",
 ]
@@ -30,6 +31,7 @@ FOREIGN_IDS = 1 << 32
 _MAX_BYTES = (1 << 63) - 1
 _MAX_AXES = 64
 """As NumPy has it."""
+_MAX_DEPTH = 100
 
 
 def check_integer(value: Any, low: int = 0, high: int = _MAX_BYTES) -> int:
@@ -57,6 +59,20 @@ def check_extents(shape: Any, itemsize: int) -> tuple[int, ...]:
     if math.prod(max(1, n) for n in result) * itemsize > _MAX_BYTES:
         raise ValueError(f"an array of shape {result} is too large")
     return result
+
+
+def check_depth(value: Any) -> None:
+    """Raise ValueError where a JSON value is nested so deeply that writing it might fail.
+
+    >>> check_depth({"a": [1, {"b": []}]})
+    """
+    level, depth = [value], 0
+    while level:
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
+        inside = (one.values() if isinstance(one, dict) else one for one in level
+                  if isinstance(one, dict | list | tuple))  # fmt: skip
+        level, depth = [part for parts in inside for part in parts], depth + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +214,7 @@ class Checkpoint:
         """
         try:
             body = json.loads(data)
+            check_depth(body)
             if body.get("format") != "pmarray":
                 raise ForeignDataError(f"{where} was not written by pmarray")
             if check_integer(body["version"], 1) > FORMAT_VERSION:

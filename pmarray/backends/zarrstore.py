@@ -28,6 +28,7 @@ group has been closed (`_zarr_zip`).
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import threading
@@ -42,7 +43,7 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.buffer.cpu import NDBuffer
-from zarr.core.metadata import ArrayV2Metadata
+from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.core.sync import sync
 from zarr.errors import GroupNotFoundError, NodeNotFoundError
 from zarr.storage import MemoryStore
@@ -51,7 +52,13 @@ from pmarray import _osops
 from pmarray._beneath import Below, entries, is_directory, is_name, status
 from pmarray._files import read_file, replace_durably
 from pmarray._lockfile import LockFile
-from pmarray._metadata import FOREIGN_IDS, ArrayMetadata, Checkpoint, GroupMetadata
+from pmarray._metadata import (
+    FOREIGN_IDS,
+    ArrayMetadata,
+    Checkpoint,
+    GroupMetadata,
+    check_depth,
+)
 from pmarray._url import URL
 from pmarray.backends import _zarr_format as zarr_format
 from pmarray.backends import _zarr_leftovers as leftovers
@@ -63,6 +70,7 @@ __all__ = ["LocalZarrBackend", "ZarrBackend", "ZarrChunks", "open_backend"]
 
 AnyArray = NDArray[Any]
 SESSION = ".pmarray"
+_DOCUMENTS = ("zarr.json", ".zgroup", ".zarray")
 
 
 class ZarrChunks:
@@ -161,13 +169,16 @@ class ZarrBackend:
                 node = zarr.open(self._store, mode="r")
                 if isinstance(node, zarr.Array):
                     return self._one_array(node)
-                return self._several_arrays(node, dict(node.arrays()))
-        except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError):
-            return None
+                members = sync(_members(node))
+        except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError) as error:
+            if not any(sync(self._store.exists(key)) for key in _DOCUMENTS):
+                return None
+            raise DamagedError(f"the Zarr metadata of {self.where} are damaged: {error}") from error
         except (PMArrayError, MemoryError):
             raise
         except Exception as error:  # of zarr-python, over arbitrary metadata
             raise DamagedError(f"the Zarr metadata of {self.where} are damaged: {error}") from error
+        return self._several_arrays(node, members)
 
     def _several_arrays(self, node: zarr.Group, members: Mapping[str, Any]) -> Checkpoint:
         arrays: dict[str, ArrayMetadata] = {}
@@ -175,14 +186,14 @@ class ZarrBackend:
             if not is_name(name):
                 raise DamagedError(f"an array of {self.where} is called {name!r}")
             try:
-                found = zarr_format.from_zarr(array.metadata, name)
+                found = zarr_format.from_zarr(array, name)
             except ForeignDataError:
                 continue  # of a type that no array here can have; the others can be used
             if any(found.file_id == other.file_id for other in arrays.values()):
                 # Somebody has copied the directory of an array, its number with it.
                 found = replace(found, file_id=zarr_format.foreign_id(name))
             arrays[name] = found
-        attributes = dict(node.attrs)
+        attributes = self._attributes(node)
         identity, next_id, transaction = zarr_format.identity(attributes, self.where)
         largest = max((a.file_id for a in arrays.values() if a.file_id < FOREIGN_IDS), default=0)
         metadata = GroupMetadata(
@@ -198,8 +209,16 @@ class ZarrBackend:
         array = zarr_format.from_zarr(node.metadata, "array")
         self._paths[array.file_id] = ""
         identity = str(uuid.uuid5(uuid.NAMESPACE_URL, self.where))
-        attributes = zarr_format.user_attributes(dict(node.attrs))
+        attributes = zarr_format.user_attributes(self._attributes(node))
         return Checkpoint(GroupMetadata(identity, 1, {"array": array}, attributes))
+
+    def _attributes(self, node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
+        attributes: Any = node.metadata.attributes
+        try:
+            check_depth(attributes)
+            return dict(attributes)
+        except (TypeError, ValueError) as error:
+            raise DamagedError(f"the attributes of {self.where} make no sense: {error}") from error
 
     def save(self, checkpoint: Checkpoint, /) -> None:
         self._publish(checkpoint)
@@ -336,6 +355,56 @@ class ZarrBackend:
 
     def abandon(self) -> None:
         pass
+
+
+async def _members(group: zarr.Group) -> dict[str, Any]:
+    """Return the metadata of the arrays in a group, by name.
+
+    zarr-python has the same; but where one is damaged, it leaves the errors of the others to the
+    event loop, which prints them.
+    """
+    node = group._async_group
+    consolidated = node.metadata.consolidated_metadata
+    if consolidated is not None:
+        return {
+            name: one
+            for name, one in consolidated.metadata.items()
+            if isinstance(one, ArrayV2Metadata | ArrayV3Metadata)
+        }
+    turns = asyncio.Semaphore(zarr.config.get("async.concurrency"))
+    is_old = node.metadata.zarr_format == 2
+
+    async def read(name: str) -> Any:
+        async with turns:
+            place = f"{node.path}/{name}".lstrip("/")
+            data = await node.store.get(
+                f"{place}/{'.zarray' if is_old else 'zarr.json'}", default_buffer_prototype()
+            )
+            more = (
+                await node.store.get(f"{place}/.zattrs", default_buffer_prototype())
+                if is_old and data is not None
+                else None
+            )
+        if data is None:
+            return None
+        value = json.loads(data.to_bytes())
+        if is_old:
+            return ArrayV2Metadata.from_dict(
+                {**value, "attributes": json.loads(more.to_bytes()) if more is not None else {}}
+            )
+        if value["node_type"] == "group":
+            return None
+        with zarr_format.quiet():
+            return ArrayV3Metadata.from_dict(value)
+
+    names = [name async for name in node.store.list_dir(node.path)]
+    found = await asyncio.gather(*(read(name) for name in names), return_exceptions=True)
+    for name, one in zip(names, found, strict=True):
+        if isinstance(one, PMArrayError | MemoryError):
+            raise one
+        if isinstance(one, BaseException):
+            raise DamagedError(f"the metadata of the array {name!r} are damaged: {one!r}") from one
+    return {name: one for name, one in zip(names, found, strict=True) if one is not None}
 
 
 class _KeepingChunks(ZarrChunks):

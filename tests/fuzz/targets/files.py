@@ -223,7 +223,7 @@ def tree(base: Path) -> Use:
     """Links, FIFOs, directories and huge files where files should be."""
     (base / "in" / CANARY).mkdir(parents=True)
     made = Template(base, _make_small)
-    templates = [("memmap", made), ("memmap", made), ("zarr", Template(base / "in", _make_zarr))]
+    templates = [("zarr", Template(base / "in", _make_zarr)), *[("memmap", made)] * 7]
 
     def use(rng: random.Random, mode: str) -> None:
         scheme, template = rng.choice(templates)
