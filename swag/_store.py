@@ -173,7 +173,9 @@ class Store:
         if any(vector.shape != (n,) for vector in vectors):
             raise ValueError(f"its vectors have not {n} items")
         counters = self.checkpointed, self.collected
-        if any(type(count) is not int for count in counters) or not 0 <= counters[0] <= counters[1]:
+        if any(type(count) is not int for count in counters) or not (
+            0 <= counters[0] <= counters[1] < 1 << 53
+        ):
             raise ValueError(f"its counters are {counters}")
 
     @classmethod
@@ -302,7 +304,7 @@ class Store:
         if not since:
             return moments
         held = 0 if self.trajectory is None else self.trajectory.shape[1]
-        if max(map(self.slot, since)) >= held or len(since) > (self.ring or len(since)):
+        if len(since) > held or max(map(self.slot, since)) >= held:
             raise StoreError(
                 f"the posterior in {self.group.url} is damaged: iterates {since.start} to"
                 f" {since.stop - 1} are not all there"

@@ -308,7 +308,7 @@ def little_memory() -> Iterator[None]:
     tracemalloc.start()
     try:
         yield
-        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
     finally:
         tracemalloc.stop()
 
@@ -332,7 +332,7 @@ def _bomb(codec: str) -> bytes:
         return _zstd_of_zeros(1 << 30, told=True)
     if codec == "zstd stream":
         return _zstd_of_zeros(1 << 30, told=False)
-    big = bytes(256 << 20)
+    big = bytes(96 << 20)
     if codec in ("blosc", "lz4"):
         return bytes(numcodecs.get_codec({"id": codec}).encode(big))
     import zlib
