@@ -91,7 +91,7 @@ class Configuration:
         except KeyError as error:
             raise StoreError(f"the store's description is damaged: it lacks {error}") from error
         ranks = () if max_rank is None else (max_rank + 1 if type(max_rank) is int else max_rank,)
-        if any(type(number) is not int or number < 1 for number in (*ranks, every)):
+        if any(type(number) is not int or not 0 < number < 1 << 53 for number in (*ranks, every)):
             raise StoreError(
                 f"the store's description is damaged: max_rank={max_rank!r:.40}, "
                 f"checkpoint_every={every!r:.40}"

@@ -171,7 +171,8 @@ class ZarrBackend:
                     return self._one_array(node)
                 members = sync(_members(node))
         except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError) as error:
-            if not any(sync(self._store.exists(key)) for key in _DOCUMENTS):
+            prototype = default_buffer_prototype()
+            if all(sync(self._store.get(key, prototype)) is None for key in _DOCUMENTS):
                 return None
             raise DamagedError(f"the Zarr metadata of {self.where} are damaged: {error}") from error
         except (PMArrayError, MemoryError):
