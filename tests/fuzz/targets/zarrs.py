@@ -295,7 +295,7 @@ def archive(base: Path) -> Use:
                 if rng.random() < 0.2:
                     data = (_changed if key.endswith("json") else change_bytes)(rng, data)
                 if rng.random() < 0.05:
-                    key = name(rng).encode("utf8", "replace").decode() or "?"
+                    key = name(rng).encode("utf8", "replace").decode().split("\0")[0] or "?"
                 file.writestr(key, data)
         if rng.random() < 0.7:
             path.write_bytes(change_bytes(rng, path.read_bytes()))
