@@ -18,7 +18,7 @@ CYCLES ?= 100
 MEDIA ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types crash interrupts crash-peers crash-training powercut docs bench clean damage
+.PHONY: help demo test lint types crash interrupts crash-peers crash-training powercut docs bench clean damage fuzz
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ crash-training: $(VENV)/.swag,test ## Kill swag train and resume it (KILLS=200 S
 powercut: $(VENV)/.swag,test ## Cut a machine's power, in QEMU (CYCLES=100 SEED=1 MEDIA="disk devdax")
 	$(BIN)/python -m tests.powercut cuts --cycles $(CYCLES) --seed $(SEED) --media "$(MEDIA)"
 	$(BIN)/python -m tests.powercut logs --cycles $(CYCLES) --seed $(SEED) --media "$(MEDIA)"
+
+fuzz: $(VENV)/.swag,test ## Directories of strangers, parser by parser (MINUTES=90 SEED=1)
+	$(BIN)/python -m tests.fuzz --seed $(SEED) --minutes $(MINUTES)
 
 docs: $(VENV)/.docs ## Build the site into ./site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -7,13 +7,27 @@ import os
 from collections.abc import Sequence
 
 from pmarray import _osops
+from pmarray._beneath import Below, status
 from pmarray.errors import DamagedError, PoisonedError, StorageError
 from pmarray.layout import BLOCK_BYTES
 
-__all__ = ["barrier", "read_fully", "replace_durably", "write_fully"]
+__all__ = [
+    "MAX_UNBACKED_BYTES",
+    "MIN_BACKED",
+    "barrier",
+    "read_file",
+    "read_fully",
+    "replace_durably",
+    "write_fully",
+]
 
 _MAX_IOV = 1000  # IOV_MAX is 1024 on Linux
 _MAX_CALL_BYTES = 1 << 30
+# A file may be all holes. Up to this size it is read all the same; beyond, it has to have blocks
+# for a tenth of what it is to take in memory, which is what file systems that compress may save.
+MAX_UNBACKED_BYTES = 64 << 20
+MIN_BACKED = 10
+_STAT_BLOCK_BYTES = 512
 
 
 def write_fully(fd: int, buffers: Sequence[memoryview], offset: int, *, path: str) -> None:
@@ -62,6 +76,32 @@ def read_fully(fd: int, out: memoryview, offset: int, *, path: str) -> None:
         offset += done
 
 
+def read_file(path: str, at_most: int | None = None) -> bytes:
+    """Return the contents of a file, or their first bytes.
+
+    Raises
+    ------
+    OSError
+        As `_osops.open_file` does.
+    DamagedError
+        It claims to be so long that it must be all holes.
+    StorageError
+        The medium cannot be read.
+    """
+    fd = _osops.open_file(path)
+    try:
+        found = os.fstat(fd)
+        nbytes = found.st_size if at_most is None else min(found.st_size, at_most)
+        backed = found.st_blocks * _STAT_BLOCK_BYTES
+        if nbytes > max(MAX_UNBACKED_BYTES, backed * MIN_BACKED):
+            raise DamagedError(f"{path} has {nbytes} bytes, and the medium holds {backed} of them")
+        data = bytearray(nbytes)
+        read_fully(fd, memoryview(data), 0, path=path)
+        return bytes(data)
+    finally:
+        _osops.close(fd)
+
+
 def barrier(fd: int, *, path: str) -> None:
     """Return when what was written to `fd` is durable; a failure is final."""
     try:
@@ -94,9 +134,9 @@ def replace_durably(path: str, data: bytes) -> None:
         At step 4: a power cut may leave either.
     """
     temporary = path + ".new"
-    directory = os.path.dirname(path) or "."
+    directory = path.parent if isinstance(path, Below) else os.path.dirname(path) or "."
     try:
-        if os.path.lexists(temporary):
+        if status(temporary) is not None:
             _osops.unlink(temporary)
         fd = _osops.open_file(temporary, write=True, create=True)  # 1
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pmarray import _osops
+from pmarray._beneath import status
 from pmarray._files import write_fully
 from pmarray.errors import GroupLockedError, StorageError
 
@@ -33,11 +34,9 @@ class LockFile:
         """Take the lock, or raise `GroupLockedError`, which names the owner."""
         while True:
             fd = self._open_locked()
-            try:
-                if os.fstat(fd).st_ino == os.stat(self.path).st_ino:
-                    break
-            except FileNotFoundError:
-                pass
+            found = status(self.path)
+            if found is not None and os.fstat(fd).st_ino == found.st_ino:
+                break
             _osops.close(fd)
         self._fd = fd
         write_fully(fd, [memoryview(f"{os.getpid():<31}\n".encode())], 0, path=self.path)

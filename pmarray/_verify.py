@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pmarray._files import read_file
 from pmarray._findings import Finding, force_back, journal_findings, journal_state
 from pmarray._grid import ChunkGrid
 from pmarray._metadata import ArrayMetadata
@@ -138,10 +139,8 @@ def _chunk_findings(name: str, array: ArrayMetadata, chunks: Chunks) -> Iterator
 
 
 def _header_findings(name: str, array: ArrayMetadata, path: str) -> list[Finding]:
-    with open(path, "rb") as file:
-        data = file.read(MAX_HEADER_BYTES)
     try:
-        header = parse_header(data, path)
+        header = parse_header(read_file(path, MAX_HEADER_BYTES), path)
     except PMArrayError as error:
         return [Finding(name, f"{error}; the next flush rewrites it", damaged=False)]
     if header.shape != (array.layout.stored_shape if array.shape else ()):

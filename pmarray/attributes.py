@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pmarray._metadata import check_depth
+
 if TYPE_CHECKING:
     from pmarray.group import Group
 
@@ -49,7 +51,8 @@ class Attributes(MutableMapping[str, Any]):
                 raise TypeError(f"attribute names are strings, not {key!r}")
             try:
                 values[key] = json.loads(json.dumps(value))
-            except (TypeError, ValueError) as error:
+                check_depth(values[key])
+            except (TypeError, ValueError, RecursionError) as error:
                 raise TypeError(f"attribute {key!r} is no JSON value: {error}") from error
         self._change(lambda attrs: attrs.update(values))
 

@@ -35,7 +35,7 @@ class Device:
 
     def map(self, pieces: Sequence[tuple[int, int]], *, write: bool) -> _pmem.Mapping:
         """Map offsets and lengths one behind the other."""
-        fd = _osops.open_file(self.path, write=write)
+        fd = _osops.open_device(self.path, write=write)
         try:
             return _osops.map_shared(
                 fd,
@@ -114,7 +114,7 @@ class DeviceLock:
     def acquire(self, holder: str) -> None:
         """Take it, or raise `GroupLockedError`, which names the `holder`."""
         try:
-            fd = _osops.open_file(self._path, write=True)
+            fd = _osops.open_device(self._path, write=True)
         except OSError as error:
             raise StorageError(error.errno, f"cannot open: {error.strerror}", self._path) from error
         try:

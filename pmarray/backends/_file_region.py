@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray import _osops
+from pmarray._beneath import Below, status
 from pmarray._dtypes import DType
 from pmarray._files import barrier, read_fully, write_fully
 from pmarray._npy import write_header
@@ -220,12 +221,12 @@ def _open_direct(path: str) -> int | None:
         raise
 
 
-def make_journal_file(path: str) -> None:
+def make_journal_file(path: Below) -> None:
     """Make an empty file, durably, unless it is there."""
     try:
-        if not os.path.exists(path):
+        if status(path) is None:
             _osops.close(_osops.open_file(path, write=True, create=True))
         # Also if it was there: whoever made it may have died before this.
-        _osops.fsync_directory(os.path.dirname(path))
+        _osops.fsync_directory(path.parent)
     except OSError as error:
         raise StorageError(error.errno, f"cannot create: {error.strerror}", path) from error

@@ -11,7 +11,7 @@ import os
 from collections.abc import Collection, Mapping
 
 from pmarray import _osops
-from pmarray._files import barrier, write_fully
+from pmarray._files import barrier, read_file, write_fully
 from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._npy import MAX_HEADER_BYTES, Header, parse_header, write_header
 from pmarray._url import DEFAULT_NAME
@@ -29,6 +29,9 @@ from pmarray.layout import Layout
 __all__ = ["NpyFileBackend"]
 
 
+_MAX_UNBACKED_ITEM_BYTES = 1 << 20
+
+
 class NpyFileBackend:
     """The one array of a foreign ``.npy`` file."""
 
@@ -43,15 +46,15 @@ class NpyFileBackend:
 
     def load(self) -> Checkpoint | None:
         try:
-            with open(self._path, "rb") as file:
-                data = file.read(MAX_HEADER_BYTES)
+            data = read_file(self._path, MAX_HEADER_BYTES)
         except FileNotFoundError as error:
             raise GroupNotFoundError(
                 f"{self._path} does not exist; only an existing .npy file opens in place, "
                 "a new array goes into a directory"
             ) from error
         except OSError as error:
-            raise StorageError(error.errno, error.strerror, self._path) from error
+            text = f"cannot open: {error.strerror}"
+            raise StorageError(error.errno, text, self._path) from error
         directory = os.path.dirname(os.path.realpath(self._path))
         group = os.path.dirname(directory)
         if os.path.basename(directory) == "data" and os.path.exists(
@@ -62,6 +65,8 @@ class NpyFileBackend:
                 "metadata are respected"
             )
         header = self._header = parse_header(data, self._path)
+        if header.dtype.itemsize > max(os.stat(self._path).st_size, _MAX_UNBACKED_ITEM_BYTES):
+            raise DamagedError(f"{self._path} is shorter than one item of its {header.dtype}")
         layout = _plain_layout(header)
         array = ArrayMetadata(
             0,

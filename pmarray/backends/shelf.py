@@ -21,6 +21,7 @@ import os
 import warnings
 
 from pmarray import _osops
+from pmarray._beneath import Below, status
 from pmarray._sizes import parse_bytes
 from pmarray._url import URL
 from pmarray.backends import _device, _pymm
@@ -45,7 +46,7 @@ _warned: set[str] = set()
 class DAXBackend(MemmapBackend):
     """One group in a directory of a DAX file system: `memmap:`, but for how bytes are reached."""
 
-    def _region(self, path: str, offset: int, *, writable: bool, aligned: bool) -> FileRegion:
+    def _region(self, path: Below, offset: int, *, writable: bool, aligned: bool) -> FileRegion:
         return DAXRegion(path, offset, writable=writable)
 
 
@@ -108,9 +109,9 @@ def _warn_once(path: str, consequence: str) -> None:
 
 def is_dax(directory: str) -> bool:
     """Whether files in a directory, or below it once it is made, can be mapped with MAP_SYNC."""
-    metadata = os.path.join(directory, METADATA_NAME)
+    metadata = Below(directory) / METADATA_NAME
     try:
-        if os.path.exists(metadata):  # a reader may not be allowed to make files
+        if status(metadata) is not None:  # a reader may not be allowed to make files
             fd = _osops.open_file(metadata)
             try:
                 return _can_sync(fd)

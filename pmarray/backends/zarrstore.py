@@ -28,6 +28,7 @@ group has been closed (`_zarr_zip`).
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import threading
@@ -36,31 +37,40 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
-from zarr.core.buffer import default_buffer_prototype
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.buffer.cpu import NDBuffer
-from zarr.core.metadata import ArrayV2Metadata
+from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.core.sync import sync
-from zarr.errors import ContainsArrayAndGroupError, GroupNotFoundError, NodeNotFoundError
-from zarr.storage import MemoryStore, StorePath
+from zarr.errors import GroupNotFoundError, NodeNotFoundError
+from zarr.storage import MemoryStore
 
 from pmarray import _osops
-from pmarray._files import replace_durably
+from pmarray._beneath import Below, entries, is_directory, is_name, status
+from pmarray._files import read_file, replace_durably
 from pmarray._lockfile import LockFile
-from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
+from pmarray._metadata import (
+    FOREIGN_IDS,
+    ArrayMetadata,
+    Checkpoint,
+    GroupMetadata,
+    check_depth,
+)
 from pmarray._url import URL
 from pmarray.backends import _zarr_format as zarr_format
 from pmarray.backends import _zarr_leftovers as leftovers
 from pmarray.backends._file_region import FileRegion, make_journal_file
 from pmarray.backends._zarr_files import FileStore, KeptObjects
-from pmarray.errors import DamagedError, ForeignDataError, StorageError, URLError
+from pmarray.errors import DamagedError, ForeignDataError, PMArrayError, StorageError, URLError
 
 __all__ = ["LocalZarrBackend", "ZarrBackend", "ZarrChunks", "open_backend"]
 
 AnyArray = NDArray[Any]
 SESSION = ".pmarray"
+_DOCUMENTS = ("zarr.json", ".zgroup", ".zarray")
 
 
 class ZarrChunks:
@@ -69,30 +79,43 @@ class ZarrChunks:
     def __init__(self, store: Store, path: str, array: ArrayMetadata) -> None:
         self._path = path
         self._store = store
+        self._metadata = metadata = zarr_format.to_zarr(array)
         self.shape = zarr_format.stored_chunk_shape(array)
-        metadata = zarr_format.to_zarr(array)
-        self._metadata = metadata
-        # zarr-python asks for items, not for chunks. This array is large enough for any chunk;
-        # its shape is never stored.
-        huge = tuple(n << 40 for n in self.shape)
-        node = zarr.AsyncArray(metadata.update_shape(huge), StorePath(store, path))
-        self._items: Any = zarr.Array(node)
+        self._fill = np.frombuffer(array.fill, array.dtype)[0]
+        self._spec = zarr_format.chunk_spec(metadata)
+        self._pipeline = zarr_format.pipeline(metadata)
 
     def grow(self, array_shape: tuple[int, ...], /) -> None:
         pass
 
     def read_into(self, chunk: tuple[int, ...], out: AnyArray, /) -> None:
+        name = self._name(chunk)
+        data = sync(self._store.get(name, default_buffer_prototype()))
+        if data is None:
+            out[...] = self._fill
+            return
+        if not len(data):
+            raise DamagedError(f"chunk {name} is empty: restore it from a backup")
         try:
-            self._items.get_basic_selection(
-                self._slices(chunk), out=NDBuffer.from_numpy_array(out.reshape(self.shape))
-            )
-        except (ValueError, RuntimeError, TypeError, EOFError) as error:
+            (decoded,) = sync(self._pipeline.decode([(data, self._spec)]))
+            assert decoded is not None
+            out.reshape(self.shape)[...] = decoded.as_numpy_array()
+        except (StorageError, MemoryError):
+            raise
+        except Exception as error:  # of whatever codec
             raise DamagedError(
-                f"chunk {self._name(chunk)} cannot be decoded: {error}; restore it from a backup"
+                f"chunk {name} cannot be decoded: {error}; restore it from a backup"
             ) from error
 
     def write(self, chunk: tuple[int, ...], values: AnyArray, /) -> None:
-        self._items[self._slices(chunk)] = values.reshape(self.shape)
+        items = NDBuffer.from_numpy_array(values.reshape(self.shape))
+        data: Buffer | None = None
+        if not items.all_equal(self._spec.fill_value):
+            (data,) = sync(self._pipeline.encode([(items, self._spec)]))
+        if data is None:
+            self.delete(chunk)
+        else:
+            sync(self._store.set(self._name(chunk), data))
 
     def delete(self, chunk: tuple[int, ...], /) -> None:
         sync(self._store.delete(self._name(chunk)))
@@ -109,9 +132,6 @@ class ZarrChunks:
     def _name(self, chunk: tuple[int, ...]) -> str:
         name = self._metadata.encode_chunk_key(chunk[: len(self.shape)])
         return f"{self._path}/{name}" if self._path else name
-
-    def _slices(self, chunk: tuple[int, ...]) -> tuple[slice, ...]:
-        return tuple(slice(i * n, (i + 1) * n) for i, n in zip(chunk, self.shape, strict=False))
 
 
 class ZarrBackend:
@@ -147,41 +167,59 @@ class ZarrBackend:
         try:
             with zarr_format.quiet():
                 node = zarr.open(self._store, mode="r")
-                members = {} if isinstance(node, zarr.Array) else dict(node.arrays())
-        except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError):
-            return None
-        except (ValueError, KeyError, TypeError, ContainsArrayAndGroupError) as error:
+                if isinstance(node, zarr.Array):
+                    return self._one_array(node)
+                members = sync(_members(node))
+        except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError) as error:
+            prototype = default_buffer_prototype()
+            if all(sync(self._store.get(key, prototype)) is None for key in _DOCUMENTS):
+                return None
             raise DamagedError(f"the Zarr metadata of {self.where} are damaged: {error}") from error
-        if isinstance(node, zarr.Array):
-            return self._one_array(node)
+        except (PMArrayError, MemoryError):
+            raise
+        except Exception as error:  # of zarr-python, over arbitrary metadata
+            raise DamagedError(f"the Zarr metadata of {self.where} are damaged: {error}") from error
+        return self._several_arrays(node, members)
+
+    def _several_arrays(self, node: zarr.Group, members: Mapping[str, Any]) -> Checkpoint:
         arrays: dict[str, ArrayMetadata] = {}
         for name, array in sorted(members.items()):
+            if not is_name(name):
+                raise DamagedError(f"an array of {self.where} is called {name!r}")
             try:
-                found = zarr_format.from_zarr(array.metadata, name)
+                found = zarr_format.from_zarr(array, name)
             except ForeignDataError:
                 continue  # of a type that no array here can have; the others can be used
             if any(found.file_id == other.file_id for other in arrays.values()):
                 # Somebody has copied the directory of an array, its number with it.
                 found = replace(found, file_id=zarr_format.foreign_id(name))
             arrays[name] = found
-        attributes: dict[str, Any] = dict(node.attrs)
-        ours = attributes.get(zarr_format.OURS, {})
-        largest = max((a.file_id for a in arrays.values() if a.file_id < 1 << 32), default=0)
+        attributes = self._attributes(node)
+        identity, next_id, transaction = zarr_format.identity(attributes, self.where)
+        largest = max((a.file_id for a in arrays.values() if a.file_id < FOREIGN_IDS), default=0)
         metadata = GroupMetadata(
-            uuid=str(ours.get("uuid") or uuid.uuid5(uuid.NAMESPACE_URL, self.where)),
-            next_file_id=max(int(ours.get("next", 1)), largest + 1),
+            uuid=identity,
+            next_file_id=max(next_id, largest + 1),
             arrays=arrays,
             attrs=zarr_format.user_attributes(attributes),
         )
-        return Checkpoint(metadata, int(ours.get("transaction", 0)))
+        return Checkpoint(metadata, transaction)
 
-    def _one_array(self, node: Any) -> Checkpoint:
+    def _one_array(self, node: zarr.Array[Any]) -> Checkpoint:
         self.can_create = False
         array = zarr_format.from_zarr(node.metadata, "array")
         self._paths[array.file_id] = ""
         identity = str(uuid.uuid5(uuid.NAMESPACE_URL, self.where))
-        attributes = zarr_format.user_attributes(dict(node.attrs))
+        attributes = zarr_format.user_attributes(self._attributes(node))
         return Checkpoint(GroupMetadata(identity, 1, {"array": array}, attributes))
+
+    def _attributes(self, node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
+        attributes: Any = node.metadata.attributes
+        try:
+            check_depth(attributes)
+            return dict(attributes)
+        except (TypeError, ValueError) as error:
+            raise DamagedError(f"the attributes of {self.where} make no sense: {error}") from error
 
     def save(self, checkpoint: Checkpoint, /) -> None:
         self._publish(checkpoint)
@@ -320,6 +358,56 @@ class ZarrBackend:
         pass
 
 
+async def _members(group: zarr.Group) -> dict[str, Any]:
+    """Return the metadata of the arrays in a group, by name.
+
+    zarr-python has the same; but where one is damaged, it leaves the errors of the others to the
+    event loop, which prints them.
+    """
+    node = group._async_group
+    consolidated = node.metadata.consolidated_metadata
+    if consolidated is not None:
+        return {
+            name: one
+            for name, one in consolidated.metadata.items()
+            if isinstance(one, ArrayV2Metadata | ArrayV3Metadata)
+        }
+    turns = asyncio.Semaphore(zarr.config.get("async.concurrency"))
+    is_old = node.metadata.zarr_format == 2
+
+    async def read(name: str) -> Any:
+        async with turns:
+            place = f"{node.path}/{name}".lstrip("/")
+            data = await node.store.get(
+                f"{place}/{'.zarray' if is_old else 'zarr.json'}", default_buffer_prototype()
+            )
+            more = (
+                await node.store.get(f"{place}/.zattrs", default_buffer_prototype())
+                if is_old and data is not None
+                else None
+            )
+        if data is None:
+            return None
+        value = json.loads(data.to_bytes())
+        if is_old:
+            return ArrayV2Metadata.from_dict(
+                {**value, "attributes": json.loads(more.to_bytes()) if more is not None else {}}
+            )
+        if value["node_type"] == "group":
+            return None
+        with zarr_format.quiet():
+            return ArrayV3Metadata.from_dict(value)
+
+    names = [name async for name in node.store.list_dir(node.path)]
+    found = await asyncio.gather(*(read(name) for name in names), return_exceptions=True)
+    for name, one in zip(names, found, strict=True):
+        if isinstance(one, PMArrayError | MemoryError):
+            raise one
+        if isinstance(one, BaseException):
+            raise DamagedError(f"the metadata of the array {name!r} are damaged: {one!r}") from one
+    return {name: one for name, one in zip(names, found, strict=True) if one is not None}
+
+
 class _KeepingChunks(ZarrChunks):
     """The chunks of an array in a local directory."""
 
@@ -351,7 +439,20 @@ class _PutBack:
         self._kept = kept
 
     def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
-        self._kept.put_back(offset, b"".join(buffers).decode())
+        self._kept.put_back(offset, self._key(b"".join(buffers)))
+
+    def _key(self, data: bytes) -> str:
+        """Return the name of an object of an array; a whole array's ends in "/"."""
+        try:
+            key = data.decode()
+            if self._store.path(key.removesuffix("/")).names[0] == SESSION:
+                raise ValueError("that is not a hierarchy's")
+        except (ValueError, IndexError) as error:
+            raise DamagedError(
+                f"the journal of {self._store.root} names {data!r:.80}, which is no object of an "
+                f"array ({error}): restore the group from a backup"
+            ) from error
+        return key
 
     def barrier(self) -> None:
         self._store.barrier()
@@ -365,13 +466,13 @@ class LocalZarrBackend(ZarrBackend):
 
     def __init__(self, directory: str, *, writable: bool) -> None:
         self._files = FileStore(directory, read_only=not writable)
-        self.directory = directory = str(self._files.root)
+        self.directory = directory
         super().__init__(directory, self._files, writable=writable)
-        self._session = os.path.join(directory, SESSION)
-        self._metadata_path = os.path.join(self._session, "pmarray.json")
-        self._journal_path = os.path.join(self._session, "journal")
-        self._lock = LockFile(os.path.join(self._session, "lock"), directory)
-        self._kept = KeptObjects(self._files, os.path.join(self._session, "kept"))
+        self._session = Below(directory) / SESSION
+        self._metadata_path = self._session / "pmarray.json"
+        self._journal_path = self._session / "journal"
+        self._lock = LockFile(self._session / "lock", directory)
+        self._kept = KeptObjects(self._files, self._session / "kept")
         self._crashed = False
         self._settled = False
 
@@ -383,31 +484,35 @@ class LocalZarrBackend(ZarrBackend):
 
     def load(self) -> Checkpoint | None:
         try:
-            with open(self._metadata_path, "rb") as file:
-                data = file.read()
+            data = read_file(self._metadata_path)
         except (FileNotFoundError, NotADirectoryError):
             result = self._load_hierarchy()
             if result is None:
                 self._refuse_foreign_directory()
         except OSError as error:
-            raise StorageError(error.errno, error.strerror, self._metadata_path) from error
+            text = f"cannot open: {error.strerror}"
+            raise StorageError(error.errno, text, self._metadata_path) from error
         else:
             result = Checkpoint.from_bytes(data, self._metadata_path)
+            for name, array in result.metadata.arrays.items():
+                if name == SESSION:
+                    raise DamagedError(f"an array of {self.directory} is called {name!r}")
+                zarr_format.check(array, name)
         self._adopt(result)
         return result
 
     def _refuse_foreign_directory(self) -> None:
         try:
-            entries = set(os.listdir(self.directory))
+            found = set(entries(self.directory))
         except FileNotFoundError:
             return
         except NotADirectoryError as error:
             raise ForeignDataError(
                 f"{self.directory} is a file; a Zarr group is a directory, or a .zip file"
             ) from error
-        if entries - {SESSION}:
+        if found - {SESSION}:
             raise ForeignDataError(
-                f"{self.directory} holds {', '.join(sorted(entries)[:4])} but no zarr.json: it is "
+                f"{self.directory} holds {', '.join(sorted(found)[:4])} but no zarr.json: it is "
                 "no Zarr group, and nothing was changed; choose another directory"
             )
 
@@ -428,20 +533,17 @@ class LocalZarrBackend(ZarrBackend):
 
     def stamp(self) -> object:
         result: list[object] = []
-        for path in (self._metadata_path, os.path.join(self.directory, "zarr.json")):
-            try:
-                found = os.stat(path)
-            except (FileNotFoundError, NotADirectoryError):
-                result.append(None)
-            else:
-                result.append((found.st_ino, found.st_mtime_ns, found.st_size))
+        for path in (self._metadata_path, self._files.path("zarr.json")):
+            found = status(path)
+            stamp = None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
+            result.append(stamp)
         return tuple(result)
 
     def open_journal(self, *, create: bool) -> FileRegion | None:
         path = self._journal_path
         if create:
             make_journal_file(path)
-        elif not os.path.exists(path):
+        elif status(path) is None:
             return None
         return FileRegion(path, 0, writable=self._writable, aligned=True)
 
@@ -449,7 +551,7 @@ class LocalZarrBackend(ZarrBackend):
 
     def lock(self) -> None:
         super().lock()
-        found = os.path.isdir(self._session)
+        found = is_directory(self._session)
         try:
             self._files.make_directory(self._kept.directory)
         except OSError as error:
@@ -464,8 +566,8 @@ class LocalZarrBackend(ZarrBackend):
         self._files.note(self._metadata_path)
         self._files.note(self._kept.path(1))
         self._files.barrier()
-        self._crashed = os.path.exists(self._metadata_path) or (found and not self.can_create)
-        if not os.path.exists(self._metadata_path):
+        self._crashed = status(self._metadata_path) is not None or (found and not self.can_create)
+        if status(self._metadata_path) is None:
             # Of a session that was closed: nothing may take it for this one's.
             self._forget(self._journal_path)
             self._kept.clear()
@@ -473,7 +575,7 @@ class LocalZarrBackend(ZarrBackend):
             self._files.barrier()
 
     @staticmethod
-    def _forget(path: str) -> None:
+    def _forget(path: Below) -> None:
         try:
             _osops.unlink(path)
         except FileNotFoundError:
@@ -521,7 +623,7 @@ class LocalZarrBackend(ZarrBackend):
             del self._published[key]
 
     def images_of_name(self, name: str, /, *, had_array: bool) -> list[tuple[int, bytes]]:
-        there = os.path.isdir(self._files.path(name))
+        there = is_directory(self._files.path(name))
         if not there and not had_array:
             return []
         keys = sorted(self._files.keys(name)) if there else []
