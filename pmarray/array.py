@@ -32,7 +32,7 @@ from pmarray.errors import (
     LoanError,
     SelectionError,
 )
-from pmarray.layout import Layout, Order
+from pmarray.layout import Layout, Order, refuse_unaddressable
 
 if TYPE_CHECKING:
     from pmarray.group import Group
@@ -726,6 +726,7 @@ class PMArray(Arithmetic, Interop):
 
     def _set_shape(self, shape: tuple[int, ...], *, fill: bool) -> bool:
         """Change the shape in place; return whether that can be without copying."""
+        refuse_unaddressable(shape, self.itemsize)
         array = replace(self._array, shape=shape)
         self._group._backend.admit(array)
         blocks = self._storage.set_shape(shape or (1,))

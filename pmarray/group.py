@@ -26,7 +26,7 @@ from pmarray._npy import write_header
 from pmarray._persistent import PersistentStorage
 from pmarray._region import RegionStorage
 from pmarray._snapshot import Snapshot
-from pmarray._storage import Storage
+from pmarray._storage import Storage, plan_chunks
 from pmarray._storage_maker import StorageMaker
 from pmarray._uninterrupted import Task, await_abandoned
 from pmarray._url import URL, check_name
@@ -47,10 +47,10 @@ from pmarray.errors import (
     TransactionError,
     WriteBehindError,
 )
-from pmarray.layout import Layout, Order, parse_layout, parse_shape
+from pmarray.layout import Layout, Order, parse_layout, parse_shape, refuse_unaddressable
 from pmarray.transaction import OpenTransaction, Transaction
 
-__all__ = ["Group"]
+__all__ = ["Group", "parse_new"]
 
 T = TypeVar("T")
 
@@ -173,25 +173,12 @@ class Group:
         StorageError
             There is no room; nothing was changed.
         """
-        dtype = parse_dtype(dtype)
-        extents = parse_shape(shape)
-        plan = Layout.plan(extents, dtype.itemsize, parse_layout(layout, order) or "row")
-        fill = np.zeros((), dtype)
-        try:
-            if type(fill_value) is not int or fill_value:
-                fill[()] = fill_value  # as text, 0 would be the character
-            write_header(plan, dtype, ndim=len(extents))
-        except (ValueError, TypeError, OverflowError) as error:
-            raise LayoutError(
-                f"cannot create {name!r} of dtype {dtype} with fill_value={fill_value!r}: {error}"
-            ) from error
+        new = parse_new(name, shape, dtype, layout, order, fill_value)
 
         def work() -> PMArray:
-            self._become_writer()
-            self._note_change()
-            result = self._create(name, extents, dtype, plan.order, chunks, fill[()], options)
+            result = self._create(name, *new[:3], chunks, new[3], options)
             if not result._storage.holds_fill and result.size:
-                result[...] = fill
+                result[...] = new[3]
             return result
 
         with self._turn():
@@ -210,11 +197,8 @@ class Group:
     ) -> PMArray:
         """Create an array; what its items hold before they are written is for the caller to see."""
         check_name(name)
-        if options and not isinstance(self._backend, ChunkBackend):
-            raise TypeError(
-                f"{', '.join(options)}: for chunk stores such as zarr:, and {self.url} is none"
-            )
-        plan = Layout.plan(shape, dtype.itemsize, order or "row")
+        if not self._locked:  # becoming the writer makes files, for nothing where this raises
+            self._plan(shape, dtype, order, chunks, fill_value, options)
         self._become_writer()
         self._note_change()
         self._refuse_fixed("use a directory to hold several arrays")
@@ -222,17 +206,8 @@ class Group:
             raise ArrayExistsError(
                 f"{self.url} has an array {name!r} already; open it, or delete it first"
             )
-        array = ArrayMetadata(
-            self._metadata.next_file_id,
-            shape,
-            dtype,
-            plan.order,
-            plan.line_stride,
-            np.asarray(fill_value, dtype).tobytes(),
-        )
+        array = self._plan(shape, dtype, order, chunks, fill_value, options)
         if isinstance(self._backend, ChunkBackend):
-            most = self._cache.max_chunk_bytes
-            array = self._backend.plan(array, chunks, most, options)
             self._make_way(self._backend, name)
         storage = self._storage(name, array, chunks, new=True)
         self._metadata = replace(
@@ -243,6 +218,36 @@ class Group:
         result = self._arrays[name] = PMArray(self, name, array, storage)
         result._chunks = chunks
         return result
+
+    def _plan(
+        self,
+        shape: tuple[int, ...],
+        dtype: DType,
+        order: Order | None,
+        chunks: str | int | tuple[int, ...],
+        fill_value: Any,
+        options: Mapping[str, Any],
+    ) -> ArrayMetadata:
+        """Describe a new array, or raise where there can be none like it; nothing is made."""
+        if options and not isinstance(self._backend, ChunkBackend):
+            raise TypeError(
+                f"{', '.join(options)}: for chunk stores such as zarr:, and {self.url} is none"
+            )
+        refuse_unaddressable(shape, dtype.itemsize)
+        plan = Layout.plan(shape, dtype.itemsize, order or "row")
+        array = ArrayMetadata(
+            self._metadata.next_file_id,
+            shape,
+            dtype,
+            plan.order,
+            plan.line_stride,
+            np.asarray(fill_value, dtype).tobytes(),
+        )
+        most = self._cache.max_chunk_bytes
+        if isinstance(self._backend, ChunkBackend):
+            return self._backend.plan(array, chunks, most, options)
+        plan_chunks(plan, chunks, most)
+        return array
 
     def _make_way(self, backend: ChunkBackend, name: str) -> None:
         """What a deleted array has left under this name goes now, if need be with a way back."""
@@ -948,3 +953,29 @@ class Group:
 
 
 _NO_LOCK = nullcontext()
+
+
+def parse_new(
+    name: str,
+    shape: int | tuple[int, ...],
+    dtype: DTypeLike,
+    layout: str | None,
+    order: str | None,
+    fill_value: Any,
+) -> tuple[tuple[int, ...], DType, Order, Any]:
+    """Return shape, dtype, order and fill value of a new array; what cannot be is refused."""
+    check_name(name)
+    kind = parse_dtype(dtype)
+    extents = parse_shape(shape)
+    refuse_unaddressable(extents, kind.itemsize)
+    plan = Layout.plan(extents, kind.itemsize, parse_layout(layout, order) or "row")
+    fill = np.zeros((), kind)
+    try:
+        if type(fill_value) is not int or fill_value:
+            fill[()] = fill_value  # as text, 0 would be the character
+        write_header(plan, kind, ndim=len(extents))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise LayoutError(
+            f"cannot create {name!r} of dtype {kind} with fill_value={fill_value!r}: {error}"
+        ) from error
+    return extents, kind, plan.order, fill[()]

@@ -25,7 +25,7 @@ from pmarray._dtypes import DType, decode_dtype, encode_dtype, parse_dtype
 from pmarray._metadata import ArrayMetadata
 from pmarray._storage import TARGET_CHUNK_BYTES, refuse_large_chunk
 from pmarray.errors import ForeignDataError, LayoutError
-from pmarray.layout import Layout, Order
+from pmarray.layout import Layout, Order, refuse_unaddressable
 
 __all__ = [
     "OURS",
@@ -85,6 +85,8 @@ def plan(
     solid = _unpadded(tuple(max(1, n) for n in array.shape), array.dtype, array.order)
     given = "auto" if chunks == array.shape == () else chunks
     shape = _chunk_shape(solid, given, max_nbytes)[: len(array.shape)]
+    if shards is not None and not all(isinstance(n, int) and n > 0 for n in shards):
+        raise LayoutError(f"shards={shards!r}: give one extent an axis, a multiple of the chunk's")
     filters, serializer, compressors = _sorted_codecs(codecs or ())
     if array.order == "col" and len(array.shape) > 1:
         filters.insert(0, TransposeCodec(order=tuple(reversed(range(len(array.shape))))))
@@ -142,7 +144,7 @@ def _chunk_shape(
         or len(chunks) != len(layout.shape)
         or not all(isinstance(n, int) and n > 0 for n in chunks)
     ):
-        raise ValueError(
+        raise LayoutError(
             f"chunks={chunks!r}: give 'auto', a number of lines, or one extent an axis"
         )
     return chunks
@@ -200,6 +202,7 @@ def from_zarr(metadata: ZarrMetadata, name: str) -> ArrayMetadata:
     """
     try:
         dtype = _dtype(metadata)
+        refuse_unaddressable(metadata.shape, dtype.itemsize)
         _stored_chunk_shape(metadata)
     except (LayoutError, NotImplementedError, ValueError) as error:
         raise ForeignDataError(f"the Zarr array {name!r} cannot be opened: {error}") from error
