@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import google_crc32c
@@ -111,14 +113,18 @@ class Checkpoint:
     generation: int = 0
     """Journal records of any other generation are stale; 0 before there is a journal."""
 
-    def to_bytes(self) -> bytes:
-        """Return the contents of ``pmarray.json``: one JSON object with a CRC-32C of the rest."""
+    def to_bytes(self, notes: Mapping[str, Any] = MappingProxyType({})) -> bytes:
+        """Return the contents of ``pmarray.json``: one JSON object with a CRC-32C of the rest.
+
+        `notes` are a backend's own, for itself to read.
+        """
         body = {
             "format": "pmarray",
             "version": FORMAT_VERSION,
             "generation": self.generation,
             "transaction": self.transaction,
             **self.metadata.to_json(),
+            **notes,
         }
         return json.dumps({**body, "crc32c": _checksum(body)}, indent=1).encode()
 

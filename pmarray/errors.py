@@ -184,10 +184,14 @@ class GroupLockedError(PMArrayError, BlockingIOError):
 
 
 class ConflictError(PMArrayError, RuntimeError):
-    """Two writers of one `icechunk:` branch have written the same chunk, or the same metadata.
+    """Another writer has changed the same; nothing of it was overwritten.
 
-    The one that commits second gets this. What it has written is still there, uncommitted:
-    `Group.discard` gives it up, and goes on from what the other has left.
+    Two writers of one `icechunk:` branch have written the same chunk, or the same metadata. The one
+    that commits second gets this. What it has written is still there, uncommitted: `Group.discard`
+    gives it up, and goes on from what the other has left.
+
+    On `zarr:`, another program has changed the metadata of the hierarchy while this writer was at
+    work, which no lock of ours prevents; the message says where both versions are.
     """
 
 

@@ -120,6 +120,8 @@ class ArchiveStore(ZipStore):
 class ZipBackend(ZarrBackend):
     """One group in a zip archive."""
 
+    shared = False
+
     def __init__(self, path: str, *, writable: bool) -> None:
         self._path = path
         self._new: ArchiveStore | None = None

@@ -76,6 +76,7 @@ class IcechunkBackend(ZarrBackend):
     """One group in an Icechunk repository."""
 
     commits = True
+    shared = False  # a session of the repository is this writer's own
 
     def __init__(
         self,
