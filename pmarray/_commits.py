@@ -67,7 +67,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pmarray._journal import Image, Journal, StoredImage
 from pmarray._metadata import Checkpoint, GroupMetadata
-from pmarray.backends import Backend, ImageTarget
+from pmarray.backends import Backend, ImageTarget, LosesLock
 from pmarray.errors import DamagedError, OutcomeUnknownError, PoisonedError, StorageError
 
 if TYPE_CHECKING:
@@ -168,6 +168,8 @@ class Committer:
 
     def __init__(self, backend: Backend, checkpoint: Checkpoint) -> None:
         self._backend = backend
+        lock = backend if isinstance(backend, LosesLock) else None
+        self.refuse_lost_lock = lock.refuse_lost_lock if lock is not None else lambda: None
         self.saved = checkpoint
         """The last checkpoint."""
         self.in_force = checkpoint.metadata
@@ -197,7 +199,7 @@ class Committer:
                 "the journal is missing, though the metadata count on it: what was committed "
                 "since the last checkpoint is lost; restore the group from a backup"
             )
-        journal = Journal(region, self.saved.generation)
+        journal = self._journal = Journal(region, self.saved.generation)  # which `close` releases
         journal.barrier()  # a
         state = read_committed(self.saved, journal)
         regions: dict[int, ImageTarget | None] = {}
@@ -207,7 +209,6 @@ class Committer:
             for one in regions.values():
                 if one is not None:
                     one.close()
-        self._journal = journal
         self.transaction = self._committed = state.transaction
         self.checkpoint(state.metadata)  # d
 
@@ -235,10 +236,9 @@ class Committer:
         if self._journal is None:
             region = self._backend.open_journal(create=True)
             assert region is not None
-            journal = Journal(region, self.saved.generation)
-            journal.reserve(1)
-            self._journal = journal
             try:
+                journal = self._journal = Journal(region, self.saved.generation)
+                journal.reserve(1)
                 # From generation 1 on, a missing journal is damage; at 0 the journal is not read.
                 self.checkpoint(self.saved.metadata)
             except BaseException:
@@ -260,6 +260,7 @@ class Committer:
 
     def store(self, writes: list[Write]) -> None:
         """Write adjacent pieces, of no transaction or of one that is not sealed yet."""
+        self.refuse_lost_lock()
         number = writes[0].number
         if number is not None:
             self._journal_before(number, writes)  # 2
@@ -268,6 +269,7 @@ class Committer:
     def commit(self, writes: list[list[Write]], commits: list[Commit]) -> None:
         """Commit `commits`, whose writes, grouped by adjacency, are `writes`; steps 2 to 4."""
         assert self._journal is not None
+        self.refuse_lost_lock()
         last = commits[-1]
         marks = {storage: mark for commit in commits for storage, mark in commit.marks.items()}
         deletes = [i for storage, mark in marks.items() for i in storage.images_of_deletes(mark)]
@@ -343,6 +345,7 @@ class Committer:
         journal = self._journal
         if journal is None or self._pending_images <= self._committed:
             return
+        self.refuse_lost_lock()
         journal.barrier()  # a
         state = read_committed(self.saved, journal)
         self._put_back(journal, state, region_of, {})
@@ -350,6 +353,7 @@ class Committer:
 
     def checkpoint(self, metadata: GroupMetadata) -> None:
         """Replace the metadata file; afterwards nothing in the journal is needed."""
+        self.refuse_lost_lock()
         generation = self.saved.generation + (self._journal is not None)
         checkpoint = Checkpoint(metadata, self._committed, generation)
         self._backend.save(checkpoint)

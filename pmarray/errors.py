@@ -32,7 +32,8 @@
         `-- StorageError              (OSError)        the operating system refused an operation
             |-- WriteBehindError                       ... in the writer thread, after the call
             `-- PoisonedError                          ... at a barrier: reopen the group
-                `-- OutcomeUnknownError                ... at that of a commit
+                |-- OutcomeUnknownError                ... at that of a commit
+                `-- LockLostError                      the lock file was removed: reopen the group
 
     PersistenceWarning                (UserWarning)    durable in another way than was asked for
 
@@ -59,6 +60,7 @@ __all__ = [
     "GroupNotFoundError",
     "LayoutError",
     "LoanError",
+    "LockLostError",
     "OutcomeUnknownError",
     "PMArrayError",
     "PersistenceWarning",
@@ -233,6 +235,14 @@ class OutcomeUnknownError(PoisonedError):
     """The barrier that should have made a commit durable failed: it may have happened or not.
 
     Opening the group again settles it.
+    """
+
+
+class LockLostError(PoisonedError):
+    """The lock file was removed, or replaced, under the group's writer.
+
+    Another writer may have come since, so nothing more is written. What had been committed or
+    flushed is there; open the group again to go on from it.
     """
 
 

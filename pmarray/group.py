@@ -366,6 +366,7 @@ class Group:
     def _flush(self) -> None:
         # Data before the metadata that count on them, metadata before the files they gave up;
         # unless all of it appears in one step.
+        self._committer.refuse_lost_lock()
         self._cache.flush()
         if isinstance(self._backend, ChunkBackend) and self._backend.commits:
             self._remove_deleted()

@@ -65,13 +65,17 @@ class FileRegion:
         self.capacity = 0
         self._closed = False
         self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+        self._direct_fd: int | None = None
         try:
             self._fd = _osops.open_file(path, write=writable)
-            self._direct_fd: int | None = None
-            if writable and aligned and data_offset % BLOCK_BYTES == 0:
-                self._direct_fd = _open_direct(path)
-            self._opened = self._settled_stamp()
-            self.refresh()
+            try:
+                if writable and aligned and data_offset % BLOCK_BYTES == 0:
+                    self._direct_fd = _open_direct(path)
+                self._opened = self._settled_stamp()
+                self.refresh()
+            except BaseException:
+                self.close()
+                raise
             self._foreign = foreign_nbytes is not None
             self._followed = foreign_nbytes is not None and self.capacity > foreign_nbytes
             if foreign_nbytes is not None:

@@ -7,6 +7,7 @@ nothing else follows in the file. Otherwise the header is left as it is.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Collection, Mapping
 
@@ -22,6 +23,7 @@ from pmarray.errors import (
     GroupLockedError,
     GroupNotFoundError,
     LayoutError,
+    LockLostError,
     StorageError,
 )
 from pmarray.layout import Layout
@@ -160,6 +162,22 @@ class NpyFileBackend:
                 _osops.unlock(fd)
             finally:
                 _osops.close(fd)
+
+    def refuse_lost_lock(self) -> None:
+        if self._lock_fd is None:
+            return
+        mine = os.fstat(self._lock_fd)
+        try:
+            there: os.stat_result | None = os.stat(self._path)
+        except OSError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+            raise LockLostError(
+                errno.ESTALE,
+                "the file was removed or replaced by another one while this writer had it: "
+                "nothing more is written; close the array, and open it again",
+                self._path,
+            )
 
     def abandon(self) -> None:
         if self._lock_fd is not None:

@@ -619,6 +619,9 @@ class LocalZarrBackend(ZarrBackend):
             except OSError:
                 pass  # another writer has come
 
+    def refuse_lost_lock(self) -> None:
+        self._lock.refuse_lost()
+
     def abandon(self) -> None:
         self._lock.abandon()
 
