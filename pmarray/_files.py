@@ -4,16 +4,66 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Sequence
 
 from pmarray import _osops
 from pmarray.errors import DamagedError, PoisonedError, StorageError
 from pmarray.layout import BLOCK_BYTES
 
-__all__ = ["barrier", "read_fully", "replace_durably", "write_fully"]
+__all__ = ["barrier", "exists", "keep_access", "read_fully", "replace_durably", "write_fully"]
 
 _MAX_IOV = 1000  # IOV_MAX is 1024 on Linux
 _MAX_CALL_BYTES = 1 << 30
+
+
+def exists(path: str) -> bool:
+    """Whether there is anything of this name; `os.path.exists` says no where it may not look.
+
+    Raises
+    ------
+    StorageError
+        That cannot be found out.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise StorageError(error.errno, f"cannot look: {error.strerror}", path) from error
+    return True
+
+
+_ACL = "system.posix_acl_access"
+
+
+def keep_access(path: str, fd: int) -> None:
+    """Let who may use the file `path` use `fd`, which is about to take its place.
+
+    What this process may not give away stays its own.
+    """
+    try:
+        old, new = os.stat(path), os.fstat(fd)
+    except FileNotFoundError:
+        return
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        for user in (old.st_uid, -1):  # only root can change the first, members of a group that
+            try:
+                _osops.chown(fd, user, old.st_gid)
+                break
+            except PermissionError:
+                continue
+    mode = stat.S_IMODE(old.st_mode)
+    if os.fstat(fd).st_gid != old.st_gid:
+        mode &= ~stat.S_IRWXG  # which were another group's
+    if mode != stat.S_IMODE(new.st_mode):
+        _osops.chmod(fd, mode)
+    if hasattr(os, "getxattr"):
+        try:
+            _osops.setxattr(fd, _ACL, os.getxattr(path, _ACL))
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
+                raise
 
 
 def write_fully(fd: int, buffers: Sequence[memoryview], offset: int, *, path: str) -> None:
@@ -78,7 +128,7 @@ def barrier(fd: int, *, path: str) -> None:
 def replace_durably(path: str, data: bytes) -> None:
     """Replace the contents of `path` in one step that survives a power cut.
 
-    1. Write the new contents to a temporary file beside it.
+    1. Write the new contents to a temporary file beside it, for those who may use the old one.
     2. Make that file durable.
     3. Rename it over the old one.
     4. Make the directory durable.
@@ -101,6 +151,7 @@ def replace_durably(path: str, data: bytes) -> None:
         fd = _osops.open_file(temporary, write=True, create=True)  # 1
         try:
             write_fully(fd, [memoryview(data)], 0, path=temporary)
+            keep_access(path, fd)
             _osops.fsync(fd)  # 2
         finally:
             _osops.close(fd)

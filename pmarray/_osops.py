@@ -29,6 +29,8 @@ from numpy.typing import NDArray
 from pmarray import _pmem
 
 __all__ = [
+    "chmod",
+    "chown",
     "close",
     "fallocate",
     "fdatasync",
@@ -46,6 +48,7 @@ __all__ = [
     "pwritev",
     "rename",
     "rmdir",
+    "setxattr",
     "store",
     "symlink",
     "unlink",
@@ -85,6 +88,21 @@ def open_nameless(directory: str, *, direct: bool = False) -> int:
 def close(fd: int) -> None:
     """Close `fd`; an error here can be the report of a failed write (NFS, quota)."""
     os.close(fd)
+
+
+def chmod(fd: int, mode: int) -> None:
+    """Set the permission bits of `fd`."""
+    os.fchmod(fd, mode)
+
+
+def chown(fd: int, user: int, group: int) -> None:
+    """Give `fd` to a user and a group."""
+    os.fchown(fd, user, group)
+
+
+def setxattr(fd: int, name: str, value: bytes) -> None:
+    """Set an extended attribute of `fd`, such as its access control list."""
+    os.setxattr(fd, name, value)
 
 
 def pwritev(fd: int, buffers: Sequence[memoryview], offset: int) -> int:

@@ -637,9 +637,14 @@ class Group:
                 self._do(self._refresh)
 
     def _refresh(self) -> None:
-        loaded = self._backend.load()
-        if loaded is not None:
-            self._adopt(loaded)
+        while True:
+            loaded = self._backend.load()
+            try:
+                if loaded is not None:
+                    self._adopt(loaded)
+                return
+            except SnapshotExpiredError:
+                continue  # a writer has deleted one of the open arrays, which are not many
 
     def discard(self) -> None:
         """Give up what was written since the last flush or commit, and go on from what is there.

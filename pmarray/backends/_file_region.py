@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pmarray import _osops
 from pmarray._dtypes import DType
-from pmarray._files import barrier, read_fully, write_fully
+from pmarray._files import barrier, exists, read_fully, write_fully
 from pmarray._npy import write_header
 from pmarray._sizes import format_bytes
 from pmarray.errors import ForeignDataError, StorageError
@@ -227,9 +227,11 @@ def _open_direct(path: str) -> int | None:
 def make_journal_file(path: str) -> None:
     """Make an empty file, durably, unless it is there."""
     try:
-        if not os.path.exists(path):
+        if not exists(path):
             _osops.close(_osops.open_file(path, write=True, create=True))
         # Also if it was there: whoever made it may have died before this.
         _osops.fsync_directory(os.path.dirname(path))
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError(error.errno, f"cannot create: {error.strerror}", path) from error

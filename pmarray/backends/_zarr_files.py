@@ -33,7 +33,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import LocalStore
 
 from pmarray import _osops
-from pmarray._files import barrier, write_fully
+from pmarray._files import barrier, exists, keep_access, write_fully
 from pmarray.errors import DamagedError, PoisonedError, SnapshotExpiredError, StorageError
 
 __all__ = ["NEW", "FileStore", "KeptObjects"]
@@ -130,6 +130,7 @@ class FileStore(LocalStore):
                 fd = _osops.open_file(temporary, write=True, create=True)
             try:
                 write_fully(fd, [memoryview(data).cast("B")], 0, path=temporary)  # type: ignore[arg-type]  # 1
+                keep_access(path, fd)
                 barrier(fd, path=path)  # 2
             finally:
                 _osops.close(fd)
@@ -319,7 +320,7 @@ class KeptObjects:
         temporary = path + NEW
         self._store.note(path)
         try:
-            if not os.path.exists(kept):
+            if not exists(kept):
                 raise DamagedError(
                     f"{kept} is missing, though the journal counts on it: restore the group from "
                     "a backup"

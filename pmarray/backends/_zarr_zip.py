@@ -24,7 +24,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import MemoryStore, ZipStore
 
 from pmarray import _osops
-from pmarray._files import barrier
+from pmarray._files import barrier, exists
 from pmarray._metadata import Checkpoint
 from pmarray.backends.zarrstore import ZarrBackend
 from pmarray.errors import DamagedError, PMArrayError, ReadOnlyError, StorageError
@@ -125,7 +125,7 @@ class ZipBackend(ZarrBackend):
     def __init__(self, path: str, *, writable: bool) -> None:
         self._path = path
         self._new: ArchiveStore | None = None
-        self._exists = os.path.exists(path)
+        self._exists = exists(path)
         store: Any = ArchiveStore(path) if self._exists else MemoryStore()
         super().__init__(path, store, writable=writable)
 

@@ -24,7 +24,7 @@ import os
 from collections.abc import Collection, Mapping
 
 from pmarray import _osops
-from pmarray._files import replace_durably
+from pmarray._files import exists, replace_durably
 from pmarray._lockfile import LockFile
 from pmarray._metadata import ArrayMetadata, Checkpoint
 from pmarray._url import URL
@@ -104,7 +104,7 @@ class MemmapBackend:
         path = self._path(JOURNAL_NAME)
         if create:
             make_journal_file(path)
-        elif not os.path.exists(path):
+        elif not exists(path):
             return None
         return self._region(path, 0, writable=self._writable, aligned=True)
 
@@ -129,7 +129,7 @@ class MemmapBackend:
         if not os.path.isdir(data):
             made.insert(0, data)
         unsure = []
-        if not os.path.exists(self._metadata_path):
+        if not exists(self._metadata_path):
             unsure = [os.path.dirname(data), os.path.dirname(os.path.dirname(data))]
         try:
             for path in reversed(made):
@@ -173,7 +173,7 @@ class MemmapBackend:
 
     def open(self, file_id: int, nbytes: int, /, *, aligned: bool) -> FileRegion:
         path = self.data_path(file_id)
-        if not os.path.exists(path):
+        if not exists(path):
             raise DamagedError(f"{path} is missing, though {METADATA_NAME} names it")
         region = self._region(path, BLOCK_BYTES, writable=self._writable, aligned=aligned)
         if region.capacity < nbytes:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Collection, Mapping
 
 from pmarray import _osops
-from pmarray._files import barrier, write_fully
+from pmarray._files import barrier, exists, write_fully
 from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._npy import MAX_HEADER_BYTES, Header, parse_header, write_header
 from pmarray._url import DEFAULT_NAME
@@ -56,7 +56,7 @@ class NpyFileBackend:
             raise StorageError(error.errno, error.strerror, self._path) from error
         directory = os.path.dirname(os.path.realpath(self._path))
         group = os.path.dirname(directory)
-        if os.path.basename(directory) == "data" and os.path.exists(
+        if os.path.basename(directory) == "data" and exists(
             os.path.join(group, "pmarray.json")
         ):
             raise ForeignDataError(

@@ -21,6 +21,7 @@ import os
 import warnings
 
 from pmarray import _osops
+from pmarray._files import exists
 from pmarray._sizes import parse_bytes
 from pmarray._url import URL
 from pmarray.backends import _device, _pymm
@@ -76,13 +77,13 @@ def open_backend(url: URL, *, writable: bool) -> MemmapBackend | PoolBackend:
 
 
 def _is_for_pymm(path: str) -> bool:
-    if os.path.exists(os.path.join(path, METADATA_NAME)):
+    if exists(os.path.join(path, METADATA_NAME)):
         return False
     return _pymm.holds_shelf(path) or _pymm.is_installed()
 
 
 def _open_pymm(path: str, size: str | None, *, writable: bool) -> PoolBackend:
-    if os.path.exists(os.path.join(path, METADATA_NAME)):
+    if exists(os.path.join(path, METADATA_NAME)):
         raise ForeignDataError(f"{path} holds a group in files: leave out ?engine=pymm")
     if not writable and not _pymm.holds_shelf(path):
         raise GroupNotFoundError(f"there is no shelf of pmarray in {path}")
@@ -110,7 +111,7 @@ def is_dax(directory: str) -> bool:
     """Whether files in a directory, or below it once it is made, can be mapped with MAP_SYNC."""
     metadata = os.path.join(directory, METADATA_NAME)
     try:
-        if os.path.exists(metadata):  # a reader may not be allowed to make files
+        if exists(metadata):  # a reader may not be allowed to make files
             fd = _osops.open_file(metadata)
             try:
                 return _can_sync(fd)

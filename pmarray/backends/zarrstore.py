@@ -49,7 +49,7 @@ from zarr.errors import ContainsArrayAndGroupError, GroupNotFoundError, NodeNotF
 from zarr.storage import MemoryStore, StorePath
 
 from pmarray import _osops
-from pmarray._files import replace_durably
+from pmarray._files import exists, replace_durably
 from pmarray._lockfile import LockFile
 from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._url import URL
@@ -538,7 +538,7 @@ class LocalZarrBackend(ZarrBackend):
         path = self._journal_path
         if create:
             make_journal_file(path)
-        elif not os.path.exists(path):
+        elif not exists(path):
             return None
         return FileRegion(path, 0, writable=self._writable, aligned=True)
 
@@ -561,9 +561,9 @@ class LocalZarrBackend(ZarrBackend):
         self._files.note(self._metadata_path)
         self._files.note(self._kept.path(1))
         self._files.barrier()
-        self._crashed = os.path.exists(self._metadata_path) or (found and not self.can_create)
+        self._crashed = exists(self._metadata_path) or (found and not self.can_create)
         self._refuse_changed_hierarchy()
-        if not os.path.exists(self._metadata_path):
+        if not exists(self._metadata_path):
             # Of a session that was closed: nothing may take it for this one's.
             self._forget(self._journal_path)
             self._kept.clear()
