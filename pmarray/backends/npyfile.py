@@ -56,9 +56,7 @@ class NpyFileBackend:
             raise StorageError(error.errno, error.strerror, self._path) from error
         directory = os.path.dirname(os.path.realpath(self._path))
         group = os.path.dirname(directory)
-        if os.path.basename(directory) == "data" and exists(
-            os.path.join(group, "pmarray.json")
-        ):
+        if os.path.basename(directory) == "data" and exists(os.path.join(group, "pmarray.json")):
             raise ForeignDataError(
                 f"{self._path} belongs to the group {group}: open that, so that its lock and its "
                 "metadata are respected"

@@ -58,6 +58,7 @@ from pmarray.backends import _zarr_leftovers as leftovers
 from pmarray.backends._file_region import FileRegion, make_journal_file
 from pmarray.backends._zarr_documents import Documents
 from pmarray.backends._zarr_files import FileStore, KeptObjects
+from pmarray.backends._zarr_threads import keep_working
 from pmarray.errors import (
     ConflictError,
     DamagedError,
@@ -132,6 +133,7 @@ class ZarrBackend:
     """Whether other programs may change the hierarchy while a writer of ours is at work."""
 
     def __init__(self, where: str, store: Store, *, writable: bool) -> None:
+        keep_working()
         self.where = where
         self._store = store
         self._writable = writable
