@@ -11,10 +11,12 @@ from contextlib import ExitStack
 from functools import cache
 from typing import TYPE_CHECKING
 
+from pmarray._dropped import await_closing
+
 if TYPE_CHECKING:
     from pmarray.group import Group
 
-__all__ = ["begin", "close_before_threads_end", "end"]
+__all__ = ["begin", "call_after_closing", "close_before_threads_end", "end"]
 
 _OPEN: weakref.WeakSet[Group] = weakref.WeakSet()
 _after: list[Callable[[], object]] = []
@@ -57,7 +59,8 @@ def _end() -> None:
     with ExitStack() as ends:
         for function in _after:
             ends.callback(function)
-        ends.callback(_close_all)  # called first
+        ends.callback(_close_all)
+        ends.callback(await_closing)  # called first
 
 
 def _abandon_all() -> None:

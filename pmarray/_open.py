@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from numpy.typing import DTypeLike
 
+from pmarray._dropped import await_closing
 from pmarray._dtypes import parse_dtype
 from pmarray._sizes import available_memory_bytes, parse_bytes
 from pmarray._uninterrupted import uninterrupted
@@ -113,6 +114,7 @@ def _enter_group(
     overwrite: bool,
     admit: Callable[[Group], None],
 ) -> Group:
+    await_closing()
     backend = open_backend(parsed, writable=mode != "r")
     if (overwrite or mode == "w") and isinstance(backend, Overwritable):
         backend.make_way()

@@ -193,6 +193,8 @@ class DRAMBackend:
 
     can_create = True
     has_journal = False
+    volatile = True
+    """Whether all is gone with the process, so that nobody has to close it."""
 
     def __init__(self, where: str, spill: str | None = None) -> None:
         self._where = where

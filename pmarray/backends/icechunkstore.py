@@ -77,6 +77,7 @@ class IcechunkBackend(ZarrBackend):
 
     commits = True
     shared = False  # a session of the repository is this writer's own
+    survives_fork = False  # the threads of Icechunk do not
 
     def __init__(
         self,

@@ -131,6 +131,7 @@ class ZarrBackend:
     commits = False
     shared = True
     """Whether other programs may change the hierarchy while a writer of ours is at work."""
+    survives_fork = True
 
     def __init__(self, where: str, store: Store, *, writable: bool) -> None:
         keep_working()
@@ -690,7 +691,9 @@ def open_backend(url: URL, *, writable: bool) -> ZarrBackend:
             return ZarrBackend(str(url), store, writable=writable)
         from pmarray.backends._zarr_remote import remote_store
 
-        return ZarrBackend(str(url), remote_store(url, writable=writable), writable=writable)
+        backend = ZarrBackend(str(url), remote_store(url, writable=writable), writable=writable)
+        backend.survives_fork = False  # the threads of obstore and fsspec do not
+        return backend
     if url.options:
         raise URLError(f"zarr: of a local path takes no options, got {url.options}")
     if not path:
