@@ -199,10 +199,13 @@ def persist(memory: NDArray[np.uint8]) -> None:
     _pmem.persist(memory)
 
 
-def lock(fd: int, *, exclusive: bool) -> None:
-    """Take the open-file-description lock of `fd`; `BlockingIOError` if another handle has it."""
+def lock(fd: int, *, exclusive: bool, start: int = 0, nbytes: int = 0) -> None:
+    """Take an open-file-description lock of `fd`; `BlockingIOError` if another handle has it.
+
+    Of bytes that need not exist; of all of them unless told.
+    """
     kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
-    fcntl.fcntl(fd, _OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+    fcntl.fcntl(fd, _OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, nbytes, 0))
 
 
 def unlock(fd: int) -> None:

@@ -3,6 +3,9 @@
 It has no metadata beside its own header, so there are no attributes and no further arrays. The
 array grows and shrinks along its slow axis as long as the header has room for the new shape, and
 nothing else follows in the file. Otherwise the header is left as it is.
+
+Where it shrinks while somebody has the file mapped, the file keeps its length, and its tail passes
+for something that follows from then on.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from pmarray._files import barrier, exists, write_fully
 from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._npy import MAX_HEADER_BYTES, Header, parse_header, write_header
 from pmarray._url import DEFAULT_NAME
-from pmarray.backends._file_region import FileRegion
+from pmarray.backends._file_region import MAPPED_BYTE, FileRegion
 from pmarray.errors import (
     DamagedError,
     ForeignDataError,
@@ -110,7 +113,7 @@ class NpyFileBackend:
     def lock(self) -> None:
         fd = _osops.open_file(self._path, write=True)
         try:
-            _osops.lock(fd, exclusive=True)
+            _osops.lock(fd, exclusive=True, nbytes=MAPPED_BYTE)  # not that of who maps it
         except (BlockingIOError, PermissionError) as error:
             _osops.close(fd)
             raise GroupLockedError(
