@@ -24,6 +24,7 @@ __all__ = [
     "Below",
     "directory_of",
     "entries",
+    "exists",
     "is_directory",
     "is_name",
     "open_path",
@@ -153,6 +154,11 @@ def status(path: str) -> os.stat_result | None:
         return None
     except OSError as error:
         raise StorageError(error.errno, f"cannot look at: {error.strerror}", str(path)) from error
+
+
+def exists(path: str) -> bool:
+    """Whether anything has that name; raises where that cannot be found out."""
+    return status(path) is not None
 
 
 def is_directory(path: str) -> bool:

@@ -75,7 +75,7 @@ from pmarray._recovery import (
     put_back,
     read_committed,
 )
-from pmarray.backends import Backend, ImageTarget
+from pmarray.backends import Backend, ImageTarget, LosesLock
 from pmarray.errors import OutcomeUnknownError, PoisonedError, StorageError
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ class Committer:
 
     def __init__(self, backend: Backend, checkpoint: Checkpoint) -> None:
         self._backend = backend
+        lock = backend if isinstance(backend, LosesLock) else None
+        self.refuse_lost_lock = lock.refuse_lost_lock if lock is not None else lambda: None
         self.saved = checkpoint
         """The last checkpoint."""
         self.in_force = checkpoint.metadata
@@ -178,6 +180,7 @@ class Committer:
         region = self._backend.open_journal(create=force)
         if region is None:
             raise missing_journal(self.saved)
+        # Which `close` releases.
         self._journal = journal = Journal(region, self.saved.nonce, self.saved.generation)
         journal.barrier()  # a
         lost: list[str] = []
@@ -199,8 +202,8 @@ class Committer:
         if self._journal is None:
             region = self._backend.open_journal(create=True)
             assert region is not None
-            self._journal = Journal(region, self.saved.nonce, self.saved.generation)
             try:
+                self._journal = Journal(region, self.saved.nonce, self.saved.generation)
                 self._journal.make()
                 # From generation 1 on, a missing journal is damage; at 0 the journal is not read.
                 self.checkpoint(self.saved.metadata)
@@ -223,6 +226,7 @@ class Committer:
 
     def store(self, writes: list[Write]) -> None:
         """Write adjacent pieces, of no transaction or of one that is not sealed yet."""
+        self.refuse_lost_lock()
         number = writes[0].number
         if number is not None:
             self._journal_before(number, writes)  # 2
@@ -231,6 +235,7 @@ class Committer:
     def commit(self, writes: list[list[Write]], commits: list[Commit]) -> None:
         """Commit `commits`, whose writes, grouped by adjacency, are `writes`; steps 2 to 4."""
         assert self._journal is not None
+        self.refuse_lost_lock()
         last = commits[-1]
         marks = {storage: mark for commit in commits for storage, mark in commit.marks.items()}
         deletes = [i for storage, mark in marks.items() for i in storage.images_of_deletes(mark)]
@@ -306,6 +311,7 @@ class Committer:
         journal = self._journal
         if journal is None or self._pending_images <= self._committed:
             return
+        self.refuse_lost_lock()
         journal.barrier()  # a
         state = read_committed(self.saved, journal, end=journal.position)
         check_images(journal, state, region_of)
@@ -314,6 +320,7 @@ class Committer:
 
     def checkpoint(self, metadata: GroupMetadata) -> None:
         """Replace the metadata file; afterwards nothing in the journal is needed."""
+        self.refuse_lost_lock()
         generation = self.saved.generation + (self._journal is not None)
         nonce = self.saved.nonce if self._journal is None else secrets.randbits(64)
         checkpoint = Checkpoint(metadata, self._committed, generation, nonce)

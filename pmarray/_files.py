@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Sequence
 
 from pmarray import _osops
-from pmarray._beneath import Below, status
+from pmarray._beneath import Below, open_path, status
 from pmarray.errors import DamagedError, PoisonedError, StorageError
 from pmarray.layout import BLOCK_BYTES
 
@@ -15,6 +16,7 @@ __all__ = [
     "MAX_UNBACKED_BYTES",
     "MIN_BACKED",
     "barrier",
+    "keep_access",
     "read_file",
     "read_fully",
     "replace_durably",
@@ -28,6 +30,43 @@ _MAX_CALL_BYTES = 1 << 30
 MAX_UNBACKED_BYTES = 64 << 20
 MIN_BACKED = 10
 _STAT_BLOCK_BYTES = 512
+
+
+_ACL = "system.posix_acl_access"
+
+
+def keep_access(path: str, fd: int) -> None:
+    """Let who may use the file `path` use `fd`, which is about to take its place.
+
+    What this process may not give away stays its own.
+    """
+    old, new = status(path), os.fstat(fd)
+    if old is None:
+        return
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        for user in (old.st_uid, -1):  # only root can change the first, members of a group that
+            try:
+                _osops.chown(fd, user, old.st_gid)
+                break
+            except PermissionError:
+                continue
+    mode = stat.S_IMODE(old.st_mode)
+    if os.fstat(fd).st_gid != old.st_gid:
+        mode &= ~stat.S_IRWXG  # which were another group's
+    if mode != stat.S_IMODE(new.st_mode):
+        _osops.chmod(fd, mode)
+    if hasattr(os, "getxattr"):
+        try:
+            source = open_path(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                _osops.setxattr(fd, _ACL, os.getxattr(source, _ACL))
+            finally:
+                os.close(source)
+        except PermissionError:
+            pass  # what may not be read is replaced by what its writer may make
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM):
+                raise
 
 
 def write_fully(fd: int, buffers: Sequence[memoryview], offset: int, *, path: str) -> None:
@@ -118,7 +157,7 @@ def barrier(fd: int, *, path: str) -> None:
 def replace_durably(path: str, data: bytes) -> None:
     """Replace the contents of `path` in one step that survives a power cut.
 
-    1. Write the new contents to a temporary file beside it.
+    1. Write the new contents to a temporary file beside it, for those who may use the old one.
     2. Make that file durable.
     3. Rename it over the old one.
     4. Make the directory durable.
@@ -141,6 +180,7 @@ def replace_durably(path: str, data: bytes) -> None:
         fd = _osops.open_file(temporary, write=True, create=True)  # 1
         try:
             write_fully(fd, [memoryview(data)], 0, path=temporary)
+            keep_access(path, fd)
             _osops.fsync(fd)  # 2
         finally:
             _osops.close(fd)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import google_crc32c
@@ -199,8 +201,11 @@ class Checkpoint:
     nonce: int = 0
     """Drawn at random: journal records with another one are stale."""
 
-    def to_bytes(self) -> bytes:
-        """Return the contents of ``pmarray.json``: one JSON object with a CRC-32C of the rest."""
+    def to_bytes(self, notes: Mapping[str, Any] = MappingProxyType({})) -> bytes:
+        """Return the contents of ``pmarray.json``: one JSON object with a CRC-32C of the rest.
+
+        `notes` are a backend's own, for itself to read.
+        """
         body = {
             "format": "pmarray",
             "version": FORMAT_VERSION,
@@ -208,6 +213,7 @@ class Checkpoint:
             "nonce": f"{self.nonce:016x}",
             "transaction": self.transaction,
             **self.metadata.to_json(),
+            **notes,
         }
         return json.dumps({**body, "crc32c": _checksum(body)}, indent=1).encode()
 

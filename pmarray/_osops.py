@@ -32,6 +32,8 @@ from pmarray import _pmem
 from pmarray._beneath import directory_of, open_path
 
 __all__ = [
+    "chmod",
+    "chown",
     "close",
     "fallocate",
     "fdatasync",
@@ -50,6 +52,7 @@ __all__ = [
     "pwritev",
     "rename",
     "rmdir",
+    "setxattr",
     "store",
     "symlink",
     "unlink",
@@ -117,6 +120,21 @@ def open_nameless(directory: str, *, direct: bool = False) -> int:
 def close(fd: int) -> None:
     """Close `fd`; an error here can be the report of a failed write (NFS, quota)."""
     os.close(fd)
+
+
+def chmod(fd: int, mode: int) -> None:
+    """Set the permission bits of `fd`."""
+    os.fchmod(fd, mode)
+
+
+def chown(fd: int, user: int, group: int) -> None:
+    """Give `fd` to a user and a group."""
+    os.fchown(fd, user, group)
+
+
+def setxattr(fd: int, name: str, value: bytes) -> None:
+    """Set an extended attribute of `fd`, such as its access control list."""
+    os.setxattr(fd, name, value)
 
 
 def pwritev(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
@@ -219,10 +237,13 @@ def persist(memory: NDArray[np.uint8]) -> None:
     _pmem.persist(memory)
 
 
-def lock(fd: int, *, exclusive: bool) -> None:
-    """Take the open-file-description lock of `fd`; `BlockingIOError` if another handle has it."""
+def lock(fd: int, *, exclusive: bool, start: int = 0, nbytes: int = 0) -> None:
+    """Take an open-file-description lock of `fd`; `BlockingIOError` if another handle has it.
+
+    Of bytes that need not exist; of all of them unless told.
+    """
     kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
-    fcntl.fcntl(fd, _OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+    fcntl.fcntl(fd, _OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, nbytes, 0))
 
 
 def unlock(fd: int) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pmarray._dtypes import DType
 from pmarray._sizes import format_bytes
-from pmarray.errors import BudgetError
+from pmarray.errors import BudgetError, LayoutError
 from pmarray.layout import Layout
 
 __all__ = [
@@ -122,7 +122,7 @@ def plan_chunks(
 
     Raises
     ------
-    ValueError
+    LayoutError
         Not a number of lines, nor a shape that is contiguous in this layout.
     BudgetError
         One chunk would take more than `max_nbytes`.
@@ -134,10 +134,13 @@ def plan_chunks(
         if isinstance(chunks, int) and chunks > 0:
             full[layout.slow_axis] = chunks
             chunks = tuple(full)
-        if not isinstance(chunks, tuple) or any(
-            n != chunks[i] for i, n in enumerate(full) if i != layout.slow_axis
+        if (
+            not isinstance(chunks, tuple)
+            or len(chunks) != len(full)
+            or not all(isinstance(n, int) and n >= 0 for n in chunks)
+            or any(n != chunks[i] for i, n in enumerate(full) if i != layout.slow_axis)
         ):
-            raise ValueError(
+            raise LayoutError(
                 f"chunks={chunks!r}: give 'auto', a number of lines, or a shape of whole lines"
             )
         result = tuple(max(1, n) for n in chunks)

@@ -39,7 +39,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from pmarray import _osops
 from pmarray._beneath import Below, entries, is_directory, status, walk
-from pmarray._files import barrier, read_file, write_fully
+from pmarray._files import barrier, keep_access, read_file, write_fully
 from pmarray.errors import DamagedError, PoisonedError, SnapshotExpiredError, StorageError
 
 __all__ = ["NEW", "FileStore", "KeptObjects"]
@@ -157,6 +157,7 @@ class FileStore(Store):
                 fd = _osops.open_file(temporary, write=True, create=True)
             try:
                 write_fully(fd, [memoryview(data).cast("B")], 0, path=temporary)  # type: ignore[arg-type]  # 1
+                keep_access(path, fd)
                 barrier(fd, path=path)  # 2
             finally:
                 _osops.close(fd)

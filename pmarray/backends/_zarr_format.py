@@ -98,6 +98,8 @@ def plan(
     solid = _unpadded(tuple(max(1, n) for n in array.shape), array.dtype, array.order)
     given = "auto" if chunks == array.shape == () else chunks
     shape = _chunk_shape(solid, given, max_nbytes)[: len(array.shape)]
+    if shards is not None and not all(isinstance(n, int) and n > 0 for n in shards):
+        raise LayoutError(f"shards={shards!r}: give one extent an axis, a multiple of the chunk's")
     filters, serializer, compressors = _sorted_codecs(codecs or ())
     if array.order == "col" and len(array.shape) > 1:
         filters.insert(0, TransposeCodec(order=tuple(reversed(range(len(array.shape))))))
@@ -155,7 +157,7 @@ def _chunk_shape(
         or len(chunks) != len(layout.shape)
         or not all(isinstance(n, int) and n > 0 for n in chunks)
     ):
-        raise ValueError(
+        raise LayoutError(
             f"chunks={chunks!r}: give 'auto', a number of lines, or one extent an axis"
         )
     return chunks

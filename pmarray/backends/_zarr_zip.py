@@ -23,6 +23,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import MemoryStore, ZipStore
 
 from pmarray import _osops
+from pmarray._beneath import exists
 from pmarray._files import MAX_UNBACKED_BYTES, MIN_BACKED, barrier
 from pmarray._metadata import Checkpoint
 from pmarray.backends.zarrstore import ZarrBackend
@@ -136,10 +137,12 @@ class ArchiveStore(ZipStore):
 class ZipBackend(ZarrBackend):
     """One group in a zip archive."""
 
+    shared = False
+
     def __init__(self, path: str, *, writable: bool) -> None:
         self._path = path
         self._new: ArchiveStore | None = None
-        self._exists = os.path.exists(path)
+        self._exists = exists(path)
         store: Any = ArchiveStore(path) if self._exists else MemoryStore()
         super().__init__(path, store, writable=writable)
 

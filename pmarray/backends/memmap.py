@@ -241,6 +241,9 @@ class MemmapBackend:
     def close(self) -> None:
         self._lock.release()
 
+    def refuse_lost_lock(self) -> None:
+        self._lock.refuse_lost()
+
     def abandon(self) -> None:
         self._lock.abandon()
 

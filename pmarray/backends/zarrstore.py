@@ -12,7 +12,8 @@ In a directory::
       array/zarr.json          shape, dtype, codecs
       array/c/0/17             a chunk, or a shard of several
       .pmarray/                only while a writer is at work, or after it has crashed
-        pmarray.json           metadata as of the last checkpoint: the authority while it is there
+        pmarray.json           metadata as of the last checkpoint: the authority while it is there;
+                               and checksums of the zarr.json that may stand in the hierarchy
         journal                commits, and the names of what they overwrite
         lock                   locked by the one writer, and holding its process id
         kept/1                 objects as they were, under second names
@@ -33,7 +34,7 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -63,8 +64,17 @@ from pmarray._url import URL
 from pmarray.backends import _zarr_format as zarr_format
 from pmarray.backends import _zarr_leftovers as leftovers
 from pmarray.backends._file_region import FileRegion, make_journal_file
+from pmarray.backends._zarr_documents import Documents
 from pmarray.backends._zarr_files import FileStore, KeptObjects
-from pmarray.errors import DamagedError, ForeignDataError, PMArrayError, StorageError, URLError
+from pmarray.backends._zarr_threads import keep_working
+from pmarray.errors import (
+    ConflictError,
+    DamagedError,
+    ForeignDataError,
+    PMArrayError,
+    StorageError,
+    URLError,
+)
 
 __all__ = ["LocalZarrBackend", "ZarrBackend", "ZarrChunks", "open_backend"]
 
@@ -139,8 +149,12 @@ class ZarrBackend:
 
     has_journal = False
     commits = False
+    shared = True
+    """Whether other programs may change the hierarchy while a writer of ours is at work."""
+    survives_fork = True
 
     def __init__(self, where: str, store: Store, *, writable: bool) -> None:
+        keep_working()
         self.where = where
         self._store = store
         self._writable = writable
@@ -148,6 +162,8 @@ class ZarrBackend:
         """Where the arrays are, by number."""
         self._known: Checkpoint | None = None
         self._published: dict[str, bytes] = {}
+        self._documents = Documents(self._read)
+        self._writing = False
         self.can_create = True
 
     # -- metadata -------------------------------------------------------------------------------
@@ -157,8 +173,19 @@ class ZarrBackend:
         self._adopt(result)
         return result
 
+    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return what objects hold now."""
+
+        async def get() -> list[Any]:
+            prototype = default_buffer_prototype()
+            return await asyncio.gather(*(self._store.get(key, prototype) for key in keys))
+
+        return [None if buffer is None else buffer.to_bytes() for buffer in sync(get())]
+
     def _adopt(self, checkpoint: Checkpoint | None) -> None:
         self._known = checkpoint
+        if self._writing and self.shared:
+            self._documents.look(self._document_keys(checkpoint))
         if checkpoint is not None and self.can_create:
             arrays = checkpoint.metadata.arrays
             self._paths = {array.file_id: name for name, array in arrays.items()}
@@ -222,20 +249,44 @@ class ZarrBackend:
             raise DamagedError(f"the attributes of {self.where} make no sense: {error}") from error
 
     def save(self, checkpoint: Checkpoint, /) -> None:
-        self._publish(checkpoint)
+        contents = self._contents(checkpoint)
+        changes = [key for key, data in contents.items() if self._published.get(key) != data]
+        self._refuse_changed(changes)
+        self._publish(checkpoint, contents)
+
+    def _refuse_changed(self, keys: Iterable[str]) -> None:
+        """Raise where another program has replaced what is about to be replaced."""
+        key = self._documents.changed(keys) if self.shared else None
+        if key is not None:
+            raise ConflictError(
+                f"another program has changed {key} of {self.where} since this group became its "
+                "writer: it was left as it is. Close this group and open it again to go on from "
+                "there; only one program may change the hierarchy at a time"
+            )
+
+    def _publish(self, checkpoint: Checkpoint, contents: Mapping[str, bytes]) -> None:
+        for key, data in contents.items():
+            self._put(key, data)
+            self._documents.written(key, data)
         self._known = checkpoint
         # Deleted arrays keep their paths until they are removed; those that only the journal knew
         # until now get theirs.
         for name, array in checkpoint.metadata.arrays.items():
             self._paths.setdefault(array.file_id, name)
 
-    def _publish(self, checkpoint: Checkpoint) -> None:
-        """Write what has changed of the metadata of the hierarchy."""
+    def _document_keys(self, checkpoint: Checkpoint | None) -> list[str]:
+        """Name the documents that `save` will write."""
+        names = checkpoint.metadata.arrays if checkpoint and self.can_create else ()
+        return ["zarr.json", *(f"{name}/zarr.json" for name in names)]
+
+    def _contents(self, checkpoint: Checkpoint) -> dict[str, bytes]:
+        """Spell the metadata of the hierarchy."""
         metadata = checkpoint.metadata
+        result: dict[str, bytes] = {}
         if self.can_create:
             attributes = {**metadata.attrs, zarr_format.OURS: self._ours(checkpoint)}
             group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-            self._put("zarr.json", json.dumps(group, indent=1).encode())
+            result["zarr.json"] = json.dumps(group, indent=1).encode()
         for name, array in metadata.arrays.items():
             path = self._paths.get(array.file_id, name)
             document = zarr_format.to_zarr(array)
@@ -246,7 +297,8 @@ class ZarrBackend:
                     value = json.loads(data)
                     value["attributes"] = {**value.get("attributes", {}), **metadata.attrs}
                     data = json.dumps(value, indent=1).encode()
-                self._put(f"{path}/{key}" if path else key, data)
+                result[f"{path}/{key}" if path else key] = data
+        return result
 
     def _ours(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """What the attributes of the group say of us."""
@@ -288,6 +340,7 @@ class ZarrBackend:
                     f"{self.where}#{name} is of Zarr format 2, which is read only here: copy it, "
                     "with pmarray.copy, and write to the copy"
                 )
+        self._writing = True
 
     # -- chunks ---------------------------------------------------------------------------------
 
@@ -307,6 +360,11 @@ class ZarrBackend:
         return zarr_format.plan(array, chunks, max_nbytes, **options)
 
     def create_chunks(self, name: str, array: ArrayMetadata, /) -> ZarrChunks:
+        if self.shared and self._documents.changed([f"{name}/zarr.json"]):
+            raise ConflictError(
+                f"another program has made {name!r} in {self.where}, which would be overwritten: "
+                "choose another name, or delete it there"
+            )
         self._erase(name)
         self._paths[array.file_id] = name
         return self._chunks(name, array)
@@ -319,6 +377,10 @@ class ZarrBackend:
 
     def _erase(self, path: str) -> None:
         sync(self._store.delete_dir(path))
+        self._forget_documents(path)
+
+    def _forget_documents(self, path: str) -> None:
+        self._documents.erased(path)
         for key in [key for key in self._published if key.startswith(f"{path}/")]:
             del self._published[key]
 
@@ -434,12 +496,16 @@ class _KeepingChunks(ZarrChunks):
 class _PutBack:
     """Where before-images of objects are put back; see `ImageTarget`."""
 
-    def __init__(self, store: FileStore, kept: KeptObjects) -> None:
+    def __init__(self, store: FileStore, kept: KeptObjects, documents: Documents) -> None:
         self._store = store
         self._kept = kept
+        self._documents = documents
 
     def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
-        self._kept.put_back(offset, self._key(b"".join(buffers)))
+        key = self._key(b"".join(buffers))
+        self._kept.put_back(offset, key)
+        if key.endswith("/zarr.json"):
+            self._documents.look([key])
 
     def _key(self, data: bytes) -> str:
         """Return the name of an object of an array; a whole array's ends in "/"."""
@@ -475,6 +541,7 @@ class LocalZarrBackend(ZarrBackend):
         self._kept = KeptObjects(self._files, self._session / "kept")
         self._crashed = False
         self._settled = False
+        self._conflict: ConflictError | None = None
 
     @property
     def has_journal(self) -> bool:  # type: ignore[override]  # an array alone has no place for it
@@ -516,12 +583,45 @@ class LocalZarrBackend(ZarrBackend):
                 "no Zarr group, and nothing was changed; choose another directory"
             )
 
+    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [self._files.read(key) for key in keys]
+
     def save(self, checkpoint: Checkpoint, /) -> None:
-        if self.can_create:
-            replace_durably(self._metadata_path, checkpoint.to_bytes())
+        if not self.can_create:
+            super().save(checkpoint)
+        else:
+            contents = self._contents(checkpoint)
+            self._note_conflict(contents)
+            record = {"hierarchy": self._documents.record(contents)}
+            replace_durably(self._metadata_path, checkpoint.to_bytes(record))
             self._kept.clear()  # the journal that named them is stale now
-        super().save(checkpoint)
+            # In a conflict ours are there, and theirs in the hierarchy. This raises nothing: the
+            # journal goes on from the checkpoint.
+            if self._conflict is None:
+                self._publish(checkpoint, contents)
         self._files.barrier()
+
+    def _note_conflict(self, keys: Iterable[str]) -> None:
+        """Find out whether another program is at work here."""
+        key = self._documents.changed(keys)
+        if key is not None:
+            self._conflict = self._conflict_about(key)
+
+    def _conflict_about(self, key: str) -> ConflictError:
+        return ConflictError(
+            f"another program has changed {key} of {self.directory} while a writer of pmarray was "
+            f"at work: it was left as it is, and what pmarray wrote is kept in {self._session}. "
+            f"Close this group; delete {self._session} to go on from what the other program left, "
+            f"or put back the {key} that was there before to go on from what pmarray wrote"
+        )
+
+    def _refuse_conflict(self) -> None:
+        if self._conflict is not None:
+            raise self._conflict
+
+    def merged(self) -> Checkpoint | None:
+        self._refuse_conflict()
+        return None
 
     def _put(self, key: str, data: bytes) -> None:
         if self._published.get(key) != data:
@@ -567,12 +667,24 @@ class LocalZarrBackend(ZarrBackend):
         self._files.note(self._kept.path(1))
         self._files.barrier()
         self._crashed = status(self._metadata_path) is not None or (found and not self.can_create)
+        self._refuse_changed_hierarchy()
         if status(self._metadata_path) is None:
             # Of a session that was closed: nothing may take it for this one's.
             self._forget(self._journal_path)
             self._kept.clear()
             self._files.note(self._metadata_path)
             self._files.barrier()
+
+    def _refuse_changed_hierarchy(self) -> None:
+        """Raise where another program went on in what a writer of ours left when it died."""
+        try:
+            record = json.loads(read_file(self._metadata_path))["hierarchy"]
+            key = self._documents.changed_since(record)
+        except (OSError, PMArrayError, ValueError, KeyError, TypeError, AttributeError):
+            return  # there is none, or it is damaged, which `load` says
+        if key is not None:
+            self._lock.release()
+            raise self._conflict_about(key)
 
     @staticmethod
     def _forget(path: Below) -> None:
@@ -587,6 +699,8 @@ class LocalZarrBackend(ZarrBackend):
         """Make the hierarchy the authority: it holds everything, durably."""
         if not self._lock.held or not self.can_create:
             return
+        self._note_conflict(self._document_keys(self._known))
+        self._refuse_conflict()
         self._files.barrier()  # what the hierarchy still has of deleted arrays goes first
         self._forget(self._metadata_path)
         self._files.note(self._metadata_path)
@@ -609,6 +723,9 @@ class LocalZarrBackend(ZarrBackend):
             except OSError:
                 pass  # another writer has come
 
+    def refuse_lost_lock(self) -> None:
+        self._lock.refuse_lost()
+
     def abandon(self) -> None:
         self._lock.abandon()
 
@@ -619,8 +736,7 @@ class LocalZarrBackend(ZarrBackend):
 
     def _erase(self, path: str) -> None:
         self._files.remove_tree(path)
-        for key in [key for key in self._published if key.startswith(f"{path}/")]:
-            del self._published[key]
+        self._forget_documents(path)
 
     def images_of_name(self, name: str, /, *, had_array: bool) -> list[tuple[int, bytes]]:
         there = is_directory(self._files.path(name))
@@ -634,7 +750,7 @@ class LocalZarrBackend(ZarrBackend):
         return [*kept, (0, f"{name}/".encode())]
 
     def images(self) -> _PutBack:
-        return _PutBack(self._files, self._kept)
+        return _PutBack(self._files, self._kept, self._documents)
 
     def images_kept(self) -> None:
         self._kept.barrier()
@@ -676,7 +792,9 @@ def open_backend(url: URL, *, writable: bool) -> ZarrBackend:
             return ZarrBackend(str(url), store, writable=writable)
         from pmarray.backends._zarr_remote import remote_store
 
-        return ZarrBackend(str(url), remote_store(url, writable=writable), writable=writable)
+        backend = ZarrBackend(str(url), remote_store(url, writable=writable), writable=writable)
+        backend.survives_fork = False  # the threads of obstore and fsspec do not
+        return backend
     if url.options:
         raise URLError(f"zarr: of a local path takes no options, got {url.options}")
     if not path:
