@@ -28,6 +28,8 @@ class Borrowing:
     operation, as one that has failed.
     """
 
+    _loan: Loan | None = None
+
     def __init__(
         self,
         array: PMArray,
@@ -37,7 +39,6 @@ class Borrowing:
         self._array = array
         self._choose = choose
         self._on_failure = on_failure
-        self._loan: Loan | None = None
         self._selection: Selection | None = None
         self._transaction: object = None
 
@@ -45,13 +46,19 @@ class Borrowing:
         array = self._array
         if self._loan is not None:
             raise LoanError("this loan is open already; call writing() again for another")
-        with array._turn():
-            array._admit_writer()
-            if self._on_failure is None:
-                self._begin()
-            else:
-                array._group._do(self._begin)  # the array grows
-            return self._block()
+        try:
+            with array._turn():
+                array._admit_writer()
+                if self._on_failure is None:
+                    self._begin()
+                else:
+                    array._group._do(self._begin)  # the array grows
+                block = self._block()
+        except BaseException:
+            # No call of ours: a second exception could come at its beginning.
+            array._group._unattended.append(self._give_up)
+            raise
+        return block
 
     def _block(self) -> AnyArray:
         assert self._loan is not None
@@ -109,13 +116,26 @@ class Borrowing:
                         array._admit_writer()
                         self._on_failure(selection)
             self._loan = None
+        except BaseException:
+            group._unattended.append(self._give_up)
+            raise
         finally:
             # Last: while the loan counts as open, no transaction begins or ends.
             array._loans.discard(self)
 
+    def _give_up(self) -> None:
+        """End a loan that was torn away, as one that has failed; see `Group._attend`."""
+        loan, self._loan = self._loan, None
+        if loan is None or self._selection is None:
+            return
+        loan.failed()
+        array, selection = self._array, self._selection
+        extents = zip(selection.axes, array.shape, strict=False)
+        there = not array._detached and all(axis.stop <= n for axis, n in extents)
+        if self._on_failure is not None and there:  # else it has been taken back, or cut off
+            self._on_failure(selection)
+        array._loans.discard(self)
+
     def __del__(self) -> None:
-        # Torn away before its end: what was lent is forgotten (`ChunkCache`), new lines are filled.
-        if self._loan is not None and self._on_failure is not None:
-            fill, selection = self._on_failure, self._selection
-            assert selection is not None
-            self._array._group._attend(lambda: fill(selection))
+        if self._loan is not None:
+            self._array._group._unattended.append(self._give_up)

@@ -797,7 +797,7 @@ class PMArray(Arithmetic, Interop):
         if count:
             raise LoanError(
                 f"cannot {what} while {count} loans of {self._name!r} are open: leave their "
-                "blocks first"
+                "blocks first; one that an interrupt has torn away ends when its exception goes"
             )
 
     def _detach(self) -> None:

@@ -502,6 +502,13 @@ class Appending(Append):
         with stage["x"].appending() as column:
             column[...] = 3
 
+    def states(self, before: Contents) -> list[Contents]:
+        # If the block raises, the new lines hold the fill value.
+        column = np.zeros((ROWS, 1), "float32")
+        filled = before.having(x=np.hstack([before.arrays["x"], column]))
+        first, after = super().states(before)
+        return [first, filled, after]
+
 
 SCENARIOS: dict[str, Scenario] = {
     "item-write": ItemWrite(),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pmarray
+import pmarray._loans
 from tests.crash.interrupts.aftermath import Aftermath, Violation, kind_of, leaks, locks_held
 from tests.crash.interrupts.books import left_open
 from tests.crash.interrupts.company import Company
@@ -199,7 +200,8 @@ def run_trial(trial: Trial, interrupted: Callable[[Outcome], None]) -> Outcome:
         if company is not None:
             company.begin()
         raised = _operate(trial, run, outcome, afterwards)
-    if trial.seed % 5 or run.stage.group is None:
+    torn_loan = _came_first_in(pmarray._loans.Borrowing.__exit__, outcome)
+    if trial.seed % 5 or run.stage.group is None or torn_loan:
         raised = None  # and what it was raised in goes, such as a handle that nobody has closed
     interrupted(outcome)
     alone = company is None or company.end()
@@ -220,16 +222,21 @@ def run_trial(trial: Trial, interrupted: Callable[[Outcome], None]) -> Outcome:
     return outcome
 
 
-def _roll_back_where_told(run: _Run, outcome: Outcome) -> None:
-    """Do what the documentation of `Group.rollback` tells people to do.
+def _came_first_in(function: Any, outcome: Outcome) -> bool:
+    """Whether an exception came before a line of a function had run.
 
-    That is where an exception came as the first thing in ``__exit__``, before a line of it had run:
-    the handle is then as in the middle of its block, and an exception that is kept keeps it.
+    In an ``__exit__`` that leaves its object as in the middle of the block, for as long as the
+    exception is kept, and it is documented what to do then.
     """
-    code = pmarray.Transaction.__exit__.__code__
-    line = f"transaction.py:{code.co_firstlineno} {code.co_name}"
+    code = function.__code__
+    line = f"{Path(code.co_filename).name}:{code.co_firstlineno} {code.co_name}"
+    return any(line in str(delivery) for delivery in outcome.deliveries)
+
+
+def _roll_back_where_told(run: _Run, outcome: Outcome) -> None:
+    """Do what the documentation of `Group.rollback` tells people to do."""
     group = run.stage.group
-    came = any(line in str(delivery) for delivery in outcome.deliveries)
+    came = _came_first_in(pmarray.Transaction.__exit__, outcome)
     if came and group is not None and not group.closed:
         group.rollback()
 
