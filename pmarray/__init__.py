@@ -16,6 +16,7 @@ from pmarray._copy import copy, copy_group
 from pmarray._from_array import from_array
 from pmarray._open import open, open_group
 from pmarray._verify import Finding, Recovery, recover, verify
+from pmarray._contents import Subgroup
 from pmarray.array import PMArray
 from pmarray.attributes import Attributes
 from pmarray.errors import PersistenceWarning, PMArrayError
@@ -34,6 +35,7 @@ __all__ = [
     "PMArrayError",
     "PersistenceWarning",
     "Recovery",
+    "Subgroup",
     "Transaction",
     "config",
     "copy",

@@ -30,7 +30,9 @@ class ArrayMetadata:
     fill: bytes
     """One item, as new items are."""
     document: str | None = None
-    """In a chunk store: the store's metadata of the array, as JSON; all but its shape counts."""
+    """In a chunk store: the metadata of the array there, as JSON; shape and attributes are ours."""
+    attrs: dict[str, Any] = field(default_factory=dict)
+    """The user's attributes of this array; replaced as a whole, never changed."""
 
     @property
     def layout(self) -> Layout:
@@ -49,6 +51,8 @@ class ArrayMetadata:
         }
         if self.document is not None:
             value["document"] = self.document
+        if self.attrs:
+            value["attrs"] = self.attrs
         return value
 
     @classmethod
@@ -65,6 +69,7 @@ class ArrayMetadata:
             int(value["line_stride"]),
             bytes.fromhex(value["fill"]),
             value.get("document"),
+            dict(value.get("attrs", {})),
         )
         layout = result.layout
         if min(layout.shape) < 0 or layout.line_stride < layout.line_nbytes:

@@ -26,6 +26,7 @@ from pmarray._metadata import ArrayMetadata
 from pmarray._sizes import format_bytes
 from pmarray._storage import Storage
 from pmarray._uninterrupted import go_on
+from pmarray.attributes import Attributes
 from pmarray.errors import (
     ArrayNotFoundError,
     LayoutError,
@@ -126,6 +127,20 @@ class PMArray(Arithmetic, Interop):
     def group(self) -> Group:
         """The group that holds the array."""
         return self._group
+
+    @property
+    def attrs(self) -> Attributes:
+        """The array's own attributes, by name; a view has those of its array.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> a = pmarray.open("dram:", shape=(4, 3))
+        >>> a.attrs["unit"] = "mV"
+        >>> dict(a.attrs)
+        {'unit': 'mV'}
+        """
+        return Attributes(self._group, self)
 
     @property
     def fill_value(self) -> Any:

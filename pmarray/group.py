@@ -18,6 +18,7 @@ from pmarray import _lifetime
 from pmarray._cache import ChunkCache
 from pmarray._chunked import STORE_ID
 from pmarray._commits import Commit, CommittedStorage, Committer
+from pmarray._contents import Contents
 from pmarray._dtypes import DType, parse_dtype
 from pmarray._history import HistoryEntry, Versions
 from pmarray._journal import Image
@@ -55,7 +56,7 @@ __all__ = ["Group"]
 T = TypeVar("T")
 
 
-class Group:
+class Group(Contents):
     """Arrays and attributes in one place: the unit of locking, caching and flushing.
 
     Made by `open_group`. All methods may be called from any thread; operations on one group take
@@ -129,25 +130,34 @@ class Group:
     def create(
         self,
         name: str,
-        shape: int | tuple[int, ...],
-        dtype: DTypeLike = "float64",
+        shape: int | tuple[int, ...] | None = None,
+        dtype: DTypeLike | None = None,
         *,
+        data: Any = None,
         layout: str | None = None,
         order: str | None = None,
         chunks: str | int | tuple[int, ...] = "auto",
         fill_value: Any = 0,
         **options: Any,
     ) -> PMArray:
-        """Create an array and reserve its space.
+        """Create an array.
+
+        ``group[name] = data`` does the same with the items of `data` and no other choice. Besides,
+        a group is a mapping of names to arrays: ``in``, ``len``, ``del``, `keys`, `values`,
+        `items`, `get`.
 
         Parameters
         ----------
         name
             Letters, digits, ``_``, ``-``, ``.``; new in this group.
         shape
-            Extent of each axis; 0 is allowed.
+            Extent of each axis; 0 is allowed. That of `data` unless told.
         dtype
-            Any NumPy dtype of fixed size without Python objects, or "bfloat16".
+            Any NumPy dtype of fixed size without Python objects, or "bfloat16". That of `data`
+            unless told, and float64 without any.
+        data
+            The items, of NumPy, dask, or what else `from_array` takes. The array has all of them,
+            or is not made.
         layout, order
             "row" or "col", alias "C" or "F"; row-major unless told.
         chunks
@@ -173,7 +183,14 @@ class Group:
         StorageError
             There is no room; nothing was changed.
         """
-        dtype = parse_dtype(dtype)
+        if data is not None:
+            return self._create_from(
+                name, data, shape=shape, dtype=dtype, layout=layout, order=order, chunks=chunks,
+                fill_value=fill_value, **options,
+            )  # fmt: skip
+        if shape is None:
+            raise TypeError(f"cannot create {name!r} of unknown shape: give shape= or data=")
+        dtype = parse_dtype("float64" if dtype is None else dtype)
         extents = parse_shape(shape)
         plan = Layout.plan(extents, dtype.itemsize, parse_layout(layout, order) or "row")
         fill = np.zeros((), dtype)

@@ -216,6 +216,7 @@ def from_zarr(metadata: ZarrMetadata, name: str) -> ArrayMetadata:
         layout.line_stride,
         fill.tobytes(),
         _document(metadata),
+        user_attributes(metadata.attributes or {}),
     )
 
 
@@ -223,6 +224,7 @@ def to_zarr(array: ArrayMetadata) -> ZarrMetadata:
     """Return the metadata of an array as Zarr has them."""
     assert array.document is not None
     value = json.loads(array.document)
+    value["attributes"] = {**array.attrs, **value.get("attributes", {})}
     with quiet():
         if value["zarr_format"] == 2:
             metadata: ZarrMetadata = ArrayV2Metadata.from_dict(value)
@@ -308,10 +310,14 @@ def _stored_chunk_shape(metadata: ZarrMetadata) -> tuple[int, ...]:
 
 def _document(metadata: ZarrMetadata) -> str:
     if isinstance(metadata, ArrayV2Metadata):
-        return json.dumps(_jsonable(metadata.to_dict()), sort_keys=True)
-    with quiet():
-        buffers = metadata.to_buffer_dict(default_buffer_prototype())
-    return json.dumps(json.loads(buffers["zarr.json"].to_bytes()), sort_keys=True)
+        value = _jsonable(metadata.to_dict())
+    else:
+        with quiet():
+            buffers = metadata.to_buffer_dict(default_buffer_prototype())
+        value = json.loads(buffers["zarr.json"].to_bytes())
+    ours = value.get("attributes", {}).get(OURS)
+    value["attributes"] = {} if ours is None else {OURS: ours}
+    return json.dumps(value, sort_keys=True)
 
 
 def _jsonable(value: Any) -> Any:

@@ -180,8 +180,7 @@ class ZarrBackend:
         array = zarr_format.from_zarr(node.metadata, "array")
         self._paths[array.file_id] = ""
         identity = str(uuid.uuid5(uuid.NAMESPACE_URL, self.where))
-        attributes = zarr_format.user_attributes(dict(node.attrs))
-        return Checkpoint(GroupMetadata(identity, 1, {"array": array}, attributes))
+        return Checkpoint(GroupMetadata(identity, 1, {"array": array}))
 
     def save(self, checkpoint: Checkpoint, /) -> None:
         self._publish(checkpoint)
@@ -203,12 +202,7 @@ class ZarrBackend:
             document = zarr_format.to_zarr(array)
             buffers = document.to_buffer_dict(default_buffer_prototype())
             for key, buffer in buffers.items():
-                data = buffer.to_bytes()
-                if not self.can_create:
-                    value = json.loads(data)
-                    value["attributes"] = {**value.get("attributes", {}), **metadata.attrs}
-                    data = json.dumps(value, indent=1).encode()
-                self._put(f"{path}/{key}" if path else key, data)
+                self._put(f"{path}/{key}" if path else key, buffer.to_bytes())
 
     def _ours(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """What the attributes of the group say of us."""
