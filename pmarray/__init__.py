@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from pmarray import errors, linalg
 from pmarray._config import config
+from pmarray._contents import Subgroup
 from pmarray._copy import copy, copy_group
 from pmarray._from_array import from_array
 from pmarray._open import open, open_group
 from pmarray._verify import Finding, Recovery, recover, verify
-from pmarray._contents import Subgroup
 from pmarray.array import PMArray
 from pmarray.attributes import Attributes
 from pmarray.errors import PersistenceWarning, PMArrayError
