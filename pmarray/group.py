@@ -161,9 +161,9 @@ class Group(Contents):
         layout, order
             "row" or "col", alias "C" or "F"; row-major unless told.
         chunks
-            "auto", a number of lines (columns of a column-major matrix), or a shape of whole
-            lines: the unit of caching and writing, and not stored. In a chunk store any shape:
-            the chunks that are stored.
+            "auto" (or True, None), a number of lines (columns of a column-major matrix), or a
+            shape of whole lines: the unit of caching and writing, and not stored. In a chunk store
+            any shape: the chunks that are stored.
         fill_value
             What items hold until they are written.
         **options

@@ -25,7 +25,7 @@ from pmarray._dtypes import DType, decode_dtype, encode_dtype, parse_dtype
 from pmarray._metadata import ArrayMetadata
 from pmarray._storage import TARGET_CHUNK_BYTES, refuse_large_chunk
 from pmarray.errors import ForeignDataError, LayoutError
-from pmarray.layout import Layout, Order
+from pmarray.layout import Layout, Order, parse_chunks
 
 __all__ = [
     "OURS",
@@ -83,7 +83,7 @@ def plan(
     layout = _unpadded(array.shape, array.dtype, array.order)
     # A chunk has a line of every axis, also where the array has none yet.
     solid = _unpadded(tuple(max(1, n) for n in array.shape), array.dtype, array.order)
-    given = "auto" if chunks == array.shape == () else chunks
+    given = "auto" if array.shape == () else chunks
     shape = _chunk_shape(solid, given, max_nbytes)[: len(array.shape)]
     filters, serializer, compressors = _sorted_codecs(codecs or ())
     if array.order == "col" and len(array.shape) > 1:
@@ -126,6 +126,7 @@ def _chunk_shape(
     layout: Layout, chunks: str | int | tuple[int, ...], max_nbytes: int
 ) -> tuple[int, ...]:
     slow = layout.slow_axis
+    chunks = parse_chunks(chunks)
     if chunks == "auto":
         target = min(TARGET_CHUNK_BYTES, max_nbytes)
         result = list(layout.chunk_shape(target, max_nbytes))
@@ -133,16 +134,12 @@ def _chunk_shape(
         enough = -(-_MIN_CHUNK_BYTES // max(1, layout.line_nbytes))
         result[slow] = min(result[slow], max(layout.lines, enough))
         return tuple(result)
-    if isinstance(chunks, int) and chunks > 0:
+    if isinstance(chunks, int):
         result = [max(1, n) for n in layout.shape]
         result[slow] = chunks
         return tuple(result)
-    if (
-        not isinstance(chunks, tuple)
-        or len(chunks) != len(layout.shape)
-        or not all(isinstance(n, int) and n > 0 for n in chunks)
-    ):
-        raise ValueError(
+    if len(chunks) != len(layout.shape):
+        raise LayoutError(
             f"chunks={chunks!r}: give 'auto', a number of lines, or one extent an axis"
         )
     return chunks

@@ -81,9 +81,15 @@ class MemmapBackend:
             ) from error
         ours = {LOCK_NAME, DATA_NAME, METADATA_NAME + ".new"}
         if entries - ours or (DATA_NAME in entries and os.listdir(self._path(DATA_NAME))):
+            holds = (
+                f"{self.directory} holds {', '.join(sorted(entries)[:4])} but no {METADATA_NAME}"
+            )
+            if entries & {"zarr.json", ".zgroup", ".zarray"}:
+                raise ForeignDataError(
+                    f"{holds}: it is a Zarr hierarchy, open it as 'zarr:{self.directory}'"
+                )
             raise ForeignDataError(
-                f"{self.directory} holds {', '.join(sorted(entries)[:4])} but no {METADATA_NAME}: "
-                "it is no group, and nothing was changed; choose another directory"
+                f"{holds}: it is no group, and nothing was changed; choose another directory"
             )
 
     def save(self, checkpoint: Checkpoint, /) -> None:
