@@ -10,7 +10,7 @@ from glob import glob
 from pmarray import _osops, _pmem
 from pmarray._sizes import format_bytes
 from pmarray._url import URL
-from pmarray.backends import _device, _pymm, open_backend
+from pmarray.backends import _device, _pymm, known_schemes, open_backend
 from pmarray.backends._pool import Pool
 from pmarray.backends.memmap import METADATA_NAME
 from pmarray.backends.shelf import is_dax
@@ -66,6 +66,8 @@ def examine(place: str) -> Diagnosis:
     'none: it is memory; a block that raises is rolled back all the same'
     """
     url = URL.parse(place)
+    if url.scheme not in known_schemes():
+        open_backend(url, writable=False)  # raises, and says which there are
     path = url.local_path
     try:
         if path is None:
