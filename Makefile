@@ -37,10 +37,10 @@ demo: $(VENV)/.swag ## Train on MNIST, collect the posterior on disk, print a ta
 	$(BIN)/swag evaluate memmap:./runs/demo --figure ./runs/demo.png
 
 test: $(VENV)/.swag,test ## Run the whole suite, doctests included
-	$(BIN)/python -m pytest -n $(JOBS) --dist=worksteal $(TEST)
+	$(BIN)/python -m tests.machine -n $(JOBS) --dist=worksteal $(TEST)
 
 test-without: $(VENV)/.swag,test ## What depends on the machine, without what it has (tests/machine.py)
-	PMARRAY_TEST_WITHOUT=all $(BIN)/python -m pytest -m uses -n $(JOBS) --dist=worksteal $(TEST)
+	PMARRAY_TEST_WITHOUT=all $(BIN)/python -m tests.machine -m uses -n $(JOBS) --dist=worksteal $(TEST)
 
 lint: $(VENV)/.swag,test ## Check style and formatting
 	$(BIN)/ruff check .

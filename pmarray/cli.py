@@ -26,8 +26,8 @@ from pmarray.errors import ArrayExistsError, GroupExistsError, URLError
 
 __all__ = ["app"]
 
-# Exits with 0, 1 after a told error, 2 after wrong usage, 3 where the answer is bad: damage, a place
-# that cannot be used; 130 after an interrupt.
+# Exits with 0, 1 after a told error, 2 after wrong usage, 3 where the answer is bad: damage, or a
+# place that cannot be used; 130 after an interrupt.
 _BAD = 3
 
 app = typer.Typer(

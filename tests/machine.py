@@ -6,8 +6,9 @@ lacks it; nothing else reads that variable. A test that goes one way with a thin
 without is marked ``@pytest.mark.uses("libpmem")``; ``make test-without`` runs those a second time,
 with everything taken away.
 
-The root ``conftest.py`` applies the switch, before anything else is imported: what the processor
-can do is asked once, when NumPy is loaded.
+The root ``conftest.py`` applies the switch. What the processor can do is asked once, when NumPy is
+loaded, which plugins of pytest do: so ``python -m tests.machine`` is ``python -m pytest`` with the
+variables set before.
 """
 
 from __future__ import annotations
@@ -58,8 +59,10 @@ def has_libpmem() -> bool:
 def apply() -> None:
     """Take away what the environment says; called once in each process of pytest."""
     without = _without()
-    if "processor" in without:
-        _use_baseline()
+    if "processor" in without and "NPY_DISABLE_CPU_FEATURES" not in os.environ:
+        raise RuntimeError(
+            f"{_VARIABLE}=processor comes too late: run `python -m tests.machine`, which is pytest"
+        )
     for package in _PACKAGES:
         if package in without:
             sys.modules[package] = None  # type: ignore[assignment]  # importing it fails
@@ -86,10 +89,6 @@ def _without() -> set[str]:
 
 
 def _use_baseline() -> None:
-    if "numpy" in sys.modules and "NPY_DISABLE_CPU_FEATURES" not in os.environ:
-        raise RuntimeError(f"{_VARIABLE}=processor comes too late: NumPy is loaded already")
-    if "NPY_DISABLE_CPU_FEATURES" in os.environ:
-        return  # a worker of pytest-xdist has inherited it
     code = (
         "from numpy._core import _multiarray_umath as m; "
         "print(*(f for f in m.__cpu_dispatch__ if m.__cpu_features__[f]))"
@@ -108,3 +107,9 @@ def _refusing_direct(real: Callable[..., int]) -> Callable[..., int]:
         return real(path, **options)
 
     return open_
+
+
+if __name__ == "__main__":
+    if taken("processor"):
+        _use_baseline()
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *sys.argv[1:]])
