@@ -100,7 +100,7 @@ def _open_group(
 
 
 def _enter_group(
-    parsed: URL, mode: str, cache: int | str, commit: str, *, overwrite: bool
+    parsed: URL, mode: str, cache: int | str | None, commit: str, *, overwrite: bool
 ) -> Group:
     backend = open_backend(parsed, writable=mode != "r")
     if (overwrite or mode == "w") and isinstance(backend, Overwritable):
