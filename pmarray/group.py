@@ -169,8 +169,9 @@ class Group(Contents):
         **options
             For chunk stores. ``codecs``: what encodes a chunk, in this order, by names such as
             "zstd", "blosc", "bitround", "crc32c", or as mappings with "name" and "configuration";
-            nothing unless told. ``shards``: the shape of the objects in the store, a multiple of
-            that of the chunks. ``dimension_names``: one an axis, for xarray.
+            nothing unless told; also codecs of numcodecs, such as ``numcodecs.BitRound(10)``.
+            ``shards``: the shape of the objects in the store, a multiple of that of the chunks.
+            ``dimension_names``: one an axis, for xarray; unless told, names of this array's own.
 
         Raises
         ------
@@ -249,7 +250,7 @@ class Group(Contents):
         )
         if isinstance(self._backend, ChunkBackend):
             most = self._cache.max_chunk_bytes
-            array = self._backend.plan(array, chunks, most, options)
+            array = self._backend.plan(name, array, chunks, most, options)
             self._make_way(self._backend, name)
         storage = self._storage(name, array, chunks, new=True)
         self._metadata = replace(
@@ -303,6 +304,8 @@ class Group(Contents):
     def _get(self, name: str, chunks: str | int | tuple[int, ...]) -> PMArray:
         array = self._metadata.arrays.get(name)
         if array is None:
+            if why := getattr(self._backend, "refused", {}).get(name):
+                raise ForeignDataError(why)
             names = ", ".join(sorted(self._metadata.arrays)) or "no arrays"
             raise ArrayNotFoundError(f"no array {name!r} in {self.url}; it holds {names}")
         result = self._arrays.get(name)

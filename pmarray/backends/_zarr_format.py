@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Literal, cast
 
 import google_crc32c
+import numcodecs.abc
 import numpy as np
 import zarr
 from zarr.abc.codec import ArrayArrayCodec, ArrayBytesCodec, BytesBytesCodec, Codec
@@ -24,17 +25,22 @@ from zarr.storage import MemoryStore
 from pmarray._dtypes import DType, decode_dtype, encode_dtype, parse_dtype
 from pmarray._metadata import ArrayMetadata
 from pmarray._storage import TARGET_CHUNK_BYTES, refuse_large_chunk
+from pmarray.backends import _zarr_dtypes as zarr_dtypes
 from pmarray.errors import ForeignDataError, LayoutError
 from pmarray.layout import Layout, Order, parse_chunks
 
+zarr_dtypes.register()
+
 __all__ = [
     "OURS",
+    "documents",
     "foreign_id",
     "from_zarr",
     "plan",
     "quiet",
     "stored_chunk_shape",
     "to_zarr",
+    "unsupported",
     "user_attributes",
 ]
 
@@ -52,6 +58,7 @@ def plan(
     chunks: str | int | tuple[int, ...],
     max_nbytes: int,
     *,
+    name: str = "array",
     codecs: Sequence[Any] | None = None,
     shards: tuple[int, ...] | None = None,
     dimension_names: Sequence[str] | None = None,
@@ -66,14 +73,17 @@ def plan(
         "auto", a number of lines, or any shape.
     max_nbytes
         What the cache has room for.
+    name
+        Of the array, for the names of its axes.
     codecs
-        Names, ``{"name": ..., "configuration": ...}``, or codecs of zarr-python, in the order in
-        which they encode. None stores the items as they are.
+        Names, ``{"name": ..., "configuration": ...}``, or codecs of zarr-python or numcodecs, in
+        the order in which they encode. None stores the items as they are.
     shards
         Shape of the objects in the store, a multiple of the chunk shape, where several chunks
         share one.
     dimension_names
-        One name an axis, for xarray.
+        One name an axis, for xarray; names of their own unless told, since xarray wants one
+        extent for a name.
 
     Raises
     ------
@@ -85,13 +95,14 @@ def plan(
     solid = _unpadded(tuple(max(1, n) for n in array.shape), array.dtype, array.order)
     given = "auto" if array.shape == () else chunks
     shape = _chunk_shape(solid, given, max_nbytes)[: len(array.shape)]
+    if dimension_names is None:
+        dimension_names = [f"{name}_axis{i}" for i in range(len(array.shape))]
     filters, serializer, compressors = _sorted_codecs(codecs or ())
     if array.order == "col" and len(array.shape) > 1:
         filters.insert(0, TransposeCodec(order=tuple(reversed(range(len(array.shape))))))
     ours = {"layout": array.order, "id": array.file_id, "dtype": encode_dtype(array.dtype)}
     try:
         with quiet():
-            warnings.simplefilter("error", UnstableSpecificationWarning)
             example = zarr.create_array(
                 MemoryStore(),
                 shape=array.shape,
@@ -105,21 +116,25 @@ def plan(
                 dimension_names=dimension_names,
                 attributes={OURS: ours},
             )
-    except UnstableSpecificationWarning as error:
-        raise LayoutError(
-            f"dtype {array.dtype} is in no specification of Zarr, so that other readers, and later "
-            "versions of this one, may not read it: use numbers, complex numbers, bool or "
-            "datetime64"
-        ) from error
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise LayoutError(
             f"Zarr cannot store shape {array.shape}, dtype {array.dtype}, chunks {shape}"
             f"{f', shards {shards}' if shards else ''}: {error}"
         ) from error
     result = replace(array, line_stride=layout.line_stride, document=_document(example.metadata))
+    _refuse_other_items(array.dtype, to_zarr(result).dtype.to_native_dtype())
     unit = _stored_chunk_shape(example.metadata)
     refuse_large_chunk(unit, math.prod(unit) * array.dtype.itemsize, max_nbytes)
     return result
+
+
+def _refuse_other_items(dtype: DType, stored: DType) -> None:
+    """Refuse records that would be stored with other bytes than they have."""
+    if dtype.names is not None and dtype != stored:
+        raise LayoutError(
+            f"dtype {dtype} would be stored as {stored}: Zarr's records have no gaps and bytes of "
+            "this machine's order (numpy.lib.recfunctions.repack_fields leaves out the gaps)"
+        )
 
 
 def _chunk_shape(
@@ -167,6 +182,12 @@ def _sorted_codecs(
 def _codec(one: Any) -> Codec:
     if isinstance(one, Codec):
         return one
+    if isinstance(one, numcodecs.abc.Codec):
+        given = one.get_config()
+        name = given.pop("id")
+        if name not in ("zstd", "gzip"):  # which are in the specification, and called the same
+            name = f"numcodecs.{name}"
+        return _codec({"name": name, "configuration": given})
     name, configuration = (one, {}) if isinstance(one, str) else (None, {})
     if isinstance(one, Mapping):
         name, configuration = one.get("name"), dict(one.get("configuration", {}))
@@ -217,6 +238,16 @@ def from_zarr(metadata: ZarrMetadata, name: str) -> ArrayMetadata:
     )
 
 
+def unsupported(document: bytes | None) -> str | None:
+    """The type of an array's items, if it is one that Zarr knows and nothing here reads."""
+    try:
+        value = json.loads(document or b"{}")["data_type"]
+        name = value["name"] if isinstance(value, Mapping) else value
+    except (ValueError, KeyError, TypeError):
+        return None
+    return name if name in zarr_dtypes.UNSUPPORTED else None
+
+
 def to_zarr(array: ArrayMetadata) -> ZarrMetadata:
     """Return the metadata of an array as Zarr has them."""
     assert array.document is not None
@@ -230,12 +261,19 @@ def to_zarr(array: ArrayMetadata) -> ZarrMetadata:
         return metadata.update_shape(array.shape)
 
 
+def documents(metadata: ZarrMetadata) -> dict[str, bytes]:
+    """Return the documents of an array by their keys, as zarr-python writes them."""
+    with quiet():
+        buffers = metadata.to_buffer_dict(default_buffer_prototype())
+    return {key: buffer.to_bytes() for key, buffer in buffers.items()}
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Do without warnings that zarr-python gives whenever it reads metadata.
 
-    That a codec or a dtype is not in the specification: of codecs the documentation of ``codecs=``
-    says it once, and no array of ours has such a dtype. And that there is something beside the
+    That a codec or a dtype is not in the specification: the documentation of `Group.create` says
+    it once. And that there is something beside the
     arrays: while a writer is at work there is.
     """
     with warnings.catch_warnings():
@@ -309,9 +347,7 @@ def _document(metadata: ZarrMetadata) -> str:
     if isinstance(metadata, ArrayV2Metadata):
         value = _jsonable(metadata.to_dict())
     else:
-        with quiet():
-            buffers = metadata.to_buffer_dict(default_buffer_prototype())
-        value = json.loads(buffers["zarr.json"].to_bytes())
+        value = json.loads(documents(metadata)["zarr.json"])
     ours = value.get("attributes", {}).get(OURS)
     value["attributes"] = {} if ours is None else {OURS: ours}
     return json.dumps(value, sort_keys=True)

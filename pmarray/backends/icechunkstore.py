@@ -36,6 +36,7 @@ from pmarray._history import HistoryEntry
 from pmarray._lockfile import LockFile
 from pmarray._metadata import ArrayMetadata, Checkpoint
 from pmarray._url import URL
+from pmarray.backends import _zarr_format as zarr_format
 from pmarray.backends.zarrstore import ZarrBackend, ZarrChunks
 from pmarray.errors import (
     ConflictError,
@@ -68,7 +69,8 @@ class _Chunks(ZarrChunks):
 
     def grow(self, array_shape: tuple[int, ...], /) -> None:
         metadata = self._metadata.update_shape(array_shape[: len(self.shape)])
-        for key, buffer in metadata.to_buffer_dict(default_buffer_prototype()).items():
+        for key, data in zarr_format.documents(metadata).items():
+            buffer = default_buffer_prototype().buffer.from_bytes(data)
             sync(self._store.set(f"{self._path}/{key}" if self._path else key, buffer))
 
 

@@ -128,6 +128,8 @@ class ZarrBackend:
         """Where the arrays are, by number."""
         self._known: Checkpoint | None = None
         self._published: dict[str, bytes] = {}
+        self.refused: dict[str, str] = {}
+        """Arrays that no array here can be, by name, and why."""
         self.can_create = True
 
     # -- metadata -------------------------------------------------------------------------------
@@ -147,10 +149,17 @@ class ZarrBackend:
         try:
             with zarr_format.quiet():
                 node = zarr.open(self._store, mode="r")
-                members = {} if isinstance(node, zarr.Array) else dict(node.arrays())
+                members = {} if isinstance(node, zarr.Array) else self._members(node)
         except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError):
             return None
+        except ForeignDataError:
+            raise
         except (ValueError, KeyError, TypeError, ContainsArrayAndGroupError) as error:
+            kind = zarr_format.unsupported(self._document(""))
+            if kind is not None:
+                raise ForeignDataError(
+                    f"{self.where} is of type {kind}, which is not read here"
+                ) from error
             raise DamagedError(f"the Zarr metadata of {self.where} are damaged: {error}") from error
         if isinstance(node, zarr.Array):
             return self._one_array(node)
@@ -158,7 +167,8 @@ class ZarrBackend:
         for name, array in sorted(members.items()):
             try:
                 found = zarr_format.from_zarr(array.metadata, name)
-            except ForeignDataError:
+            except ForeignDataError as error:
+                self.refused[name] = str(error)
                 continue  # of a type that no array here can have; the others can be used
             if any(found.file_id == other.file_id for other in arrays.values()):
                 # Somebody has copied the directory of an array, its number with it.
@@ -174,6 +184,30 @@ class ZarrBackend:
             attrs=zarr_format.user_attributes(attributes),
         )
         return Checkpoint(metadata, int(ours.get("transaction", 0)))
+
+    def _members(self, node: zarr.Group) -> dict[str, Any]:
+        """The arrays of a group, but those of types that are not read here."""
+        self.refused = {}
+        try:
+            return dict(node.arrays())
+        except ValueError:
+            found = {}
+            for name in sync(_listed(self._store)):
+                kind = zarr_format.unsupported(self._document(name))
+                if kind is not None:
+                    self.refused[name] = (
+                        f"{self.where}#{name} is of type {kind}, which is not read here"
+                    )
+                elif isinstance(one := node.get(name), zarr.Array):
+                    found[name] = one
+            if not self.refused:
+                raise
+            return found
+
+    def _document(self, path: str) -> bytes | None:
+        key = f"{path}/zarr.json" if path else "zarr.json"
+        buffer = sync(self._store.get(key, default_buffer_prototype()))
+        return None if buffer is None else buffer.to_bytes()
 
     def _one_array(self, node: Any) -> Checkpoint:
         self.can_create = False
@@ -200,9 +234,8 @@ class ZarrBackend:
         for name, array in metadata.arrays.items():
             path = self._paths.get(array.file_id, name)
             document = zarr_format.to_zarr(array)
-            buffers = document.to_buffer_dict(default_buffer_prototype())
-            for key, buffer in buffers.items():
-                self._put(f"{path}/{key}" if path else key, buffer.to_bytes())
+            for key, data in zarr_format.documents(document).items():
+                self._put(f"{path}/{key}" if path else key, data)
 
     def _ours(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """What the attributes of the group say of us."""
@@ -249,18 +282,21 @@ class ZarrBackend:
 
     def plan(
         self,
+        name: str,
         array: ArrayMetadata,
         chunks: str | int | tuple[int, ...],
         max_nbytes: int,
         options: Mapping[str, Any],
         /,
     ) -> ArrayMetadata:
+        if name in self.refused:
+            raise ForeignDataError(f"{self.refused[name]}, nor replaced: choose another name")
         unknown = set(options) - {"codecs", "shards", "dimension_names"}
         if unknown:
             raise TypeError(
                 f"zarr: takes codecs=, shards= and dimension_names=, not {', '.join(unknown)}"
             )
-        return zarr_format.plan(array, chunks, max_nbytes, **options)
+        return zarr_format.plan(array, chunks, max_nbytes, name=name, **options)
 
     def create_chunks(self, name: str, array: ArrayMetadata, /) -> ZarrChunks:
         self._erase(name)
@@ -550,6 +586,10 @@ class LocalZarrBackend(ZarrBackend):
         for name in names:
             (self._files.remove_tree if name.endswith("/") else self._files.remove)(name)
         # Durable with the next commit or flush, or at `settle`: until then they are found again.
+
+
+async def _listed(store: Store) -> list[str]:
+    return sorted([name async for name in store.list_dir("")])
 
 
 _MEMORY: dict[str, MemoryStore] = {}
