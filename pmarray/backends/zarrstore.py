@@ -214,7 +214,7 @@ class ZarrBackend:
         array = zarr_format.from_zarr(node.metadata, "array")
         self._paths[array.file_id] = ""
         identity = str(uuid.uuid5(uuid.NAMESPACE_URL, self.where))
-        return Checkpoint(GroupMetadata(identity, 1, {"array": array}))
+        return Checkpoint(GroupMetadata(identity, 1, {"array": array}, array.attrs))
 
     def save(self, checkpoint: Checkpoint, /) -> None:
         self._publish(checkpoint)

@@ -1,4 +1,4 @@
-"""Attributes of groups and of arrays, over the backends that keep them."""
+"""Attributes of arrays, and values of NumPy as attributes, over the backends that keep them."""
 
 from __future__ import annotations
 
