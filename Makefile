@@ -18,7 +18,7 @@ CYCLES ?= 100
 MEDIA ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types crash interrupts crash-peers crash-training powercut docs bench clean damage fuzz
+.PHONY: help demo test lint types crash interrupts crash-peers crash-training powercut docs bench clean damage fuzz test-without
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,7 +37,10 @@ demo: $(VENV)/.swag ## Train on MNIST, collect the posterior on disk, print a ta
 	$(BIN)/swag evaluate memmap:./runs/demo --figure ./runs/demo.png
 
 test: $(VENV)/.swag,test ## Run the whole suite, doctests included
-	$(BIN)/python -m pytest -n $(JOBS) --dist=worksteal $(TEST)
+	$(BIN)/python -m tests.machine -n $(JOBS) --dist=worksteal $(TEST)
+
+test-without: $(VENV)/.swag,test ## What depends on the machine, without what it has (tests/machine.py)
+	PMARRAY_TEST_WITHOUT=all $(BIN)/python -m tests.machine -m uses -n $(JOBS) --dist=worksteal $(TEST)
 
 lint: $(VENV)/.swag,test ## Check style and formatting
 	$(BIN)/ruff check .

@@ -1,7 +1,12 @@
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests import machine
+
+machine.apply()
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +19,16 @@ def _doctest_directory(request: pytest.FixtureRequest) -> Iterator[None]:
     directory: Path = request.getfixturevalue("tmp_path")
     monkeypatch.chdir(directory)
     yield
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Count the skips by their reasons."""
+    skipped: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        where = report.longrepr
+        reason = where[2] if isinstance(where, tuple) else str(where)
+        skipped[reason.removeprefix("Skipped: ")] += 1
+    if skipped:
+        terminalreporter.section(f"{sum(skipped.values())} skipped, by reason")
+        for reason, count in skipped.most_common():
+            terminalreporter.line(f"{count:5}  {reason}")

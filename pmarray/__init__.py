@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pmarray import errors, linalg
 from pmarray._config import config
+from pmarray._contents import Subgroup
 from pmarray._copy import copy, copy_group
 from pmarray._from_array import from_array
 from pmarray._open import open, open_group
@@ -34,6 +35,7 @@ __all__ = [
     "PMArrayError",
     "PersistenceWarning",
     "Recovery",
+    "Subgroup",
     "Transaction",
     "config",
     "copy",

@@ -137,14 +137,6 @@ class Arithmetic(NDArrayOperatorsMixin):
         """Set every item."""
         self._self[...] = value
 
-    def item(self, *index: Any) -> Any:
-        """One item as a Python scalar; without an index, that of an array of one item."""
-        a = self._self
-        if index:
-            return a[index[0] if len(index) == 1 and isinstance(index[0], tuple) else index].item()
-        self._only("item()")
-        return np.asarray(a[...]).item()
-
     def tolist(self) -> Any:
         """Read the whole into nested lists; see `copy`."""
         return self.copy().tolist()
@@ -173,19 +165,19 @@ class Arithmetic(NDArrayOperatorsMixin):
                 "The truth value of an array with more than one element is ambiguous. Use a.any() "
                 "or a.all()"
             )
-        return bool(self.item())
+        return bool(self._self.item())
 
     def __int__(self) -> int:
         self._only("int()")
-        return int(self.item())
+        return int(self._self.item())
 
     def __float__(self) -> float:
         self._only("float()")
-        return float(self.item())
+        return float(self._self.item())
 
     def __complex__(self) -> complex:
         self._only("complex()")
-        return complex(self.item())
+        return complex(self._self.item())
 
     def __index__(self) -> int:
         a = self._self

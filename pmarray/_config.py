@@ -24,6 +24,8 @@ class Config:
     1048576
     """
 
+    __slots__ = ("_max_result", "_work_memory")
+
     def __init__(self) -> None:
         self._work_memory = 64 << 20
         self._max_result: int | None = None
@@ -52,6 +54,15 @@ class Config:
     @max_result.setter
     def max_result(self, value: int | str | None) -> None:
         self._max_result = None if value is None else parse_bytes(value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # The class has no place for another name; the message says which there are.
+        try:
+            super().__setattr__(name, value)
+        except AttributeError:
+            raise AttributeError(
+                f"pmarray.config has no {name!r}: set work_memory or max_result"
+            ) from None
 
     @contextmanager
     def set(self, **limits: int | str | None) -> Iterator[None]:

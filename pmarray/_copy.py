@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -62,8 +62,8 @@ def copy(
     local directory) it is made and filled step by step, and removed if that fails.
 
     Each item is read once and written once, but for chunks of another shape than what is written
-    at a time, which are completed from the store if the cache cannot hold them. Shape, dtype and
-    fill value stay; attributes are the group's, see `copy_group`.
+    at a time, which are completed from the store if the cache cannot hold them. Shape, dtype,
+    fill value and the array's attributes stay; those of the group come along by `copy_group`.
 
     Parameters
     ----------
@@ -140,6 +140,7 @@ def _copy(
             order or source.layout,
             source._array.fill,
             ArraySource(source),
+            dict(source.attrs),
         )
         with _destination(source.group, to, budget) as group:
             refuse_taken(group, name, mode)
@@ -225,7 +226,7 @@ def _copy_group(
             arrays = [source[name] for name in source]
             tasks = [
                 Task(array.name, array.shape, array.dtype, order or array.layout,
-                     array._array.fill, ArraySource(array))
+                     array._array.fill, ArraySource(array), dict(array.attrs))
                 for array in arrays
             ]  # fmt: skip
             with reporting(progress) as report, in_one_step(group):
@@ -249,6 +250,7 @@ class Task:
     layout: str
     fill: bytes
     source: Source
+    attrs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -291,11 +293,14 @@ def create(
     order = parse_layout(task.layout)
     with group._turn():
         group._admit_writer()
-        return group._do(
+        made = group._do(
             lambda: group._create(
                 task.name, task.shape, task.dtype, order, chunks, fill_value, options
             )
         )
+    if task.attrs:
+        made.attrs.update(task.attrs)
+    return made
 
 
 @contextmanager

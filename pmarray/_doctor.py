@@ -1,15 +1,16 @@
-"""What a path or device is, which durability it gets here, and why: ``pmarray doctor``."""
+"""What a place is, which durability it gets here, and why: ``pmarray doctor``."""
 
 from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from glob import glob
 
 from pmarray import _osops, _pmem
 from pmarray._sizes import format_bytes
-from pmarray.backends import _device, _pymm
+from pmarray._url import URL
+from pmarray.backends import _device, _pymm, known_schemes, open_backend
 from pmarray.backends._pool import Pool
 from pmarray.backends.memmap import METADATA_NAME
 from pmarray.backends.shelf import is_dax
@@ -39,13 +40,14 @@ class Diagnosis:
     """What is promised there, and why."""
 
 
-def examine(path: str) -> Diagnosis:
-    """Find out what a directory or device is; nothing on it is changed.
+def examine(place: str) -> Diagnosis:
+    """Find out what a place is; nothing on it is changed.
 
     Parameters
     ----------
-    path
-        A directory, which need not exist yet, or a DAX device.
+    place
+        A URL, as `pmarray.open_group` takes it: a directory, which need not exist yet, a DAX
+        device, an object store.
 
     Returns
     -------
@@ -60,13 +62,71 @@ def examine(path: str) -> Diagnosis:
     ...     found = examine(place)
     >>> sorted(found.facts)[:3]
     ['DAX', 'O_DIRECT', 'file system']
+    >>> examine("dram:").durability
+    'none: it is memory; a block that raises is rolled back all the same'
     """
-    path = os.path.join(os.getcwd(), os.path.expanduser(path))
+    url = URL.parse(place)
+    if url.scheme not in known_schemes():
+        open_backend(url, writable=False)  # raises, and says which there are
+    path = url.local_path
     try:
-        device = _device.find_device(path)
-        return _examine_directory(path) if device is None else _examine_device(device)
+        if path is None:
+            return _examine_elsewhere(url)
+        device = _device.find_device(path) if url.scheme in ("memmap", "shelf") else None
+        if device is not None:
+            return _examine_device(device)
+        return _examine_path(path, url.scheme)
     except PMArrayError as error:
-        return Diagnosis(path, durability=f"cannot be used: {error}")
+        return Diagnosis(path or place, durability=f"cannot be used: {error}")
+
+
+def _examine_elsewhere(url: URL) -> Diagnosis:
+    """What is in no directory: memory, and stores of objects."""
+    found = Diagnosis(str(url), url=str(replace(url, name=None)))
+    if url.scheme == "dram" or url.path.startswith("memory://"):
+        found.facts["kind"] = "memory of this process"
+        found.durability = "none: it is memory; a block that raises is rolled back all the same"
+        if url.scheme == "zarr":
+            found.durability = "none: it is memory, and has no transactions"
+        return found
+    open_backend(url, writable=False).close()  # what is wrong with the URL, it says
+    found.facts["kind"] = "object store"
+    found.durability = (
+        "a commit takes place or not, and is as durable as the store; several writers may work"
+        if url.scheme == "icechunk"
+        else "each object is as durable as the store when flush returns; it has no transactions: "
+        "icechunk: has"
+    )
+    return found
+
+
+def _examine_path(path: str, scheme: str) -> Diagnosis:
+    if path.endswith(".npy") and os.path.isfile(path):
+        found = Diagnosis(path, {"kind": ".npy file"}, f"memmap:{path}")
+        found.durability = "what was flushed survives power cuts; a single file has no transactions"
+        return found
+    if path.endswith(".zip") and scheme == "zarr":
+        found = Diagnosis(path, {"kind": "zip archive"}, f"zarr:{path}")
+        found.durability = "it is written once, and is durable when its group has been closed"
+        return found
+    found = _examine_directory(path)
+    if scheme in ("zarr", "icechunk") and found.url is not None:
+        found.url = f"{scheme}:{path}"
+        found.facts["holds"] = _contents_of_hierarchy(path)
+    return found
+
+
+def _contents_of_hierarchy(path: str) -> str:
+    for names, what in _HIERARCHIES.items():
+        if any(os.path.exists(os.path.join(path, name)) for name in names):
+            return what
+    return "no group yet"
+
+
+_HIERARCHIES = {
+    ("zarr.json", ".zgroup", ".zarray"): "a Zarr hierarchy",
+    ("refs", "repo", "snapshots"): "an Icechunk repository",
+}
 
 
 def _examine_device(device: _device.Device) -> Diagnosis:

@@ -258,7 +258,7 @@ def _coordinates(
         if not part.ndim:
             return [(None, np.zeros(int(part), np.intp))]
         for i, extent in enumerate(part.shape):
-            if extent != shape[axis + i]:
+            if extent not in (shape[axis + i], 0):  # as NumPy: nothing is nothing anywhere
                 raise SelectionError(
                     f"boolean index did not match indexed array along axis {axis + i}; size of "
                     f"axis is {shape[axis + i]} but size of corresponding boolean axis is {extent}"

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from pmarray._config import config
 from pmarray._copy import (
@@ -23,11 +20,10 @@ from pmarray._copy import (
 from pmarray._dtypes import parse_dtype
 from pmarray._open import _open_group
 from pmarray._progress import Progress, reporting
-from pmarray._stream import ArraySource, SlicedSource
+from pmarray._sources import as_source, is_dask, layout_of, shape_of, source_of, store_dask
 from pmarray._url import DEFAULT_NAME, URL
 from pmarray.array import PMArray
-from pmarray.errors import LayoutError
-from pmarray.layout import Order, parse_layout, parse_shape
+from pmarray.layout import parse_layout
 
 __all__ = ["from_array"]
 
@@ -100,9 +96,9 @@ def from_array(
     asked = parse_layout(layout)
     to = URL.parse(url)
     name = to.name or DEFAULT_NAME
-    x = _as_source(x)
-    shape, dtype = _shape_of(x), parse_dtype(x.dtype)
-    order = asked or _layout_of(x)
+    x = as_source(x)
+    shape, dtype = shape_of(x), parse_dtype(x.dtype)
+    order = asked or layout_of(x)
     if isinstance(x, PMArray):
         refuse_itself(x, to, name)
     shared = isinstance(x, PMArray) and writes_through(x.group, to)
@@ -113,78 +109,12 @@ def from_array(
             if name in group:
                 del group[name]
             fill_bytes = x._array.fill if isinstance(x, PMArray) else bytes(dtype.itemsize)
-            source = (
-                ArraySource(x)
-                if isinstance(x, PMArray)
-                else SlicedSource(x if shape else x.reshape(1), _layout_of(x))
-            )
-            task = Task(name, shape, dtype, order, fill_bytes, source)
-            if _is_dask(x):
-                return _store_dask(x, create(group, task, chunks, options), report)
+            attrs = dict(x.attrs) if isinstance(x, PMArray) else {}
+            task = Task(name, shape, dtype, order, fill_bytes, source_of(x), attrs)
+            if is_dask(x):
+                return store_dask(x, create(group, task, chunks, options), report)
             return fill(group, [task], chunks, config.work_memory, report, options)[0]
     except BaseException:
         if not shared:
             group.close()
         raise
-
-
-def _as_source(x: Any) -> Any:
-    """Return `x`, or an `numpy.ndarray` of it, with a shape and a dtype, to be read by slices."""
-    if isinstance(x, str | os.PathLike):
-        raise TypeError(f"{x!r} is a path, and no array: pmarray.copy copies what is stored there")
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError("a masked array has a mask, which could not be stored: give x.filled(...)")
-    if isinstance(x, PMArray) or _is_dask(x):
-        return x
-    sliced = isinstance(getattr(x, "dtype", None), np.dtype) and hasattr(x, "__getitem__")
-    if sliced and not isinstance(x, np.ndarray) and len(x.shape) > 0:
-        return x
-    return np.asarray(x)  # a numpy.matrix too, whose slices have more axes than were asked for
-
-
-def _is_dask(x: Any) -> bool:
-    # Asked of the type, so that dask is not imported for those who do not use it.
-    return any(kind.__module__.startswith("dask.array") for kind in type(x).__mro__)
-
-
-def _shape_of(x: Any) -> tuple[int, ...]:
-    if any(n != n for n in x.shape):
-        raise LayoutError(
-            f"the shape {x.shape} is not known before it is computed: call "
-            "x.compute_chunk_sizes() first"
-        )
-    return parse_shape(tuple(x.shape))
-
-
-def _layout_of(x: Any) -> Order:
-    if isinstance(x, PMArray):
-        return x.layout
-    if not isinstance(x, np.ndarray) or x.ndim < 2 or x.flags.c_contiguous:
-        return "row"
-    return "col" if abs(x.strides[0]) < abs(x.strides[-1]) else "row"
-
-
-def _store_dask(x: Any, target: PMArray, report: Progress) -> PMArray:
-    import dask.array
-
-    report(0, target.nbytes)
-    # By dask itself: block by block from here, what blocks share would be computed again for each.
-    store: Any = dask.array.store
-    store(x, _Counted(target, report), lock=False, scheduler="threads")
-    return target
-
-
-class _Counted:
-    """A place for dask to store to, which reports what has arrived."""
-
-    def __init__(self, target: PMArray, report: Progress) -> None:
-        self._target = target
-        self._report = report
-        self._lock = threading.Lock()
-        self._done = 0
-
-    def __setitem__(self, index: Any, values: Any) -> None:
-        self._target[index] = values
-        with self._lock:
-            self._done += values.nbytes
-            self._report(self._done, self._target.nbytes)

@@ -50,6 +50,13 @@ def _check_nonce(value: Any) -> int:
     return int(value, 16)
 
 
+def _check_attributes(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"attributes {value!r:.40}")
+    check_depth(value)
+    return value
+
+
 def check_extents(shape: Any, itemsize: int) -> tuple[int, ...]:
     """Return a shape that was read, or raise ValueError where no array can have it.
 
@@ -97,7 +104,9 @@ class ArrayMetadata:
     fill: bytes
     """One item, as new items are."""
     document: str | None = None
-    """In a chunk store: the store's metadata of the array, as JSON; all but its shape counts."""
+    """In a chunk store: the metadata of the array there, as JSON; shape and attributes are ours."""
+    attrs: dict[str, Any] = field(default_factory=dict)
+    """The user's attributes of this array; replaced as a whole, never changed."""
 
     @property
     def layout(self) -> Layout:
@@ -116,6 +125,8 @@ class ArrayMetadata:
         }
         if self.document is not None:
             value["document"] = self.document
+        if self.attrs:
+            value["attrs"] = self.attrs
         return value
 
     @classmethod
@@ -136,6 +147,7 @@ class ArrayMetadata:
             check_integer(value["line_stride"]),
             bytes.fromhex(value["fill"]),
             document,
+            _check_attributes(value.get("attrs", {})),
         )
         if len(result.fill) != dtype.itemsize:
             raise ValueError(f"a fill value of {len(result.fill)} bytes for {dtype}")

@@ -38,7 +38,7 @@ def open_group(
     url: str | os.PathLike[str],
     *,
     mode: str = "a",
-    cache: int | str = "auto",
+    cache: int | str | None = "auto",
     commit: Literal["durable", "pipelined"] = "durable",
 ) -> Group:
     """Open a group of arrays.
@@ -47,14 +47,15 @@ def open_group(
     ----------
     url
         ``"memmap:/dir"``, ``"dram:"``, ``"zarr:/dir"``, ``"zarr:s3://bucket/x"``,
-        ``"icechunk:/dir"``, or a path, which means ``memmap:``.
+        ``"icechunk:/dir"``, or a path, which means ``memmap:``, or ``zarr:`` where it ends in
+        ``.zarr``.
     mode
         ``"r"`` read only, must exist; ``"r+"`` read and write, must exist; ``"a"`` read and write,
         created if missing; ``"w"`` created, whatever was there is deleted; ``"w-"`` created, must
         not exist. The lock of the one writer is taken at the first write.
     cache
         The memory for cached and not yet written chunks: bytes, ``"256 MiB"``, 0 for none,
-        ``"auto"`` for 256 MiB or a quarter of the free memory, whichever is less.
+        ``"auto"`` (or None) for 256 MiB or a quarter of the free memory, whichever is less.
     commit
         Whether a transaction ends when it is durable, or, ``"pipelined"``, when it is on its way;
         see `Group.transaction`.
@@ -88,7 +89,7 @@ def open_group(
 def _open_group(
     parsed: URL,
     mode: str,
-    cache: int | str,
+    cache: int | str | None,
     commit: str = "durable",
     *,
     overwrite: bool = False,
@@ -108,7 +109,7 @@ def _open_group(
 def _enter_group(
     parsed: URL,
     mode: str,
-    cache: int | str,
+    cache: int | str | None,
     cache_bytes: int,
     commit: str,
     overwrite: bool,
@@ -119,7 +120,7 @@ def _enter_group(
     if (overwrite or mode == "w") and isinstance(backend, Overwritable):
         backend.make_way()
     # Where the medium is memory it is reached directly, unless a cache is asked for.
-    write_cache = cache != "auto" and cache_bytes > 0
+    write_cache = cache not in (None, "auto") and cache_bytes > 0
     group = Group(parsed, backend, mode, cache_bytes, write_cache=write_cache)
     group._wait = commit == "durable"
     try:
@@ -149,8 +150,8 @@ def _enter_mode(group: Group, mode: str) -> None:
             group._do(group._flush)
 
 
-def _cache_bytes(cache: int | str) -> int:
-    if cache == "auto":
+def _cache_bytes(cache: int | str | None) -> int:
+    if cache is None or cache == "auto":
         return max(1 << 20, min(_AUTO_CACHE_BYTES, available_memory_bytes() // 4))
     try:
         return parse_bytes(cache)
@@ -167,7 +168,7 @@ def open(
     layout: str | None = None,
     order: str | None = None,
     chunks: str | int | tuple[int, ...] = "auto",
-    cache: int | str = "auto",
+    cache: int | str | None = "auto",
     fill_value: Any = None,
     **options: Any,
 ) -> PMArray:
@@ -222,6 +223,11 @@ def open(
     >>> b.shape, b.layout, float(b[5, 2])
     ((1000, 3), 'col', 1.0)
     """
+    if isinstance(shape, str):
+        raise LayoutError(
+            f"shape={shape!r}: the second argument is the shape of a new array; for a mode write "
+            f"mode={shape!r}"
+        )
     parsed = URL.parse(url)
     name = parsed.name or DEFAULT_NAME
     kind = "float64" if dtype is None else dtype
@@ -237,7 +243,7 @@ def open(
         """Refuse, before anything is created or deleted for it, what cannot be."""
         if shape is not None and (mode in ("w", "w-") or (mode == "a" and name not in group)):
             extents, item, lines, value = parse_new(name, shape, kind, layout, order, fill)
-            group._plan(extents, item, lines, chunks, value, options)
+            group._plan(name, extents, item, lines, chunks, value, options)
 
     # "w" and "w-" are about the array: its neighbours in the group are left alone. Without a shape
     # "a" can create nothing, and leaves no empty group behind.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pmarray._dtypes import DType
 from pmarray._sizes import format_bytes
 from pmarray.errors import BudgetError, LayoutError
-from pmarray.layout import Layout
+from pmarray.layout import Layout, parse_chunks
 
 __all__ = [
     "Axes",
@@ -127,21 +127,20 @@ def plan_chunks(
     BudgetError
         One chunk would take more than `max_nbytes`.
     """
+    chunks = parse_chunks(chunks)
     if chunks == "auto":
         result = layout.chunk_shape(min(TARGET_CHUNK_BYTES, max_nbytes // 4), max_nbytes)
     else:
         full = list(layout.shape)
-        if isinstance(chunks, int) and chunks > 0:
+        if isinstance(chunks, int):
             full[layout.slow_axis] = chunks
             chunks = tuple(full)
-        if (
-            not isinstance(chunks, tuple)
-            or len(chunks) != len(full)
-            or not all(isinstance(n, int) and n >= 0 for n in chunks)
-            or any(n != chunks[i] for i, n in enumerate(full) if i != layout.slow_axis)
+        if len(chunks) != len(full) or any(
+            n != max(1, full[i]) for i, n in enumerate(chunks) if i != layout.slow_axis
         ):
             raise LayoutError(
-                f"chunks={chunks!r}: give 'auto', a number of lines, or a shape of whole lines"
+                f"chunks={chunks!r} of an array of shape {layout.shape}: give 'auto', a number of "
+                "lines, or a shape of whole lines"
             )
         result = tuple(max(1, n) for n in chunks)
     refuse_large_chunk(result, layout.chunk_nbytes(result), max_nbytes)

@@ -1,4 +1,8 @@
-"""The grammar of URLs: ``scheme:path?option=value#name``; a bare path means ``memmap:``."""
+"""The grammar of URLs: ``scheme:path?option=value#name``.
+
+Without a scheme of ours, the name tells the format: what ends in ``.zarr`` is ``zarr:``, a file of
+another library is refused by its name, and any other path is ``memmap:``.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +24,27 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 _RESERVED = frozenset({"pmarray.json", "journal", "lock", "data", "zarr.json"})
 
 
+# Where something is, and not what it is.
+_STORES = frozenset(
+    {"s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss", "adl", "http", "https", "memory"}
+)
+_FILES = {
+    **dict.fromkeys([".h5", ".hdf5", ".he5"], "open it with h5py"),
+    ".nc": "open it with xarray or h5py",
+    ".npz": "open it with numpy.load",
+    ".mat": "open it with scipy.io.loadmat or h5py",
+    ".safetensors": "open it with safetensors",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class URL:
     """A parsed URL.
 
     >>> URL.parse("memmap:./run?direct=no#trajectory")
     URL(scheme='memmap', path='./run', name='trajectory', options={'direct': 'no'})
-    >>> URL.parse("posterior").scheme
-    'memmap'
+    >>> URL.parse("posterior").scheme, URL.parse("./weather.zarr").scheme
+    ('memmap', 'zarr')
     """
 
     scheme: str
@@ -43,16 +60,23 @@ class URL:
     def parse(cls, text: str | os.PathLike[str]) -> URL:
         """Parse `text`; a path object is always a path, whatever characters it has."""
         if isinstance(text, os.PathLike):
-            return cls("memmap", os.fspath(text))
+            path = os.fspath(text)
+            return cls(_format_of(path), path)
         if not isinstance(text, str) or not text:
             raise URLError(f"not a URL: {text!r} (examples: 'dram:', 'memmap:./run#weights')")
         match = _SCHEME.fullmatch(text)
-        scheme, rest = (match[1].lower(), match[2]) if match else ("memmap", text)
+        scheme, rest = (match[1].lower(), match[2]) if match else ("", text)
         rest, _, fragment = rest.partition("#")
         rest, _, query = rest.partition("?")
         name = check_name(unquote(fragment)) if fragment else None
         options = dict(parse_qsl(query, keep_blank_values=True))
-        return cls(scheme, rest, name, options)
+        if scheme == "file":
+            rest = _path_of_file_url(rest, text)
+        elif scheme in _STORES and rest.startswith("//"):
+            rest = f"{scheme}:{rest}"
+        elif scheme:
+            return cls(scheme, rest, name, options)
+        return cls(_format_of(rest), rest, name, options)
 
     @property
     def local_path(self) -> str | None:
@@ -72,6 +96,32 @@ class URL:
             + (f"?{query}" if query else "")
             + (f"#{self.name}" if self.name else "")
         )
+
+
+def _path_of_file_url(rest: str, text: str) -> str:
+    host, _, path = rest.removeprefix("//").partition("/")
+    if host not in ("", "localhost") or not rest.startswith("/"):
+        raise URLError(f"{text!r}: file: takes an absolute path, as in 'file:///data/run'")
+    return "/" + unquote(path)
+
+
+def _format_of(place: str) -> str:
+    """The scheme of a place that was given without one, by its name."""
+    parts = place.rstrip("/").split("/")
+    if any(part.endswith(".zarr") for part in parts) or parts[-1].endswith(".zarr.zip"):
+        return "zarr"
+    if "://" in place:
+        raise URLError(
+            f"{place!r} says where, and not in which format: write 'zarr:{place}', or "
+            f"'icechunk:{place}'"
+        )
+    for ending, how in _FILES.items():
+        if parts[-1].endswith(ending):
+            raise URLError(
+                f"{place!r} is a file of another format by its name: {how}, and store its arrays "
+                f"with pmarray.from_array ('memmap:{place}' means a directory of this name)"
+            )
+    return "memmap"
 
 
 def check_name(name: str) -> str:

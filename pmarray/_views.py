@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pmarray._indexing import Selection, select
 from pmarray._storage import TARGET_CHUNK_BYTES, Axes, Items, Loan, Storage
 from pmarray.array import PMArray
+from pmarray.attributes import Attributes
 from pmarray.errors import LayoutError, SelectionError
 from pmarray.layout import Layout, Order
 
@@ -33,6 +34,11 @@ class ArrayView(PMArray):
         self._base = base
         self._items = items
         self._loans, self._pins = base._loans, base._pins
+
+    @property
+    def attrs(self) -> Attributes:
+        """The attributes of the array that this is a view of."""
+        return self._base.attrs
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, a view>"

@@ -17,15 +17,18 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from pmarray._arithmetic import Arithmetic
 from pmarray._config import config
 from pmarray._fancy import FancySelection, orthogonal, parse, pointwise
+from pmarray._fields import names_fields, read_fields, write_fields
 from pmarray._gather import gather, scatter, update
 from pmarray._indexing import Selection, select, storage_axes
 from pmarray._interop import Interop
 from pmarray._loans import Borrowing
 from pmarray._masks import is_large_mask, read_masked, write_masked
 from pmarray._metadata import ArrayMetadata
+from pmarray._methods import Methods, normal_axis
 from pmarray._sizes import format_bytes
 from pmarray._storage import Storage
 from pmarray._uninterrupted import go_on
+from pmarray.attributes import Attributes
 from pmarray.errors import (
     ArrayNotFoundError,
     LayoutError,
@@ -45,7 +48,7 @@ AnyArray = NDArray[Any]
 _RELAYOUT_BLOCK_BYTES = 8 << 20
 
 
-class PMArray(Arithmetic, Interop):
+class PMArray(Arithmetic, Methods, Interop):
     """A dense array on a medium, indexed like a `numpy.ndarray`.
 
     Made by `pmarray.open` and `Group.create`; holds a place in a `Group`. Reading an index gives a
@@ -128,6 +131,20 @@ class PMArray(Arithmetic, Interop):
         return self._group
 
     @property
+    def attrs(self) -> Attributes:
+        """The array's own attributes, by name; a view has those of its array.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> a = pmarray.open("dram:", shape=(4, 3))
+        >>> a.attrs["unit"] = "mV"
+        >>> dict(a.attrs)
+        {'unit': 'mV'}
+        """
+        return Attributes(self._group, self)
+
+    @property
     def fill_value(self) -> Any:
         """What items hold until they are written."""
         return np.frombuffer(self._array.fill, self.dtype)[0]
@@ -149,7 +166,8 @@ class PMArray(Arithmetic, Interop):
         """Return the selected items as a new `numpy.ndarray` (a scalar for a full index).
 
         Takes every index that NumPy takes. The result has the array's own memory order, so that
-        long runs are read straight into it; integer arrays and masks visit each chunk once.
+        long runs are read straight into it; integer arrays and masks visit each chunk once. The
+        field of a record, ``a["name"]``, is read-only.
 
         Raises
         ------
@@ -166,6 +184,8 @@ class PMArray(Arithmetic, Interop):
                     return item
             elif is_large_mask(index, self):
                 return read_masked(self, index)
+            elif names_fields(index, self):
+                return read_fields(self, index)
             return self._read(parse(index, self.shape))
 
     def _item(self, index: tuple[Any, ...]) -> Any:
@@ -327,7 +347,7 @@ class PMArray(Arithmetic, Interop):
         order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
         if not order:
             return transpose_view(self, tuple(reversed(range(self.ndim))))
-        normal = tuple(_normal_axis(cast(int, axis), self.ndim) for axis in cast(Any, order))
+        normal = tuple(normal_axis(cast(int, axis), self.ndim) for axis in cast(Any, order))
         if sorted(normal) != list(range(self.ndim)):
             raise LayoutError(f"axes {order} are no permutation of the {self.ndim} axes")
         return transpose_view(self, normal)
@@ -342,7 +362,7 @@ class PMArray(Arithmetic, Interop):
         (4, 3, 2)
         """
         order = list(range(self.ndim))
-        one, other = _normal_axis(axis1, self.ndim), _normal_axis(axis2, self.ndim)
+        one, other = normal_axis(axis1, self.ndim), normal_axis(axis2, self.ndim)
         order[one], order[other] = order[other], order[one]
         return self.transpose(*order)
 
@@ -430,6 +450,9 @@ class PMArray(Arithmetic, Interop):
         """
         if is_large_mask(index, self):
             write_masked(self, index, value)
+            return
+        if names_fields(index, self):
+            write_fields(self, index, value)
             return
         self._set(parse, index, value)
 
@@ -621,7 +644,7 @@ class PMArray(Arithmetic, Interop):
         if not self.ndim:
             raise LayoutError("an array without axes has nowhere to append to")
         slow = self._layout.slow_axis
-        along = slow if axis is None else _normal_axis(axis, self.ndim)
+        along = slow if axis is None else normal_axis(axis, self.ndim)
         new: Any
         if isinstance(values, PMArray):
             # A view keeps the shape that it has now, also of this array.
@@ -850,23 +873,34 @@ def _block_slices(index: Any, array: PMArray) -> tuple[slice, ...]:
     chunks = array.chunks
     grid = tuple(-(-n // chunk) for n, chunk in zip(array.shape, chunks, strict=True))
     selection = select(index, grid)
-    if None in selection.to_result or any(axis.step != 1 for axis in selection.axes):
+    if None in selection.to_result:
         raise SelectionError("blocks takes integers and slices of step 1")
+    _refuse_slices(index, grid)
     return tuple(
         slice(axis.start * chunk, min(axis.stop * chunk, n))
         for axis, chunk, n in zip(selection.axes, chunks, array.shape, strict=True)
     )
 
 
+def _refuse_slices(index: Any, grid: tuple[int, ...]) -> None:
+    """Raise for a slice with a step, or that begins at a block that is not there, as Zarr."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    if Ellipsis in parts:
+        at = parts.index(Ellipsis)
+        parts[at : at + 1] = [slice(None)] * (len(grid) - len(parts) + 1)
+    for axis, (part, n) in enumerate(zip(parts, grid, strict=False)):
+        if isinstance(part, slice) and part.step not in (None, 1):
+            raise SelectionError("blocks takes integers and slices of step 1")
+        if isinstance(part, slice) and part.start is not None:
+            start = operator.index(part.start)
+            if not -n <= start < n:
+                raise SelectionError(
+                    f"block {start} is out of bounds for axis {axis} with {n} blocks"
+                )
+
+
 def _text(shape: tuple[int, ...]) -> str:
     return str(shape).replace(" ", "")  # as NumPy writes it in this message
-
-
-def _normal_axis(axis: int, ndim: int) -> int:
-    axis = operator.index(axis)
-    if not -ndim <= axis < ndim:
-        raise SelectionError(f"axis {axis} is out of bounds for an array of {ndim} axes")
-    return axis % ndim
 
 
 def _blocks(shape: tuple[int, ...], itemsize: int, order: Order) -> Iterator[tuple[slice, ...]]:

@@ -1,4 +1,4 @@
-"""The attributes of a group."""
+"""The attributes of a group, and of an array: JSON values by name."""
 
 from __future__ import annotations
 
@@ -7,38 +7,52 @@ from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pmarray._metadata import check_depth
 
 if TYPE_CHECKING:
+    from pmarray.array import PMArray
     from pmarray.group import Group
 
 __all__ = ["Attributes"]
 
+_MOST_ITEMS = 10_000
+
 
 class Attributes(MutableMapping[str, Any]):
-    """JSON values of a group by name, kept with its arrays.
+    """JSON values by name: those of a group, `Group.attrs`, or of an array, `PMArray.attrs`.
 
-    Values are copied in and out: changing a list that was read changes nothing stored.
+    They are part of the group's transactions. Values are copied in and out: changing a list that
+    was read changes nothing stored. NumPy's scalars and small arrays are stored as the numbers and
+    lists that they hold.
 
-    >>> import pmarray
+    >>> import numpy as np, pmarray
     >>> attrs = pmarray.open_group("dram:").attrs
     >>> attrs["seed"] = 7
-    >>> attrs["model"] = {"widths": [784, 10]}
-    >>> attrs["model"]["widths"]
-    [784, 10]
+    >>> attrs["model"] = {"widths": [784, 10], "scale": np.float32(0.5)}
+    >>> attrs["model"]
+    {'widths': [784, 10], 'scale': 0.5}
     >>> attrs["when"] = object()
     Traceback (most recent call last):
         ...
     TypeError: attribute 'when' is no JSON value: Object of type object is not JSON serializable
     """
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Group, array: PMArray | None = None) -> None:
         self._group = group
+        self._array = array
+
+    @property
+    def _values(self) -> dict[str, Any]:
+        """What is stored; replaced as a whole, never changed."""
+        owner = self._group._metadata if self._array is None else self._array._array
+        return owner.attrs
 
     def __getitem__(self, key: str) -> Any:
-        with self._group._turn():
-            self._group._admit()
-            return json.loads(json.dumps(self._group._metadata.attrs[key]))
+        with self._owner._turn():
+            self._owner._admit()
+            return json.loads(json.dumps(self._values[key]))
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.update({key: value})
@@ -50,7 +64,7 @@ class Attributes(MutableMapping[str, Any]):
             if not isinstance(key, str):
                 raise TypeError(f"attribute names are strings, not {key!r}")
             try:
-                values[key] = json.loads(json.dumps(value))
+                values[key] = json.loads(json.dumps(value, default=_plain, allow_nan=False))
                 check_depth(values[key])
             except (TypeError, ValueError, RecursionError) as error:
                 raise TypeError(f"attribute {key!r} is no JSON value: {error}") from error
@@ -59,26 +73,50 @@ class Attributes(MutableMapping[str, Any]):
     def __delitem__(self, key: str) -> None:
         self._change(lambda attrs: attrs.pop(key))
 
+    @property
+    def _owner(self) -> Group | PMArray:
+        return self._group if self._array is None else self._array
+
     def _change(self, change: Callable[[dict[str, Any]], object]) -> None:
         # Copied under the lock, and after becoming the writer: what other threads and the last
         # writer have set stays.
-        group = self._group
-        with group._turn():
-            group._admit_writer()
+        group, owner = self._group, self._owner
+        with owner._turn():
+            owner._admit_writer()
             group._refuse_fixed("it has no attributes")
-            attrs = dict(group._metadata.attrs)
+            attrs = dict(self._values)
             change(attrs)
+            group._do(lambda: self._replace(attrs))
+
+    def _replace(self, attrs: dict[str, Any]) -> None:
+        group, array = self._group, self._array
+        if array is None:
             group._metadata = replace(group._metadata, attrs=attrs)
+        else:
+            array._array = replace(array._array, attrs=attrs)
+            group._update(array.name, array._array)
 
     def __iter__(self) -> Iterator[str]:
-        with self._group._turn():
-            self._group._admit()
-            return iter(list(self._group._metadata.attrs))
+        with self._owner._turn():
+            self._owner._admit()
+            return iter(list(self._values))
 
     def __len__(self) -> int:
-        with self._group._turn():
-            self._group._admit()
-            return len(self._group._metadata.attrs)
+        with self._owner._turn():
+            self._owner._admit()
+            return len(self._values)
 
     def __repr__(self) -> str:
         return f"Attributes({dict(self)})"
+
+
+def _plain(value: Any) -> Any:
+    """What a value of NumPy's is in JSON."""
+    if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "biufU":
+        if value.size > _MOST_ITEMS:
+            raise TypeError(
+                f"an array of {value.size} items, and {_MOST_ITEMS} are allowed: make it an array "
+                "of the group"
+            )
+        return value.tolist()
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 import pmarray
 from pmarray._doctor import examine, examine_machine
@@ -25,25 +26,50 @@ from pmarray.errors import ArrayExistsError, GroupExistsError, URLError
 
 __all__ = ["app"]
 
+# Exits with 0, 1 after a told error, 2 after wrong usage, 3 where the answer is bad: damage, or a
+# place that cannot be used; 130 after an interrupt.
+_BAD = 3
+
 app = typer.Typer(
     help="Look at groups of arrays, copy them, check them and recover them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 URLArgument = Annotated[str, typer.Argument(help="memmap:/dir, a directory, or a .npy file")]
 ArrayArgument = Annotated[str, typer.Argument(help="as for pmarray.open, #name picks an array")]
 
 _HEAD_BYTES = 16 << 20
 _HEAD_ITEMS = 10_000
+_UNLIMITED = 1_000_000
 
 
 @contextmanager
 def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
-    except pmarray.PMArrayError as error:
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(130) from None
+    except (pmarray.PMArrayError, OSError) as error:
         typer.echo(f"pmarray: {error}", err=True)
-        raise typer.Exit(2) from error
+        raise typer.Exit(1) from error
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"pmarray {pmarray.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="print the version", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    pass
 
 
 def _without_name(url: URL) -> str:
@@ -93,7 +119,9 @@ def _describe(array: pmarray.PMArray) -> dict[str, Any]:
 
 
 def _print_info(described: dict[str, Any]) -> None:
-    table = Table("array", "shape", "dtype", "layout", "size", "stored", "chunk")
+    table = Table("shape", "dtype", "layout", "size", "stored", "chunk")
+    # A name that is cut is no name. What is piped has no width that it would have to fit.
+    table.columns.insert(0, Column("array", overflow="fold"))
     for name, array in described["arrays"].items():
         table.add_row(
             name,
@@ -104,7 +132,7 @@ def _print_info(described: dict[str, Any]) -> None:
             format_bytes(array["stored_nbytes"]),
             str(tuple(array["chunks"])),
         )
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _UNLIMITED)
     console.print(described["url"], soft_wrap=True, markup=False)
     console.print(table)
     for key, value in described["attrs"].items():
@@ -180,7 +208,7 @@ def verify(
         typer.Option(help="read every byte; unless told, decode every chunk of a chunk store"),
     ] = None,
 ) -> None:
-    """Check metadata, journal, sizes and checksums, and change nothing; status 1 if damaged."""
+    """Check metadata, journal, sizes and checksums, and change nothing; status 3 if damaged."""
     with _errors_in_one_line():
         findings = pmarray.verify(url, data=data)
     for finding in findings:
@@ -189,7 +217,7 @@ def verify(
     damaged = sum(finding.damaged for finding in findings)
     typer.echo(f"{url}: {damaged} damaged, {len(findings) - damaged} notes")
     if damaged:
-        raise typer.Exit(1)
+        raise typer.Exit(_BAD)
 
 
 @app.command()
@@ -211,25 +239,26 @@ def recover(
     for what in done.lost:
         typer.echo(f"lost: {what}")
     if done.lost:
-        raise typer.Exit(1)
+        raise typer.Exit(_BAD)
 
 
 @app.command()
 def doctor(
-    path: Annotated[
-        str | None, typer.Argument(help="a directory, or a device such as /dev/dax0.0")
+    url: Annotated[
+        str | None, typer.Argument(help="a URL, a directory, or a device such as /dev/dax0.0")
     ] = None,
 ) -> None:
-    """Say what a path or device is, which durability it gets, and why; nothing is changed."""
-    found = examine_machine() if path is None else examine(path)
+    """Say what a place is, which durability it gets, and why; nothing is changed."""
+    with _errors_in_one_line():
+        found = examine_machine() if url is None else examine(url)
     typer.echo(found.place)
     for name, value in found.facts.items():
         typer.echo(f"  {name + ':':<12} {value}")
     if found.url is not None:
         typer.echo(f"  {'open it as:':<12} {found.url}")
     typer.echo(f"  {'durability:':<12} {found.durability}")
-    if path is not None and found.url is None:
-        raise typer.Exit(1)
+    if url is not None and found.url is None:
+        raise typer.Exit(_BAD)
 
 
 @app.command("format")

@@ -8,6 +8,7 @@
     |   |-- URLError                  (ValueError)     not a URL of any known backend
     |   |-- LayoutError               (ValueError)     a shape, dtype or layout that cannot be
     |   |-- SelectionError            (IndexError)     an index that cannot be used here
+    |   |   `-- AxisError              (numpy.exceptions.AxisError) there is no such axis
     |   |-- BudgetError               (MemoryError)    would not fit the memory allowed for it
     |   |-- LoanError                 (RuntimeError)   an operation that open loans do not allow
     |   |-- TransactionError          (RuntimeError)   nested, or not possible here
@@ -47,9 +48,12 @@ GroupNotFoundError
 
 from __future__ import annotations
 
+import numpy as np
+
 __all__ = [
     "ArrayExistsError",
     "ArrayNotFoundError",
+    "AxisError",
     "BudgetError",
     "ClosedError",
     "ConflictError",
@@ -110,6 +114,17 @@ class SelectionError(PMArrayError, IndexError):
     Traceback (most recent call last):
         ...
     pmarray.errors.SelectionError: index 5 is out of bounds for axis 0 with size 2
+    """
+
+
+class AxisError(SelectionError, np.exceptions.AxisError):
+    """The array has no such axis; a ValueError as well, as NumPy's.
+
+    >>> import pmarray
+    >>> pmarray.open("dram:", shape=(2, 2)).swapaxes(0, 2)
+    Traceback (most recent call last):
+        ...
+    pmarray.errors.AxisError: axis 2 is out of bounds for array of dimension 2
     """
 
 

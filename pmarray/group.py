@@ -19,6 +19,7 @@ from pmarray import _lifetime
 from pmarray._cache import ChunkCache
 from pmarray._chunked import STORE_ID
 from pmarray._commits import Commit, CommittedStorage, Committer
+from pmarray._contents import Contents
 from pmarray._dropped import await_closing, close_later
 from pmarray._dtypes import DType, parse_dtype
 from pmarray._history import HistoryEntry, Versions
@@ -58,7 +59,7 @@ __all__ = ["Group", "parse_new"]
 T = TypeVar("T")
 
 
-class Group:
+class Group(Contents):
     """Arrays and attributes in one place: the unit of locking, caching and flushing.
 
     Made by `open_group`. All methods may be called from any thread; operations on one group take
@@ -138,38 +139,48 @@ class Group:
     def create(
         self,
         name: str,
-        shape: int | tuple[int, ...],
-        dtype: DTypeLike = "float64",
+        shape: int | tuple[int, ...] | None = None,
+        dtype: DTypeLike | None = None,
         *,
+        data: Any = None,
         layout: str | None = None,
         order: str | None = None,
         chunks: str | int | tuple[int, ...] = "auto",
         fill_value: Any = 0,
         **options: Any,
     ) -> PMArray:
-        """Create an array and reserve its space.
+        """Create an array.
+
+        ``group[name] = data`` does the same with the items of `data` and no other choice. Besides,
+        a group is a mapping of names to arrays: ``in``, ``len``, ``del``, `keys`, `values`,
+        `items`, `get`.
 
         Parameters
         ----------
         name
             Letters, digits, ``_``, ``-``, ``.``; new in this group.
         shape
-            Extent of each axis; 0 is allowed.
+            Extent of each axis; 0 is allowed. That of `data` unless told.
         dtype
-            Any NumPy dtype of fixed size without Python objects, or "bfloat16".
+            Any NumPy dtype of fixed size without Python objects, or "bfloat16". That of `data`
+            unless told, and float64 without any.
+        data
+            The items, of NumPy, dask, or what else `from_array` takes. The array has all of them,
+            or is not made.
         layout, order
             "row" or "col", alias "C" or "F"; row-major unless told.
         chunks
-            "auto", a number of lines (columns of a column-major matrix), or a shape of whole
-            lines: the unit of caching and writing, and not stored. In a chunk store any shape:
-            the chunks that are stored.
+            "auto" (or True, None), a number of lines (columns of a column-major matrix), or a
+            shape of whole lines: the unit of caching and writing, and not stored. In a chunk store
+            any shape: the chunks that are stored.
         fill_value
             What items hold until they are written.
         **options
             For chunk stores. ``codecs``: what encodes a chunk, in this order, by names such as
             "zstd", "blosc", "bitround", "crc32c", or as mappings with "name" and "configuration";
-            nothing unless told. ``shards``: the shape of the objects in the store, a multiple of
-            that of the chunks. ``dimension_names``: one an axis, for xarray.
+            nothing unless told; also codecs of numcodecs, such as ``numcodecs.BitRound(10)``.
+            ``shards``: the shape of the objects in the store, a multiple of that of the chunks.
+            ``dimension_names``: one an axis, for xarray; unless told, names of this array's own.
 
         Raises
         ------
@@ -182,7 +193,15 @@ class Group:
         StorageError
             There is no room; nothing was changed.
         """
-        new = parse_new(name, shape, dtype, layout, order, fill_value)
+        if data is not None:
+            return self._create_from(
+                name, data, shape=shape, dtype=dtype, layout=layout, order=order, chunks=chunks,
+                fill_value=fill_value, **options,
+            )  # fmt: skip
+        if shape is None:
+            raise TypeError(f"cannot create {name!r} of unknown shape: give shape= or data=")
+        kind = "float64" if dtype is None else dtype
+        new = parse_new(name, shape, kind, layout, order, fill_value)
 
         def work() -> PMArray:
             result = self._create(name, *new[:3], chunks, new[3], options)
@@ -207,7 +226,7 @@ class Group:
         """Create an array; what its items hold before they are written is for the caller to see."""
         check_name(name)
         if not self._locked:  # becoming the writer makes files, for nothing where this raises
-            self._plan(shape, dtype, order, chunks, fill_value, options)
+            self._plan(name, shape, dtype, order, chunks, fill_value, options)
         self._become_writer()
         self._note_change()
         self._refuse_fixed("use a directory to hold several arrays")
@@ -215,7 +234,7 @@ class Group:
             raise ArrayExistsError(
                 f"{self.url} has an array {name!r} already; open it, or delete it first"
             )
-        array = self._plan(shape, dtype, order, chunks, fill_value, options)
+        array = self._plan(name, shape, dtype, order, chunks, fill_value, options)
         if isinstance(self._backend, ChunkBackend):
             self._make_way(self._backend, name)
         storage = self._storage(name, array, chunks, new=True)
@@ -230,6 +249,7 @@ class Group:
 
     def _plan(
         self,
+        name: str,
         shape: tuple[int, ...],
         dtype: DType,
         order: Order | None,
@@ -254,7 +274,7 @@ class Group:
         )
         most = self._cache.max_chunk_bytes
         if isinstance(self._backend, ChunkBackend):
-            return self._backend.plan(array, chunks, most, options)
+            return self._backend.plan(name, array, chunks, most, options)
         plan_chunks(plan, chunks, most)
         return array
 
@@ -300,6 +320,8 @@ class Group:
     def _get(self, name: str, chunks: str | int | tuple[int, ...]) -> PMArray:
         array = self._metadata.arrays.get(name)
         if array is None:
+            if why := getattr(self._backend, "refused", {}).get(name):
+                raise ForeignDataError(why)
             names = ", ".join(sorted(self._metadata.arrays)) or "no arrays"
             raise ArrayNotFoundError(f"no array {name!r} in {self.url}; it holds {names}")
         result = self._arrays.get(name)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 from pmarray.errors import LayoutError
 
@@ -336,6 +336,31 @@ def cut(selection: slice, size: int) -> Iterator[tuple[int, slice, slice]]:
         last = first + (count - 1) * selection.step
         yield chunk, slice(first, last + 1, selection.step), slice(done, done + count)
         done += count
+
+
+def parse_chunks(chunks: Any) -> Literal["auto"] | int | tuple[int, ...]:
+    """Return what ``chunks=`` asks for: "auto", a number of lines, or a shape.
+
+    >>> parse_chunks(True), parse_chunks(None), parse_chunks([2, 3])
+    ('auto', 'auto', (2, 3))
+    """
+    if chunks is None or chunks is True or (isinstance(chunks, str) and chunks == "auto"):
+        return "auto"
+    try:
+        if chunks is False or isinstance(chunks, str):
+            raise TypeError
+        if isinstance(chunks, Iterable):
+            shape = tuple(operator.index(n) for n in chunks)
+            if min(shape, default=1) > 0:
+                return shape
+        elif (lines := operator.index(chunks)) > 0:
+            return lines
+    except TypeError:
+        pass
+    raise LayoutError(
+        f"chunks={chunks!r}: give 'auto', a number of lines, or a shape of whole lines (in a chunk "
+        "store, any shape)"
+    )
 
 
 def parse_shape(shape: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -23,7 +23,6 @@ __all__ = ["app"]
 app = typer.Typer(
     help="SWA-Gaussian posteriors over network weights, collected on disk while training.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

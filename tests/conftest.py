@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import machine
+
 # Examples write real files, and a busy disk is no failure: time limits are off.
 settings.register_profile(
     "default", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -24,7 +26,7 @@ _REPOSITORY = Path(__file__).parent.parent
 
 def _takes_direct_io(directory: Path) -> bool:
     """Whether files there open with O_DIRECT, which tmpfs and some overlays refuse."""
-    if not hasattr(os, "O_DIRECT"):
+    if not hasattr(os, "O_DIRECT") or machine.taken("direct"):
         return False
     probe = directory / "probe"
     try:
@@ -34,6 +36,13 @@ def _takes_direct_io(directory: Path) -> bool:
     finally:
         probe.unlink(missing_ok=True)
     return True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what asks for a directory with direct I/O."""
+    for item in items:
+        if "scratch" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.uses("direct"))
 
 
 @pytest.fixture
@@ -53,4 +62,4 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
                 return
         finally:
             shutil.rmtree(directory)
-    pytest.skip(f"neither {tmp_path}, /var/tmp nor {_REPOSITORY} takes O_DIRECT")
+    pytest.skip("neither the temporary directory, /var/tmp nor the checkout takes O_DIRECT")

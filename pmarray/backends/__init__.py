@@ -223,6 +223,7 @@ class ChunkBackend(Backend, Protocol):
 
     def plan(
         self,
+        name: str,
         array: ArrayMetadata,
         chunks: str | int | tuple[int, ...],
         max_nbytes: int,

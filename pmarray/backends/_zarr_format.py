@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 from uuid import NAMESPACE_URL, uuid5
 
 import google_crc32c
+import numcodecs.abc
 import numpy as np
 import zarr
 from zarr.abc.codec import (
@@ -32,14 +33,18 @@ from zarr.storage import MemoryStore
 from pmarray._dtypes import DType, decode_dtype, encode_dtype, parse_dtype
 from pmarray._metadata import FOREIGN_IDS, ArrayMetadata, check_extents, check_integer
 from pmarray._storage import TARGET_CHUNK_BYTES, refuse_large_chunk
+from pmarray.backends import _zarr_dtypes as zarr_dtypes
 from pmarray.backends._zarr_bounds import bounded_codecs
 from pmarray.errors import DamagedError, ForeignDataError, LayoutError
-from pmarray.layout import Layout, Order
+from pmarray.layout import Layout, Order, parse_chunks
+
+zarr_dtypes.register()
 
 __all__ = [
     "OURS",
     "check",
     "chunk_spec",
+    "documents",
     "foreign_id",
     "from_zarr",
     "identity",
@@ -48,6 +53,7 @@ __all__ = [
     "quiet",
     "stored_chunk_shape",
     "to_zarr",
+    "unsupported",
     "user_attributes",
 ]
 
@@ -65,6 +71,7 @@ def plan(
     chunks: str | int | tuple[int, ...],
     max_nbytes: int,
     *,
+    name: str = "array",
     codecs: Sequence[Any] | None = None,
     shards: tuple[int, ...] | None = None,
     dimension_names: Sequence[str] | None = None,
@@ -79,14 +86,17 @@ def plan(
         "auto", a number of lines, or any shape.
     max_nbytes
         What the cache has room for.
+    name
+        Of the array, for the names of its axes.
     codecs
-        Names, ``{"name": ..., "configuration": ...}``, or codecs of zarr-python, in the order in
-        which they encode. None stores the items as they are.
+        Names, ``{"name": ..., "configuration": ...}``, or codecs of zarr-python or numcodecs, in
+        the order in which they encode. None stores the items as they are.
     shards
         Shape of the objects in the store, a multiple of the chunk shape, where several chunks
         share one.
     dimension_names
-        One name an axis, for xarray.
+        One name an axis, for xarray; names of their own unless told, since xarray wants one
+        extent for a name.
 
     Raises
     ------
@@ -96,17 +106,18 @@ def plan(
     layout = _unpadded(array.shape, array.dtype, array.order)
     # A chunk has a line of every axis, also where the array has none yet.
     solid = _unpadded(tuple(max(1, n) for n in array.shape), array.dtype, array.order)
-    given = "auto" if chunks == array.shape == () else chunks
+    given = "auto" if array.shape == () else chunks
     shape = _chunk_shape(solid, given, max_nbytes)[: len(array.shape)]
     if shards is not None and not all(isinstance(n, int) and n > 0 for n in shards):
         raise LayoutError(f"shards={shards!r}: give one extent an axis, a multiple of the chunk's")
+    if dimension_names is None:
+        dimension_names = [f"{name}_axis{i}" for i in range(len(array.shape))]
     filters, serializer, compressors = _sorted_codecs(codecs or ())
     if array.order == "col" and len(array.shape) > 1:
         filters.insert(0, TransposeCodec(order=tuple(reversed(range(len(array.shape))))))
     ours = {"layout": array.order, "id": array.file_id, "dtype": encode_dtype(array.dtype)}
     try:
         with quiet():
-            warnings.simplefilter("error", UnstableSpecificationWarning)
             example = zarr.create_array(
                 MemoryStore(),
                 shape=array.shape,
@@ -120,27 +131,32 @@ def plan(
                 dimension_names=dimension_names,
                 attributes={OURS: ours},
             )
-    except UnstableSpecificationWarning as error:
-        raise LayoutError(
-            f"dtype {array.dtype} is in no specification of Zarr, so that other readers, and later "
-            "versions of this one, may not read it: use numbers, complex numbers, bool or "
-            "datetime64"
-        ) from error
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise LayoutError(
             f"Zarr cannot store shape {array.shape}, dtype {array.dtype}, chunks {shape}"
             f"{f', shards {shards}' if shards else ''}: {error}"
         ) from error
     result = replace(array, line_stride=layout.line_stride, document=_document(example.metadata))
+    _refuse_other_items(array.dtype, to_zarr(result).dtype.to_native_dtype())
     unit = _stored_chunk_shape(example.metadata)
     refuse_large_chunk(unit, math.prod(unit) * array.dtype.itemsize, max_nbytes)
     return result
+
+
+def _refuse_other_items(dtype: DType, stored: DType) -> None:
+    """Refuse records that would be stored with other bytes than they have."""
+    if dtype.names is not None and dtype != stored:
+        raise LayoutError(
+            f"dtype {dtype} would be stored as {stored}: Zarr's records have no gaps and bytes of "
+            "this machine's order (numpy.lib.recfunctions.repack_fields leaves out the gaps)"
+        )
 
 
 def _chunk_shape(
     layout: Layout, chunks: str | int | tuple[int, ...], max_nbytes: int
 ) -> tuple[int, ...]:
     slow = layout.slow_axis
+    chunks = parse_chunks(chunks)
     if chunks == "auto":
         target = min(TARGET_CHUNK_BYTES, max_nbytes)
         result = list(layout.chunk_shape(target, max_nbytes))
@@ -148,15 +164,11 @@ def _chunk_shape(
         enough = -(-_MIN_CHUNK_BYTES // max(1, layout.line_nbytes))
         result[slow] = min(result[slow], max(layout.lines, enough))
         return tuple(result)
-    if isinstance(chunks, int) and chunks > 0:
+    if isinstance(chunks, int):
         result = [max(1, n) for n in layout.shape]
         result[slow] = chunks
         return tuple(result)
-    if (
-        not isinstance(chunks, tuple)
-        or len(chunks) != len(layout.shape)
-        or not all(isinstance(n, int) and n > 0 for n in chunks)
-    ):
+    if len(chunks) != len(layout.shape) or not all(n > 0 for n in chunks):
         raise LayoutError(
             f"chunks={chunks!r}: give 'auto', a number of lines, or one extent an axis"
         )
@@ -185,6 +197,12 @@ def _sorted_codecs(
 def _codec(one: Any) -> Codec:
     if isinstance(one, Codec):
         return one
+    if isinstance(one, numcodecs.abc.Codec):
+        given = one.get_config()
+        name = given.pop("id")
+        if name not in ("zstd", "gzip"):  # which are in the specification, and called the same
+            name = f"numcodecs.{name}"
+        return _codec({"name": name, "configuration": given})
     name, configuration = (one, {}) if isinstance(one, str) else (None, {})
     if isinstance(one, Mapping):
         name, configuration = one.get("name"), dict(one.get("configuration", {}))
@@ -247,6 +265,7 @@ def _from_zarr(metadata: ZarrMetadata, name: str) -> ArrayMetadata:
         layout.line_stride,
         fill.tobytes(),
         _document(metadata),
+        user_attributes(metadata.attributes or {}),
     )
 
 
@@ -289,10 +308,21 @@ def identity(attributes: Mapping[str, Any], where: str) -> tuple[str, int, int]:
         raise DamagedError(f"the attributes of {where} make no sense: {error}") from error
 
 
+def unsupported(document: bytes | None) -> str | None:
+    """The type of an array's items, if it is one that Zarr knows and nothing here reads."""
+    try:
+        value = json.loads(document or b"{}")["data_type"]
+        name = value["name"] if isinstance(value, Mapping) else value
+    except (ValueError, KeyError, TypeError):
+        return None
+    return name if name in zarr_dtypes.UNSUPPORTED else None
+
+
 def to_zarr(array: ArrayMetadata) -> ZarrMetadata:
     """Return the metadata of an array as Zarr has them."""
     assert array.document is not None
     value = json.loads(array.document)
+    value["attributes"] = {**array.attrs, **value.get("attributes", {})}
     with quiet():
         if value["zarr_format"] == 2:
             metadata: ZarrMetadata = ArrayV2Metadata.from_dict(value)
@@ -301,12 +331,19 @@ def to_zarr(array: ArrayMetadata) -> ZarrMetadata:
         return metadata.update_shape(array.shape)
 
 
+def documents(metadata: ZarrMetadata) -> dict[str, bytes]:
+    """Return the documents of an array by their keys, as zarr-python writes them."""
+    with quiet():
+        buffers = metadata.to_buffer_dict(default_buffer_prototype())
+    return {key: buffer.to_bytes() for key, buffer in buffers.items()}
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Do without warnings that zarr-python gives whenever it reads metadata.
 
-    That a codec or a dtype is not in the specification: of codecs the documentation of ``codecs=``
-    says it once, and no array of ours has such a dtype. And that there is something beside the
+    That a codec or a dtype is not in the specification: the documentation of `Group.create` says
+    it once. And that there is something beside the
     arrays: while a writer is at work there is.
     """
     with warnings.catch_warnings():
@@ -391,10 +428,12 @@ def _stored_chunk_shape(metadata: ZarrMetadata) -> tuple[int, ...]:
 
 def _document(metadata: ZarrMetadata) -> str:
     if isinstance(metadata, ArrayV2Metadata):
-        return json.dumps(_jsonable(metadata.to_dict()), sort_keys=True)
-    with quiet():
-        buffers = metadata.to_buffer_dict(default_buffer_prototype())
-    return json.dumps(json.loads(buffers["zarr.json"].to_bytes()), sort_keys=True)
+        value = _jsonable(metadata.to_dict())
+    else:
+        value = json.loads(documents(metadata)["zarr.json"])
+    ours = value.get("attributes", {}).get(OURS)
+    value["attributes"] = {} if ours is None else {OURS: ours}
+    return json.dumps(value, sort_keys=True)
 
 
 def _jsonable(value: Any) -> Any:

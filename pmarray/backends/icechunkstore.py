@@ -38,6 +38,7 @@ from pmarray._history import HistoryEntry
 from pmarray._lockfile import LockFile
 from pmarray._metadata import ArrayMetadata, Checkpoint
 from pmarray._url import URL
+from pmarray.backends import _zarr_format as zarr_format
 from pmarray.backends._zarr_remote import RemoteStore
 from pmarray.backends.zarrstore import ZarrBackend, ZarrChunks
 from pmarray.errors import (
@@ -80,7 +81,8 @@ class _Chunks(ZarrChunks):
 
     def grow(self, array_shape: tuple[int, ...], /) -> None:
         metadata = self._metadata.update_shape(array_shape[: len(self.shape)])
-        for key, buffer in metadata.to_buffer_dict(default_buffer_prototype()).items():
+        for key, data in zarr_format.documents(metadata).items():
+            buffer = default_buffer_prototype().buffer.from_bytes(data)
             sync(self._store.set(f"{self._path}/{key}" if self._path else key, buffer))
 
 

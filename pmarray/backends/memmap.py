@@ -84,9 +84,13 @@ class MemmapBackend:
         ours = {LOCK_NAME, DATA_NAME, METADATA_NAME + ".new"}
         data = self._path(DATA_NAME)
         if found - ours or (DATA_NAME in found and (not is_directory(data) or entries(data))):
+            holds = f"{self.directory} holds {', '.join(sorted(found)[:4])} but no {METADATA_NAME}"
+            if found & {"zarr.json", ".zgroup", ".zarray"}:
+                raise ForeignDataError(
+                    f"{holds}: it is a Zarr hierarchy, open it as 'zarr:{self.directory}'"
+                )
             raise ForeignDataError(
-                f"{self.directory} holds {', '.join(sorted(found)[:4])} but no {METADATA_NAME}: "
-                "it is no group, and nothing was changed; choose another directory"
+                f"{holds}: it is no group, and nothing was changed; choose another directory"
             )
 
     def save(self, checkpoint: Checkpoint, /) -> None:

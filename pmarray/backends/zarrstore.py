@@ -164,6 +164,8 @@ class ZarrBackend:
         self._published: dict[str, bytes] = {}
         self._documents = Documents(self._read)
         self._writing = False
+        self.refused: dict[str, str] = {}
+        """Arrays that no array here can be, by name, and why."""
         self.can_create = True
 
     # -- metadata -------------------------------------------------------------------------------
@@ -196,7 +198,8 @@ class ZarrBackend:
                 node = zarr.open(self._store, mode="r")
                 if isinstance(node, zarr.Array):
                     return self._one_array(node)
-                members = sync(_members(node))
+                self.refused = {}
+                members = sync(_members(node, self.refused))
         except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError) as error:
             prototype = default_buffer_prototype()
             if all(sync(self._store.get(key, prototype)) is None for key in _DOCUMENTS):
@@ -205,6 +208,11 @@ class ZarrBackend:
         except (PMArrayError, MemoryError):
             raise
         except Exception as error:  # of zarr-python, over arbitrary metadata
+            kind = zarr_format.unsupported(self._document(""))
+            if kind is not None:
+                raise ForeignDataError(
+                    f"{self.where} is of type {kind}, which is not read here"
+                ) from error
             raise DamagedError(f"the Zarr metadata of {self.where} are damaged: {error}") from error
         return self._several_arrays(node, members)
 
@@ -215,7 +223,8 @@ class ZarrBackend:
                 raise DamagedError(f"an array of {self.where} is called {name!r}")
             try:
                 found = zarr_format.from_zarr(array, name)
-            except ForeignDataError:
+            except ForeignDataError as error:
+                self.refused[name] = str(error)
                 continue  # of a type that no array here can have; the others can be used
             if any(found.file_id == other.file_id for other in arrays.values()):
                 # Somebody has copied the directory of an array, its number with it.
@@ -232,13 +241,18 @@ class ZarrBackend:
         )
         return Checkpoint(metadata, transaction)
 
+    def _document(self, path: str) -> bytes | None:
+        key = f"{path}/zarr.json" if path else "zarr.json"
+        buffer = sync(self._store.get(key, default_buffer_prototype()))
+        return None if buffer is None else buffer.to_bytes()
+
     def _one_array(self, node: zarr.Array[Any]) -> Checkpoint:
         self.can_create = False
         array = zarr_format.from_zarr(node.metadata, "array")
         self._paths[array.file_id] = ""
         identity = str(uuid.uuid5(uuid.NAMESPACE_URL, self.where))
-        attributes = zarr_format.user_attributes(self._attributes(node))
-        return Checkpoint(GroupMetadata(identity, 1, {"array": array}, attributes))
+        self._attributes(node)
+        return Checkpoint(GroupMetadata(identity, 1, {"array": array}, array.attrs))
 
     def _attributes(self, node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
         attributes: Any = node.metadata.attributes
@@ -290,13 +304,7 @@ class ZarrBackend:
         for name, array in metadata.arrays.items():
             path = self._paths.get(array.file_id, name)
             document = zarr_format.to_zarr(array)
-            buffers = document.to_buffer_dict(default_buffer_prototype())
-            for key, buffer in buffers.items():
-                data = buffer.to_bytes()
-                if not self.can_create:
-                    value = json.loads(data)
-                    value["attributes"] = {**value.get("attributes", {}), **metadata.attrs}
-                    data = json.dumps(value, indent=1).encode()
+            for key, data in zarr_format.documents(document).items():
                 result[f"{path}/{key}" if path else key] = data
         return result
 
@@ -346,18 +354,21 @@ class ZarrBackend:
 
     def plan(
         self,
+        name: str,
         array: ArrayMetadata,
         chunks: str | int | tuple[int, ...],
         max_nbytes: int,
         options: Mapping[str, Any],
         /,
     ) -> ArrayMetadata:
+        if name in self.refused:
+            raise ForeignDataError(f"{self.refused[name]}, nor replaced: choose another name")
         unknown = set(options) - {"codecs", "shards", "dimension_names"}
         if unknown:
             raise TypeError(
                 f"zarr: takes codecs=, shards= and dimension_names=, not {', '.join(unknown)}"
             )
-        return zarr_format.plan(array, chunks, max_nbytes, **options)
+        return zarr_format.plan(array, chunks, max_nbytes, name=name, **options)
 
     def create_chunks(self, name: str, array: ArrayMetadata, /) -> ZarrChunks:
         if self.shared and self._documents.changed([f"{name}/zarr.json"]):
@@ -420,8 +431,8 @@ class ZarrBackend:
         pass
 
 
-async def _members(group: zarr.Group) -> dict[str, Any]:
-    """Return the metadata of the arrays in a group, by name.
+async def _members(group: zarr.Group, refused: dict[str, str]) -> dict[str, Any]:
+    """Return the metadata of the arrays in a group, by name; note those of types not read here.
 
     zarr-python has the same; but where one is damaged, it leaves the errors of the others to the
     event loop, which prints them.
@@ -457,8 +468,15 @@ async def _members(group: zarr.Group) -> dict[str, Any]:
             )
         if value["node_type"] == "group":
             return None
-        with zarr_format.quiet():
-            return ArrayV3Metadata.from_dict(value)
+        try:
+            with zarr_format.quiet():
+                return ArrayV3Metadata.from_dict(value)
+        except Exception:  # whatever arbitrary metadata lead to
+            kind = zarr_format.unsupported(data.to_bytes())
+            if kind is None:
+                raise
+            refused[name] = f"the array {name!r} is of type {kind}, which is not read here"
+            return None
 
     names = [name async for name in node.store.list_dir(node.path)]
     found = await asyncio.gather(*(read(name) for name in names), return_exceptions=True)
@@ -774,6 +792,10 @@ class LocalZarrBackend(ZarrBackend):
         for name in names:
             (self._files.remove_tree if name.endswith("/") else self._files.remove)(name)
         # Durable with the next commit or flush, or at `settle`: until then they are found again.
+
+
+async def _listed(store: Store) -> list[str]:
+    return sorted([name async for name in store.list_dir("")])
 
 
 _MEMORY: dict[str, MemoryStore] = {}

@@ -25,8 +25,10 @@ Place = tuple[int, int, int]
 """File, offset and length of a run of bytes."""
 
 _WORD_BYTES = 8
-_GAP_WORDS = 512
-"""Stores that are as close as this are noted as one."""
+_LINE_WORDS = 8
+"""Of a cache line. Stores to lines side by side are noted as one; across a line that was not stored
+to they are not, or that line would be pending though nobody has stored there, and nobody would
+persist it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,8 @@ class _Known:
         found = np.flatnonzero(now != self._known[start:stop]) // _WORD_BYTES
         if not len(found):
             return
-        edges = np.flatnonzero(np.diff(found) > _GAP_WORDS)
+        at = (start // _WORD_BYTES + found) // _LINE_WORDS
+        edges = np.flatnonzero(np.diff(at) > 1)
         firsts = found[np.concatenate([[0], edges + 1])]
         lasts = found[np.concatenate([edges, [len(found) - 1]])]
         for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):

@@ -123,6 +123,20 @@ def test_what_is_mapped_elsewhere_is_nobodys_business(place: Path) -> None:
     assert not recorder.events
 
 
+def test_what_lies_between_two_stores_is_not_pending(place: Path) -> None:
+    with Recorder(place) as recorder:
+        memory = mapped(place, (0, PAGE))
+        between = slice(512, 1024)
+        _osops.store(memory[between], np.ones(512, np.uint8))
+        memory[:512] = 2  # by two threads, for one look
+        memory[1024:1536] = 3
+        recorder.mark("look")
+        _osops.persist(memory[:512])
+        _osops.persist(memory[1024:1536])
+    disk = disk_after(place, recorder)
+    assert not disk.files[2].pending
+
+
 def test_threads_store_while_another_one_calls(place: Path) -> None:
     with Recorder(place) as recorder:
         memory = mapped(place, (PAGE, 3 * PAGE))

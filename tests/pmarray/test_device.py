@@ -33,6 +33,7 @@ from pmarray.errors import (
 )
 from tests.persistent import MEMORY, pretend_devices
 
+pytestmark = pytest.mark.uses("libpmem")
 UNIT = 2 << 20
 LINE = 1 << 20
 """Bytes of a line of the arrays here: two make a unit."""

@@ -69,7 +69,7 @@ def test_arrays_of_other_libraries(what: str, tmp_path: Path) -> None:
     elif what == "torch":
         x = torch.from_numpy(values)
     elif what == "h5py":
-        h5py = pytest.importorskip("h5py", reason="h5py comes with the extra bench")
+        h5py = pytest.importorskip("h5py", reason="h5py comes with the extra test")
         x = h5py.File(tmp_path / "x.h5", "w").create_dataset("x", data=values)
     elif what == "zarr":
         x = zarr.array(values)

@@ -131,7 +131,7 @@ class InIcechunk(InZarr):
 
 
 TestInMemory: Any = InMemory.TestCase
-TestInFiles: Any = InFiles.TestCase
+TestInFiles: Any = pytest.mark.uses("direct")(InFiles.TestCase)
 TestInBufferedFiles: Any = InBufferedFiles.TestCase
 TestOnShelf: Any = OnShelf.TestCase
 TestOnDevice: Any = OnDevice.TestCase

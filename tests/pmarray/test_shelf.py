@@ -36,6 +36,7 @@ from pmarray.testing import basic_indices, filled, layouts
 from tests.persistent import MEMORY, pretend_dax
 
 Python = Callable[..., "subprocess.Popen[str]"]
+pytestmark = pytest.mark.uses("libpmem")
 
 
 @pytest.fixture

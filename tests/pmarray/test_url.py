@@ -30,9 +30,40 @@ def test_what_is_written_is_what_is_read(
     assert URL.parse(str(url)) == url
 
 
+NAMED = (".zarr", ".zarr.zip", ".h5", ".hdf5", ".he5", ".nc", ".npz", ".mat", ".safetensors")
+
+
 @given(paths)
 def test_a_bare_path_is_a_memmap(path: str) -> None:
+    assume(not any(part.endswith(NAMED) for part in path.split("/")))
     assert URL.parse(path) == URL("memmap", path)
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [("./x.zarr", URL("zarr", "./x.zarr")), ("x.zarr/inner#w", URL("zarr", "x.zarr/inner", "w")),
+     ("x.zarr.zip", URL("zarr", "x.zarr.zip")), (Path("a/x.zarr"), URL("zarr", "a/x.zarr")),
+     ("memmap:x.zarr", URL("memmap", "x.zarr")), ("x.npy", URL("memmap", "x.npy")),
+     ("s3://bucket/x.zarr#w", URL("zarr", "s3://bucket/x.zarr", "w")),
+     ("file:///data/a%20b", URL("memmap", "/data/a b")),
+     ("file:/data/x.zarr", URL("zarr", "/data/x.zarr")),
+     ("file://localhost/data/run#w", URL("memmap", "/data/run", "w")),
+     ("memmap:x.h5", URL("memmap", "x.h5"))],
+)  # fmt: skip
+def test_a_place_without_a_scheme_of_ours_is_recognised(text: str | Path, url: URL) -> None:
+    assert URL.parse(text) == url
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("s3://bucket/x", "write 'zarr:s3://bucket/x', or 'icechunk:s3://bucket/x'"),
+     ("https://host/x", "zarr:https://host/x"), ("x.h5", "h5py"), (Path("a/x.nc"), "xarray"),
+     ("file:///a/x.npz#w", "numpy.load"), ("file:relative", "absolute"),
+     ("file://elsewhere/x", "absolute")],
+)  # fmt: skip
+def test_what_is_none_of_ours_is_named(text: str | Path, says: str) -> None:
+    with pytest.raises(URLError, match=says):
+        URL.parse(text)
 
 
 @given(st.text(min_size=1, max_size=20).filter(lambda text: "\0" not in text))

@@ -336,8 +336,11 @@ def test_a_reader_after_a_crash_sees_the_last_commit(tmp_path: Path, python: Any
 
 def test_what_zarr_cannot_do_is_refused_with_the_reason(tmp_path: Path) -> None:
     group = pmarray.open_group(f"zarr:{tmp_path}/g")
-    with pytest.raises(LayoutError, match="no specification of Zarr"):
-        group.create("x", (3,), "U5")
+    for dtype, says in {
+        "float8_e4m3fn": "float8_e4m3fn", ">i2, i4": "repack_fields", "(2,)i4, i4": "repack_fields",
+    }.items():  # fmt: skip
+        with pytest.raises(LayoutError, match=says):
+            group.create("x", (3,), dtype)
     with pytest.raises(LayoutError, match="no codec 'zippy'"):
         group.create("x", (3,), codecs=["zippy"])
     with pytest.raises(LayoutError, match="give a list"):

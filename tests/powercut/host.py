@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests import machine
+
 __all__ = ["CannotRunError", "home", "obstacle", "scratch", "sh"]
 
 _TOOLS = {
@@ -40,6 +42,8 @@ def obstacle() -> str:
 
     Missing programs are installed if PMARRAY_POWERCUT_INSTALL is set, and root asks.
     """
+    if machine.taken("qemu"):
+        return "qemu has been taken away by PMARRAY_TEST_WITHOUT"
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return "needs Linux on x86-64"
     if sys.version_info[:2] != _GUEST_PYTHON:

@@ -1,0 +1,115 @@
+"""What a machine has, and the one switch that takes it away.
+
+Much of the suite depends on what is installed, mounted or built in. Each of these things is named
+here, and ``PMARRAY_TEST_WITHOUT=libpmem,direct`` (or ``all``) makes the tests see a machine that
+lacks it; nothing else reads that variable. A test that goes one way with a thing and another
+without is marked ``@pytest.mark.uses("libpmem")``; ``make test-without`` runs those a second time,
+with everything taken away.
+
+The root ``conftest.py`` applies the switch. What the processor can do is asked once, when NumPy is
+loaded, which plugins of pytest do: so ``python -m tests.machine`` is ``python -m pytest`` with the
+variables set before.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["THINGS", "apply", "has_libpmem", "taken"]
+
+THINGS = {
+    "libpmem": "stores to persistent memory are written back by it",
+    "direct": "O_DIRECT, which tmpfs and some overlays refuse",
+    "processor": "vector instructions beyond the baseline, which round in another order",
+    "fuse": "/dev/fuse, for the file system that records what other libraries write",
+    "qemu": "the machine whose power is cut",
+    "gpu": "a CUDA device",
+    "tensorstore": "the package, another reader of Zarr",
+    "h5py": "the package, a source of arrays and a peer",
+    "icechunk": "the package, for icechunk:",
+}
+_VARIABLE = "PMARRAY_TEST_WITHOUT"
+_PACKAGES = ("tensorstore", "h5py", "icechunk")
+
+
+def taken(thing: str) -> bool:
+    """Whether a thing has been taken away.
+
+    >>> taken("the moon")
+    Traceback (most recent call last):
+        ...
+    KeyError: 'the moon'
+    """
+    THINGS[thing]
+    return thing in _without()
+
+
+def has_libpmem() -> bool:
+    """Whether libpmem is there, and has not been taken away."""
+    from pmarray import _pmem
+
+    return _pmem.libpmem() is not None
+
+
+def apply() -> None:
+    """Take away what the environment says; called once in each process of pytest."""
+    without = _without()
+    if "processor" in without and "NPY_DISABLE_CPU_FEATURES" not in os.environ:
+        raise RuntimeError(
+            f"{_VARIABLE}=processor comes too late: run `python -m tests.machine`, which is pytest"
+        )
+    for package in _PACKAGES:
+        if package in without:
+            sys.modules[package] = None  # type: ignore[assignment]  # importing it fails
+    if "libpmem" in without:
+        from pmarray import _pmem
+
+        _pmem.libpmem = lambda: None  # type: ignore[assignment]
+    if "direct" in without:
+        from pmarray import _osops
+
+        for name in ("open_file", "open_nameless"):
+            setattr(_osops, name, _refusing_direct(getattr(_osops, name)))
+    if "gpu" in without:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def _without() -> set[str]:
+    words = {word for word in os.environ.get(_VARIABLE, "").split(",") if word}
+    unknown = words - {*THINGS, "all"}
+    if unknown:
+        known = ", ".join(THINGS)
+        raise ValueError(f"{_VARIABLE}: {', '.join(sorted(unknown))}; known: all, {known}")
+    return set(THINGS) if "all" in words else words
+
+
+def _use_baseline() -> None:
+    code = (
+        "from numpy._core import _multiarray_umath as m; "
+        "print(*(f for f in m.__cpu_dispatch__ if m.__cpu_features__[f]))"
+    )
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    os.environ["NPY_DISABLE_CPU_FEATURES"] = asked.stdout.strip()
+    os.environ["OPENBLAS_CORETYPE"] = "Nehalem"
+    os.environ["ATEN_CPU_CAPABILITY"] = "default"
+    os.environ["NUMBA_CPU_NAME"] = "generic"
+
+
+def _refusing_direct(real: Callable[..., int]) -> Callable[..., int]:
+    def open_(path: str, *, direct: bool = False, **options: Any) -> int:
+        if direct:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
+        return real(path, **options)
+
+    return open_
+
+
+if __name__ == "__main__":
+    if taken("processor"):
+        _use_baseline()
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *sys.argv[1:]])
