@@ -284,7 +284,7 @@ class ZarrBackend:
         metadata = checkpoint.metadata
         result: dict[str, bytes] = {}
         if self.can_create:
-            attributes = {**metadata.attrs, zarr_format.OURS: self._ours(checkpoint)}
+            attributes = zarr_format.attributes_with(metadata.attrs, self._ours(checkpoint))
             group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
             result["zarr.json"] = json.dumps(group, indent=1).encode()
         for name, array in metadata.arrays.items():
@@ -295,7 +295,8 @@ class ZarrBackend:
                 data = buffer.to_bytes()
                 if not self.can_create:
                     value = json.loads(data)
-                    value["attributes"] = {**value.get("attributes", {}), **metadata.attrs}
+                    ours = zarr_format.our_attribute(value.get("attributes", {}))
+                    value["attributes"] = zarr_format.attributes_with(metadata.attrs, ours)
                     data = json.dumps(value, indent=1).encode()
                 result[f"{path}/{key}" if path else key] = data
         return result
