@@ -132,7 +132,7 @@ def spread_of(
     found = mean_dtype(a, dtype)
     axes = axes_of(a, axis)
     if omit:
-        _refuse_exact(out)
+        _refuse_exact(dtype, out)
     count, squares = moments(a, axes, found, where, omit, mean)
     freedom = count - ddof
     if (freedom <= 0).any():
@@ -150,7 +150,10 @@ def spread_of(
     return finish(result, axes, keepdims, out)
 
 
-def _refuse_exact(out: Any) -> None:
+def _refuse_exact(dtype: Any, out: Any) -> None:
+    """Refuse dtypes that hold no NaN, as NumPy does, for items that may be NaN."""
+    if dtype is not None and not np.issubdtype(dtype, np.inexact):
+        raise TypeError("If a is inexact, then dtype must be inexact")
     if out is not None and not np.issubdtype(out.dtype, np.inexact):
         raise TypeError("If a is inexact, then out must be inexact")
 
@@ -182,7 +185,7 @@ def _nanmean(
 ) -> Any:  # fmt: skip
     if a.dtype.kind not in "fc":
         return mean(a, axis, dtype, out, keepdims, where=where)
-    _refuse_exact(out)
+    _refuse_exact(dtype, out)
     where = as_mask(where)
     found = mean_dtype(a, dtype)
     axes = axes_of(a, axis)

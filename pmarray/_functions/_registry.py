@@ -86,15 +86,18 @@ def unstreamed(function: Callable[..., Any], args: tuple[Any, ...], options: dic
     options = {key: value for key, value in options.items() if key != "overwrite_input"}
     # In C order, which some functions ask of the arrays that they write to.
     memory = {id(one): np.ascontiguousarray(one[...]).reshape(one.shape) for one in written}
-    plain_args, plain_options = _replace(
-        (args, options), lambda one: memory[id(one)] if id(one) in memory else np.asarray(one)
-    )
+
+    def in_memory(one: Any) -> AnyArray:
+        if id(one) not in memory:
+            memory[id(one)] = np.asarray(one)
+        return memory[id(one)]
+
+    plain_args, plain_options = _replace((args, options), in_memory)
     result = function(*plain_args, **plain_options)
     for one in written:
         one[...] = memory[id(one)]
-        if result is memory[id(one)]:
-            result = one
-    return result
+    # What a function returns of its arguments themselves is the argument.
+    return next((one for one in stored if result is memory[id(one)]), result)
 
 
 def _written(

@@ -1,0 +1,1 @@
+EXCLUDED: dict[str, str] = {}
