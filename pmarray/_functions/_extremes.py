@@ -46,13 +46,13 @@ def _arg(a: Any, axis: Any, out: Any, keepdims: Any, low: bool) -> Any:
         better = ((ahead | (nan & ~had_nan)) & ~(had_nan & ~nan)) | (tie & (indices < where_before))
         best[place] = np.where(better, values, before)
         place_of[place] = np.where(better, indices, where_before)
-    found = np.asarray(finish(place_of, axes, keepdims, None))
+    places: Any = np.asarray(finish(place_of, axes, keepdims, None))
     if out is None:
-        return found[()]
-    same_shape(out, found.shape)
+        return places[()]
+    same_shape(out, places.shape)
     if not np.can_cast(out.dtype, np.intp, "safe"):
         raise TypeError(f"cannot give places to out= of {out.dtype}: use an integer dtype")
-    return into(out, found, casting="unsafe")
+    return into(out, places, casting="unsafe")
 
 
 @reduces(np.argmin)

@@ -41,9 +41,15 @@ Tile = tuple[slice, slice]
 """Rows and columns."""
 
 
+_LEAST_BYTES = 4096
+"""Some items of any dtype have room in it, and their products."""
+
+
 def allowed_memory(memory: int | str | None) -> int:
-    """Bytes that an operation may hold."""
-    nbytes = config.work_memory if memory is None else parse_bytes(memory)
+    """Bytes that an operation may hold; the limit of all operations is no less than some items."""
+    if memory is None:
+        return max(config.work_memory, _LEAST_BYTES)
+    nbytes = parse_bytes(memory)
     if not nbytes:
         raise ValueError("memory=0 leaves nothing to work in")
     return nbytes

@@ -36,7 +36,7 @@ class _Module(pytest.Module):
 def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> pytest.Module | None:
     if module_path.name == "__init__.py":
         return None
-    return _Module.from_parent(parent, path=module_path)  # type: ignore[no-any-return]
+    return _Module.from_parent(parent, path=module_path)
 
 
 def _name(item: pytest.Item) -> str:

@@ -45,17 +45,16 @@ class Place:
             return None
         free = self._free.setdefault(key, [])
         try:
-            array = (
-                free.pop()
-                if free
-                else self._group.create(f"x{len(self._group)}", *key[:2], layout=layout)
-            )
+            array = free.pop() if free else self._new(*key)
         except LayoutError:  # no such dtype there
             self._refused.add(key)
             return None
         array[...] = values
         self.stored += 1
         return array
+
+    def _new(self, shape: tuple[int, ...], dtype: Any, layout: str) -> Any:
+        return self._group.create(f"x{len(self._group)}", shape, dtype, layout=layout)
 
     def take_back(self, array: Any) -> None:
         """Keep an array for the next of its form."""

@@ -119,11 +119,12 @@ def test_memory_of_an_array_is_known_again(memory: str) -> None:
     array: Any = pmarray.open(f"dram:{uuid.uuid4()}", (1000,))
     array[...] = model = np.arange(1000.0)
     array.flush()
-    shown: Any = {
+    ways: dict[str, Callable[[], Any]] = {
         "asarray": lambda: np.asarray(array),
         "torch": lambda: array.torch().numpy(),
         "another handle": lambda: pmarray.open(array.group.url, mode="r"),
-    }[memory]()
+    }
+    shown = ways[memory]()
     with pmarray.config.set(work_memory=500):
         np.add(array, _view(shown)[::-1], out=array)
         np.testing.assert_array_equal(array[...], model + model[::-1])
