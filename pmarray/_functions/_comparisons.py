@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -44,4 +45,4 @@ def _array_equiv(a1: Any, a2: Any) -> bool:
         np.broadcast_shapes(np.shape(a1), np.shape(a2))
     except ValueError:
         return False
-    return _agree(np.equal, a1, a2)
+    return _agree(operator.eq, a1, a2)  # which takes text beside numbers, unlike the ufunc

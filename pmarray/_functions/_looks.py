@@ -35,7 +35,8 @@ def _permuted(a: Any, axes: Sequence[int]) -> Any:
 
 @streams(np.moveaxis)
 def _moveaxis(a: Any, source: Any, destination: Any) -> Any:
-    of, to = (normalize_axis_tuple(axes, a.ndim) for axes in (source, destination))
+    of = normalize_axis_tuple(source, a.ndim, "source")
+    to = normalize_axis_tuple(destination, a.ndim, "destination")
     if len(of) != len(to):
         raise ValueError(
             "`source` and `destination` arguments must have the same number of elements"

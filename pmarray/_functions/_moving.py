@@ -100,7 +100,8 @@ def _clip(
             "forbidden."
         )
     if (a_min is NO) != (a_max is NO):
-        raise TypeError("clip() takes a_min and a_max, or neither: give None for no bound")
+        missing = "a_min" if a_min is NO else "a_max"
+        raise TypeError(f"clip() missing 1 required positional argument: {missing!r}")
     bounds = (min, max) if a_min is NO else (a_min, a_max)
     low, high = cast(Any, tuple(None if one is NO else one for one in bounds))
     a = a if is_stored(a) else np.asarray(a)

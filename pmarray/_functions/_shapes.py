@@ -53,7 +53,8 @@ def _iscomplexobj(x: Any) -> bool:
 
 def _as_told(a: Any, dtype: Any, order: str, shape: Any, device: Any) -> dict[str, Any]:
     """The parameters of a new array like `a`, if it fits into memory."""
-    order = {"K": "F" if a.layout == "col" else "C", "A": "C"}.get(order, order)
+    own = "F" if a.layout == "col" else "C"
+    order = {"K": own, "A": own}.get(order, order)
     kind = np.dtype(a.dtype if dtype is None else dtype)
     shape = a.shape if shape is None else shape
     config.check_result(int(np.prod(shape, dtype=object)) * kind.itemsize, "create a PMArray")
