@@ -16,9 +16,10 @@ MINUTES ?= 5
 KILLS ?= 200
 CYCLES ?= 100
 MEDIA ?= all
+PLACES ?= dram memmap zarr
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types crash interrupts crash-peers crash-training powercut docs bench clean damage fuzz test-without
+.PHONY: help demo test lint types crash interrupts crash-peers crash-training powercut docs bench clean damage fuzz test-without numpy-suite
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +49,9 @@ lint: $(VENV)/.swag,test ## Check style and formatting
 
 types: $(VENV)/.swag,test ## Check the types, strictly
 	$(BIN)/mypy
+
+numpy-suite: $(VENV)/.swag,test ## Run NumPy's own tests with stored arrays (PLACES="dram memmap zarr")
+	$(BIN)/python -m tests.numpy_suite $(PLACES)
 
 crash: $(VENV)/.swag,test ## Power cuts and kills, seed after seed (SEED=1 MINUTES=60)
 	$(BIN)/python -m tests.crash --seed $(SEED) --minutes $(MINUTES)

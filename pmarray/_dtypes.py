@@ -36,6 +36,10 @@ def parse_dtype(dtype: DTypeLike | str) -> DType:
         raise LayoutError(f"dtype {result} has no fixed item size; give one, such as 'S8'")
     if result.char == "T":
         raise LayoutError("variable-width strings have no fixed item size; give one, such as 'U8'")
+    if result.char == "c":
+        raise LayoutError(
+            "dtype 'c' splits text that is assigned to it; give 'S1', which is stored"
+        )
     if not _has_a_name(result):
         raise LayoutError(
             f"dtype {result} has no name that could be stored, so that it would come back as "

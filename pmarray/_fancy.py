@@ -133,7 +133,12 @@ def parse(index: Any, shape: tuple[int, ...]) -> Selection | FancySelection:
     try:
         return select(index, shape)
     except NotBasicError:
-        return fancy(index, shape)
+        parts = tuple(_as_part(part) for part in (index if isinstance(index, tuple) else (index,)))
+    try:
+        # Array-likes of one integer and no axes are integers.
+        return select(parts, shape)
+    except NotBasicError:
+        return fancy(parts, shape)
 
 
 # -- NumPy's meaning ----------------------------------------------------------------------------

@@ -116,6 +116,7 @@ def _enter_group(
     admit: Callable[[Group], None],
 ) -> Group:
     await_closing()
+    parsed = parsed.absolute()  # the process may work in another directory when it is used
     backend = open_backend(parsed, writable=mode != "r")
     if (overwrite or mode == "w") and isinstance(backend, Overwritable):
         backend.make_way()

@@ -9,7 +9,8 @@ import numpy as np
 from pmarray._functions._axes import axes_of, finish
 from pmarray._functions._moments import mean
 from pmarray._functions._registry import NO, AnyArray, streams, unstreamed
-from pmarray._ufuncs import is_stored, make_result, part_of, reduce, walk
+from pmarray._overlap import is_stored
+from pmarray._ufuncs import make_result, part_of, reduce, walk
 from pmarray.layout import Order
 
 # -- histograms ---------------------------------------------------------------------------------
@@ -102,7 +103,9 @@ def _weighted(a: Any, axis: Any, axes: tuple[int, ...], weights: Any) -> tuple[A
         if axis is None:
             raise TypeError("Axis must be specified when shapes of a and weights differ.")
         if weights.shape != tuple(a.shape[i] for i in axes):
-            raise ValueError("Shape of weights must be consistent with shape of a along axis.")
+            raise ValueError(
+                "Shape of weights must be consistent with shape of a along specified axis."
+            )
         weights = weights[...] if is_stored(weights) else weights
         weights = weights.transpose(np.argsort(axes)).reshape(
             [n if i in axes else 1 for i, n in enumerate(a.shape)]

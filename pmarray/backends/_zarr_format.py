@@ -42,12 +42,14 @@ zarr_dtypes.register()
 
 __all__ = [
     "OURS",
+    "attributes_with",
     "check",
     "chunk_spec",
     "documents",
     "foreign_id",
     "from_zarr",
     "identity",
+    "our_attribute",
     "pipeline",
     "plan",
     "quiet",
@@ -61,6 +63,8 @@ ZarrMetadata = ArrayV2Metadata | ArrayV3Metadata
 
 OURS = "pmarray"
 """The attribute of groups and arrays that holds what Zarr has no word for."""
+_THEIRS = "attribute"
+"""Within ours, a user's attribute of that name."""
 _MAX_ITEM_BYTES = 1 << 20
 # A chunk of a small array that may grow; each is a file, or an object far away.
 _MIN_CHUNK_BYTES = 64 << 10
@@ -322,7 +326,8 @@ def to_zarr(array: ArrayMetadata) -> ZarrMetadata:
     """Return the metadata of an array as Zarr has them."""
     assert array.document is not None
     value = json.loads(array.document)
-    value["attributes"] = {**array.attrs, **value.get("attributes", {})}
+    ours = our_attribute(value.get("attributes", {}))
+    value["attributes"] = attributes_with(array.attrs, ours)
     with quiet():
         if value["zarr_format"] == 2:
             metadata: ZarrMetadata = ArrayV2Metadata.from_dict(value)
@@ -364,15 +369,40 @@ def foreign_id(name: str) -> int:
     return FOREIGN_IDS + int(google_crc32c.value(name.encode()))
 
 
+def attributes_with(attributes: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a user, and ours; one of the same name is kept within ours."""
+    if not ours:
+        return dict(attributes)
+    result = {key: value for key, value in ours.items() if key != _THEIRS}
+    if OURS in attributes:
+        result[_THEIRS] = attributes[OURS]
+    return {**attributes, OURS: result}
+
+
 def user_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes without ours."""
-    return {key: value for key, value in attributes.items() if key != OURS}
+    result = {key: value for key, value in attributes.items() if key != OURS}
+    ours = our_attribute(attributes)
+    if not ours and OURS in attributes:
+        result[OURS] = attributes[OURS]  # somebody else's
+    elif _THEIRS in ours:
+        result[OURS] = ours[_THEIRS]
+    return result
+
+
+def our_attribute(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What we have noted of a group, or of an array; nothing if that is not ours."""
+    found = attributes.get(OURS)
+    if not isinstance(found, Mapping):
+        return {}
+    of_group = isinstance(found.get("uuid"), str) and type(found.get("next")) is int
+    of_array = found.get("layout") in ("row", "col") and type(found.get("id")) is int
+    return found if of_group or of_array else {}
 
 
 def _ours(metadata: ZarrMetadata) -> Mapping[str, Any]:
     attributes: Any = metadata.attributes
-    ours = attributes.get(OURS) if isinstance(attributes, Mapping) else None
-    return ours if isinstance(ours, Mapping) else {}
+    return our_attribute(attributes) if isinstance(attributes, Mapping) else {}
 
 
 def _dtype(metadata: ZarrMetadata) -> DType:

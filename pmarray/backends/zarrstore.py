@@ -298,7 +298,7 @@ class ZarrBackend:
         metadata = checkpoint.metadata
         result: dict[str, bytes] = {}
         if self.can_create:
-            attributes = {**metadata.attrs, zarr_format.OURS: self._ours(checkpoint)}
+            attributes = zarr_format.attributes_with(metadata.attrs, self._ours(checkpoint))
             group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
             result["zarr.json"] = json.dumps(group, indent=1).encode()
         for name, array in metadata.arrays.items():

@@ -264,3 +264,29 @@ def test_read_casts_and_refuses_another_shape() -> None:
     assert array.read(0, out=np.zeros(2, "float16")).tolist() == [3, 3]
     with pytest.raises(LayoutError):
         array.read(0, out=np.zeros(3))
+
+
+def test_an_array_like_of_one_integer_is_an_integer() -> None:
+    class Like:
+        def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+            return np.array(1)
+
+    model = np.arange(12.0).reshape(3, 4)
+    array: Any = pmarray.open("dram:", model.shape)
+    array[...] = model
+    one: Any = Like()
+    for index in (
+        (one, one),
+        (one, 2),
+        (one,),
+        (..., one),
+        (one, [0, 2]),
+        (one, slice(1, 3), None),
+    ):
+        expected, found = model[index], array[index]
+        assert type(found) is type(expected)
+        np.testing.assert_array_equal(found, expected)
+        array[index] = model[index] = 7
+        np.testing.assert_array_equal(array[...], model)
+    with pytest.raises(pmarray.errors.LayoutError, match="S1"):
+        pmarray.open("dram:", (3,), "c")

@@ -245,7 +245,7 @@ def test_names(tmp_path: Path) -> None:
         assert len(group) == 3
         with pytest.raises(ArrayNotFoundError, match="it holds 0, "):
             group["x"]
-        assert 3 not in group
+        assert 3 not in group  # type: ignore[comparison-overlap]
 
 
 # -- backends of others ------------------------------------------------------------------------

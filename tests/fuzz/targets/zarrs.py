@@ -178,7 +178,7 @@ def images(base: Path) -> Use:
     template = Template(base, _interrupted)
     checkpoint = Checkpoint.from_bytes(template.read(".pmarray/pmarray.json"), "")
     keys = [b"x/c/0/0", b"x/", b"x/zarr.json", b"/", b"", b".pmarray/", b".pmarray/lock", b"x//c"]
-    target = _PutBack(FileStore(str(base / "g")), None)  # type: ignore[arg-type]
+    target = _PutBack(FileStore(str(base / "g")), None, None)  # type: ignore[arg-type]
 
     def key(rng: random.Random) -> bytes:
         if rng.random() < 0.6:
