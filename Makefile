@@ -18,7 +18,7 @@ CYCLES ?= 100
 MEDIA ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-without lint types crash crash-peers crash-training powercut docs bench clean
+.PHONY: help demo test test-without lint types crash interrupts crash-peers crash-training powercut docs bench clean damage fuzz
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,12 @@ types: $(VENV)/.swag,test ## Check the types, strictly
 crash: $(VENV)/.swag,test ## Power cuts and kills, seed after seed (SEED=1 MINUTES=60)
 	$(BIN)/python -m tests.crash --seed $(SEED) --minutes $(MINUTES)
 
+interrupts: $(VENV)/.swag,test ## Exceptions wherever they can arrive (SEED=1 MINUTES=60)
+	$(BIN)/python -m tests.crash.interrupts --seed $(SEED) --minutes $(MINUTES)
+
+damage: $(VENV)/.swag,test ## Damage the journals of crashed groups (SEED=1 MINUTES=10)
+	$(BIN)/python -m tests.crash.damage --seed $(SEED) --minutes $(MINUTES)
+
 crash-peers: $(VENV)/.swag,bench,test ## The same for other libraries, over FUSE (SEED=1 MINUTES=10)
 	$(BIN)/python -m tests.crash.peers --seed $(SEED) --minutes $(MINUTES)
 
@@ -61,6 +67,9 @@ crash-training: $(VENV)/.swag,test ## Kill swag train and resume it (KILLS=200 S
 powercut: $(VENV)/.swag,test ## Cut a machine's power, in QEMU (CYCLES=100 SEED=1 MEDIA="disk devdax")
 	$(BIN)/python -m tests.powercut cuts --cycles $(CYCLES) --seed $(SEED) --media "$(MEDIA)"
 	$(BIN)/python -m tests.powercut logs --cycles $(CYCLES) --seed $(SEED) --media "$(MEDIA)"
+
+fuzz: $(VENV)/.swag,test ## Directories of strangers, parser by parser (MINUTES=90 SEED=1)
+	$(BIN)/python -m tests.fuzz --seed $(SEED) --minutes $(MINUTES)
 
 docs: $(VENV)/.docs ## Build the site into ./site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -485,11 +485,13 @@ class ChunkCache:
         """Forget everything, written or not, after what was handed over has landed.
 
         What an open transaction has spilled is cached as if it were there for good: that is why
-        a rollback forgets clean chunks too.
+        a rollback forgets clean chunks too. That something could not be written is forgotten with
+        it: nobody wants it any more.
         """
 
         def attempt() -> None:
             self._await_writer()
+            self._writer.forget_failure()
             for key, chunk in list(self._chunks.items()):
                 self._drop(key, chunk)
             self.transaction = None

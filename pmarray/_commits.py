@@ -31,14 +31,14 @@ b. Before-images of transactions above the last COMMIT are put back, highest num
    a transaction the last first, so that the oldest value of every byte is the one that stays.
 c. The files they went to are made durable.
 d. The metadata file is replaced by a *checkpoint*: the metadata of the last COMMIT, its number,
-   and the next generation, which makes every record in the journal stale in the same instant.
+   and a new nonce, which makes every record in the journal stale in the same instant.
    Only then is the journal reused.
 
 Any of these steps may be interrupted and run again: until (d) the journal is as it was.
 
 A new writer takes step d whatever it finds, for two reasons. An interrupted transaction may have
 left records behind a gap, which a reader of the journal does not see, but which would stand behind
-new records of the same length and number. And the metadata file that it has read may be the work
+new records of the same length. And the metadata file that it has read may be the work
 of a process that died before the directory was durable: a power cut would bring the older one
 back, whose journal must not have been overwritten by then.
 
@@ -59,21 +59,29 @@ until then.
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from pmarray._journal import Image, Journal, StoredImage
+from pmarray._journal import Image, Journal
 from pmarray._metadata import Checkpoint, GroupMetadata
-from pmarray.backends import Backend, ImageTarget
-from pmarray.errors import DamagedError, OutcomeUnknownError, PoisonedError, StorageError
+from pmarray._recovery import (
+    Targets,
+    check_images,
+    missing_journal,
+    put_back,
+    read_committed,
+)
+from pmarray.backends import Backend, ImageTarget, LosesLock
+from pmarray.errors import OutcomeUnknownError, PoisonedError, StorageError
 
 if TYPE_CHECKING:
     from pmarray._writer import Write
 
-__all__ = ["Commit", "CommittedState", "Committer", "read_committed"]
+__all__ = ["Commit", "CommittedStorage", "Committer"]
 
 # A journal that is fuller than this is retired at the next commit.
 _RETIRE_AT = 0.75
@@ -126,35 +134,6 @@ class Commit:
             pass
 
 
-@dataclass(slots=True)
-class CommittedState:
-    """What the metadata file and the journal together say."""
-
-    metadata: GroupMetadata
-    transaction: int
-    generation: int
-    images: list[StoredImage] = field(default_factory=list)
-    """Before-images above `transaction`, in the order in which they were written."""
-    position: int = 0
-    """The end of the journal's last whole record."""
-
-
-def read_committed(checkpoint: Checkpoint, journal: Journal | None) -> CommittedState:
-    """Follow the journal from a checkpoint to the last commit."""
-    state = CommittedState(checkpoint.metadata, checkpoint.transaction, checkpoint.generation)
-    if journal is None:
-        return state
-    for record in journal.records():
-        state.position = record.end
-        if record.metadata is None:
-            state.images.extend(record.images)
-            continue
-        state.metadata = Checkpoint.from_bytes(record.metadata, "a journal record").metadata
-        state.transaction = record.number
-        state.images = [image for image in state.images if image.number > record.number]
-    return state
-
-
 class Committer:
     """The engine of one group's transactions; see the head of this module.
 
@@ -168,6 +147,8 @@ class Committer:
 
     def __init__(self, backend: Backend, checkpoint: Checkpoint) -> None:
         self._backend = backend
+        lock = backend if isinstance(backend, LosesLock) else None
+        self.refuse_lost_lock = lock.refuse_lost_lock if lock is not None else lambda: None
         self.saved = checkpoint
         """The last checkpoint."""
         self.in_force = checkpoint.metadata
@@ -183,62 +164,47 @@ class Committer:
 
     # -- opening --------------------------------------------------------------------------------
 
-    def recover(self, open_region: Callable[[GroupMetadata, int], ImageTarget | None]) -> None:
+    def recover(self, *, force: bool = False) -> list[str]:
         """Bring the medium back to the last commit; steps a to d.
 
-        `open_region` opens the data file of that id, or returns None where the metadata have none.
+        With `force` also where the journal is damaged, as far as it goes. Returns what is lost.
+
+        Raises
+        ------
+        DamagedError
+            The journal is damaged, and nothing was changed.
         """
         if self.saved.generation == 0:
             self.checkpoint(self.saved.metadata)  # d
-            return
-        region = self._backend.open_journal(create=False)
+            return []
+        region = self._backend.open_journal(create=force)
         if region is None:
-            raise DamagedError(
-                "the journal is missing, though the metadata count on it: what was committed "
-                "since the last checkpoint is lost; restore the group from a backup"
-            )
-        journal = Journal(region, self.saved.generation)
+            raise missing_journal(self.saved)
+        # Which `close` releases.
+        self._journal = journal = Journal(region, self.saved.nonce, self.saved.generation)
         journal.barrier()  # a
-        state = read_committed(self.saved, journal)
-        regions: dict[int, ImageTarget | None] = {}
+        lost: list[str] = []
+        state = read_committed(self.saved, journal, lost=lost if force else None)
+        targets = Targets(self._backend, state.metadata, lost=lost if force else None)
         try:
-            self._put_back(journal, state, lambda i: open_region(state.metadata, i), regions)
+            check_images(journal, state, targets, lost=lost if force else None)
+            put_back(journal, state.images, targets, lost=lost if force else None)  # b, c
         finally:
-            for one in regions.values():
-                if one is not None:
-                    one.close()
-        self._journal = journal
+            targets.close()
+        if lost:
+            journal.mend()
         self.transaction = self._committed = state.transaction
         self.checkpoint(state.metadata)  # d
-
-    def _put_back(
-        self,
-        journal: Journal,
-        state: CommittedState,
-        open_region: Callable[[int], ImageTarget | None],
-        regions: dict[int, ImageTarget | None],
-    ) -> None:
-        """Undo what is above the last COMMIT; steps b and c."""
-        images = sorted(enumerate(state.images), key=lambda pair: (pair[1].number, pair[0]))
-        for _, image in reversed(images):  # b
-            if image.file_id not in regions:
-                regions[image.file_id] = open_region(image.file_id)
-            region = regions[image.file_id]
-            if region is not None:
-                region.write(image.offset, [journal.fetch(image)])
-        for region in regions.values():  # c
-            if region is not None:
-                region.barrier()
+        return lost
 
     def begin(self) -> int:
         """Return the number of a new transaction; makes the journal when it is the first."""
         if self._journal is None:
             region = self._backend.open_journal(create=True)
             assert region is not None
-            journal = Journal(region, self.saved.generation)
-            journal.reserve(1)
-            self._journal = journal
             try:
+                self._journal = Journal(region, self.saved.nonce, self.saved.generation)
+                self._journal.make()
                 # From generation 1 on, a missing journal is damage; at 0 the journal is not read.
                 self.checkpoint(self.saved.metadata)
             except BaseException:
@@ -260,6 +226,7 @@ class Committer:
 
     def store(self, writes: list[Write]) -> None:
         """Write adjacent pieces, of no transaction or of one that is not sealed yet."""
+        self.refuse_lost_lock()
         number = writes[0].number
         if number is not None:
             self._journal_before(number, writes)  # 2
@@ -268,6 +235,7 @@ class Committer:
     def commit(self, writes: list[list[Write]], commits: list[Commit]) -> None:
         """Commit `commits`, whose writes, grouped by adjacency, are `writes`; steps 2 to 4."""
         assert self._journal is not None
+        self.refuse_lost_lock()
         last = commits[-1]
         marks = {storage: mark for commit in commits for storage, mark in commit.marks.items()}
         deletes = [i for storage, mark in marks.items() for i in storage.images_of_deletes(mark)]
@@ -277,7 +245,7 @@ class Committer:
                 run[0].source.store(run)
             for storage, mark in marks.items():
                 storage.barrier(mark)
-            record = Checkpoint(last.metadata, last.number, self._journal.generation)
+            record = replace(self.saved, metadata=last.metadata, transaction=last.number)
             self._journal.commit(last.number, record.to_bytes())  # 4
         except PoisonedError:
             raise
@@ -343,22 +311,26 @@ class Committer:
         journal = self._journal
         if journal is None or self._pending_images <= self._committed:
             return
+        self.refuse_lost_lock()
         journal.barrier()  # a
-        state = read_committed(self.saved, journal)
-        self._put_back(journal, state, region_of, {})
+        state = read_committed(self.saved, journal, end=journal.position)
+        check_images(journal, state, region_of)
+        put_back(journal, state.images, region_of)
         self.checkpoint(state.metadata)
 
     def checkpoint(self, metadata: GroupMetadata) -> None:
         """Replace the metadata file; afterwards nothing in the journal is needed."""
+        self.refuse_lost_lock()
         generation = self.saved.generation + (self._journal is not None)
-        checkpoint = Checkpoint(metadata, self._committed, generation)
+        nonce = self.saved.nonce if self._journal is None else secrets.randbits(64)
+        checkpoint = Checkpoint(metadata, self._committed, generation, nonce)
         self._backend.save(checkpoint)
         self.saved = checkpoint
         self.in_force, self._moved = metadata, False
         self._pending_images = 0
         if self._journal is not None:
-            self._journal.restart(generation)
-            self._journal.region.trim(_MAX_IDLE_JOURNAL_BYTES)
+            self._journal.restart(nonce, generation)
+            self._journal.trim(_MAX_IDLE_JOURNAL_BYTES)
 
     def close(self) -> None:
         """Release the journal."""

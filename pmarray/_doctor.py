@@ -132,12 +132,19 @@ _HIERARCHIES = {
 def _examine_device(device: _device.Device) -> Diagnosis:
     found = Diagnosis(device.path)
     found.facts |= {
-        "kind": "DAX device",
+        "kind": "DAX device" if device.volatile is None else f"DAX device: {device.volatile}",
         "size": format_bytes(device.nbytes),
         "alignment": format_bytes(device.alignment),
         "granularity": "cache line (64 B)",
         "stores": _pmem.persistence() if _pmem.libpmem() else "libpmem is missing",
     }
+    if device.volatile is not None:
+        found.url = f"dram:?device={device.path}"
+        found.durability = (
+            "none beyond a reboot: it is memory, and no persistent one; as a shelf, by "
+            f"shelf:{device.path}?volatile=1, a commit survives kill -9"
+        )
+        return found
     pool = Pool(device, writable=False)
     found.facts["holds"] = pool.contents()
     try:
@@ -266,13 +273,23 @@ def examine_machine() -> Diagnosis:
     devices = [f"/dev/{os.path.basename(path)}" for path in glob("/sys/bus/dax/devices/dax*")]
     found.facts["DAX devices"] = ", ".join(sorted(devices)) or "none"
     found.facts["DAX mounts"] = ", ".join(_dax_mounts()) or "none"
-    usable = devices or _dax_mounts()
+    volatile = [path for path in devices if _is_volatile(path)]
+    found.facts["volatile DAX devices"] = ", ".join(sorted(volatile)) or "none"
+    usable = len(devices) > len(volatile) or _dax_mounts()
     found.durability = (
         "persistent memory is there: `pmarray doctor PATH` says more of each place"
         if usable
         else "no persistent memory: shelf: works on any directory, by fsync"
     )
     return found
+
+
+def _is_volatile(path: str) -> bool:
+    try:
+        device = _device.find_device(path)
+    except PMArrayError:
+        return False
+    return device is not None and device.volatile is not None
 
 
 def _dax_mounts() -> list[str]:

@@ -98,8 +98,8 @@ def to_torch(a: PMArray, *, share: bool) -> Any:
             )
         block = block.reshape(a.shape)
     warnings.warn(
-        "this tensor shows a read-only mapping: a store through it kills the process. Read only, "
-        "and drop it before the array shrinks",
+        "this tensor shows a mapping of the file: what is stored through it stays in the tensor, "
+        "and changes neither the file nor what others see",
         UserWarning,
         stacklevel=3,
     )

@@ -35,7 +35,7 @@ class Interop:
         """Hand the items over by DLPack.
 
         Memory of ``dram:`` is shared, as `torch` shares it. A file is copied: most receivers have
-        no read-only arrays, and a store through a read-only mapping kills the process. With
+        no read-only arrays, and a store through a mapping would not reach the file. With
         ``copy=False`` its mapping is shared with a receiver that takes part in DLPack 1.0, where
         it can be marked as read-only, and refused with BufferError to any other.
         """
@@ -65,9 +65,9 @@ class Interop:
         Parameters
         ----------
         share
-            Do not copy a file either, but show a read-only mapping of it. PyTorch has no
-            read-only tensors: a store through this one kills the process (SIGSEGV), and a warning
-            says so.
+            Do not copy a file either, but show a mapping of it. PyTorch has no read-only tensors:
+            what is stored through this one stays in it, and changes neither the file nor what
+            others see; in persistent memory that this handle only reads, too. A warning says so.
 
         Raises
         ------

@@ -1,18 +1,31 @@
 """The journal of a group: before-images and commits, one after another in one region.
 
-Records
--------
-A record starts on a block of its own: a fixed head, a table of what it holds, then, on the next
-block, its payload. Every record carries the generation of the metadata it belongs to, so that
-replacing the metadata by those of the next generation makes all older records stale in the same
-instant; the number of its transaction; its length; and a CRC-32C of everything in it.
+It begins with two slots of a *header*, which says how long the region is at least; then come the
+records (`_records`):
 
-- BEFORE: up to `_MAX_IMAGES` before-images. Bytes that were all zero have no payload.
+- BEFORE: before-images. Bytes that were all zero have no payload.
 - COMMIT: the metadata of the group as of this transaction.
 
-Reading stops at the first record that is not whole, or of another generation, or out of order.
-That loses nothing: whatever was written on the strength of a record was written after a barrier
-that followed it, so a record that is not whole had no consequences yet.
+A checkpoint draws a *nonce*, and a record that has another one is stale, all of them in the same
+instant. So nothing is cleared, and records are written over older ones.
+
+Damage, and what a power cut leaves
+-----------------------------------
+Whatever was written on the strength of a record was written after a barrier that followed it. So
+a record that a power cut has torn had no consequences, and reading stops there. A record that is
+bad for another reason has had some, and reading on without it would give wrong values:
+
+- Each record tells how much of the journal a barrier had covered by then, and no COMMIT is written
+  before a barrier that covers everything before it. What is bad below that is damage.
+- Nobody vouches for the last records. Their heads, and so all of a COMMIT, are there twice. Of a
+  block of an image the head has a checksum: if the block is bad, the data file has to have it
+  still, for if the data had been overwritten, the image would have been durable.
+- A record of a later generation than the metadata's shows that those have been replaced by older
+  ones: the journal is not reused before newer metadata are durable.
+- The region grows, durably, before the header says so, and the header says so before a record
+  counts on it. It is shortened the other way round. One of its slots is valid at any time.
+
+All of this is for one fault at a time. A journal that was replaced as a whole is not noticed.
 
 The region is filled with zeros when it grows. A reserved but unwritten extent would cost a commit
 of the file system's own journal at each first write to it.
@@ -23,63 +36,39 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
-import google_crc32c
 import numpy as np
 
+from pmarray._records import (
+    HEAD_ROOM,
+    MAGIC,
+    MAX_IMAGE_BYTES,
+    Fixed,
+    Image,
+    Record,
+    StoredImage,
+    blocks_of,
+    checksum,
+    parse_fixed,
+    parse_head,
+    spell_head,
+    table_nbytes,
+)
 from pmarray.backends import Region
+from pmarray.errors import DamagedError
 from pmarray.layout import BLOCK_BYTES
 
-__all__ = ["Image", "Journal", "Record", "StoredImage"]
+__all__ = ["FIRST", "MAX_PAYLOAD_BYTES", "Image", "Journal", "Record", "StoredImage"]
 
-_MAGIC = b"pmarrayJ"
-_BEFORE, _COMMIT = 1, 2
-_HEAD = struct.Struct("<8sIIQQIIQ")  # magic, crc, kind, generation, number, count, -, payload
-_ENTRY = struct.Struct("<QQQQ")  # file id, offset, length, 1 if there is payload
-_MAX_IMAGES = (BLOCK_BYTES - _HEAD.size) // _ENTRY.size
-MAX_PAYLOAD_BYTES = 1 << 20
+_HEADER = struct.Struct("<8sIIQQ")  # magic, crc, -, number of the header, least bytes
+_HEADER_MAGIC = b"pmarrayH"
+_SLOTS = 2
+FIRST = _SLOTS * BLOCK_BYTES
+"""Where the first record begins."""
+MAX_PAYLOAD_BYTES = MAX_IMAGE_BYTES
 """A record holds at most this much, unless the metadata are larger."""
 _INITIAL_BYTES = 4 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """Bytes of a data file as they were before a transaction overwrote them."""
-
-    file_id: int
-    offset: int
-    data: memoryview
-
-    def is_zero(self) -> bool:
-        """Whether no byte is set; such an image takes no room."""
-        return not np.frombuffer(self.data, np.uint8).any()
-
-
-@dataclass(frozen=True, slots=True)
-class StoredImage:
-    """The same in the journal; fetched when it is wanted, since there may be many."""
-
-    number: int
-    file_id: int
-    offset: int
-    nbytes: int
-    position: int | None
-    """Where in the journal the bytes are; None stands for zeros."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One whole record."""
-
-    number: int
-    """Of the transaction."""
-    images: tuple[StoredImage, ...]
-    """What it overwrote; empty for a commit."""
-    metadata: bytes | None
-    """What it committed; None for before-images."""
-    end: int
-    """Where the next record begins."""
+_PIECE_BYTES = 1 << 20
 
 
 class Journal:
@@ -89,111 +78,251 @@ class Journal:
     ----------
     region
         Where it is.
-    generation
-        Of the metadata in force; records of another one are stale.
-    position
-        Where the next record goes.
+    nonce, generation
+        Of the checkpoint in force; records with another nonce are stale.
     """
 
-    def __init__(self, region: Region, generation: int, position: int = 0) -> None:
+    def __init__(self, region: Region, nonce: int, generation: int = 0) -> None:
         self.region = region
-        self.generation = generation
-        self.position = position
-        self._staging = memoryview(mmap.mmap(-1, BLOCK_BYTES + MAX_PAYLOAD_BYTES))
+        self.adopt(nonce, generation)
+        self.position = self.durable_to = FIRST
+        """Where the next record goes, and up to where a barrier has covered all."""
+        self._header = (0, 0)
+        """Number and length of the header in force."""
+        self._staging = memoryview(mmap.mmap(-1, 2 * BLOCK_BYTES + MAX_PAYLOAD_BYTES))
 
-    # -- writing --------------------------------------------------------------------------------
+    # -- its length -----------------------------------------------------------------------------
+
+    def adopt(self, nonce: int, generation: int) -> None:
+        """Go on with the records of another checkpoint."""
+        self.nonce, self.generation = nonce, generation
+
+    @property
+    def stop(self) -> int:
+        """Where records end at the latest."""
+        return min(self._header[1] or self.region.capacity, self.region.capacity)
+
+    def make(self) -> None:
+        """Make an empty journal, durably, whatever is there; no metadata may count on it yet."""
+        self._grow(_INITIAL_BYTES)
+        self._clear()
+        self.mend()
+
+    def _clear(self) -> None:
+        """Take away the first record of a journal that was here before."""
+        self.region.write(FIRST, [memoryview(mmap.mmap(-1, 2 * BLOCK_BYTES))])
+
+    def mend(self) -> None:
+        """Make the header anew, durably."""
+        self._grow(_INITIAL_BYTES)
+        for number in range(_SLOTS):
+            self._write_header((number, self.region.capacity))
+        self.barrier()
+
+    def check_length(self) -> None:
+        """Note how long the region is said to be.
+
+        Raises
+        ------
+        DamagedError
+            It is shorter, or does not say.
+        """
+        slots = self._slots()
+        while True:
+            valid = [slot for slot in slots if slot is not None]
+            if valid and self._reaches(max(valid)[1]):
+                self._header = max(valid)
+                return
+            again = self._slots()  # a writer may have shortened it meanwhile
+            if again == slots:
+                break
+            slots = again
+        if not valid:
+            raise DamagedError(f"the journal has no header ({self.region.capacity} bytes)")
+        raise DamagedError(
+            f"the journal was cut: it has {self.region.capacity} bytes, and had {max(valid)[1]}"
+        )
+
+    def bad_slots(self) -> int:
+        """Return how many slots hold no header."""
+        return sum(slot is None for slot in self._slots())
+
+    def _slots(self) -> list[tuple[int, int] | None]:
+        found: list[tuple[int, int] | None] = []
+        for slot in range(_SLOTS):
+            block = self._read(slot * BLOCK_BYTES, BLOCK_BYTES)
+            if len(block) < BLOCK_BYTES:
+                found.append(None)
+                continue
+            magic, crc, _, number, nbytes = _HEADER.unpack_from(block)
+            whole = magic == _HEADER_MAGIC and crc == checksum(
+                bytes(block[:8]) + bytes(4) + bytes(block[12:])
+            )
+            found.append((number, nbytes) if whole else None)
+        return found
+
+    def _write_header(self, header: tuple[int, int]) -> None:
+        """Write the next header, to the slot that does not have the last; durable at a barrier."""
+        block = memoryview(mmap.mmap(-1, BLOCK_BYTES))
+        block[: _HEADER.size] = _HEADER.pack(_HEADER_MAGIC, 0, 0, *header)
+        block[8:12] = struct.pack("<I", checksum(block))
+        self.region.write(header[0] % _SLOTS * BLOCK_BYTES, [block])
+        self._header = header
 
     def reserve(self, nbytes: int) -> None:
         """Make room for `nbytes` more bytes of records, or raise and change nothing."""
         need = self.position + nbytes
-        before = self.region.capacity
-        if need <= before:
+        if need <= self._header[1]:
             return
-        self.region.reserve(max(need, before * 2, _INITIAL_BYTES))
-        zeros = memoryview(mmap.mmap(-1, MAX_PAYLOAD_BYTES))
-        for offset in range(before, self.region.capacity, MAX_PAYLOAD_BYTES):
-            length = min(MAX_PAYLOAD_BYTES, self.region.capacity - offset)
+        self._grow(max(need, self._header[1] * 2))
+        self.barrier()  # also of the header before this one
+        self._write_header((self._header[0] + 1, self.region.capacity))
+
+    def _grow(self, nbytes: int) -> None:
+        before = self.region.capacity
+        self.region.reserve(nbytes)
+        zeros = memoryview(mmap.mmap(-1, _PIECE_BYTES))
+        for offset in range(before, self.region.capacity, _PIECE_BYTES):
+            length = min(_PIECE_BYTES, self.region.capacity - offset)
             self.region.write(offset, [zeros[:length]])
+
+    def trim(self, nbytes: int) -> None:
+        """Give back the space beyond `nbytes`; no record may be there."""
+        number, length = self._header
+        if length > nbytes:
+            self._write_header((number + 1, nbytes))
+            self.barrier()
+        self.region.trim(nbytes)
+
+    # -- writing --------------------------------------------------------------------------------
 
     def before(self, number: int, images: Iterable[Image]) -> bool:
         """Append before-images, in as few records as they fit; return whether there were any."""
-        batch: list[tuple[Image, bool]] = []
-        payload = 0
+        batch: list[Image] = []
+        table = payload = 0
         found = False
         for image in images:
             found = True
-            stored = not image.is_zero()
-            nbytes = image.data.nbytes if stored else 0
-            if batch and (len(batch) == _MAX_IMAGES or payload + nbytes > MAX_PAYLOAD_BYTES):
-                self._append_images(number, batch)
-                batch, payload = [], 0
-            batch.append((image, stored))
+            room, nbytes = table_nbytes([image]), image.data.nbytes
+            if batch and (table + room > HEAD_ROOM or payload + nbytes > MAX_PAYLOAD_BYTES):
+                self._append(number, batch)
+                batch, table, payload = [], 0, 0
+            batch.append(image)
+            table += room
             payload += nbytes
         if batch:
-            self._append_images(number, batch)
+            self._append(number, batch)
         return found
 
     def commit(self, number: int, metadata: bytes) -> None:
-        """Append a commit."""
-        self._append(_COMMIT, number, 0, b"", [memoryview(metadata)])
+        """Append a commit; it vouches for all that is before it."""
+        if self.durable_to < self.position:
+            self.barrier()
+        self._append(number, (), metadata)
 
     def barrier(self) -> None:
         """Return when all records are durable."""
+        position = self.position
         self.region.barrier()
+        self.durable_to = position
 
-    def restart(self, generation: int) -> None:
-        """Begin anew: the metadata of `generation` are durable and need no older record."""
-        self.generation = generation
-        self.position = 0
+    def restart(self, nonce: int, generation: int) -> None:
+        """Begin anew: the metadata of this checkpoint are durable and need no older record."""
+        self.adopt(nonce, generation)
+        self.position = self.durable_to = FIRST
 
-    def _append_images(self, number: int, images: list[tuple[Image, bool]]) -> None:
-        table = b"".join(
-            _ENTRY.pack(image.file_id, image.offset, image.data.nbytes, stored)
-            for image, stored in images
+    def _append(self, number: int, images: Iterable[Image], metadata: bytes | None = None) -> None:
+        first, second, payload = spell_head(
+            nonce=self.nonce,
+            generation=self.generation,
+            position=self.position,
+            durable_to=self.durable_to,
+            number=number,
+            images=tuple(images),
+            metadata=metadata,
         )
-        payload = [image.data for image, stored in images if stored]
-        self._append(_BEFORE, number, len(images), table, payload)
-
-    def _append(
-        self,
-        kind: int,
-        number: int,
-        count: int,
-        table: bytes,
-        payload: list[memoryview],
-    ) -> None:
-        nbytes = sum(part.nbytes for part in payload)
-        total = BLOCK_BYTES + -(-nbytes // BLOCK_BYTES) * BLOCK_BYTES
+        blocks = sum(blocks_of(data.nbytes) for data in payload)
+        total = 2 * len(first) + blocks * BLOCK_BYTES
         self.reserve(total)
         # Direct I/O wants one aligned buffer; metadata larger than the usual one get their own.
         buffer = self._staging if total <= len(self._staging) else memoryview(mmap.mmap(-1, total))
-        buffer = buffer[:total]
-        head = _HEAD.pack(_MAGIC, 0, kind, self.generation, number, count, 0, nbytes)
-        buffer[: len(head)] = head
-        buffer[len(head) : len(head) + len(table)] = table
-        buffer[len(head) + len(table) : BLOCK_BYTES] = bytes(BLOCK_BYTES - len(head) - len(table))
-        at = BLOCK_BYTES
-        for part in payload:
+        at = 0
+        for part in (memoryview(first), memoryview(second), *payload):
             buffer[at : at + part.nbytes] = part
-            at += part.nbytes
-        buffer[at:] = bytes(total - at)
-        buffer[8:12] = struct.pack("<I", _checksum(buffer))
-        self.region.write(self.position, [buffer])
+            end = at + blocks_of(part.nbytes) * BLOCK_BYTES
+            buffer[at + part.nbytes : end] = bytes(end - at - part.nbytes)
+            at = end
+        self.region.write(self.position, [buffer[:total]])
         self.position += total
 
     # -- reading --------------------------------------------------------------------------------
 
-    def records(self, start: int = 0) -> Iterator[Record]:
-        """Yield the whole records of this generation from `start` on."""
-        number = 0
-        while (record := self._read(start)) is not None and record.number >= number:
+    def records(self, start: int = FIRST) -> Iterator[Record]:
+        """Yield the records from `start` on, as far as they follow one another."""
+        while (record := self.record_at(start)) is not None:
             yield record
-            number, start = record.number, record.end
+            start = record.end
+
+    def record_at(self, start: int) -> Record | None:
+        """Return the record that begins at `start`, if either of its heads is whole."""
+        blocks = self._read(start, 2 * BLOCK_BYTES)
+        second = start + BLOCK_BYTES
+        fixed = parse_fixed(blocks, self.nonce, start) if blocks else None
+        if fixed is not None and fixed.position == start:
+            record = self._whole(fixed, start)
+            if record is not None:
+                return record
+            second = start + fixed.nbytes
+            fixed = parse_fixed(self._read(second, BLOCK_BYTES), self.nonce, second)
+        else:
+            fixed = parse_fixed(blocks[BLOCK_BYTES:], self.nonce, second)
+        return self._whole(fixed, second) if fixed is not None and fixed.position == start else None
+
+    def newer_generation(self) -> int | None:
+        """Return the generation of the first record, if that is later than that of the metadata."""
+        blocks = self._read(FIRST, 2 * BLOCK_BYTES)
+        for at in (FIRST, FIRST + BLOCK_BYTES):
+            fixed = parse_fixed(blocks[at - FIRST :], None, at)
+            if fixed is not None and fixed.generation > self.generation:
+                return fixed.generation
+        return None
+
+    def record_after(self, start: int, stop: int) -> Record | None:
+        """Return the first record of which a head stands between `start` and `stop`."""
+        for base in range(start, stop, _PIECE_BYTES):
+            piece = self._read(base, min(_PIECE_BYTES, stop - base))
+            words = np.frombuffer(piece[: len(piece) // BLOCK_BYTES * BLOCK_BYTES], "<u8")
+            words = words.reshape(-1, BLOCK_BYTES // 8)
+            likely = (words[:, 0] == int.from_bytes(MAGIC, "little")) & (words[:, 2] == self.nonce)
+            for i in np.flatnonzero(likely):
+                at = base + int(i) * BLOCK_BYTES
+                fixed = parse_fixed(piece[at - base :], self.nonce, at)
+                record = None if fixed is None else self._whole(fixed, at)
+                if record is not None and record.start >= start:
+                    return record
+        return None
+
+    def _whole(self, fixed: Fixed, at: int) -> Record | None:
+        if not self._reaches(fixed.end):
+            return None
+        head = self._read(at, fixed.nbytes)
+        return parse_head(fixed, head) if len(head) == fixed.nbytes else None
+
+    def head_is_bad(self, record: Record) -> bool:
+        """Whether one of the two heads of a record cannot be read."""
+        nbytes = (record.payload - record.start) // 2
+        for at in (record.start, record.start + nbytes):
+            fixed = parse_fixed(self._read(at, BLOCK_BYTES), self.nonce, at)
+            if fixed is None or self._whole(fixed, at) is None:
+                return True
+        return False
 
     def fetch(self, image: StoredImage) -> memoryview:
         """Return the bytes of a before-image, in a buffer fit for direct I/O."""
         data = memoryview(mmap.mmap(-1, image.nbytes))
-        if image.position is not None:
+        if image.data is not None:
+            data[:] = image.data
+        elif image.position is not None:
             self.region.read_into(image.position, data)
         return data
 
@@ -203,40 +332,18 @@ class Journal:
             self.region.refresh()
         return stop <= self.region.capacity
 
-    def _read(self, start: int) -> Record | None:
-        if not self._reaches(start + BLOCK_BYTES):
-            return None
-        head = bytearray(BLOCK_BYTES)
-        self.region.read_into(start, memoryview(head))
-        magic, checksum, kind, generation, number, count, _, nbytes = _HEAD.unpack_from(head)
-        total = BLOCK_BYTES + -(-nbytes // BLOCK_BYTES) * BLOCK_BYTES
-        if (
-            magic != _MAGIC
-            or generation != self.generation
-            or count > _MAX_IMAGES
-            or not self._reaches(start + total)
-        ):
-            return None
-        data = bytearray(total)
-        self.region.read_into(start, memoryview(data))
-        if checksum != _checksum(memoryview(data)):
-            return None
-        if kind == _COMMIT:
-            metadata = bytes(data[BLOCK_BYTES : BLOCK_BYTES + nbytes])
-            return Record(number, (), metadata, start + total)
-        images = []
-        at = BLOCK_BYTES
-        for i in range(count):
-            file_id, offset, length, has_data = _ENTRY.unpack_from(
-                data, _HEAD.size + i * _ENTRY.size
-            )
-            position = start + at if has_data else None
-            images.append(StoredImage(number, file_id, offset, length, position))
-            at += length if has_data else 0
-        return Record(number, tuple(images), None, start + total)
-
-
-def _checksum(record: memoryview) -> int:
-    """CRC-32C of a record, its own field left out."""
-    crc = google_crc32c.value(bytes(record[:8]))
-    return int(google_crc32c.extend(crc, np.frombuffer(record[12:].toreadonly(), np.uint8)))
+    def _read(self, start: int, nbytes: int) -> memoryview:
+        """Return some bytes, fewer where the region ends before."""
+        while True:
+            stop = start + nbytes
+            if not self._reaches(stop):
+                stop = max(start, self.region.capacity)
+            data = memoryview(bytearray(stop - start))
+            try:
+                if data:
+                    self.region.read_into(start, data)
+                return data
+            except DamagedError:
+                self.region.refresh()  # its writer may have shortened it since
+                if stop <= self.region.capacity:
+                    raise

@@ -6,16 +6,20 @@ import atexit
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
 from typing import TYPE_CHECKING
 
+from pmarray._dropped import await_closing
+
 if TYPE_CHECKING:
     from pmarray.group import Group
 
-__all__ = ["begin", "close_before_threads_end", "end"]
+__all__ = ["begin", "call_after_closing", "close_before_threads_end", "end"]
 
 _OPEN: weakref.WeakSet[Group] = weakref.WeakSet()
+_after: list[Callable[[], object]] = []
 
 
 def begin(group: Group) -> None:
@@ -28,13 +32,18 @@ def end(group: Group) -> None:
     _OPEN.discard(group)
 
 
+def call_after_closing(function: Callable[[], object]) -> None:
+    """Call a function at exit when all groups are closed: it ends what they need for that."""
+    _after.append(function)
+
+
 @cache
 def close_before_threads_end() -> None:
-    """Close groups sooner than `atexit` would: those in chunk stores need threads to write.
+    """Close groups sooner than `atexit` would, for those that need thread pools to write.
 
-    No thread can be started at the usual time of exit: the interpreter ends its thread pools before
-    it calls what `atexit` has. What is registered here it calls before that. Without this private
-    function such a group has to be closed.
+    The interpreter ends its thread pools before it waits for other threads, and before it calls
+    what `atexit` has. What is registered here it calls before that; so threads that go on writing
+    get `ClosedError`. Without this private function such a group has to be closed.
     """
     getattr(threading, "_register_atexit", lambda _: None)(_close_all)
 
@@ -46,11 +55,19 @@ def _close_all() -> None:
             closes.callback(group.close)
 
 
+def _end() -> None:
+    with ExitStack() as ends:
+        for function in _after:
+            ends.callback(function)
+        ends.callback(_close_all)
+        ends.callback(await_closing)  # called first
+
+
 def _abandon_all() -> None:
     for group in list(_OPEN):
         group._abandon()
 
 
-atexit.register(_close_all)
+atexit.register(_end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_abandon_all)

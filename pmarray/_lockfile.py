@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from pmarray import _osops
+from pmarray._beneath import status
 from pmarray._files import write_fully
-from pmarray.errors import GroupLockedError, StorageError
+from pmarray.errors import GroupLockedError, LockLostError, StorageError
 
 __all__ = ["LockFile"]
 
@@ -23,6 +25,8 @@ class LockFile:
         self.path = path
         self._group = group
         self._fd: int | None = None
+        self._identity: tuple[int, int] | None = None
+        """Of the file that is locked: device and inode."""
 
     @property
     def held(self) -> bool:
@@ -33,14 +37,32 @@ class LockFile:
         """Take the lock, or raise `GroupLockedError`, which names the owner."""
         while True:
             fd = self._open_locked()
-            try:
-                if os.fstat(fd).st_ino == os.stat(self.path).st_ino:
-                    break
-            except FileNotFoundError:
-                pass
+            found = os.fstat(fd)
+            self._identity = found.st_dev, found.st_ino
+            if self._is_in_place():
+                break
             _osops.close(fd)
+        try:
+            write_fully(fd, [memoryview(f"{os.getpid():<31}\n".encode())], 0, path=self.path)
+        except BaseException:
+            _osops.close(fd)  # and nobody has it
+            raise
         self._fd = fd
-        write_fully(fd, [memoryview(f"{os.getpid():<31}\n".encode())], 0, path=self.path)
+
+    def _is_in_place(self) -> bool:
+        """Whether the file that is locked is still the one that has the name."""
+        found = status(self.path)
+        return found is not None and (found.st_dev, found.st_ino) == self._identity
+
+    def refuse_lost(self) -> None:
+        """Raise `LockLostError` if the lock keeps nobody out any more."""
+        if self._fd is not None and not self._is_in_place():
+            raise LockLostError(
+                errno.ESTALE,
+                "the lock file was removed or replaced while this writer had it, so that another "
+                "one may be at work: nothing more is written; close the group, and open it again",
+                self.path,
+            )
 
     def _open_locked(self) -> int:
         try:
@@ -72,7 +94,7 @@ class LockFile:
         fd, self._fd = self._fd, None
         try:
             try:
-                if remove:
+                if remove and self._is_in_place():
                     _osops.unlink(self.path)
                 _osops.unlock(fd)
             finally:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pmarray._dtypes import DType, encode_dtype
+from pmarray._metadata import check_extents
 from pmarray.errors import DamagedError, ForeignDataError
 from pmarray.layout import BLOCK_BYTES, Layout, Order
 
@@ -81,14 +82,15 @@ def parse_header(data: bytes, where: str) -> Header:
             warnings.simplefilter("ignore", SyntaxWarning)  # random bytes can look like "1if"
             warnings.simplefilter("ignore", DeprecationWarning)
             fields = ast.literal_eval(text)
+            dtype = np.lib.format.descr_to_dtype(fields["descr"])
         shape, fortran_order = fields["shape"], fields["fortran_order"]
-        if not isinstance(shape, tuple) or any(type(n) is not int or n < 0 for n in shape):
+        if not isinstance(shape, tuple):
             raise ValueError(f"shape {shape!r}")
         if not isinstance(fortran_order, bool):
             raise ValueError(f"fortran_order {fortran_order!r}")
-        dtype = np.lib.format.descr_to_dtype(fields["descr"])
         if dtype.itemsize == 0 or dtype.subdtype is not None:
             raise ValueError(f"descr {fields['descr']!r}")
+        check_extents(shape, dtype.itemsize)
         order: Order = "col" if fortran_order else "row"
     except Exception as error:
         # Whatever the parser and NumPy make of arbitrary bytes: RecursionError, IndexError, ...

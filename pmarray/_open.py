@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
 from numpy.typing import DTypeLike
 
+from pmarray._dropped import await_closing
 from pmarray._dtypes import parse_dtype
 from pmarray._sizes import available_memory_bytes, parse_bytes
 from pmarray._uninterrupted import uninterrupted
@@ -22,8 +24,8 @@ from pmarray.errors import (
     LayoutError,
     URLError,
 )
-from pmarray.group import Group
-from pmarray.layout import Layout, parse_layout, parse_shape
+from pmarray.group import Group, parse_new
+from pmarray.layout import parse_layout, parse_shape, refuse_unaddressable
 
 __all__ = ["open", "open_group"]
 
@@ -91,26 +93,38 @@ def _open_group(
     commit: str = "durable",
     *,
     overwrite: bool = False,
+    admit: Callable[[Group], None] = lambda group: None,
 ) -> Group:
+    """Open a group; what `admit` raises stops it before anything is made."""
     if mode not in _MODES:
         raise ValueError(f"mode={mode!r}: use one of {', '.join(map(repr, _MODES))}")
     if commit not in ("durable", "pipelined"):
         raise ValueError(f"commit={commit!r}: use 'durable' or 'pipelined'")
-    return uninterrupted(lambda: _enter_group(parsed, mode, cache, commit, overwrite=overwrite))
+    cache_bytes = _cache_bytes(cache)
+    return uninterrupted(
+        lambda: _enter_group(parsed, mode, cache, cache_bytes, commit, overwrite, admit)
+    )
 
 
 def _enter_group(
-    parsed: URL, mode: str, cache: int | str | None, commit: str, *, overwrite: bool
+    parsed: URL,
+    mode: str,
+    cache: int | str | None,
+    cache_bytes: int,
+    commit: str,
+    overwrite: bool,
+    admit: Callable[[Group], None],
 ) -> Group:
+    await_closing()
     backend = open_backend(parsed, writable=mode != "r")
     if (overwrite or mode == "w") and isinstance(backend, Overwritable):
         backend.make_way()
-    cache_bytes = _cache_bytes(cache)
     # Where the medium is memory it is reached directly, unless a cache is asked for.
     write_cache = cache not in (None, "auto") and cache_bytes > 0
     group = Group(parsed, backend, mode, cache_bytes, write_cache=write_cache)
     group._wait = commit == "durable"
     try:
+        admit(group)
         _enter_mode(group, mode)
     except BaseException:
         group._give_up()
@@ -216,22 +230,30 @@ def open(
         )
     parsed = URL.parse(url)
     name = parsed.name or DEFAULT_NAME
-    # Refused before anything is created or deleted for it.
+    kind = "float64" if dtype is None else dtype
+    fill = 0 if fill_value is None else fill_value
+    # Refused before a medium is touched: "w" may overwrite one that held something else.
     if shape is not None:
-        Layout.plan(
-            parse_shape(shape),
-            parse_dtype("float64" if dtype is None else dtype).itemsize,
-            parse_layout(layout, order) or "row",
-        )
+        refuse_unaddressable(parse_shape(shape), parse_dtype(kind).itemsize)
+        parse_layout(layout, order)
     elif mode in ("w", "w-"):
         raise LayoutError(f"mode={mode!r} creates an array: give shape=")
+
+    def admit(group: Group) -> None:
+        """Refuse, before anything is created or deleted for it, what cannot be."""
+        if shape is not None and (mode in ("w", "w-") or (mode == "a" and name not in group)):
+            extents, item, lines, value = parse_new(name, shape, kind, layout, order, fill)
+            group._plan(name, extents, item, lines, chunks, value, options)
+
     # "w" and "w-" are about the array: its neighbours in the group are left alone. Without a shape
     # "a" can create nothing, and leaves no empty group behind.
     group_mode = "a" if mode in ("w", "w-") else "r+" if mode == "a" and shape is None else mode
     overwrite = mode == "w"
 
     def work() -> PMArray:
-        group = _open_group(replace(parsed, name=None), group_mode, cache, overwrite=overwrite)
+        group = _open_group(
+            replace(parsed, name=None), group_mode, cache, overwrite=overwrite, admit=admit
+        )
         try:
             return find_or_create(group)
         except BaseException:
@@ -257,11 +279,11 @@ def open(
         return group.create(
             name,
             shape,
-            "float64" if dtype is None else dtype,
+            kind,
             layout=layout,
             order=order,
             chunks=chunks,
-            fill_value=0 if fill_value is None else fill_value,
+            fill_value=fill,
             **options,
         )
 

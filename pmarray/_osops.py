@@ -11,7 +11,8 @@ Persistent memory has two functions of its own, `store` and `persist`; NumPy may
 
 Each other function is one system call and has its semantics: `pwritev` may write less than it was
 given and raises `InterruptedError` only where Python does. Loops, retries and alignment are the
-caller's business (`_files.py`).
+caller's business (`_files.py`). A path that is `Below` a directory is resolved from there, and
+through no link (`_beneath.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import struct
 import tempfile
 from collections.abc import Sequence
@@ -27,8 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray import _pmem
+from pmarray._beneath import directory_of, open_path
 
 __all__ = [
+    "chmod",
+    "chown",
     "close",
     "fallocate",
     "fdatasync",
@@ -40,12 +45,14 @@ __all__ = [
     "map_again",
     "map_shared",
     "mkdir",
+    "open_device",
     "open_file",
     "open_nameless",
     "persist",
     "pwritev",
     "rename",
     "rmdir",
+    "setxattr",
     "store",
     "symlink",
     "unlink",
@@ -59,13 +66,41 @@ _OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)
 
 
 def open_file(path: str, *, write: bool = False, create: bool = False, direct: bool = False) -> int:
-    """Open `path` and return a descriptor; `create` makes a new file and fails if it exists."""
-    flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC
+    """Open `path` and return a descriptor; `create` makes a new file and fails if it exists.
+
+    It is a regular file, or an error: a FIFO would make whoever opens it wait for ever, and a
+    device has bytes without end.
+    """
+    # Of what is no regular file, nothing is waited for.
+    flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     if create:
         flags |= os.O_CREAT | os.O_EXCL
     if direct:
         flags |= _DIRECT
-    return os.open(path, flags, 0o666)
+    fd = open_path(path, flags, 0o666)
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.ENXIO, f"{_KINDS[stat.S_IFMT(mode)]}, and no regular file", path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_device(path: str, *, write: bool = False) -> int:
+    """Open a device, which is to be mapped, and return a descriptor."""
+    return os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC)
 
 
 def open_nameless(directory: str, *, direct: bool = False) -> int:
@@ -87,6 +122,21 @@ def close(fd: int) -> None:
     os.close(fd)
 
 
+def chmod(fd: int, mode: int) -> None:
+    """Set the permission bits of `fd`."""
+    os.fchmod(fd, mode)
+
+
+def chown(fd: int, user: int, group: int) -> None:
+    """Give `fd` to a user and a group."""
+    os.fchown(fd, user, group)
+
+
+def setxattr(fd: int, name: str, value: bytes) -> None:
+    """Set an extended attribute of `fd`, such as its access control list."""
+    os.setxattr(fd, name, value)
+
+
 def pwritev(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
     """Write `buffers` one after another at `offset`; return the number of bytes written."""
     return os.pwritev(fd, buffers, offset)
@@ -104,7 +154,7 @@ def fsync(fd: int) -> None:
 
 def fsync_directory(path: str) -> None:
     """Make the entries of the directory `path` durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = open_path(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
@@ -126,32 +176,38 @@ def fallocate(fd: int, offset: int, nbytes: int) -> None:
 
 def rename(source: str, target: str) -> None:
     """Replace `target` by `source` in one step; durable after `fsync_directory`."""
-    os.rename(source, target)
+    with directory_of(source) as (old, source_name), directory_of(target) as (new, target_name):
+        os.rename(source_name, target_name, src_dir_fd=old, dst_dir_fd=new)
 
 
 def link(source: str, target: str) -> None:
     """Give the file `source` a second name; durable after `fsync_directory`."""
-    os.link(source, target)
+    with directory_of(source) as (old, source_name), directory_of(target) as (new, target_name):
+        os.link(source_name, target_name, src_dir_fd=old, dst_dir_fd=new, follow_symlinks=False)
 
 
 def symlink(target: str, path: str) -> None:
     """Create `path` as a symbolic link to `target`; durable after `fsync_directory`."""
-    os.symlink(target, path)
+    with directory_of(path) as (fd, name):
+        os.symlink(target, name, dir_fd=fd)
 
 
 def unlink(path: str) -> None:
     """Remove the entry `path`; durable after `fsync_directory`."""
-    os.unlink(path)
+    with directory_of(path) as (fd, name):
+        os.unlink(name, dir_fd=fd)
 
 
 def mkdir(path: str) -> None:
     """Create a directory; durable after `fsync_directory` of its parent."""
-    os.mkdir(path)
+    with directory_of(path) as (fd, name):
+        os.mkdir(name, dir_fd=fd)
 
 
 def rmdir(path: str) -> None:
     """Remove an empty directory; durable after `fsync_directory` of its parent."""
-    os.rmdir(path)
+    with directory_of(path) as (fd, name):
+        os.rmdir(name, dir_fd=fd)
 
 
 def map_shared(
@@ -181,10 +237,13 @@ def persist(memory: NDArray[np.uint8]) -> None:
     _pmem.persist(memory)
 
 
-def lock(fd: int, *, exclusive: bool) -> None:
-    """Take the open-file-description lock of `fd`; `BlockingIOError` if another handle has it."""
+def lock(fd: int, *, exclusive: bool, start: int = 0, nbytes: int = 0) -> None:
+    """Take an open-file-description lock of `fd`; `BlockingIOError` if another handle has it.
+
+    Of bytes that need not exist; of all of them unless told.
+    """
     kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
-    fcntl.fcntl(fd, _OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+    fcntl.fcntl(fd, _OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, nbytes, 0))
 
 
 def unlock(fd: int) -> None:

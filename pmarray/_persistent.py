@@ -183,6 +183,10 @@ class PersistentStorage(MappedStorage):
 
     def begin(self) -> None:
         self._kept.clear()
+        if self._note_shared():
+            # Before-images show what was stored, and the medium has to: if it does not have what
+            # a torn one was made of, it passes for overwritten.
+            self.region.barrier()
 
     def roll_back(self, layout: Layout, /) -> None:
         self._items = None

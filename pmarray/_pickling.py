@@ -44,6 +44,7 @@ def reopen(url: URL, name: str, chunks: str | int | tuple[int, ...]) -> PMArray:
     from pmarray._open import _open_group  # opening needs arrays
 
     group = _open_group(url, "r", "auto")
+    group._warns_unclosed = False  # who unpickles an array has opened nothing
     try:
         return group._get(name, chunks)
     except BaseException:

@@ -97,6 +97,8 @@ class Mapping:
             "typestr": "|u1",
             "version": 3,
         }
+        self.lease: object = None
+        """Kept alive as long as the memory can be seen."""
         weakref.finalize(self, _libc().munmap, *reserved).atexit = False
 
     @property

@@ -24,9 +24,17 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable
 
-from pmarray._commits import CommittedState, read_committed
-from pmarray._journal import Journal, StoredImage
+from pmarray._journal import FIRST, Journal, StoredImage
 from pmarray._metadata import Checkpoint, GroupMetadata
+from pmarray._records import checksum
+from pmarray._recovery import (
+    CommittedState,
+    Targets,
+    check_images,
+    missing_journal,
+    read_committed,
+)
+from pmarray._spans import SpanSet
 from pmarray.backends import Backend, Region
 from pmarray.errors import DamagedError, SnapshotExpiredError
 
@@ -34,9 +42,20 @@ __all__ = ["Snapshot"]
 
 
 class Snapshot:
-    """A group as of the last commit at the time of construction."""
+    """A group as of the last commit at the time of construction.
 
-    def __init__(self, backend: Backend, checkpoint: Checkpoint) -> None:
+    Parameters
+    ----------
+    backend
+        Of the group.
+    checkpoint
+        The metadata in force.
+    thorough
+        Whether to look behind the journal's last record for signs of damage, and into all
+        before-images.
+    """
+
+    def __init__(self, backend: Backend, checkpoint: Checkpoint, *, thorough: bool = True) -> None:
         self._backend = backend
         self._lock = threading.Lock()
         self.images: defaultdict[int, list[StoredImage]] = defaultdict(list)
@@ -46,7 +65,7 @@ class Snapshot:
             self._stamp = backend.stamp()
             checkpoint = backend.load() or checkpoint
             try:
-                state = self._read_journal(checkpoint)
+                state = self._read_journal(checkpoint, thorough=thorough)
             except DamagedError:
                 if self._stamp == backend.stamp():
                     raise
@@ -57,16 +76,23 @@ class Snapshot:
         self.transaction = state.transaction
         self._adopt(state)
 
-    def _read_journal(self, checkpoint: Checkpoint) -> CommittedState:
+    def _read_journal(self, checkpoint: Checkpoint, *, thorough: bool) -> CommittedState:
         if checkpoint.generation == 0:
             return read_committed(checkpoint, None)
         if self._journal is None:
             region = self._backend.open_journal(create=False)
             if region is None:
-                raise DamagedError("the journal is missing, though the metadata count on it")
-            self._journal = Journal(region, checkpoint.generation)
-        self._journal.generation = checkpoint.generation
-        return read_committed(checkpoint, self._journal)
+                raise missing_journal(checkpoint)
+            self._journal = Journal(region, checkpoint.nonce)
+        self._journal.adopt(checkpoint.nonce, checkpoint.generation)
+        state = read_committed(checkpoint, self._journal, scan=thorough)
+        if thorough:
+            targets = Targets(self._backend, state.metadata)
+            try:
+                check_images(self._journal, state, targets)
+            finally:
+                targets.close()
+        return state
 
     def _adopt(self, state: CommittedState) -> None:
         self.images.clear()
@@ -102,7 +128,8 @@ class Snapshot:
     def read_into(self, file_id: int, region: Region, offset: int, out: memoryview) -> None:
         """Fill `out` with bytes of a data file as of this snapshot."""
         self.read(
-            lambda: region.read_into(offset, out), lambda: self._override(file_id, offset, out)
+            lambda: region.read_into(offset, out),
+            lambda: self._override(file_id, region, offset, out),
         )
 
     def is_latest(self) -> bool:
@@ -128,12 +155,12 @@ class Snapshot:
                 "what this handle was reading has been replaced by later commits: call refresh() "
                 "on the group to read the last one"
             )
-        state = self._read_journal(checkpoint)
+        state = self._read_journal(checkpoint, thorough=False)
         self._adopt(state)
         # Commits since that checkpoint are newer than this snapshot: their images count too.
         if state.transaction != self.transaction:
             self.images.clear()
-            self._position = 0
+            self._position = FIRST
             self._catch_up()
 
     def _catch_up(self) -> None:
@@ -148,15 +175,44 @@ class Snapshot:
         assert self._journal is not None
         return self._journal.fetch(image)
 
-    def _override(self, file_id: int, offset: int, out: memoryview) -> None:
+    def _override(self, file_id: int, region: Region, offset: int, out: memoryview) -> None:
         if file_id not in self.images or self._journal is None:
             return
         stop = offset + out.nbytes
+        bad = SpanSet()
         for image in reversed(self.images[file_id]):  # the oldest last
             low, high = max(offset, image.offset), min(stop, image.offset + image.nbytes)
             if low < high:
-                data = self._journal.fetch(image)
+                data, lost = self._image(image, region, low - image.offset, high - image.offset)
                 out[low - offset : high - offset] = data[low - image.offset : high - image.offset]
+                bad.remove(low, high)
+                for start, end in lost:
+                    bad.add(image.offset + start, image.offset + end)
+        if bad.intersects(offset, stop):
+            raise DamagedError(
+                "a before-image in the journal is damaged: close the group and open it again, "
+                "which says what is lost"
+            )
+
+    def _image(
+        self, image: StoredImage, region: Region, start: int, stop: int
+    ) -> tuple[memoryview, list[tuple[int, int]]]:
+        """Return an image that is right from `start` to `stop`, and where it is not.
+
+        Of a record that is being written, or was when its writer died, blocks may be missing: then
+        the data have not changed yet, and are fetched in their place.
+        """
+        data, lost = self.fetch(image), []
+        for low, high, crc in image.blocks():
+            if low < stop and start < high and checksum(data[low:high]) != crc:
+                block = memoryview(bytearray(high - low))
+                region.read_into(image.offset + low, block)
+                if checksum(block) != crc:
+                    block = self.fetch(image)[low:high]  # the writer has finished it meanwhile
+                if checksum(block) != crc:
+                    lost.append((low, high))
+                data[low:high] = block
+        return data, lost
 
     def close(self) -> None:
         """Release the journal."""

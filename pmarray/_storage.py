@@ -122,7 +122,7 @@ def plan_chunks(
 
     Raises
     ------
-    ValueError
+    LayoutError
         Not a number of lines, nor a shape that is contiguous in this layout.
     BudgetError
         One chunk would take more than `max_nbytes`.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pmarray import _lifetime
 from pmarray._cache import ChunkCache
 from pmarray._chunked import ChunkStorage
 from pmarray._journal import Image
@@ -77,7 +76,6 @@ class StorageMaker:
     ) -> Storage:
         """Return the storage of an array whose chunks are objects of their own."""
         chunks = (backend.create_chunks if new else backend.open_chunks)(name, array)
-        _lifetime.close_before_threads_end()
         storage = ChunkStorage(
             chunks,
             array.layout,

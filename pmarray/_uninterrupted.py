@@ -155,6 +155,8 @@ class Task(Generic[T]):
         del _running[self.thread]
         self.thread = None
         self._finish()
+        # Before the caller goes on, who may count on being the last who has what was worked on.
+        del self._finish
         self._done.release()
 
 

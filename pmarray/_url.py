@@ -20,8 +20,8 @@ DEFAULT_NAME = "array"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
-# Names that would collide with the files of a group when an array is published beside them.
-_RESERVED = frozenset({"pmarray.json", "journal", "lock", "data"})
+# Names that some backend has a use of its own for, refused by all: an array can be copied anywhere.
+_RESERVED = frozenset({"pmarray.json", "journal", "lock", "data", "zarr.json"})
 
 
 # Where something is, and not what it is.
@@ -134,6 +134,8 @@ def check_name(name: str) -> str:
         ...
     pmarray.errors.URLError: an array cannot be called '../up': use letters, digits, '_', '-', '.'
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise URLError(f"an array cannot be called {name!r}: use letters, digits, '_', '-', '.'")
+    if name in _RESERVED:
+        raise URLError(f"an array cannot be called {name!r}: a file of the group has that name")
     return name

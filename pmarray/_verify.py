@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pmarray._commits import read_committed
-from pmarray._journal import Journal
+import numpy as np
+
+from pmarray._files import read_file
+from pmarray._findings import Finding, force_back, journal_findings, journal_state
+from pmarray._grid import ChunkGrid
 from pmarray._metadata import ArrayMetadata
 from pmarray._npy import MAX_HEADER_BYTES, parse_header
 from pmarray._open import open_group
-from pmarray._sizes import format_bytes
 from pmarray._url import URL
-from pmarray.backends import ChunkBackend, RegionBackend, open_backend
+from pmarray.backends import ChunkBackend, Chunks, Region, RegionBackend, open_backend
 from pmarray.backends.memmap import MemmapBackend
 from pmarray.errors import GroupNotFoundError, PMArrayError, TransactionError
 
 __all__ = ["Finding", "Recovery", "recover", "verify"]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that `verify` noticed."""
-
-    where: str
-    """The file, or the array."""
-    message: str
-    """What is the matter with it."""
-    damaged: bool
-    """Whether something is wrong, and not only unfinished or left over."""
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +33,34 @@ class Recovery:
     """The number of the last commit, as of which the group is now."""
     images: int
     """How many before-images of an interrupted transaction were put back."""
+    lost: tuple[str, ...] = ()
+    """What was damaged, and what that means, where `recover` was told to go on all the same."""
 
 
-def verify(url: str | os.PathLike[str]) -> list[Finding]:
+def verify(url: str | os.PathLike[str], *, data: bool | None = None) -> list[Finding]:
     """Check metadata, journal, sizes and checksums of a group, and change nothing.
 
-    Metadata and journal records carry checksums; the items themselves do not, so a flipped bit in
-    them is not noticed. While a writer is at work the result may be out of date when it arrives.
+    Metadata and journal records carry checksums, and so do the items where a codec of a chunk
+    store adds one. Those of `memmap:` and `shelf:` do not, so a flipped bit in them is not
+    noticed. While a writer is at work the result may be out of date when it arrives.
 
     Parameters
     ----------
     url
         As for `open_group`.
+    data
+        Whether to read everything: to decode each chunk of a chunk store, or to read each byte of
+        a file. None does the former only.
 
     Returns
     -------
     list of Finding
         Empty where all is well.
+
+    Raises
+    ------
+    GroupNotFoundError
+        There is nothing to check.
 
     Examples
     --------
@@ -68,51 +73,38 @@ def verify(url: str | os.PathLike[str]) -> list[Finding]:
     parsed = URL.parse(url)
     backend = open_backend(parsed, writable=False)
     try:
-        return _findings(str(parsed), backend)
+        return _findings(str(parsed), backend, data)
     finally:
         backend.close()
 
 
-def _findings(where: str, backend: RegionBackend | ChunkBackend) -> list[Finding]:
+def _findings(
+    where: str, backend: RegionBackend | ChunkBackend, data: bool | None
+) -> list[Finding]:
     try:
         checkpoint = backend.load()
     except PMArrayError as error:
         return [Finding(where, str(error), damaged=True)]
     if checkpoint is None:
-        return [Finding(where, "there is no group here", damaged=True)]
-    findings: list[Finding] = []
-    metadata = checkpoint.metadata
-    if checkpoint.generation:
-        region = backend.open_journal(create=False)
-        if region is None:
-            findings.append(
-                Finding(where, "the journal is missing, though the metadata count on it", True)
-            )
-        else:
-            try:
-                state = read_committed(checkpoint, Journal(region, checkpoint.generation))
-            except PMArrayError as error:
-                findings.append(Finding("journal", str(error), damaged=True))
-            else:
-                metadata = state.metadata
-                if state.images:
-                    size = format_bytes(sum(image.nbytes for image in state.images))
-                    findings.append(
-                        Finding(
-                            "journal",
-                            f"transaction {state.images[-1].number} did not finish: {size} will "
-                            "be put back by recover, or by the next writer",
-                            damaged=False,
-                        )
-                    )
-            finally:
-                region.close()
+        raise GroupNotFoundError(f"there is no group at {where}")
+    stamp = backend.stamp()
+    metadata, findings = journal_findings(backend, checkpoint)
+    while stamp != backend.stamp():  # a writer has begun the journal anew meanwhile
+        stamp, checkpoint = backend.stamp(), backend.load() or checkpoint
+        metadata, findings = journal_findings(backend, checkpoint)
     for name, array in metadata.arrays.items():
         try:
             if isinstance(backend, ChunkBackend):
-                backend.open_chunks(name, array)
+                chunks = backend.open_chunks(name, array)
+                if data or data is None:
+                    findings += _chunk_findings(name, array, chunks)
             else:
-                backend.open(array.file_id, array.layout.nbytes, aligned=False).close()
+                region = backend.open(array.file_id, array.layout.nbytes, aligned=False)
+                try:
+                    if data:
+                        _read_all(region, array.layout.nbytes)
+                finally:
+                    region.close()
         except PMArrayError as error:
             findings.append(Finding(name, str(error), damaged=True))
             continue
@@ -129,11 +121,26 @@ def _findings(where: str, backend: RegionBackend | ChunkBackend) -> list[Finding
     return findings
 
 
+def _read_all(region: Region, nbytes: int) -> None:
+    piece = memoryview(bytearray(min(nbytes, _PIECE_BYTES)))
+    for start in range(0, nbytes, _PIECE_BYTES):
+        region.read_into(start, piece[: nbytes - start])
+
+
+def _chunk_findings(name: str, array: ArrayMetadata, chunks: Chunks) -> Iterator[Finding]:
+    """Decode all chunks; one that is not there holds fill values."""
+    grid = ChunkGrid(array.layout, chunks.shape or (1,))
+    block = np.empty(chunks.shape or (1,), array.dtype)
+    for chunk in np.ndindex(grid.shape):
+        try:
+            chunks.read_into(chunk, block)
+        except PMArrayError as error:
+            yield Finding(name, str(error), damaged=True)
+
+
 def _header_findings(name: str, array: ArrayMetadata, path: str) -> list[Finding]:
-    with open(path, "rb") as file:
-        data = file.read(MAX_HEADER_BYTES)
     try:
-        header = parse_header(data, path)
+        header = parse_header(read_file(path, MAX_HEADER_BYTES), path)
     except PMArrayError as error:
         return [Finding(name, f"{error}; the next flush rewrites it", damaged=False)]
     if header.shape != (array.layout.stored_shape if array.shape else ()):
@@ -148,15 +155,23 @@ def _header_findings(name: str, array: ArrayMetadata, path: str) -> list[Finding
     return []
 
 
-def recover(url: str | os.PathLike[str]) -> Recovery:
+def recover(url: str | os.PathLike[str], *, force: bool = False) -> Recovery:
     """Bring a group back to its last commit, as the next writer would.
+
+    Parameters
+    ----------
+    url
+        As for `open_group`.
+    force
+        Whether to go on where the journal is damaged, and to keep what there is. What is then
+        lost stands in the result. Copy the directory before, if you can.
 
     Raises
     ------
     GroupLockedError
         A writer is at work: there is nothing to recover.
     DamagedError
-        What the journal or the metadata say cannot be read.
+        What the journal or the metadata say cannot be read; nothing was changed.
     TransactionError
         The backend has no journal.
 
@@ -167,7 +182,7 @@ def recover(url: str | os.PathLike[str]) -> Recovery:
     ...     with pmarray.open(f"{place}/run", shape=(10, 2)) as a, a.transaction():
     ...         a[0] = 1
     ...     pmarray.recover(f"{place}/run")
-    Recovery(transaction=1, images=0)
+    Recovery(transaction=1, images=0, lost=())
     """
     parsed = URL.parse(url)
     backend = open_backend(parsed, writable=True)
@@ -177,15 +192,12 @@ def recover(url: str | os.PathLike[str]) -> Recovery:
         checkpoint = backend.load()
         if checkpoint is None:
             raise GroupNotFoundError(f"there is no group at {parsed}")
-        images = 0
-        if checkpoint.generation:
-            region = backend.open_journal(create=False)
-            if region is not None:
-                state = read_committed(checkpoint, Journal(region, checkpoint.generation))
-                images = len(state.images)
-                region.close()
+        images = len(journal_state(backend, checkpoint).images)
+        lost = force_back(backend) if force else []
     finally:
         backend.close()
     with open_group(url, mode="r+") as group:
         transaction = group._recover()
-    return Recovery(transaction, images)
+    if lost:  # the metadata may name what a lost commit had deleted
+        lost += [f"{found.where}: {found.message}" for found in verify(url) if found.damaged]
+    return Recovery(transaction, images, tuple(lost))

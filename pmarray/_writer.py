@@ -147,6 +147,10 @@ class Writer:
             ) from failure
         raise failure
 
+    def forget_failure(self) -> None:
+        """Nobody wants any more what could not be written; called under the lock."""
+        self._failure = None
+
     @property
     def unreported(self) -> BaseException | None:
         """A failure that nobody has seen yet."""

@@ -35,7 +35,7 @@ from pmarray.errors import (
     LoanError,
     SelectionError,
 )
-from pmarray.layout import Layout, Order
+from pmarray.layout import Layout, Order, refuse_unaddressable
 
 if TYPE_CHECKING:
     from pmarray.group import Group
@@ -385,8 +385,10 @@ class PMArray(Arithmetic, Methods, Interop):
     def __array__(self, dtype: DTypeLike | None = None, *, copy: bool | None = None) -> AnyArray:
         """Return the whole as a `numpy.ndarray`: a read-only view where the medium allows one.
 
-        A view of a file sees later writes once they have left the cache, and must not be used
-        after the array has shrunk.
+        A view of a file sees later writes once they have left the cache. What code that ignores
+        the flag stores to it stays in it, and reaches neither the file nor anybody else. While
+        it is there, the file is not cut where the array shrinks; what it shows of lines that the
+        array no longer has is whatever was there.
         """
         with self._turn():
             self._admit()
@@ -749,6 +751,7 @@ class PMArray(Arithmetic, Methods, Interop):
 
     def _set_shape(self, shape: tuple[int, ...], *, fill: bool) -> bool:
         """Change the shape in place; return whether that can be without copying."""
+        refuse_unaddressable(shape, self.itemsize)
         array = replace(self._array, shape=shape)
         self._group._backend.admit(array)
         blocks = self._storage.set_shape(shape or (1,))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pmarray._metadata import check_depth
+
 if TYPE_CHECKING:
     from pmarray.array import PMArray
     from pmarray.group import Group
@@ -63,7 +65,8 @@ class Attributes(MutableMapping[str, Any]):
                 raise TypeError(f"attribute names are strings, not {key!r}")
             try:
                 values[key] = json.loads(json.dumps(value, default=_plain, allow_nan=False))
-            except (TypeError, ValueError) as error:
+                check_depth(values[key])
+            except (TypeError, ValueError, RecursionError) as error:
                 raise TypeError(f"attribute {key!r} is no JSON value: {error}") from error
         self._change(lambda attrs: attrs.update(values))
 

@@ -201,10 +201,16 @@ def copy(
 
 
 @app.command()
-def verify(url: URLArgument) -> None:
+def verify(
+    url: URLArgument,
+    data: Annotated[
+        bool | None,
+        typer.Option(help="read every byte; unless told, decode every chunk of a chunk store"),
+    ] = None,
+) -> None:
     """Check metadata, journal, sizes and checksums, and change nothing; status 3 if damaged."""
     with _errors_in_one_line():
-        findings = pmarray.verify(url)
+        findings = pmarray.verify(url, data=data)
     for finding in findings:
         kind = "damaged" if finding.damaged else "note"
         typer.echo(f"{kind}: {finding.where}: {finding.message}")
@@ -215,11 +221,25 @@ def verify(url: URLArgument) -> None:
 
 
 @app.command()
-def recover(url: URLArgument) -> None:
-    """Bring a group back to its last commit, as the next writer would."""
+def recover(
+    url: URLArgument,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="where the journal is damaged: keep what there is, and say "
+            "what is lost; copy the directory before",
+        ),
+    ] = False,
+) -> None:
+    """Bring a group back to its last commit, as the next writer would; status 1 if some is lost."""
     with _errors_in_one_line():
-        done = pmarray.recover(url)
+        done = pmarray.recover(url, force=force)
     typer.echo(f"{url}: as of transaction {done.transaction}; {done.images} before-images put back")
+    for what in done.lost:
+        typer.echo(f"lost: {what}")
+    if done.lost:
+        raise typer.Exit(1)
 
 
 @app.command()

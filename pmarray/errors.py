@@ -33,7 +33,8 @@
         `-- StorageError              (OSError)        the operating system refused an operation
             |-- WriteBehindError                       ... in the writer thread, after the call
             `-- PoisonedError                          ... at a barrier: reopen the group
-                `-- OutcomeUnknownError                ... at that of a commit
+                |-- OutcomeUnknownError                ... at that of a commit
+                `-- LockLostError                      the lock file was removed: reopen the group
 
     PersistenceWarning                (UserWarning)    durable in another way than was asked for
 
@@ -63,6 +64,7 @@ __all__ = [
     "GroupNotFoundError",
     "LayoutError",
     "LoanError",
+    "LockLostError",
     "OutcomeUnknownError",
     "PMArrayError",
     "PersistenceWarning",
@@ -199,10 +201,14 @@ class GroupLockedError(PMArrayError, BlockingIOError):
 
 
 class ConflictError(PMArrayError, RuntimeError):
-    """Two writers of one `icechunk:` branch have written the same chunk, or the same metadata.
+    """Another writer has changed the same; nothing of it was overwritten.
 
-    The one that commits second gets this. What it has written is still there, uncommitted:
-    `Group.discard` gives it up, and goes on from what the other has left.
+    Two writers of one `icechunk:` branch have written the same chunk, or the same metadata. The one
+    that commits second gets this. What it has written is still there, uncommitted: `Group.discard`
+    gives it up, and goes on from what the other has left.
+
+    On `zarr:`, another program has changed the metadata of the hierarchy while this writer was at
+    work, which no lock of ours prevents; the message says where both versions are.
     """
 
 
@@ -244,6 +250,14 @@ class OutcomeUnknownError(PoisonedError):
     """The barrier that should have made a commit durable failed: it may have happened or not.
 
     Opening the group again settles it.
+    """
+
+
+class LockLostError(PoisonedError):
+    """The lock file was removed, or replaced, under the group's writer.
+
+    Another writer may have come since, so nothing more is written. What had been committed or
+    flushed is there; open the group again to go on from it.
     """
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import uuid
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -19,6 +20,7 @@ from pmarray._cache import ChunkCache
 from pmarray._chunked import STORE_ID
 from pmarray._commits import Commit, CommittedStorage, Committer
 from pmarray._contents import Contents
+from pmarray._dropped import await_closing, close_later
 from pmarray._dtypes import DType, parse_dtype
 from pmarray._history import HistoryEntry, Versions
 from pmarray._journal import Image
@@ -27,13 +29,13 @@ from pmarray._npy import write_header
 from pmarray._persistent import PersistentStorage
 from pmarray._region import RegionStorage
 from pmarray._snapshot import Snapshot
-from pmarray._storage import Storage
+from pmarray._storage import Storage, plan_chunks
 from pmarray._storage_maker import StorageMaker
 from pmarray._uninterrupted import Task, await_abandoned
 from pmarray._url import URL, check_name
 from pmarray.array import PMArray
 from pmarray.attributes import Attributes
-from pmarray.backends import ChunkBackend, ImageTarget, RegionBackend
+from pmarray.backends import ChunkBackend, ImageTarget, RegionBackend, open_backend
 from pmarray.errors import (
     ArrayExistsError,
     ArrayNotFoundError,
@@ -41,6 +43,7 @@ from pmarray.errors import (
     DamagedError,
     ForeignDataError,
     GroupLockedError,
+    GroupNotFoundError,
     LayoutError,
     PoisonedError,
     ReadOnlyError,
@@ -48,10 +51,10 @@ from pmarray.errors import (
     TransactionError,
     WriteBehindError,
 )
-from pmarray.layout import Layout, Order, parse_layout, parse_shape
+from pmarray.layout import Layout, Order, parse_layout, parse_shape, refuse_unaddressable
 from pmarray.transaction import OpenTransaction, Transaction
 
-__all__ = ["Group"]
+__all__ = ["Group", "parse_new"]
 
 T = TypeVar("T")
 
@@ -60,7 +63,8 @@ class Group(Contents):
     """Arrays and attributes in one place: the unit of locking, caching and flushing.
 
     Made by `open_group`. All methods may be called from any thread; operations on one group take
-    turns. A process that was forked from the one that opened the group must open its own.
+    turns. In a process that was forked, a group that was only read is opened again at its first
+    use; one that was written to stays the parent's.
 
     Attributes
     ----------
@@ -97,6 +101,11 @@ class Group(Contents):
         self.attrs = Attributes(self)
         self._backend = backend
         self._wait = True
+        self._warns_unclosed = True
+        self._parsed_url = url
+        self._cache_bytes = cache_bytes
+        self._forked: str | None = None
+        """In a forked child, where the group is no more open: "reader" or "writer"."""
         self._write_cache = write_cache
         """Whether writes go through the cache also where the medium itself is memory."""
         # Held for a whole operation. The cache has a lock of its own for its books, which its
@@ -191,25 +200,13 @@ class Group(Contents):
             )  # fmt: skip
         if shape is None:
             raise TypeError(f"cannot create {name!r} of unknown shape: give shape= or data=")
-        dtype = parse_dtype("float64" if dtype is None else dtype)
-        extents = parse_shape(shape)
-        plan = Layout.plan(extents, dtype.itemsize, parse_layout(layout, order) or "row")
-        fill = np.zeros((), dtype)
-        try:
-            if type(fill_value) is not int or fill_value:
-                fill[()] = fill_value  # as text, 0 would be the character
-            write_header(plan, dtype, ndim=len(extents))
-        except (ValueError, TypeError, OverflowError) as error:
-            raise LayoutError(
-                f"cannot create {name!r} of dtype {dtype} with fill_value={fill_value!r}: {error}"
-            ) from error
+        kind = "float64" if dtype is None else dtype
+        new = parse_new(name, shape, kind, layout, order, fill_value)
 
         def work() -> PMArray:
-            self._become_writer()
-            self._note_change()
-            result = self._create(name, extents, dtype, plan.order, chunks, fill[()], options)
+            result = self._create(name, *new[:3], chunks, new[3], options)
             if not result._storage.holds_fill and result.size:
-                result[...] = fill
+                result[...] = new[3]
             return result
 
         with self._turn():
@@ -228,11 +225,8 @@ class Group(Contents):
     ) -> PMArray:
         """Create an array; what its items hold before they are written is for the caller to see."""
         check_name(name)
-        if options and not isinstance(self._backend, ChunkBackend):
-            raise TypeError(
-                f"{', '.join(options)}: for chunk stores such as zarr:, and {self.url} is none"
-            )
-        plan = Layout.plan(shape, dtype.itemsize, order or "row")
+        if not self._locked:  # becoming the writer makes files, for nothing where this raises
+            self._plan(name, shape, dtype, order, chunks, fill_value, options)
         self._become_writer()
         self._note_change()
         self._refuse_fixed("use a directory to hold several arrays")
@@ -240,17 +234,8 @@ class Group(Contents):
             raise ArrayExistsError(
                 f"{self.url} has an array {name!r} already; open it, or delete it first"
             )
-        array = ArrayMetadata(
-            self._metadata.next_file_id,
-            shape,
-            dtype,
-            plan.order,
-            plan.line_stride,
-            np.asarray(fill_value, dtype).tobytes(),
-        )
+        array = self._plan(name, shape, dtype, order, chunks, fill_value, options)
         if isinstance(self._backend, ChunkBackend):
-            most = self._cache.max_chunk_bytes
-            array = self._backend.plan(name, array, chunks, most, options)
             self._make_way(self._backend, name)
         storage = self._storage(name, array, chunks, new=True)
         self._metadata = replace(
@@ -261,6 +246,37 @@ class Group(Contents):
         result = self._arrays[name] = PMArray(self, name, array, storage)
         result._chunks = chunks
         return result
+
+    def _plan(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: DType,
+        order: Order | None,
+        chunks: str | int | tuple[int, ...],
+        fill_value: Any,
+        options: Mapping[str, Any],
+    ) -> ArrayMetadata:
+        """Describe a new array, or raise where there can be none like it; nothing is made."""
+        if options and not isinstance(self._backend, ChunkBackend):
+            raise TypeError(
+                f"{', '.join(options)}: for chunk stores such as zarr:, and {self.url} is none"
+            )
+        refuse_unaddressable(shape, dtype.itemsize)
+        plan = Layout.plan(shape, dtype.itemsize, order or "row")
+        array = ArrayMetadata(
+            self._metadata.next_file_id,
+            shape,
+            dtype,
+            plan.order,
+            plan.line_stride,
+            np.asarray(fill_value, dtype).tobytes(),
+        )
+        most = self._cache.max_chunk_bytes
+        if isinstance(self._backend, ChunkBackend):
+            return self._backend.plan(name, array, chunks, most, options)
+        plan_chunks(plan, chunks, most)
+        return array
 
     def _make_way(self, backend: ChunkBackend, name: str) -> None:
         """What a deleted array has left under this name goes now, if need be with a way back."""
@@ -381,6 +397,7 @@ class Group(Contents):
     def _flush(self) -> None:
         # Data before the metadata that count on them, metadata before the files they gave up;
         # unless all of it appears in one step.
+        self._committer.refuse_lost_lock()
         self._cache.flush()
         if isinstance(self._backend, ChunkBackend) and self._backend.commits:
             self._remove_deleted()
@@ -425,6 +442,8 @@ class Group(Contents):
             self._await_pending()
             if not self._closed:
                 self._do(self._close)
+            elif self._forked == "reader":
+                self._forked = None  # and no use opens it again
 
     def _close(self) -> None:
         try:
@@ -467,10 +486,12 @@ class Group(Contents):
         # Dropped and not closed: what was written reaches its medium all the same.
         if getattr(self, "_closed", True):
             return
-        if self._cache.on_writer_thread:
-            threading.Thread(target=self.close, name="pmarray-close").start()  # it waits for us
-        else:
-            self.close()
+        try:
+            # What is only memory has nothing that closing would keep.
+            if self._warns_unclosed and not getattr(self._backend, "volatile", False):
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+        finally:
+            close_later(self)
 
     # -- transactions ---------------------------------------------------------------------------
 
@@ -651,9 +672,14 @@ class Group(Contents):
                 self._do(self._refresh)
 
     def _refresh(self) -> None:
-        loaded = self._backend.load()
-        if loaded is not None:
-            self._adopt(loaded)
+        while True:
+            loaded = self._backend.load()
+            try:
+                if loaded is not None:
+                    self._adopt(loaded)
+                return
+            except SnapshotExpiredError:
+                continue  # a writer has deleted one of the open arrays, which are not many
 
     def discard(self) -> None:
         """Give up what was written since the last flush or commit, and go on from what is there.
@@ -720,7 +746,7 @@ class Group(Contents):
     @property
     def closed(self) -> bool:
         """Whether the group has been closed."""
-        return self._closed
+        return self._closed and self._forked != "reader"
 
     @property
     def cache_bytes(self) -> int:
@@ -764,6 +790,8 @@ class Group(Contents):
 
     def _admit(self) -> None:
         """Refuse an operation where there can be none; called with the lock."""
+        if self._forked is not None:
+            self._reopen_in_child()
         if self._cache.on_loan:
             self._cache.note_free()
         if self._pending is not None:
@@ -843,6 +871,7 @@ class Group(Contents):
             raise ReadOnlyError(f"{self.url} is open with mode='r'; use 'r+' or 'a' to write")
         if self._locked:
             return
+        await_closing()
         try:
             self._backend.lock()
         except GroupLockedError:
@@ -853,7 +882,7 @@ class Group(Contents):
             loaded = self._backend.load()
             if loaded is not None:
                 self._committer = Committer(self._backend, loaded)
-                self._committer.recover(self._open_for_recovery)
+                self._committer.recover()
                 loaded = self._committer.saved
                 self._backend.remove_orphans([a.file_id for a in loaded.metadata.arrays.values()])
             self._cache.set_sink(self._committer)
@@ -873,23 +902,15 @@ class Group(Contents):
             self._do(self._become_writer)
             return self._committer.saved.transaction
 
-    def _open_for_recovery(self, metadata: GroupMetadata, file_id: int) -> ImageTarget | None:
-        if isinstance(self._backend, ChunkBackend):
-            return self._backend.images()
-        for array in metadata.arrays.values():
-            if array.file_id == file_id:
-                layout = array.layout
-                return self._backend.open(file_id, layout.nbytes, aligned=False)
-        return None
-
     def _adopt(self, loaded: Checkpoint) -> None:
         """Move on to what is there now, which another writer may have left."""
+        follows = self._snapshot is not None
         if self._snapshot is not None:
             self._snapshot.close()
             self._snapshot = None
         metadata = loaded.metadata
         if not self._locked and self._backend.has_journal:
-            self._snapshot = Snapshot(self._backend, loaded)
+            self._snapshot = Snapshot(self._backend, loaded, thorough=not follows)
             metadata = self._snapshot.metadata
         self._cache.forget()
         self._metadata = metadata
@@ -961,10 +982,80 @@ class Group(Contents):
 
     def _abandon(self) -> None:
         """In a forked child: the handle is the parent's, and stays so."""
+        self._forked = "writer" if self._locked else "reader"
         self._closed = True
         self._lock = threading.RLock()  # another thread of the parent may have held it
         self._pending = None
         self._backend.abandon()
 
+    def _reopen_in_child(self) -> None:
+        """Open, at its first use, what the parent only read; what it wrote to stays its own."""
+        if self._forked == "writer" or not getattr(self._backend, "survives_fork", True):
+            raise ClosedError(
+                f"{self.url} was opened before this process was forked, and "
+                + (
+                    "is written to by the process that it was forked from: open it again here, "
+                    "with mode='r'"
+                    if self._forked == "writer"
+                    else "what reads it works in threads that a forked process does not have: use "
+                    "the start method 'spawn' or 'forkserver' (multiprocessing_context= of a "
+                    "DataLoader)"
+                )
+            )
+        backend = open_backend(self._parsed_url, writable=self.mode != "r")
+        try:
+            loaded = backend.load()
+            if loaded is None:
+                raise GroupNotFoundError(f"there is no group at {self.url} any more")
+            # Threads of the parent may have held the locks of what is there, so all of it is new.
+            self._backend, self._committer = backend, Committer(backend, loaded)
+            self._cache = ChunkCache(self._cache_bytes, self._committer)
+            self._snapshot = self._published = None
+            self._removed, self._changed = [], False
+            self._pending, self._unattended = None, deque()
+            for array in self._arrays.values():
+                array._storage = cast(Storage, _Left())
+            self._adopt(loaded)
+        except BaseException:
+            backend.close()
+            raise
+        self._closed, self._forked = False, None
+        _lifetime.begin(self)
+
 
 _NO_LOCK = nullcontext()
+
+
+def parse_new(
+    name: str,
+    shape: int | tuple[int, ...],
+    dtype: DTypeLike,
+    layout: str | None,
+    order: str | None,
+    fill_value: Any,
+) -> tuple[tuple[int, ...], DType, Order, Any]:
+    """Return shape, dtype, order and fill value of a new array; what cannot be is refused."""
+    check_name(name)
+    kind = parse_dtype(dtype)
+    extents = parse_shape(shape)
+    refuse_unaddressable(extents, kind.itemsize)
+    plan = Layout.plan(extents, kind.itemsize, parse_layout(layout, order) or "row")
+    fill = np.zeros((), kind)
+    try:
+        if type(fill_value) is not int or fill_value:
+            fill[()] = fill_value  # as text, 0 would be the character
+        write_header(plan, kind, ndim=len(extents))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise LayoutError(
+            f"cannot create {name!r} of dtype {kind} with fill_value={fill_value!r}: {error}"
+        ) from error
+    return extents, kind, plan.order, fill[()]
+
+
+class _Left:
+    """What an array of the parent has in a child: closing the real one may wait for its threads."""
+
+    def close(self) -> None:
+        pass
+
+    retire = discard = close

@@ -21,7 +21,16 @@ from typing import Any, Literal
 
 from pmarray.errors import LayoutError
 
-__all__ = ["BLOCK_BYTES", "Extent", "Layout", "Order", "cut", "parse_layout", "parse_shape"]
+__all__ = [
+    "BLOCK_BYTES",
+    "Extent",
+    "Layout",
+    "Order",
+    "cut",
+    "parse_layout",
+    "parse_shape",
+    "refuse_unaddressable",
+]
 
 Order = Literal["row", "col"]
 
@@ -30,6 +39,10 @@ BLOCK_BYTES = 4096
 PAD_FROM_BYTES = 64 * 1024
 """Lines of this many bytes or more start on a block."""
 _MAX_WASTE = 0.25
+_MAX_AXES = 64
+"""NumPy's."""
+_MAX_NBYTES = 1 << 62
+"""Half of what NumPy and the kernel count to, so that headers and reserves can be added to it."""
 
 
 def parse_layout(layout: str | None, order: str | None = None) -> Order | None:
@@ -363,4 +376,25 @@ def parse_shape(shape: int | tuple[int, ...]) -> tuple[int, ...]:
         raise LayoutError(f"not a shape: {shape!r}") from error
     if any(n < 0 for n in result):
         raise LayoutError(f"shape {result} has a negative extent")
+    refuse_unaddressable(result, 1)
     return result
+
+
+def refuse_unaddressable(shape: tuple[int, ...], itemsize: int) -> None:
+    """Raise for an array with more axes or bytes than anything here can count.
+
+    An extent of 0 counts as 1: the array may grow, and the strides along the others stay.
+
+    >>> refuse_unaddressable((2**40, 2**40), 8)
+    Traceback (most recent call last):
+        ...
+    pmarray.errors.LayoutError: shape (1099511627776, 1099511627776) with items of 8 bytes ...
+    """
+    if len(shape) > _MAX_AXES:
+        raise LayoutError(f"a shape of {len(shape)} axes: an array has at most {_MAX_AXES}")
+    # Padding adds a quarter at most.
+    if math.prod(max(1, n) for n in shape) * itemsize > _MAX_NBYTES:
+        raise LayoutError(
+            f"shape {shape} with items of {itemsize} bytes is more than the 4 EiB that an array "
+            "can have"
+        )

@@ -103,12 +103,19 @@ class ParameterTable:
         try:
             table = cls(
                 tuple(
-                    Entry(str(e["name"]), tuple(e["shape"]), _DTYPES[e["dtype"]], int(e["start"]))
+                    Entry(
+                        str(e["name"]),
+                        tuple(_count(n) for n in e["shape"]),
+                        _DTYPES[e["dtype"]],
+                        _count(e["start"]),
+                    )
                     for e in entries
                 )
             )
         except (TypeError, KeyError, ValueError) as error:
             raise StoreError(f"the table of parameters is damaged: {error!r}") from error
+        if not table.entries or not table.size < 1 << 60:
+            raise StoreError("the table of parameters is damaged: it holds none, or too many")
         starts = [0, *(entry.stop for entry in table.entries)]
         if [entry.start for entry in table.entries] != starts[:-1]:
             raise StoreError("the table of parameters is damaged: it has gaps")
@@ -321,3 +328,9 @@ def _runs(parameters: Sequence[Tensor]) -> Iterator[tuple[torch.device, int, int
     for device, run in groupby(range(len(parameters)), lambda i: parameters[i].device):
         indices = list(run)
         yield device, indices[0], indices[-1]
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r:.40} is no count")
+    return value

@@ -108,6 +108,13 @@ def unpack(description: Any, data: NDArray[np.uint8]) -> Any:
     StoreError
         The description is not one, or names bytes that the data lack.
     """
+    try:
+        return _unpack(description, data)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise StoreError(f"a saved state is damaged: {error}") from error
+
+
+def _unpack(description: Any, data: NDArray[np.uint8]) -> Any:
     if description is None or isinstance(description, bool | int | float | str):
         return description
     if not isinstance(description, dict) or len(description) != 1:
@@ -115,11 +122,11 @@ def unpack(description: Any, data: NDArray[np.uint8]) -> Any:
     (kind, value), *_ = description.items()
     match kind:
         case "dict":
-            return {key: unpack(item, data) for key, item in value}
+            return {key: _unpack(item, data) for key, item in value}
         case "list":
-            return [unpack(item, data) for item in value]
+            return [_unpack(item, data) for item in value]
         case "tuple":
-            return tuple(unpack(item, data) for item in value)
+            return tuple(_unpack(item, data) for item in value)
         case "float":
             return float(value)
         case "tensor":
@@ -156,12 +163,15 @@ def _tensor(value: list[Any], data: NDArray[np.uint8]) -> Tensor:
     name, shape, offset = value
     if name not in _DTYPES:
         raise StoreError(f"a saved state is damaged: {name!r} is no dtype")
-    tensor = torch.empty(tuple(shape), dtype=_DTYPES[name])
-    raw = data[offset : offset + tensor.nbytes]
-    if raw.size != tensor.nbytes:
+    if any(type(n) is not int or n < 0 for n in (*shape, offset)):
+        raise StoreError(f"a saved state is damaged: {shape} at {offset} is no place of a tensor")
+    nbytes = math.prod(shape) * _DTYPES[name].itemsize
+    raw = data[offset : offset + nbytes]
+    if raw.size != nbytes:
         raise StoreError(
-            f"a saved state is damaged: a tensor ends at byte {offset + tensor.nbytes:,},"
+            f"a saved state is damaged: a tensor ends at byte {offset + nbytes:,},"
             f" the data at {data.size:,}"
         )
+    tensor = torch.empty(tuple(shape), dtype=_DTYPES[name])
     tensor.view(-1).view(torch.uint8).copy_(torch.from_numpy(np.ascontiguousarray(raw)))
     return tensor

@@ -87,9 +87,16 @@ class Configuration:
             raise StoreError(f"the store has format {value['format']}, known here is {_FORMAT}")
         try:
             table = ParameterTable.from_json(value["parameters"])
-            return cls(table, value["max_rank"], value["checkpoint_every"])
+            max_rank, every = value["max_rank"], value["checkpoint_every"]
         except KeyError as error:
             raise StoreError(f"the store's description is damaged: it lacks {error}") from error
+        ranks = () if max_rank is None else (max_rank + 1 if type(max_rank) is int else max_rank,)
+        if any(type(number) is not int or not 0 < number < 1 << 53 for number in (*ranks, every)):
+            raise StoreError(
+                f"the store's description is damaged: max_rank={max_rank!r:.40}, "
+                f"checkpoint_every={every!r:.40}"
+            )
+        return cls(table, max_rank, every)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +157,26 @@ class Store:
             self._squares = group["sum_of_squares"]
             self.trajectory = None if configuration.max_rank == 0 else group["trajectory"]
             progress = group.attrs[_PROGRESS]
-            self.checkpointed = int(progress["checkpointed"])
-            self.collected = int(progress["collected"])
+            self.checkpointed: int = progress["checkpointed"]
+            self.collected: int = progress["collected"]
             self._latest: tuple[range, Moments] | None = None
+            self._check()
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"the posterior in {group.url} is damaged: {error}") from error
+
+    def _check(self) -> None:
+        """Raise ValueError where arrays and counters do not belong together."""
+        n = self.table.size
+        vectors = [self._anchor, self._mean, self._squares]
+        if self.trajectory is not None and self.trajectory.shape[:1] != (n,):
+            raise ValueError(f"its trajectory has the shape {self.trajectory.shape}")
+        if any(vector.shape != (n,) for vector in vectors):
+            raise ValueError(f"its vectors have not {n} items")
+        counters = self.checkpointed, self.collected
+        if any(type(count) is not int for count in counters) or not (
+            0 <= counters[0] <= counters[1] < 1 << 53
+        ):
+            raise ValueError(f"its counters are {counters}")
 
     @classmethod
     def create(
@@ -282,7 +304,7 @@ class Store:
         if not since:
             return moments
         held = 0 if self.trajectory is None else self.trajectory.shape[1]
-        if max(map(self.slot, since)) >= held or len(since) > (self.ring or len(since)):
+        if len(since) > held or max(map(self.slot, since)) >= held:
             raise StoreError(
                 f"the posterior in {self.group.url} is damaged: iterates {since.start} to"
                 f" {since.stop - 1} are not all there"

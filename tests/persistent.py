@@ -37,17 +37,17 @@ def pretend_dax() -> Iterator[None]:
 
 
 @contextmanager
-def pretend_devices(alignment: int = 2 << 20) -> Iterator[None]:
+def pretend_devices(alignment: int = 2 << 20, volatile: str | None = None) -> Iterator[None]:
     """Take files whose names begin with "dax" for devices of their length.
 
-    New pools have units of this alignment.
+    New pools have units of this alignment. With `volatile`, that is what the devices are.
     """
     real, real_unit_bytes = _device.find_device, _pool_format.MIN_UNIT_BYTES
 
     def find(path: str) -> _device.Device | None:
         if os.path.basename(path).startswith("dax") and os.path.isfile(path):
             nbytes = os.path.getsize(path) // alignment * alignment
-            return _device.Device(path, nbytes, alignment, takes_msync=True)
+            return _device.Device(path, nbytes, alignment, takes_msync=True, volatile=volatile)
         return real(path)
 
     _device.find_device, _pool_format.MIN_UNIT_BYTES = find, alignment

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from pmarray._functions._registry import NO, STREAMED, AnyArray, Function
+from pmarray._functions._registry import NO, STREAMED, AnyArray, Function, unstreamed
 from pmarray._ufuncs import is_stored
 
 __all__ = ["axes_of", "finish", "into", "reduces"]
@@ -17,7 +17,7 @@ __all__ = ["axes_of", "finish", "into", "reduces"]
 def reduces(*functions: Any) -> Callable[[Function], Function]:
     """Register what streams over its first parameter, `a`.
 
-    An array in memory, whose result goes to a `PMArray`, is for NumPy.
+    An array in memory, whose result goes to a `PMArray`, or with a mask that is one, is for NumPy.
     """
 
     def register(implementation: Function) -> Function:
@@ -36,7 +36,7 @@ def _first_stored(function: Any, implementation: Callable[..., Any]) -> Callable
         if is_stored(given["a"]):
             return implementation(*args, **options)
         out = given.pop("out", None)
-        return into(out, function(**given))
+        return into(out, unstreamed(function, (), given))
 
     return streamed
 

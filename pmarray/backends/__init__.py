@@ -25,6 +25,7 @@ __all__ = [
     "ChunkBackend",
     "Chunks",
     "ImageTarget",
+    "LosesLock",
     "OpenBackend",
     "Overwritable",
     "PersistentRegion",
@@ -253,6 +254,14 @@ class ChunkBackend(Backend, Protocol):
 
     def barrier(self) -> None:
         """Return when all chunks written and deleted before are durable."""
+
+
+@runtime_checkable
+class LosesLock(Protocol):
+    """A backend whose lock is a file that somebody can remove."""
+
+    def refuse_lost_lock(self) -> None:
+        """Raise `LockLostError` where it has been; asked, cheaply, before anything is written."""
 
 
 @runtime_checkable

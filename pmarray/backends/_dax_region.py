@@ -70,6 +70,7 @@ class DAXRegion(FileRegion):
             mapping = _osops.map_shared(self._fd, [(0, nbytes)], write=self._writable, sync=True)
         except OSError as error:
             raise StorageError(error.errno, f"cannot map: {error.strerror}", self.path) from error
+        self.announce()  # `view` asks whether it can
         self._file = mapping.memory
         self._stores.memory = self._file[self._offset :]
 
@@ -145,7 +146,11 @@ class DAXRegion(FileRegion):
             with self._lock:
                 self._fresh.remove(self.capacity, before)
 
-    def view(self, nbytes: int, /) -> NDArray[np.uint8]:
+    def view(self, nbytes: int, /) -> NDArray[np.uint8] | None:
+        if not self._writable:
+            return super().view(nbytes)
+        if not self.announce():
+            return None
         result = self.memory[:nbytes]
         result.flags.writeable = False
         return result

@@ -17,7 +17,8 @@ from pmarray.errors import GroupLockedError, StorageError, URLError
 
 __all__ = ["Device", "DeviceLock", "find_device"]
 
-_SYSFS = "/sys/dev/char"
+_SYSFS_ROOT = "/sys"
+_SYSFS = f"{_SYSFS_ROOT}/dev/char"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +32,13 @@ class Device:
     """Of offsets and lengths of mappings, in bytes."""
     takes_msync: bool = False
     """Whether the kernel can make stores durable; without, only libpmem can."""
+    volatile: str | None = None
+    """What it is if it forgets everything at power-off; None for persistent memory."""
     is_ours: ClassVar[bool] = False
 
     def map(self, pieces: Sequence[tuple[int, int]], *, write: bool) -> _pmem.Mapping:
         """Map offsets and lengths one behind the other."""
-        fd = _osops.open_file(self.path, write=write)
+        fd = _osops.open_device(self.path, write=write)
         try:
             return _osops.map_shared(
                 fd,
@@ -85,7 +88,26 @@ def find_device(path: str) -> Device | None:
     if os.path.basename(os.path.realpath(f"{place}/subsystem")) != "dax":
         raise URLError(f"{path} is a device, but not one of persistent memory")
     alignment = _number(f"{place}/align")
-    return Device(path, _number(f"{place}/size") // alignment * alignment, alignment)
+    nbytes = _number(f"{place}/size") // alignment * alignment
+    return Device(path, nbytes, alignment, volatile=_volatile(os.path.realpath(place)))
+
+
+def _volatile(place: str) -> str | None:
+    """Say what a device is that forgets everything at power-off, by what it hangs on in sysfs.
+
+    The driver of NVDIMMs, which those of CXL go through too, promises persistence. What other
+    drivers make into DAX devices is memory like any other, only set apart.
+    """
+    while place.startswith(f"{os.path.realpath(_SYSFS_ROOT)}/"):
+        bus = os.path.basename(os.path.realpath(f"{place}/subsystem"))
+        if bus == "nd":
+            return None
+        if bus == "cxl":
+            return "CXL memory (RAM)"
+        if bus == "platform" and os.path.basename(place).startswith("hmem"):
+            return "memory that the firmware has set apart (hmem)"
+        place = os.path.dirname(place)
+    return "memory of a kind that the kernel does not call persistent"
 
 
 def _number(path: str) -> int:
@@ -114,7 +136,7 @@ class DeviceLock:
     def acquire(self, holder: str) -> None:
         """Take it, or raise `GroupLockedError`, which names the `holder`."""
         try:
-            fd = _osops.open_file(self._path, write=True)
+            fd = _osops.open_device(self._path, write=True)
         except OSError as error:
             raise StorageError(error.errno, f"cannot open: {error.strerror}", self._path) from error
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import sys
 import time
 import weakref
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray import _osops
+from pmarray._beneath import Below, status
 from pmarray._dtypes import DType
 from pmarray._files import barrier, read_fully, write_fully
 from pmarray._npy import write_header
@@ -20,12 +22,18 @@ from pmarray._sizes import format_bytes
 from pmarray.errors import ForeignDataError, StorageError
 from pmarray.layout import BLOCK_BYTES, Layout
 
-__all__ = ["FileRegion", "make_journal_file"]
+__all__ = ["MAPPED_BYTE", "FileRegion", "make_journal_file"]
 
 _GROW_MIN_BYTES = 64 << 20
 _GROW_MAX_BYTES = 1 << 30
 
 
+MAPPED_BYTE = 1
+"""Whoever maps a file has a shared lock of this byte, whoever cuts it an exclusive one."""
+_TRIES = 100
+_RETRY_S = 0.01
+# Memory for pages that nobody is going to store to is not reserved. Python names it from 3.13 on.
+_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 _CLOCK_NS = 2_000_000_000
 """Two writes within this may leave a file with the same times."""
 
@@ -65,13 +73,17 @@ class FileRegion:
         self.capacity = 0
         self._closed = False
         self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+        self._direct_fd: int | None = None
         try:
             self._fd = _osops.open_file(path, write=writable)
-            self._direct_fd: int | None = None
-            if writable and aligned and data_offset % BLOCK_BYTES == 0:
-                self._direct_fd = _open_direct(path)
-            self._opened = self._settled_stamp()
-            self.refresh()
+            try:
+                if writable and aligned and data_offset % BLOCK_BYTES == 0:
+                    self._direct_fd = _open_direct(path)
+                self._opened = self._settled_stamp()
+                self.refresh()
+            except BaseException:
+                self.close()
+                raise
             self._foreign = foreign_nbytes is not None
             self._followed = foreign_nbytes is not None and self.capacity > foreign_nbytes
             if foreign_nbytes is not None:
@@ -175,24 +187,59 @@ class FileRegion:
         write_fully(self._fd, [memoryview(header)], 0, path=self.path)
 
     def trim(self, nbytes: int, /) -> None:
-        if any(True for _ in self._maps):
-            return  # a load from a mapped page that was cut off would kill the process
-        exact = nbytes if self._foreign else -(-nbytes // BLOCK_BYTES) * BLOCK_BYTES
-        if exact < self.capacity and not self._followed:
-            try:
-                _osops.ftruncate(self._fd, self._offset + exact)
-            except OSError as error:
-                raise StorageError(
-                    error.errno, f"cannot cut: {error.strerror}", self.path
-                ) from error
-            self.capacity = exact
+        """Give back the space beyond `nbytes`, unless somebody has it mapped.
 
-    def view(self, nbytes: int, /) -> NDArray[np.uint8]:
+        A load from a page that was cut off would kill the process. The next writer tries again.
+        """
+        exact = nbytes if self._foreign else -(-nbytes // BLOCK_BYTES) * BLOCK_BYTES
+        if exact >= self.capacity or self._followed or any(True for _ in self._maps):
+            return
+        try:
+            try:
+                _osops.lock(self._fd, exclusive=True, start=MAPPED_BYTE, nbytes=1)
+            except (BlockingIOError, PermissionError):
+                return
+            _osops.ftruncate(self._fd, self._offset + exact)
+            self.capacity = exact
+            _osops.unlock(self._fd)
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot cut: {error.strerror}", self.path) from error
+
+    def announce(self) -> bool:
+        """Keep every writer from cutting the file, for as long as this or a mapping is open.
+
+        The lock belongs to the open file, which a mapping keeps open, also in a forked process.
+        Returns false where that cannot be.
+        """
+        for _ in range(_TRIES):
+            try:
+                _osops.lock(self._fd, exclusive=False, start=MAPPED_BYTE, nbytes=1)
+                return True
+            except (BlockingIOError, PermissionError):
+                time.sleep(_RETRY_S)  # it is being cut, which does not take long
+            except OSError:
+                return False  # a file system without locks
+        return False
+
+    def view(self, nbytes: int, /) -> NDArray[np.uint8] | None:
+        """Map the file; see `Region.view`.
+
+        The mapping is private and may be written: whoever stores to it in spite of the array's
+        flag gets a page of its own, and harms nobody. Pages that are not stored to are those of the
+        file, whoever changes it.
+        """
         if nbytes == 0:
             return np.frombuffer(b"", np.uint8)
-        mapping = mmap.mmap(self._fd, self._offset + nbytes, access=mmap.ACCESS_READ)
+        stop = self._offset + nbytes
+        if not self.announce() or os.fstat(self._fd).st_size < stop:
+            return None
+        flags, prot = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+        try:
+            mapping = mmap.mmap(self._fd, stop, flags=flags, prot=prot)
+        except OSError:  # where the system counts all the same (vm.overcommit_memory=2)
+            mapping = mmap.mmap(self._fd, stop, access=mmap.ACCESS_READ)
         self._maps.add(mapping)
-        return np.frombuffer(mapping, np.uint8)[self._offset :]
+        return np.frombuffer(memoryview(mapping).toreadonly(), np.uint8)[self._offset :]
 
     def close(self) -> None:
         if self._closed:
@@ -220,12 +267,14 @@ def _open_direct(path: str) -> int | None:
         raise
 
 
-def make_journal_file(path: str) -> None:
+def make_journal_file(path: Below) -> None:
     """Make an empty file, durably, unless it is there."""
     try:
-        if not os.path.exists(path):
+        if status(path) is None:
             _osops.close(_osops.open_file(path, write=True, create=True))
         # Also if it was there: whoever made it may have died before this.
-        _osops.fsync_directory(os.path.dirname(path))
+        _osops.fsync_directory(path.parent)
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError(error.errno, f"cannot create: {error.strerror}", path) from error

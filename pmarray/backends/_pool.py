@@ -25,6 +25,7 @@ __all__ = ["Lock", "Medium", "Pool"]
 
 _ZEROS = bytes(1 << 20)
 _ATTEMPTS = 100
+_MAX_DIRECTORY_BYTES = 256 << 20
 
 
 class Lock(Protocol):
@@ -175,14 +176,25 @@ class Pool:
         superblock = self._superblock
         unit = superblock.unit_bytes
         count = -(-superblock.nbytes // unit)
-        if superblock.offset % unit or superblock.offset // unit + count > self._total:
-            raise DamagedError(f"the superblock of {self.medium.path} points beyond its end")
+        if (
+            superblock.offset % unit
+            or not 1 <= superblock.offset // unit <= self._total - count
+            or superblock.nbytes > _MAX_DIRECTORY_BYTES
+        ):
+            raise DamagedError(
+                f"the superblock of {self.medium.path} points to no directory: to "
+                f"{superblock.nbytes} bytes at {superblock.offset}"
+            )
         memory = self.map(((superblock.offset // unit, count),)).memory
         data = memory[: superblock.nbytes].tobytes()
-        return Directory.from_bytes(data, superblock.crc, self.medium.path)
+        result = Directory.from_bytes(data, superblock.crc, self.medium.path)
+        result.check_units((superblock.offset // unit, count), self._total, self.medium.path)
+        return result
 
     def _check_device(self) -> None:
         medium, superblock = self.medium, self._superblock
+        if superblock.unit_bytes < BLOCK_BYTES or superblock.generation >= 1 << 63:
+            raise DamagedError(f"the superblock of {medium.path} makes no sense: {superblock}")
         if superblock.unit_bytes % medium.alignment:
             raise DamagedError(
                 f"{medium.path} is aligned to {medium.alignment} bytes now, and its pool was made "

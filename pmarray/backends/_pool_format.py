@@ -46,6 +46,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._metadata import check_integer
 from pmarray._spans import SpanSet
 from pmarray.errors import DamagedError, ForeignDataError, StorageError
 from pmarray.layout import BLOCK_BYTES
@@ -180,12 +181,37 @@ class Directory:
         try:
             value = json.loads(data)
             files = {
-                int(number): tuple((int(first), int(count)) for first, count in runs)
+                check_integer(int(number)): tuple(
+                    (check_integer(first), check_integer(count)) for first, count in runs
+                )
                 for number, runs in value["files"].items()
             }
-            return cls(value["checkpoint"], files, int(value["freed"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if not isinstance(value["checkpoint"], str | None):
+                raise ValueError("its checkpoint is no text")
+            return cls(value["checkpoint"], files, check_integer(value["freed"]))
+        except Exception as error:  # whatever arbitrary values lead to
             raise DamagedError(f"the directory of {where} cannot be read: {error}") from error
+
+    def check_units(self, own: tuple[int, int], total: int, where: str) -> None:
+        """Raise `DamagedError` where a unit has two owners, or is not there.
+
+        Parameters
+        ----------
+        own
+            The units of the directory itself.
+        total
+            How many there are.
+        where
+            For the message.
+        """
+        end = 1
+        for first, count in sorted([own, *(run for runs in self.files.values() for run in runs)]):
+            if first < end or not count or first + count > total:
+                raise DamagedError(
+                    f"the directory of {where} gives units away that it has not, or twice: "
+                    f"{count} from {first} on"
+                )
+            end = first + count
 
     def frees_units_of(self, before: Directory) -> bool:
         """Whether a file of `before` has not all of its units any more.

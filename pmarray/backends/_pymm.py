@@ -38,6 +38,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray import _osops, _pmem
+from pmarray._beneath import Below, status
+from pmarray._files import read_file
 from pmarray._lockfile import LockFile
 from pmarray._sizes import format_bytes
 from pmarray.errors import DamagedError, GroupLockedError, StorageError, URLError
@@ -56,6 +58,7 @@ _SMALL_ARENA_BYTES = 120 << 20
 _ADDRESSES = (0x1000_0000_0000, 0x5000_0000_0000)
 _ADDRESS_STEP = 1 << 30
 _LOST_REFERENCES = 8
+_MAX_MAP_BYTES = 4096
 _OFD_GETLK = getattr(fcntl, "F_OFD_GETLK", 36)
 
 
@@ -278,7 +281,7 @@ def _make_array(pymm: Any, shelf: Any, nbytes: int) -> None:
 
 def _lock(directory: str) -> LockFile:
     """Lock the directory until the process ends."""
-    lock = LockFile(os.path.join(directory, _LOCK), directory)
+    lock = LockFile(Below(directory) / _LOCK, directory)
     try:
         lock.acquire()
     except GroupLockedError as error:
@@ -289,7 +292,7 @@ def _lock(directory: str) -> LockFile:
     _locks.append(lock)
     # Another program's shelf in the same directory would be the same abort.
     for entry in os.listdir(directory):
-        if entry.endswith(".data") and _is_locked(os.path.join(directory, entry)):
+        if entry.endswith(".data") and _is_locked(Below(directory) / entry):
             lock.release()
             _locks.remove(lock)
             raise GroupLockedError(
@@ -301,13 +304,16 @@ def _lock(directory: str) -> LockFile:
 
 def _is_locked(path: str) -> bool:
     # Before PyMM has it: it has POSIX locks, which closing any descriptor of the file drops.
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fd = _osops.open_file(path, write=True)
+    except OSError as error:
+        raise StorageError(error.errno, f"cannot open: {error.strerror}", path) from error
     try:
         query = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         answer = struct.unpack("hhqqi4x", fcntl.fcntl(fd, _OFD_GETLK, query))
         return bool(answer[0] != fcntl.F_UNLCK)
     finally:
-        os.close(fd)
+        _osops.close(fd)
 
 
 def _shelf_bytes(directory: str, size_bytes: int | None) -> int:
@@ -333,13 +339,21 @@ def _shelf_bytes(directory: str, size_bytes: int | None) -> int:
 
 
 def _place_of(directory: str, name: str) -> tuple[int, int]:
-    path = os.path.join(directory, f"{name}.map")
+    path = Below(directory) / f"{name}.map"
     try:
-        with open(path) as file:
-            address, length = file.read().split()[:2]
-        return int(address, 16), int(length, 16)
+        first, second = read_file(path, _MAX_MAP_BYTES).decode("ascii").split()[:2]
+        address, length = int(first, 16), int(second, 16)
+        there = status(Below(directory) / f"{name}.data")
+        # PyMM maps it where it is told to, also over what the process has there already.
+        if (
+            not _ADDRESSES[0] <= address <= _ADDRESSES[1] - length
+            or address % _ADDRESS_STEP
+            or not (length > 0 and there is not None and length <= there.st_size)
+        ):
+            raise ValueError(f"{length} bytes at {address:#x}")
     except (OSError, ValueError) as error:
         raise DamagedError(f"{path} does not say where its shelf belongs: {error}") from error
+    return address, length
 
 
 def _free_address(length: int) -> int:

@@ -25,15 +25,21 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import suppress
 
-from zarr.abc.store import ByteRequest
+from zarr.abc.store import (
+    ByteRequest,
+    OffsetByteRequest,
+    RangeByteRequest,
+    Store,
+    SuffixByteRequest,
+)
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
-from zarr.storage import LocalStore
 
 from pmarray import _osops
-from pmarray._files import barrier, write_fully
+from pmarray._beneath import Below, entries, is_directory, status, walk
+from pmarray._files import barrier, keep_access, read_file, write_fully
 from pmarray.errors import DamagedError, PoisonedError, SnapshotExpiredError, StorageError
 
 __all__ = ["NEW", "FileStore", "KeptObjects"]
@@ -42,8 +48,8 @@ NEW = ".pmarray-new"
 """Ends the names of temporary files."""
 
 
-class FileStore(LocalStore):
-    """Objects of a Zarr hierarchy in a local directory.
+class FileStore(Store):
+    """Objects of a Zarr hierarchy in a local directory, which may be a stranger's.
 
     Parameters
     ----------
@@ -53,25 +59,32 @@ class FileStore(LocalStore):
         Whether writing is refused.
     """
 
-    def __init__(self, root: Path | str, *, read_only: bool = False) -> None:
-        super().__init__(root, read_only=read_only)
+    supports_writes = True
+    supports_deletes = True
+    supports_listing = True
+
+    def __init__(self, root: str, *, read_only: bool = False) -> None:
+        super().__init__(read_only=read_only)
+        self.root = Below(root)
         self._unsynced: set[str] = set()
         """Directories whose entries have changed since the last barrier."""
-        self._reached = {str(self.root)}
+        self._reached: set[str] = {self.root}
         """Directories whose names, and those of all above, are durable, or will be by then."""
         self._books = threading.Lock()
+
+    def with_read_only(self, read_only: bool = False) -> FileStore:
+        return FileStore(str(self.root), read_only=read_only)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FileStore) and self.root == other.root
+
+    __hash__ = None  # type: ignore[assignment]  # as all stores
 
     async def set(self, key: str, value: Buffer) -> None:
         await asyncio.to_thread(self.write, key, value.as_buffer_like())
 
-    def set_sync(self, key: str, value: Buffer) -> None:
-        self.write(key, value.as_buffer_like())
-
     async def delete(self, key: str) -> None:
         await asyncio.to_thread(self.remove, key)
-
-    def delete_sync(self, key: str) -> None:
-        self.remove(key)
 
     async def delete_dir(self, prefix: str) -> None:
         await asyncio.to_thread(self.remove_tree, prefix)
@@ -82,45 +95,59 @@ class FileStore(LocalStore):
         prototype: BufferPrototype | None = None,
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
-        try:
-            return await super().get(key, prototype or default_buffer_prototype(), byte_range)
-        except OSError as error:
-            raise self._read_error(key, error) from error
+        data = await asyncio.to_thread(self.read, key)
+        if data is None:
+            return None
+        make = (prototype or default_buffer_prototype()).buffer.from_bytes
+        return make(data if byte_range is None else data[_slice(byte_range)])
 
-    def get_sync(
+    async def get_partial_values(
         self,
-        key: str,
-        *,
-        prototype: BufferPrototype | None = None,
-        byte_range: ByteRequest | None = None,
-    ) -> Buffer | None:
-        try:
-            return super().get_sync(key, prototype=prototype, byte_range=byte_range)
-        except OSError as error:
-            raise self._read_error(key, error) from error
+        prototype: BufferPrototype,
+        key_ranges: Iterable[tuple[str, ByteRequest | None]],
+    ) -> list[Buffer | None]:
+        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
 
-    def _read_error(self, key: str, error: OSError) -> StorageError:
-        return StorageError(error.errno, f"cannot read: {error.strerror}", self.path(key))
+    async def exists(self, key: str) -> bool:
+        return await asyncio.to_thread(status, self.path(key)) is not None
 
-    def path(self, key: str) -> str:
+    async def list(self) -> AsyncIterator[str]:
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        for key in self.keys(prefix.rstrip("/")):
+            yield key
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        for name in self.entries(prefix.rstrip("/")):
+            yield name
+
+    def path(self, key: str) -> Below:
         """Return the path of an object."""
-        return os.path.join(self.root, key)
+        return self.root / key if key else self.root
 
     def read(self, key: str) -> bytes | None:
         """Return an object, or None where there is none."""
+        path = self.path(key)
         try:
-            with open(self.path(key), "rb") as file:
-                return file.read()
+            return read_file(path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
-            raise self._read_error(key, error) from error
+            raise StorageError(error.errno, f"cannot read: {error.strerror}", path) from error
+
+    def entries(self, key: str) -> tuple[str, ...]:
+        """Return the names in a directory, none if it is none."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return tuple(entries(self.path(key)))
+        return ()
 
     def write(self, key: str, data: object) -> None:
         """Replace an object; steps 1 to 3."""
         path = self.path(key)
         temporary = path + NEW
-        directory = os.path.dirname(path)
+        directory = path.parent
         try:
             self.make_directory(directory)
             try:
@@ -130,6 +157,7 @@ class FileStore(LocalStore):
                 fd = _osops.open_file(temporary, write=True, create=True)
             try:
                 write_fully(fd, [memoryview(data).cast("B")], 0, path=temporary)  # type: ignore[arg-type]  # 1
+                keep_access(path, fd)
                 barrier(fd, path=path)  # 2
             finally:
                 _osops.close(fd)
@@ -154,14 +182,14 @@ class FileStore(LocalStore):
 
     def remove_tree(self, prefix: str) -> None:
         """Remove everything below a name, and the name itself."""
-        root = self.path(prefix).rstrip("/")
+        root = self.path(prefix.rstrip("/"))
         self.note(root)
-        if not os.path.isdir(root) or os.path.islink(root):
+        if not is_directory(root):
             return
         try:
-            for directory, _, files in os.walk(root, topdown=False):
-                for name in files:
-                    _osops.unlink(os.path.join(directory, name))
+            for directory, names in walk(root):
+                for name in names:
+                    _osops.unlink(directory / name)
                 _osops.rmdir(directory)
                 with self._books:
                     self._unsynced.discard(directory)
@@ -171,23 +199,28 @@ class FileStore(LocalStore):
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the names of all objects below a name."""
-        for directory, _, files in os.walk(self.path(prefix)):
-            for name in files:
-                yield os.path.relpath(os.path.join(directory, name), self.root)
+        if is_directory(self.path(prefix)):
+            for directory, names in walk(self.path(prefix)):
+                for name in names:
+                    yield "/".join((directory / name).names)
 
-    def make_directory(self, path: str) -> None:
+    def make_directory(self, path: Below) -> None:
         """Make a directory with its parents; durable after `barrier`."""
-        missing = []
-        while not os.path.isdir(path):
+        missing: list[str] = []
+        while path.names and not is_directory(path):
             missing.append(path)
-            path = os.path.dirname(path)
-        for path in reversed(missing):
+            path = path.parent
+        above: str = path
+        while not os.path.isdir(above):
+            missing.append(above)
+            above = os.path.dirname(above)
+        for one in reversed(missing):
             try:
-                _osops.mkdir(path)
+                _osops.mkdir(one)
             except FileExistsError:
-                if not os.path.isdir(path):
+                if not (is_directory(one) if isinstance(one, Below) else os.path.isdir(one)):
                     raise
-            self._note(os.path.dirname(path))
+            self.note(one)
 
     def barrier(self) -> None:
         """Return when everything written and removed before is durable."""
@@ -209,26 +242,42 @@ class FileStore(LocalStore):
     def _note(self, directory: str) -> None:
         with self._books:
             self._unsynced.add(directory)
-            while directory not in self._reached and directory.startswith(f"{self.root}/"):
+            while (
+                directory not in self._reached and isinstance(directory, Below) and directory.names
+            ):
                 self._reached.add(directory)
-                directory = os.path.dirname(directory)
+                directory = directory.parent
                 self._unsynced.add(directory)
 
     def note(self, path: str) -> None:
         """Note that the entry of `path` has changed, for the next barrier."""
-        self._note(os.path.dirname(path))
+        if isinstance(path, Below) and path.names:
+            self._note(path.parent)
+        else:
+            self._note(os.path.dirname(path))
 
     def note_all(self) -> None:
         """Note every directory there is: a process that died may have changed any of them."""
-        for directory, _, _ in os.walk(self.path("")):
-            self._note(directory.rstrip("/"))
+        for directory, _ in walk(self.root):
+            self._note(directory)
 
     @staticmethod
-    def _forget(temporary: str) -> None:
+    def _forget(temporary: Below) -> None:
         try:
             _osops.unlink(temporary)
         except OSError:
             pass  # it is overwritten by the next attempt
+
+
+def _slice(byte_range: ByteRequest) -> slice:
+    match byte_range:
+        case RangeByteRequest(start, end):
+            return slice(start, end)
+        case OffsetByteRequest(offset):
+            return slice(offset, None)
+        case SuffixByteRequest(suffix):
+            return slice(-suffix if suffix else None, None)
+    raise TypeError(f"not a range of bytes: {byte_range!r}")
 
 
 class KeptObjects:
@@ -242,7 +291,7 @@ class KeptObjects:
         Where they are kept, on the same file system.
     """
 
-    def __init__(self, store: FileStore, directory: str) -> None:
+    def __init__(self, store: FileStore, directory: Below) -> None:
         self._store = store
         self.directory = directory
         self._last: int | None = None
@@ -292,20 +341,22 @@ class KeptObjects:
                 self.directory,
             ) from error
 
-    def path(self, number: int) -> str:
+    def path(self, number: int) -> Below:
         """Return the path of a kept object."""
-        return os.path.join(self.directory, str(number))
+        return self.directory / str(number)
 
     def read(self, number: int) -> bytes:
         """Return a kept object."""
         try:
-            with open(self.path(number), "rb") as file:
-                return file.read()
+            return read_file(self.path(number))
         except FileNotFoundError as error:
             raise SnapshotExpiredError(
                 "what this handle was reading has been replaced by later commits: call refresh() "
                 "on the group to read the last one"
             ) from error
+        except OSError as error:
+            path = self.path(number)
+            raise StorageError(error.errno, f"cannot read: {error.strerror}", path) from error
 
     def put_back(self, number: int, key: str) -> None:
         """Bring back the object that `keep` returned a number for; durable after a barrier.
@@ -319,15 +370,16 @@ class KeptObjects:
         temporary = path + NEW
         self._store.note(path)
         try:
-            if not os.path.exists(kept):
+            old, now = status(kept), status(path)
+            if old is None:
                 raise DamagedError(
                     f"{kept} is missing, though the journal counts on it: restore the group from "
                     "a backup"
                 )
-            if os.path.exists(path) and os.path.samefile(path, kept):
+            if now is not None and os.path.samestat(now, old):
                 return  # rename does nothing between two names of one file
-            self._store.make_directory(os.path.dirname(path))
-            if os.path.lexists(temporary):
+            self._store.make_directory(path.parent)
+            if status(temporary) is not None:
                 _osops.unlink(temporary)
             _osops.link(kept, temporary)
             _osops.rename(temporary, path)
@@ -343,7 +395,6 @@ class KeptObjects:
                 pass
 
     def _numbers(self) -> list[int]:
-        try:
-            return [int(name) for name in os.listdir(self.directory) if name.isdigit()]
-        except FileNotFoundError:
-            return []
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return [int(name) for name in entries(self.directory) if name.isdecimal()]
+        return []

@@ -9,33 +9,46 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, cast
+from uuid import NAMESPACE_URL, uuid5
 
 import google_crc32c
 import numcodecs.abc
 import numpy as np
 import zarr
-from zarr.abc.codec import ArrayArrayCodec, ArrayBytesCodec, BytesBytesCodec, Codec
+from zarr.abc.codec import (
+    ArrayArrayCodec,
+    ArrayBytesCodec,
+    BytesBytesCodec,
+    Codec,
+    CodecPipeline,
+)
 from zarr.codecs import ShardingCodec, TransposeCodec
+from zarr.core.array_spec import ArrayConfig, ArraySpec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.errors import UnstableSpecificationWarning
-from zarr.registry import get_codec_class
+from zarr.registry import get_codec_class, get_pipeline_class
 from zarr.storage import MemoryStore
 
 from pmarray._dtypes import DType, decode_dtype, encode_dtype, parse_dtype
-from pmarray._metadata import ArrayMetadata
+from pmarray._metadata import FOREIGN_IDS, ArrayMetadata, check_extents, check_integer
 from pmarray._storage import TARGET_CHUNK_BYTES, refuse_large_chunk
 from pmarray.backends import _zarr_dtypes as zarr_dtypes
-from pmarray.errors import ForeignDataError, LayoutError
+from pmarray.backends._zarr_bounds import bounded_codecs
+from pmarray.errors import DamagedError, ForeignDataError, LayoutError
 from pmarray.layout import Layout, Order, parse_chunks
 
 zarr_dtypes.register()
 
 __all__ = [
     "OURS",
+    "check",
+    "chunk_spec",
     "documents",
     "foreign_id",
     "from_zarr",
+    "identity",
+    "pipeline",
     "plan",
     "quiet",
     "stored_chunk_shape",
@@ -48,7 +61,7 @@ ZarrMetadata = ArrayV2Metadata | ArrayV3Metadata
 
 OURS = "pmarray"
 """The attribute of groups and arrays that holds what Zarr has no word for."""
-_FOREIGN_IDS = 1 << 32
+_MAX_ITEM_BYTES = 1 << 20
 # A chunk of a small array that may grow; each is a file, or an object far away.
 _MIN_CHUNK_BYTES = 64 << 10
 
@@ -95,6 +108,8 @@ def plan(
     solid = _unpadded(tuple(max(1, n) for n in array.shape), array.dtype, array.order)
     given = "auto" if array.shape == () else chunks
     shape = _chunk_shape(solid, given, max_nbytes)[: len(array.shape)]
+    if shards is not None and not all(isinstance(n, int) and n > 0 for n in shards):
+        raise LayoutError(f"shards={shards!r}: give one extent an axis, a multiple of the chunk's")
     if dimension_names is None:
         dimension_names = [f"{name}_axis{i}" for i in range(len(array.shape))]
     filters, serializer, compressors = _sorted_codecs(codecs or ())
@@ -215,12 +230,28 @@ def from_zarr(metadata: ZarrMetadata, name: str) -> ArrayMetadata:
     ------
     ForeignDataError
         It has what no array of ours can have.
+    DamagedError
+        It says that it is ours, and cannot be.
     """
     try:
-        dtype = _dtype(metadata)
-        _stored_chunk_shape(metadata)
-    except (LayoutError, NotImplementedError, ValueError) as error:
+        return _from_zarr(metadata, name)
+    except Exception as error:  # whatever arbitrary metadata lead to
+        if _ours(metadata):
+            raise DamagedError(f"the metadata of the array {name!r} make no sense: {error}") from (
+                error
+            )
         raise ForeignDataError(f"the Zarr array {name!r} cannot be opened: {error}") from error
+
+
+def _from_zarr(metadata: ZarrMetadata, name: str) -> ArrayMetadata:
+    dtype = _dtype(metadata)
+    if dtype.itemsize > _MAX_ITEM_BYTES:
+        raise ValueError(f"items of {dtype.itemsize} bytes")
+    check_extents(metadata.shape, dtype.itemsize)
+    chunk = check_extents(_stored_chunk_shape(metadata), dtype.itemsize)
+    if 0 in chunk or 0 in _inner_chunk_shape(metadata):
+        raise ValueError(f"its chunks have the shape {chunk}, so that there is nothing in one")
+    bounded_codecs(metadata)
     order = _order(metadata)
     fill = np.zeros((), dtype)
     if metadata.fill_value is not None:
@@ -228,7 +259,7 @@ def from_zarr(metadata: ZarrMetadata, name: str) -> ArrayMetadata:
     layout = _unpadded(metadata.shape, dtype, order)
     return ArrayMetadata(
         _file_id(metadata, name),
-        metadata.shape,
+        tuple(metadata.shape),
         dtype,
         order,
         layout.line_stride,
@@ -246,6 +277,45 @@ def unsupported(document: bytes | None) -> str | None:
     except (ValueError, KeyError, TypeError):
         return None
     return name if name in zarr_dtypes.UNSUPPORTED else None
+
+
+def _inner_chunk_shape(metadata: ZarrMetadata) -> tuple[int, ...]:
+    codecs: Sequence[Any] = () if isinstance(metadata, ArrayV2Metadata) else metadata.codecs
+    return tuple(n for one in codecs if isinstance(one, ShardingCodec) for n in one.chunk_shape)
+
+
+def check(array: ArrayMetadata, name: str) -> None:
+    """Raise `DamagedError` where what the metadata say in our words and in Zarr's is not one."""
+    try:
+        told = from_zarr(to_zarr(array), name)
+        mine = array.shape, array.dtype, array.order, array.line_stride
+        theirs = told.shape, told.dtype, told.order, told.line_stride
+        if mine != theirs:
+            raise ValueError(f"{mine} is not {theirs}")
+    except Exception as error:  # whatever arbitrary metadata lead to
+        raise DamagedError(f"the metadata of the array {name!r} make no sense: {error}") from error
+
+
+def identity(attributes: Mapping[str, Any], where: str) -> tuple[str, int, int]:
+    """Return uuid, next number and last transaction of a group; others get a uuid by place.
+
+    Raises
+    ------
+    DamagedError
+        It says that it is ours, and cannot be.
+    """
+    ours = attributes.get(OURS)
+    if not isinstance(ours, Mapping):
+        ours = {}
+    try:
+        uuid = ours.get("uuid") or str(uuid5(NAMESPACE_URL, where))
+        if not isinstance(uuid, str):
+            raise ValueError(f"a uuid is text, not {uuid!r:.40}")
+        return (
+            uuid, check_integer(ours.get("next", 1), 1), check_integer(ours.get("transaction", 0)),
+        )  # fmt: skip
+    except ValueError as error:
+        raise DamagedError(f"the attributes of {where} make no sense: {error}") from error
 
 
 def to_zarr(array: ArrayMetadata) -> ZarrMetadata:
@@ -285,13 +355,13 @@ def quiet() -> Iterator[None]:
 
 def _file_id(metadata: ZarrMetadata, name: str) -> int:
     """The number of an array: ours carry one, others get one that their name determines."""
-    ours = _ours(metadata)
-    return int(ours["id"]) if isinstance(ours.get("id"), int) else foreign_id(name)
+    number = _ours(metadata).get("id")
+    return foreign_id(name) if number is None else check_integer(number, 1)
 
 
 def foreign_id(name: str) -> int:
     """A number that is none of ours, and always the same for a name."""
-    return _FOREIGN_IDS + int(google_crc32c.value(name.encode()))
+    return FOREIGN_IDS + int(google_crc32c.value(name.encode()))
 
 
 def user_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,7 +370,8 @@ def user_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ours(metadata: ZarrMetadata) -> Mapping[str, Any]:
-    ours = (metadata.attributes or {}).get(OURS)
+    attributes: Any = metadata.attributes
+    ours = attributes.get(OURS) if isinstance(attributes, Mapping) else None
     return ours if isinstance(ours, Mapping) else {}
 
 
@@ -328,6 +399,18 @@ def _order(metadata: ZarrMetadata) -> Order:
         if isinstance(codec, TransposeCodec) and codec.order == backwards and len(backwards) > 1:
             return "col"
     return "row"
+
+
+def chunk_spec(metadata: ZarrMetadata) -> ArraySpec:
+    """Return what codecs are told of a chunk."""
+    order = metadata.order if isinstance(metadata, ArrayV2Metadata) else "C"
+    config = ArrayConfig.from_dict({"order": order})
+    return metadata.get_chunk_spec((0,) * len(metadata.shape), config, default_buffer_prototype())
+
+
+def pipeline(metadata: ZarrMetadata) -> CodecPipeline:
+    """Return what decodes and encodes whole chunks, and no more than they hold."""
+    return get_pipeline_class().from_codecs(bounded_codecs(metadata))
 
 
 def stored_chunk_shape(array: ArrayMetadata) -> tuple[int, ...]:

@@ -12,10 +12,10 @@ What other programs have put into the hierarchy is none of these.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 
+from pmarray._beneath import is_directory
 from pmarray._grid import ChunkGrid
 from pmarray._metadata import ArrayMetadata, GroupMetadata
 from pmarray.backends import _zarr_format as zarr_format
@@ -27,16 +27,16 @@ __all__ = ["in_array", "in_group"]
 def in_group(store: FileStore, metadata: GroupMetadata, session: str) -> Iterator[str]:
     """Yield the names of leftover objects of a group; one that ends in "/" is a whole tree."""
     known = {array.file_id for array in metadata.arrays.values()}
-    for name in sorted(os.listdir(store.path(""))):
+    for name in store.entries(""):
         array = metadata.arrays.get(name)
         if array is not None:
             yield from in_array(store, name, array)
         elif name == "zarr.json" + NEW:
             yield name
-        elif name != session and os.path.isdir(store.path(name)):
+        elif name != session and is_directory(store.path(name)):
             number = _number(store.read(f"{name}/zarr.json"))
             deleted = number is not None and number < metadata.next_file_id and number not in known
-            if deleted or _is_unfinished(store.path(name)):
+            if deleted or _is_unfinished(store.entries(name)):
                 yield f"{name}/"
 
 
@@ -49,8 +49,7 @@ def _number(document: bytes | None) -> int | None:
         return None
 
 
-def _is_unfinished(directory: str) -> bool:
-    names = set(os.listdir(directory))
+def _is_unfinished(names: tuple[str, ...]) -> bool:
     return "zarr.json" not in names and {n.removesuffix(NEW) for n in names} <= {"c", "zarr.json"}
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -24,7 +23,8 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import MemoryStore, ZipStore
 
 from pmarray import _osops
-from pmarray._files import barrier
+from pmarray._beneath import exists
+from pmarray._files import MAX_UNBACKED_BYTES, MIN_BACKED, barrier
 from pmarray._metadata import Checkpoint
 from pmarray.backends.zarrstore import ZarrBackend
 from pmarray.errors import DamagedError, PMArrayError, ReadOnlyError, StorageError
@@ -48,6 +48,7 @@ class ArchiveStore(ZipStore):
     def __init__(self, path: str, *, new: bool = False) -> None:
         super().__init__(path, mode="w" if new else "r")
         with self._errors("open"):
+            _osops.close(_osops.open_file(path))  # a FIFO would be waited for
             self._sync_open()
 
     def with_read_only(self, read_only: bool = False) -> Self:
@@ -60,7 +61,21 @@ class ArchiveStore(ZipStore):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         with self._errors("read"):
+            self._refuse_bomb(key)
             return await super().get(key, prototype, byte_range)
+
+    def _refuse_bomb(self, key: str) -> None:
+        """An object that is compressed once more, by the archive, is held to what files are."""
+        info = self._zf.NameToInfo.get(key)
+        if info is not None and info.compress_size > os.stat(self.path).st_size:
+            raise DamagedError(f"{key} in {self.path} is longer than the archive")
+        if info is not None and info.file_size > max(
+            MAX_UNBACKED_BYTES, MIN_BACKED * info.compress_size
+        ):
+            raise DamagedError(
+                f"{key} in {self.path} has {info.file_size} bytes, compressed to "
+                f"{info.compress_size}: unpack it, and pack it without compression"
+            )
 
     async def set(self, key: str, value: Buffer) -> None:
         with self._errors("write"), self._lock:
@@ -108,22 +123,26 @@ class ArchiveStore(ZipStore):
             yield
         except PMArrayError:
             raise
-        except zipfile.BadZipFile as error:
-            raise DamagedError(
-                f"{self.path} is damaged, or no zip archive: {error}; restore it from a backup"
-            ) from error
         except OSError as error:
             text = f"cannot {what}: {error.strerror}"
             raise StorageError(error.errno, text, str(self.path)) from error
+        except (MemoryError, GeneratorExit):
+            raise
+        except Exception as error:  # whatever arbitrary bytes lead to in zipfile
+            raise DamagedError(
+                f"{self.path} is damaged, or no zip archive: {error}; restore it from a backup"
+            ) from error
 
 
 class ZipBackend(ZarrBackend):
     """One group in a zip archive."""
 
+    shared = False
+
     def __init__(self, path: str, *, writable: bool) -> None:
         self._path = path
         self._new: ArchiveStore | None = None
-        self._exists = os.path.exists(path)
+        self._exists = exists(path)
         store: Any = ArchiveStore(path) if self._exists else MemoryStore()
         super().__init__(path, store, writable=writable)
 

@@ -6,6 +6,9 @@ it is opened with ``mode="w"``.
 ``dram:?spill=/directory`` is volatile memory larger than DRAM: files without names in that
 directory, mapped, with the kernel's page cache in front. It stands for the *memory mode* of
 persistent memory, where the processor does the same with DRAM as the cache.
+
+``dram:?device=/dev/dax0.0`` lies on a volatile DAX device: CXL memory, or memory that the firmware
+has set apart (`_device_memory`).
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -187,16 +191,18 @@ class DRAMBackend:
     ----------
     where
         For messages.
-    spill
-        A directory that takes what DRAM does not; None for none.
+    make_region
+        Returns a region of so many bytes.
     """
 
     can_create = True
     has_journal = False
+    volatile = True
+    """Whether all is gone with the process, so that nobody has to close it."""
 
-    def __init__(self, where: str, spill: str | None = None) -> None:
+    def __init__(self, where: str, make_region: Callable[[int], DRAMRegion] = DRAMRegion) -> None:
         self._where = where
-        self._spill = spill
+        self._make_region = make_region
         self._checkpoint: Checkpoint | None = None
         self._regions: dict[int, DRAMRegion] = {}
         self._locked = False
@@ -224,7 +230,7 @@ class DRAMBackend:
         self._locked = True
 
     def create(self, file_id: int, nbytes: int, /, *, aligned: bool) -> DRAMRegion:
-        region = DRAMRegion(nbytes) if self._spill is None else SpillRegion(nbytes, self._spill)
+        region = self._make_region(nbytes)
         self._regions[file_id] = region
         return region
 
@@ -270,7 +276,7 @@ class _Handle(DRAMBackend):
     """One opener's share of a named group: the lock is held by one handle at a time."""
 
     def __init__(self, shared: DRAMBackend) -> None:
-        super().__init__(shared._where, shared._spill)
+        super().__init__(shared._where, shared._make_region)
         self._shared = shared
         self._regions = shared._regions
         self._holds = False
@@ -295,13 +301,22 @@ class _Handle(DRAMBackend):
 
 
 def open_backend(url: URL, *, writable: bool) -> DRAMBackend:
-    """Open ``dram:`` or ``dram:name``, either with ``?spill=/directory``."""
-    if set(url.options) - {"spill"}:
-        raise URLError(f"dram: takes no options but ?spill=/directory, got {url.options}")
-    spill = url.options.get("spill")
-    if spill is not None:
-        spill = os.path.join(os.getcwd(), os.path.expanduser(spill))
+    """Open ``dram:`` or ``dram:name``, either with ``?spill=/directory`` or ``?device=``."""
+    if set(url.options) - {"spill", "device"} or len(url.options) > 1:
+        raise URLError(
+            "dram: takes no options but ?spill=/directory or ?device=/dev/dax0.0, got "
+            f"{url.options}"
+        )
+    make_region: Callable[[int], DRAMRegion] = DRAMRegion
+    for option, place in url.options.items():
+        path = os.path.join(os.getcwd(), os.path.expanduser(place))
+        if option == "spill":
+            make_region = partial(SpillRegion, directory=path)
+        else:
+            from pmarray.backends._device_memory import DeviceRegion, device_memory
+
+            make_region = partial(DeviceRegion, owner=device_memory(path))
     if not url.path:
-        return _Nameless("dram:", spill)
-    shared = _NAMED.setdefault(url.path, DRAMBackend(f"dram:{url.path}", spill))
+        return _Nameless("dram:", make_region)
+    shared = _NAMED.setdefault(url.path, DRAMBackend(f"dram:{url.path}", make_region))
     return _Handle(shared)

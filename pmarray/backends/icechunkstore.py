@@ -20,6 +20,7 @@ kept what it has acknowledged.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -28,18 +29,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import icechunk
+from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import WrapperStore
 
+from pmarray._beneath import exists
 from pmarray._history import HistoryEntry
 from pmarray._lockfile import LockFile
 from pmarray._metadata import ArrayMetadata, Checkpoint
 from pmarray._url import URL
 from pmarray.backends import _zarr_format as zarr_format
+from pmarray.backends._zarr_remote import RemoteStore
 from pmarray.backends.zarrstore import ZarrBackend, ZarrChunks
 from pmarray.errors import (
     ConflictError,
+    ForeignDataError,
     GroupLockedError,
     GroupNotFoundError,
     ReadOnlyError,
@@ -57,8 +61,16 @@ if "ICECHUNK_LOG" not in os.environ:
     icechunk.set_logs_filter("icechunk=error")
 
 
-class _SessionStore(WrapperStore[Any]):
+class _SessionStore(RemoteStore):
     """The store of the session of the moment: each commit ends one."""
+
+    def _with_store(self, store: Store) -> _SessionStore:
+        return _SessionStore(store, self._where)
+
+    @contextmanager
+    def _errors(self, what: str, key: str = "") -> Iterator[None]:
+        with _errors(self._where, f"cannot {what} {key}" if key else f"cannot {what}"):
+            yield
 
     def move_to(self, session: icechunk.Session) -> None:
         self._store = session.store
@@ -78,6 +90,8 @@ class IcechunkBackend(ZarrBackend):
     """One group in an Icechunk repository."""
 
     commits = True
+    shared = False  # a session of the repository is this writer's own
+    survives_fork = False  # the threads of Icechunk do not
 
     def __init__(
         self,
@@ -107,7 +121,7 @@ class IcechunkBackend(ZarrBackend):
         empty = icechunk.Repository.create(icechunk.in_memory_storage())
         super().__init__(
             self._url,
-            _SessionStore(empty.readonly_session("main").store),
+            _SessionStore(empty.readonly_session("main").store, self._url),
             writable=writable,
         )
 
@@ -195,7 +209,8 @@ class IcechunkBackend(ZarrBackend):
 
     def has_changes(self) -> bool:
         """Whether something waits for a commit."""
-        return self._session is not None and self._session.has_uncommitted_changes
+        with _errors(self._url):
+            return self._session is not None and self._session.has_uncommitted_changes
 
     def roll_back(self) -> None:
         """Forget what was written since the last commit."""
@@ -268,16 +283,27 @@ class IcechunkBackend(ZarrBackend):
 
 
 @contextmanager
-def _errors(url: str) -> Iterator[None]:
+def _errors(url: str, what: str = "Icechunk refused") -> Iterator[None]:
+    """Turn what Icechunk raises into our errors: its own are no `OSError`.
+
+    A fault in its core is not even an `Exception`, and would pass by everybody who catches those.
+    """
     try:
         yield
-    except icechunk.IcechunkError as error:
+    except BaseException as error:
+        if not isinstance(error, icechunk.IcechunkError) and not _is_panic(error):
+            raise
         raise StorageError(
-            None,
-            f"Icechunk refused ({_text(error)}); what was not committed is still in memory: repair "
-            "the storage and flush again",
+            errno.EIO,
+            f"{what} ({_text(error)}); what was not committed is still in memory: repair the "
+            "storage, then flush again or read again",
             url,
         ) from error
+
+
+def _is_panic(error: BaseException) -> bool:
+    # The class cannot be imported.
+    return type(error).__name__ == "PanicException" and not isinstance(error, Exception)
 
 
 def _text(error: BaseException) -> str:
@@ -326,9 +352,12 @@ def open_backend(url: URL, *, writable: bool) -> IcechunkBackend:
             raise URLError("icechunk: needs a directory, as in 'icechunk:./run'")
         unknown = set(url.options) - _OPTIONS
         directory = os.path.join(os.getcwd(), os.path.expanduser(path))
+        if exists(directory) and not os.path.isdir(directory):
+            raise ForeignDataError(f"{directory} is a file; a repository is a directory")
         if not writable and not os.path.isdir(directory):
             raise GroupNotFoundError(f"there is no group at {url}")  # opening would make one
-        storage = icechunk.local_filesystem_storage(directory)
+        with _errors(str(url)):
+            storage = icechunk.local_filesystem_storage(directory)
     if unknown:
         raise URLError(f"icechunk: does not know the options {', '.join(sorted(unknown))}")
     return IcechunkBackend(url, storage, directory, config, writable=writable)

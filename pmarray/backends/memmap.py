@@ -20,11 +20,13 @@ through a mapping, since the kernel may write a dirty page at any moment.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Collection, Mapping
 
 from pmarray import _osops
-from pmarray._files import replace_durably
+from pmarray._beneath import Below, entries, is_directory, status
+from pmarray._files import read_file, replace_durably
 from pmarray._lockfile import LockFile
 from pmarray._metadata import ArrayMetadata, Checkpoint
 from pmarray._url import URL
@@ -51,28 +53,28 @@ class MemmapBackend:
         self.directory = directory
         self._writable = writable
         self._direct = direct
-        self._metadata_path = os.path.join(directory, METADATA_NAME)
+        self._metadata_path = self._path(METADATA_NAME)
         self._lock = LockFile(self._path(LOCK_NAME), directory)
 
     # -- metadata -------------------------------------------------------------------------------
 
     def load(self) -> Checkpoint | None:
         try:
-            with open(self._metadata_path, "rb") as file:
-                data = file.read()
+            data = read_file(self._metadata_path)
         except FileNotFoundError:
             self._refuse_foreign_directory()
             return None
         except NotADirectoryError as error:
             raise ForeignDataError(f"{self.directory} is not a directory") from error
         except OSError as error:
-            raise StorageError(error.errno, error.strerror, self._metadata_path) from error
+            text = f"cannot open: {error.strerror}"
+            raise StorageError(error.errno, text, self._metadata_path) from error
         return Checkpoint.from_bytes(data, self._metadata_path)
 
     def _refuse_foreign_directory(self) -> None:
         """A directory without metadata may only hold what a crash during creation leaves."""
         try:
-            entries = set(os.listdir(self.directory))
+            found = set(entries(self.directory))
         except FileNotFoundError:
             return
         except NotADirectoryError as error:
@@ -80,11 +82,11 @@ class MemmapBackend:
                 f"{self.directory} is a file, and not a .npy file; a group is a directory"
             ) from error
         ours = {LOCK_NAME, DATA_NAME, METADATA_NAME + ".new"}
-        if entries - ours or (DATA_NAME in entries and os.listdir(self._path(DATA_NAME))):
-            holds = (
-                f"{self.directory} holds {', '.join(sorted(entries)[:4])} but no {METADATA_NAME}"
-            )
-            if entries & {"zarr.json", ".zgroup", ".zarray"}:
+        data = self._path(DATA_NAME)
+        if found - ours or (DATA_NAME in found and (not is_directory(data) or entries(data))):
+            some = ", ".join(sorted(found)[:4])
+            holds = f"{self.directory} holds {some} but no {METADATA_NAME}"
+            if found & {"zarr.json", ".zgroup", ".zarray"}:
                 raise ForeignDataError(
                     f"{holds}: it is a Zarr hierarchy, open it as 'zarr:{self.directory}'"
                 )
@@ -100,17 +102,16 @@ class MemmapBackend:
 
     def stamp(self) -> object:
         # Every save is a new file: its number may come again, but not with the same time.
-        try:
-            found = os.stat(self._metadata_path)
-        except OSError as error:
-            raise StorageError(error.errno, error.strerror, self._metadata_path) from error
+        found = status(self._metadata_path)
+        if found is None:
+            raise StorageError(errno.ENOENT, "the metadata are gone", self._metadata_path)
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def open_journal(self, *, create: bool) -> FileRegion | None:
         path = self._path(JOURNAL_NAME)
         if create:
             make_journal_file(path)
-        elif not os.path.exists(path):
+        elif status(path) is None:
             return None
         return self._region(path, 0, writable=self._writable, aligned=True)
 
@@ -127,16 +128,16 @@ class MemmapBackend:
         died between making one and making it durable.
         """
         made = []
-        path = os.path.abspath(self.directory)
-        data = os.path.join(path, DATA_NAME)
+        path = directory = os.path.abspath(self.directory)
+        data = self._path(DATA_NAME)
         while not os.path.isdir(path):
             made.append(path)
             path = os.path.dirname(path)
-        if not os.path.isdir(data):
+        if status(data) is None:
             made.insert(0, data)
         unsure = []
-        if not os.path.exists(self._metadata_path):
-            unsure = [os.path.dirname(data), os.path.dirname(os.path.dirname(data))]
+        if status(self._metadata_path) is None:
+            unsure = [directory, os.path.dirname(directory)]
         try:
             for path in reversed(made):
                 try:
@@ -155,7 +156,7 @@ class MemmapBackend:
     def create(self, file_id: int, nbytes: int, /, *, aligned: bool) -> FileRegion:
         path = self.data_path(file_id)
         try:
-            if os.path.lexists(path):
+            if status(path) is not None:
                 _osops.unlink(path)  # left by a crash: no metadata named it
             fd = _osops.open_file(path, write=True, create=True)
             try:
@@ -179,7 +180,7 @@ class MemmapBackend:
 
     def open(self, file_id: int, nbytes: int, /, *, aligned: bool) -> FileRegion:
         path = self.data_path(file_id)
-        if not os.path.exists(path):
+        if status(path) is None:
             raise DamagedError(f"{path} is missing, though {METADATA_NAME} names it")
         region = self._region(path, BLOCK_BYTES, writable=self._writable, aligned=aligned)
         if region.capacity < nbytes:
@@ -190,7 +191,7 @@ class MemmapBackend:
             )
         return region
 
-    def _region(self, path: str, offset: int, *, writable: bool, aligned: bool) -> FileRegion:
+    def _region(self, path: Below, offset: int, *, writable: bool, aligned: bool) -> FileRegion:
         """Open the bytes of a file from `offset` on."""
         return FileRegion(path, offset, writable=writable, aligned=aligned and self._direct)
 
@@ -207,16 +208,17 @@ class MemmapBackend:
         for path in self.orphans(keep):
             self._remove_quietly(path)
 
-    def orphans(self, keep: Collection[int]) -> list[str]:
+    def orphans(self, keep: Collection[int]) -> list[Below]:
         """Return the paths of data files that are not in `keep`."""
         names = {f"{file_id:06d}.npy" for file_id in keep}
+        data = self._path(DATA_NAME)
         return [
-            os.path.join(self._path(DATA_NAME), entry)
-            for entry in sorted(os.listdir(self._path(DATA_NAME)))
+            data / entry
+            for entry in (entries(data) if is_directory(data) else ())
             if entry not in names and entry.removesuffix(".npy").isdigit()
         ]
 
-    def _remove_quietly(self, path: str) -> None:
+    def _remove_quietly(self, path: Below) -> None:
         try:
             _osops.unlink(path)
         except OSError:
@@ -226,7 +228,7 @@ class MemmapBackend:
         """Link ``name.npy`` to the data files; links are no authority and need no barrier."""
         wanted = {f"{name}.npy": f"{DATA_NAME}/{i:06d}.npy" for name, i in names.items()}
         try:
-            for entry in os.listdir(self.directory):
+            for entry in entries(self.directory):
                 path = self._path(entry)
                 if entry.endswith(".npy") and os.path.islink(path):
                     if wanted.get(entry) == os.readlink(path):
@@ -234,7 +236,7 @@ class MemmapBackend:
                     elif os.readlink(path).startswith(DATA_NAME + "/"):
                         _osops.unlink(path)
             for entry, target in wanted.items():
-                if not os.path.lexists(self._path(entry)):
+                if status(self._path(entry)) is None:
                     _osops.symlink(target, self._path(entry))
         except OSError as error:
             raise StorageError(
@@ -244,15 +246,18 @@ class MemmapBackend:
     def close(self) -> None:
         self._lock.release()
 
+    def refuse_lost_lock(self) -> None:
+        self._lock.refuse_lost()
+
     def abandon(self) -> None:
         self._lock.abandon()
 
-    def _path(self, name: str) -> str:
-        return os.path.join(self.directory, name)
+    def _path(self, name: str) -> Below:
+        return Below(self.directory) / name
 
-    def data_path(self, file_id: int) -> str:
+    def data_path(self, file_id: int) -> Below:
         """Return the path of a data file."""
-        return os.path.join(self.directory, DATA_NAME, f"{file_id:06d}.npy")
+        return self._path(f"{DATA_NAME}/{file_id:06d}.npy")
 
 
 def open_backend(url: URL, *, writable: bool) -> MemmapBackend | npyfile.NpyFileBackend:

@@ -3,30 +3,39 @@
 It has no metadata beside its own header, so there are no attributes and no further arrays. The
 array grows and shrinks along its slow axis as long as the header has room for the new shape, and
 nothing else follows in the file. Otherwise the header is left as it is.
+
+Where it shrinks while somebody has the file mapped, the file keeps its length, and its tail passes
+for something that follows from then on.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Collection, Mapping
 
 from pmarray import _osops
-from pmarray._files import barrier, write_fully
+from pmarray._beneath import exists
+from pmarray._files import barrier, read_file, write_fully
 from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._npy import MAX_HEADER_BYTES, Header, parse_header, write_header
 from pmarray._url import DEFAULT_NAME
-from pmarray.backends._file_region import FileRegion
+from pmarray.backends._file_region import MAPPED_BYTE, FileRegion
 from pmarray.errors import (
     DamagedError,
     ForeignDataError,
     GroupLockedError,
     GroupNotFoundError,
     LayoutError,
+    LockLostError,
     StorageError,
 )
 from pmarray.layout import Layout
 
 __all__ = ["NpyFileBackend"]
+
+
+_MAX_UNBACKED_ITEM_BYTES = 1 << 20
 
 
 class NpyFileBackend:
@@ -43,25 +52,25 @@ class NpyFileBackend:
 
     def load(self) -> Checkpoint | None:
         try:
-            with open(self._path, "rb") as file:
-                data = file.read(MAX_HEADER_BYTES)
+            data = read_file(self._path, MAX_HEADER_BYTES)
         except FileNotFoundError as error:
             raise GroupNotFoundError(
                 f"{self._path} does not exist; only an existing .npy file opens in place, "
                 "a new array goes into a directory"
             ) from error
         except OSError as error:
-            raise StorageError(error.errno, error.strerror, self._path) from error
+            text = f"cannot open: {error.strerror}"
+            raise StorageError(error.errno, text, self._path) from error
         directory = os.path.dirname(os.path.realpath(self._path))
         group = os.path.dirname(directory)
-        if os.path.basename(directory) == "data" and os.path.exists(
-            os.path.join(group, "pmarray.json")
-        ):
+        if os.path.basename(directory) == "data" and exists(os.path.join(group, "pmarray.json")):
             raise ForeignDataError(
                 f"{self._path} belongs to the group {group}: open that, so that its lock and its "
                 "metadata are respected"
             )
         header = self._header = parse_header(data, self._path)
+        if header.dtype.itemsize > max(os.stat(self._path).st_size, _MAX_UNBACKED_ITEM_BYTES):
+            raise DamagedError(f"{self._path} is shorter than one item of its {header.dtype}")
         layout = _plain_layout(header)
         array = ArrayMetadata(
             0,
@@ -110,7 +119,7 @@ class NpyFileBackend:
     def lock(self) -> None:
         fd = _osops.open_file(self._path, write=True)
         try:
-            _osops.lock(fd, exclusive=True)
+            _osops.lock(fd, exclusive=True, nbytes=MAPPED_BYTE)  # not that of who maps it
         except (BlockingIOError, PermissionError) as error:
             _osops.close(fd)
             raise GroupLockedError(
@@ -160,6 +169,22 @@ class NpyFileBackend:
                 _osops.unlock(fd)
             finally:
                 _osops.close(fd)
+
+    def refuse_lost_lock(self) -> None:
+        if self._lock_fd is None:
+            return
+        mine = os.fstat(self._lock_fd)
+        try:
+            there: os.stat_result | None = os.stat(self._path)
+        except OSError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+            raise LockLostError(
+                errno.ESTALE,
+                "the file was removed or replaced by another one while this writer had it: "
+                "nothing more is written; close the array, and open it again",
+                self._path,
+            )
 
     def abandon(self) -> None:
         if self._lock_fd is not None:

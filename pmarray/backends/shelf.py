@@ -3,7 +3,8 @@
 ==================  =====================================================================
 path                engine
 ==================  =====================================================================
-a DAX device        ``device``: a pool of our own format on the whole of it (`_pool.py`)
+a DAX device        ``device``: a pool of our own format on the whole of it (`_pool.py`); refused
+                    where it is volatile, unless ``?volatile=1`` says that this is known
 a directory on DAX  ``dax``: the files of ``memmap:``, mapped and stored to in place
 any directory       ``pymm``: a shelf of IBM's PyMM, where that is installed and the directory
                     holds no group of ours
@@ -21,6 +22,7 @@ import os
 import warnings
 
 from pmarray import _osops
+from pmarray._beneath import Below, exists, status
 from pmarray._sizes import parse_bytes
 from pmarray._url import URL
 from pmarray.backends import _device, _pymm
@@ -45,7 +47,7 @@ _warned: set[str] = set()
 class DAXBackend(MemmapBackend):
     """One group in a directory of a DAX file system: `memmap:`, but for how bytes are reached."""
 
-    def _region(self, path: str, offset: int, *, writable: bool, aligned: bool) -> FileRegion:
+    def _region(self, path: Below, offset: int, *, writable: bool, aligned: bool) -> FileRegion:
         return DAXRegion(path, offset, writable=writable)
 
 
@@ -55,10 +57,14 @@ def open_backend(url: URL, *, writable: bool) -> MemmapBackend | PoolBackend:
     if path is None:
         raise URLError("shelf: needs a directory or a device, as in 'shelf:/mnt/pmem0'")
     engine = url.options.get("engine")
-    if engine not in (None, "dax", "pymm") or set(url.options) - {"engine", "size"}:
-        raise URLError(f"shelf: takes ?engine=dax or ?engine=pymm&size=, got {url.options}")
+    if engine not in (None, "dax", "pymm") or set(url.options) - {"engine", "size", "volatile"}:
+        raise URLError(
+            f"shelf: takes ?engine=dax, ?engine=pymm&size= or ?volatile=1, got {url.options}"
+        )
     device = _device.find_device(path)
     if device is not None:
+        if device.volatile is not None:
+            _warn_of_volatile(path, device.volatile, allowed=url.options.get("volatile") == "1")
         return PoolBackend(device, writable=writable)
     if engine == "pymm" or (engine is None and _is_for_pymm(path)):
         return _open_pymm(path, url.options.get("size"), writable=writable)
@@ -75,14 +81,28 @@ def open_backend(url: URL, *, writable: bool) -> MemmapBackend | PoolBackend:
     return MemmapBackend(path, writable=writable)
 
 
+def _warn_of_volatile(path: str, what: str, *, allowed: bool) -> None:
+    if not allowed:
+        raise URLError(
+            f"{path} is {what}, which forgets everything at power-off: dram:?device={path} uses it "
+            "as memory; ?volatile=1 opens it as a shelf all the same, for as long as the machine "
+            "runs"
+        )
+    warnings.warn(
+        f"{path} is {what}: what is stored there survives the process and not a power cut",
+        PersistenceWarning,
+        stacklevel=3,
+    )
+
+
 def _is_for_pymm(path: str) -> bool:
-    if os.path.exists(os.path.join(path, METADATA_NAME)):
+    if exists(os.path.join(path, METADATA_NAME)):
         return False
     return _pymm.holds_shelf(path) or _pymm.is_installed()
 
 
 def _open_pymm(path: str, size: str | None, *, writable: bool) -> PoolBackend:
-    if os.path.exists(os.path.join(path, METADATA_NAME)):
+    if exists(os.path.join(path, METADATA_NAME)):
         raise ForeignDataError(f"{path} holds a group in files: leave out ?engine=pymm")
     if not writable and not _pymm.holds_shelf(path):
         raise GroupNotFoundError(f"there is no shelf of pmarray in {path}")
@@ -108,9 +128,9 @@ def _warn_once(path: str, consequence: str) -> None:
 
 def is_dax(directory: str) -> bool:
     """Whether files in a directory, or below it once it is made, can be mapped with MAP_SYNC."""
-    metadata = os.path.join(directory, METADATA_NAME)
+    metadata = Below(directory) / METADATA_NAME
     try:
-        if os.path.exists(metadata):  # a reader may not be allowed to make files
+        if status(metadata) is not None:  # a reader may not be allowed to make files
             fd = _osops.open_file(metadata)
             try:
                 return _can_sync(fd)

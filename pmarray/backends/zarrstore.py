@@ -12,7 +12,8 @@ In a directory::
       array/zarr.json          shape, dtype, codecs
       array/c/0/17             a chunk, or a shard of several
       .pmarray/                only while a writer is at work, or after it has crashed
-        pmarray.json           metadata as of the last checkpoint: the authority while it is there
+        pmarray.json           metadata as of the last checkpoint: the authority while it is there;
+                               and checksums of the zarr.json that may stand in the hierarchy
         journal                commits, and the names of what they overwrite
         lock                   locked by the one writer, and holding its process id
         kept/1                 objects as they were, under second names
@@ -28,39 +29,58 @@ group has been closed (`_zarr_zip`).
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import threading
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
-from zarr.core.buffer import default_buffer_prototype
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.buffer.cpu import NDBuffer
-from zarr.core.metadata import ArrayV2Metadata
+from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.core.sync import sync
-from zarr.errors import ContainsArrayAndGroupError, GroupNotFoundError, NodeNotFoundError
-from zarr.storage import MemoryStore, StorePath
+from zarr.errors import GroupNotFoundError, NodeNotFoundError
+from zarr.storage import MemoryStore
 
 from pmarray import _osops
-from pmarray._files import replace_durably
+from pmarray._beneath import Below, entries, is_directory, is_name, status
+from pmarray._files import read_file, replace_durably
 from pmarray._lockfile import LockFile
-from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
+from pmarray._metadata import (
+    FOREIGN_IDS,
+    ArrayMetadata,
+    Checkpoint,
+    GroupMetadata,
+    check_depth,
+)
 from pmarray._url import URL
 from pmarray.backends import _zarr_format as zarr_format
 from pmarray.backends import _zarr_leftovers as leftovers
 from pmarray.backends._file_region import FileRegion, make_journal_file
+from pmarray.backends._zarr_documents import Documents
 from pmarray.backends._zarr_files import FileStore, KeptObjects
-from pmarray.errors import DamagedError, ForeignDataError, StorageError, URLError
+from pmarray.backends._zarr_threads import keep_working
+from pmarray.errors import (
+    ConflictError,
+    DamagedError,
+    ForeignDataError,
+    PMArrayError,
+    StorageError,
+    URLError,
+)
 
 __all__ = ["LocalZarrBackend", "ZarrBackend", "ZarrChunks", "open_backend"]
 
 AnyArray = NDArray[Any]
 SESSION = ".pmarray"
+_DOCUMENTS = ("zarr.json", ".zgroup", ".zarray")
 
 
 class ZarrChunks:
@@ -69,30 +89,43 @@ class ZarrChunks:
     def __init__(self, store: Store, path: str, array: ArrayMetadata) -> None:
         self._path = path
         self._store = store
+        self._metadata = metadata = zarr_format.to_zarr(array)
         self.shape = zarr_format.stored_chunk_shape(array)
-        metadata = zarr_format.to_zarr(array)
-        self._metadata = metadata
-        # zarr-python asks for items, not for chunks. This array is large enough for any chunk;
-        # its shape is never stored.
-        huge = tuple(n << 40 for n in self.shape)
-        node = zarr.AsyncArray(metadata.update_shape(huge), StorePath(store, path))
-        self._items: Any = zarr.Array(node)
+        self._fill = np.frombuffer(array.fill, array.dtype)[0]
+        self._spec = zarr_format.chunk_spec(metadata)
+        self._pipeline = zarr_format.pipeline(metadata)
 
     def grow(self, array_shape: tuple[int, ...], /) -> None:
         pass
 
     def read_into(self, chunk: tuple[int, ...], out: AnyArray, /) -> None:
+        name = self._name(chunk)
+        data = sync(self._store.get(name, default_buffer_prototype()))
+        if data is None:
+            out[...] = self._fill
+            return
+        if not len(data):
+            raise DamagedError(f"chunk {name} is empty: restore it from a backup")
         try:
-            self._items.get_basic_selection(
-                self._slices(chunk), out=NDBuffer.from_numpy_array(out.reshape(self.shape))
-            )
-        except (ValueError, RuntimeError, TypeError, EOFError) as error:
+            (decoded,) = sync(self._pipeline.decode([(data, self._spec)]))
+            assert decoded is not None
+            out.reshape(self.shape)[...] = decoded.as_numpy_array()
+        except (StorageError, MemoryError):
+            raise
+        except Exception as error:  # of whatever codec
             raise DamagedError(
-                f"chunk {self._name(chunk)} cannot be decoded: {error}; restore it from a backup"
+                f"chunk {name} cannot be decoded: {error}; restore it from a backup"
             ) from error
 
     def write(self, chunk: tuple[int, ...], values: AnyArray, /) -> None:
-        self._items[self._slices(chunk)] = values.reshape(self.shape)
+        items = NDBuffer.from_numpy_array(values.reshape(self.shape))
+        data: Buffer | None = None
+        if not items.all_equal(self._spec.fill_value):
+            (data,) = sync(self._pipeline.encode([(items, self._spec)]))
+        if data is None:
+            self.delete(chunk)
+        else:
+            sync(self._store.set(self._name(chunk), data))
 
     def delete(self, chunk: tuple[int, ...], /) -> None:
         sync(self._store.delete(self._name(chunk)))
@@ -110,17 +143,18 @@ class ZarrChunks:
         name = self._metadata.encode_chunk_key(chunk[: len(self.shape)])
         return f"{self._path}/{name}" if self._path else name
 
-    def _slices(self, chunk: tuple[int, ...]) -> tuple[slice, ...]:
-        return tuple(slice(i * n, (i + 1) * n) for i, n in zip(chunk, self.shape, strict=False))
-
 
 class ZarrBackend:
     """One group in any Zarr store."""
 
     has_journal = False
     commits = False
+    shared = True
+    """Whether other programs may change the hierarchy while a writer of ours is at work."""
+    survives_fork = True
 
     def __init__(self, where: str, store: Store, *, writable: bool) -> None:
+        keep_working()
         self.where = where
         self._store = store
         self._writable = writable
@@ -130,6 +164,8 @@ class ZarrBackend:
         self._published: dict[str, bytes] = {}
         self.refused: dict[str, str] = {}
         """Arrays that no array here can be, by name, and why."""
+        self._documents = Documents(self._read)
+        self._writing = False
         self.can_create = True
 
     # -- metadata -------------------------------------------------------------------------------
@@ -139,8 +175,19 @@ class ZarrBackend:
         self._adopt(result)
         return result
 
+    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return what objects hold now."""
+
+        async def get() -> list[Any]:
+            prototype = default_buffer_prototype()
+            return await asyncio.gather(*(self._store.get(key, prototype) for key in keys))
+
+        return [None if buffer is None else buffer.to_bytes() for buffer in sync(get())]
+
     def _adopt(self, checkpoint: Checkpoint | None) -> None:
         self._known = checkpoint
+        if self._writing and self.shared:
+            self._documents.look(self._document_keys(checkpoint))
         if checkpoint is not None and self.can_create:
             arrays = checkpoint.metadata.arrays
             self._paths = {array.file_id: name for name, array in arrays.items()}
@@ -149,24 +196,33 @@ class ZarrBackend:
         try:
             with zarr_format.quiet():
                 node = zarr.open(self._store, mode="r")
-                members = {} if isinstance(node, zarr.Array) else self._members(node)
-        except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError):
-            return None
-        except ForeignDataError:
+                if isinstance(node, zarr.Array):
+                    return self._one_array(node)
+                members, self.refused = sync(_members(node))
+        except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError) as error:
+            prototype = default_buffer_prototype()
+            if all(sync(self._store.get(key, prototype)) is None for key in _DOCUMENTS):
+                return None
+            raise DamagedError(f"the Zarr metadata of {self.where} are damaged: {error}") from error
+        except (PMArrayError, MemoryError):
             raise
-        except (ValueError, KeyError, TypeError, ContainsArrayAndGroupError) as error:
-            kind = zarr_format.unsupported(self._document(""))
+        except Exception as error:  # of zarr-python, over arbitrary metadata
+            found = sync(self._store.get("zarr.json", default_buffer_prototype()))
+            kind = zarr_format.unsupported(None if found is None else found.to_bytes())
             if kind is not None:
                 raise ForeignDataError(
                     f"{self.where} is of type {kind}, which is not read here"
                 ) from error
             raise DamagedError(f"the Zarr metadata of {self.where} are damaged: {error}") from error
-        if isinstance(node, zarr.Array):
-            return self._one_array(node)
+        return self._several_arrays(node, members)
+
+    def _several_arrays(self, node: zarr.Group, members: Mapping[str, Any]) -> Checkpoint:
         arrays: dict[str, ArrayMetadata] = {}
         for name, array in sorted(members.items()):
+            if not is_name(name):
+                raise DamagedError(f"an array of {self.where} is called {name!r}")
             try:
-                found = zarr_format.from_zarr(array.metadata, name)
+                found = zarr_format.from_zarr(array, name)
             except ForeignDataError as error:
                 self.refused[name] = str(error)
                 continue  # of a type that no array here can have; the others can be used
@@ -174,68 +230,78 @@ class ZarrBackend:
                 # Somebody has copied the directory of an array, its number with it.
                 found = replace(found, file_id=zarr_format.foreign_id(name))
             arrays[name] = found
-        attributes: dict[str, Any] = dict(node.attrs)
-        ours = attributes.get(zarr_format.OURS, {})
-        largest = max((a.file_id for a in arrays.values() if a.file_id < 1 << 32), default=0)
+        attributes = self._attributes(node)
+        identity, next_id, transaction = zarr_format.identity(attributes, self.where)
+        largest = max((a.file_id for a in arrays.values() if a.file_id < FOREIGN_IDS), default=0)
         metadata = GroupMetadata(
-            uuid=str(ours.get("uuid") or uuid.uuid5(uuid.NAMESPACE_URL, self.where)),
-            next_file_id=max(int(ours.get("next", 1)), largest + 1),
+            uuid=identity,
+            next_file_id=max(next_id, largest + 1),
             arrays=arrays,
             attrs=zarr_format.user_attributes(attributes),
         )
-        return Checkpoint(metadata, int(ours.get("transaction", 0)))
+        return Checkpoint(metadata, transaction)
 
-    def _members(self, node: zarr.Group) -> dict[str, Any]:
-        """The arrays of a group, but those of types that are not read here."""
-        self.refused = {}
-        try:
-            return dict(node.arrays())
-        except ValueError:
-            found = {}
-            for name in sync(_listed(self._store)):
-                kind = zarr_format.unsupported(self._document(name))
-                if kind is not None:
-                    self.refused[name] = (
-                        f"{self.where}#{name} is of type {kind}, which is not read here"
-                    )
-                elif isinstance(one := node.get(name), zarr.Array):
-                    found[name] = one
-            if not self.refused:
-                raise
-            return found
-
-    def _document(self, path: str) -> bytes | None:
-        key = f"{path}/zarr.json" if path else "zarr.json"
-        buffer = sync(self._store.get(key, default_buffer_prototype()))
-        return None if buffer is None else buffer.to_bytes()
-
-    def _one_array(self, node: Any) -> Checkpoint:
+    def _one_array(self, node: zarr.Array[Any]) -> Checkpoint:
         self.can_create = False
+        self._attributes(node)  # refused where they make no sense
         array = zarr_format.from_zarr(node.metadata, "array")
         self._paths[array.file_id] = ""
         identity = str(uuid.uuid5(uuid.NAMESPACE_URL, self.where))
         return Checkpoint(GroupMetadata(identity, 1, {"array": array}, array.attrs))
 
+    def _attributes(self, node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
+        attributes: Any = node.metadata.attributes
+        try:
+            check_depth(attributes)
+            return dict(attributes)
+        except (TypeError, ValueError) as error:
+            raise DamagedError(f"the attributes of {self.where} make no sense: {error}") from error
+
     def save(self, checkpoint: Checkpoint, /) -> None:
-        self._publish(checkpoint)
+        contents = self._contents(checkpoint)
+        changes = [key for key, data in contents.items() if self._published.get(key) != data]
+        self._refuse_changed(changes)
+        self._publish(checkpoint, contents)
+
+    def _refuse_changed(self, keys: Iterable[str]) -> None:
+        """Raise where another program has replaced what is about to be replaced."""
+        key = self._documents.changed(keys) if self.shared else None
+        if key is not None:
+            raise ConflictError(
+                f"another program has changed {key} of {self.where} since this group became its "
+                "writer: it was left as it is. Close this group and open it again to go on from "
+                "there; only one program may change the hierarchy at a time"
+            )
+
+    def _publish(self, checkpoint: Checkpoint, contents: Mapping[str, bytes]) -> None:
+        for key, data in contents.items():
+            self._put(key, data)
+            self._documents.written(key, data)
         self._known = checkpoint
         # Deleted arrays keep their paths until they are removed; those that only the journal knew
         # until now get theirs.
         for name, array in checkpoint.metadata.arrays.items():
             self._paths.setdefault(array.file_id, name)
 
-    def _publish(self, checkpoint: Checkpoint) -> None:
-        """Write what has changed of the metadata of the hierarchy."""
+    def _document_keys(self, checkpoint: Checkpoint | None) -> list[str]:
+        """Name the documents that `save` will write."""
+        names = checkpoint.metadata.arrays if checkpoint and self.can_create else ()
+        return ["zarr.json", *(f"{name}/zarr.json" for name in names)]
+
+    def _contents(self, checkpoint: Checkpoint) -> dict[str, bytes]:
+        """Spell the metadata of the hierarchy."""
         metadata = checkpoint.metadata
+        result: dict[str, bytes] = {}
         if self.can_create:
             attributes = {**metadata.attrs, zarr_format.OURS: self._ours(checkpoint)}
             group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-            self._put("zarr.json", json.dumps(group, indent=1).encode())
+            result["zarr.json"] = json.dumps(group, indent=1).encode()
         for name, array in metadata.arrays.items():
             path = self._paths.get(array.file_id, name)
             document = zarr_format.to_zarr(array)
             for key, data in zarr_format.documents(document).items():
-                self._put(f"{path}/{key}" if path else key, data)
+                result[f"{path}/{key}" if path else key] = data
+        return result
 
     def _ours(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """What the attributes of the group say of us."""
@@ -277,6 +343,7 @@ class ZarrBackend:
                     f"{self.where}#{name} is of Zarr format 2, which is read only here: copy it, "
                     "with pmarray.copy, and write to the copy"
                 )
+        self._writing = True
 
     # -- chunks ---------------------------------------------------------------------------------
 
@@ -299,6 +366,11 @@ class ZarrBackend:
         return zarr_format.plan(array, chunks, max_nbytes, name=name, **options)
 
     def create_chunks(self, name: str, array: ArrayMetadata, /) -> ZarrChunks:
+        if self.shared and self._documents.changed([f"{name}/zarr.json"]):
+            raise ConflictError(
+                f"another program has made {name!r} in {self.where}, which would be overwritten: "
+                "choose another name, or delete it there"
+            )
         self._erase(name)
         self._paths[array.file_id] = name
         return self._chunks(name, array)
@@ -311,6 +383,10 @@ class ZarrBackend:
 
     def _erase(self, path: str) -> None:
         sync(self._store.delete_dir(path))
+        self._forget_documents(path)
+
+    def _forget_documents(self, path: str) -> None:
+        self._documents.erased(path)
         for key in [key for key in self._published if key.startswith(f"{path}/")]:
             del self._published[key]
 
@@ -350,6 +426,64 @@ class ZarrBackend:
         pass
 
 
+async def _members(group: zarr.Group) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the metadata of the arrays in a group, by name, and why others are not read.
+
+    zarr-python has the same; but where one is damaged, it leaves the errors of the others to the
+    event loop, which prints them.
+    """
+    node = group._async_group
+    consolidated = node.metadata.consolidated_metadata
+    if consolidated is not None:
+        return {
+            name: one
+            for name, one in consolidated.metadata.items()
+            if isinstance(one, ArrayV2Metadata | ArrayV3Metadata)
+        }, {}
+    turns = asyncio.Semaphore(zarr.config.get("async.concurrency"))
+    is_old = node.metadata.zarr_format == 2
+
+    async def read(name: str) -> Any:
+        async with turns:
+            place = f"{node.path}/{name}".lstrip("/")
+            data = await node.store.get(
+                f"{place}/{'.zarray' if is_old else 'zarr.json'}", default_buffer_prototype()
+            )
+            more = (
+                await node.store.get(f"{place}/.zattrs", default_buffer_prototype())
+                if is_old and data is not None
+                else None
+            )
+        if data is None:
+            return None
+        value = json.loads(data.to_bytes())
+        if is_old:
+            return ArrayV2Metadata.from_dict(
+                {**value, "attributes": json.loads(more.to_bytes()) if more is not None else {}}
+            )
+        if value["node_type"] == "group":
+            return None
+        if (kind := zarr_format.unsupported(data.to_bytes())) is not None:
+            return kind
+        with zarr_format.quiet():
+            return ArrayV3Metadata.from_dict(value)
+
+    names = [name async for name in node.store.list_dir(node.path)]
+    found = await asyncio.gather(*(read(name) for name in names), return_exceptions=True)
+    for name, one in zip(names, found, strict=True):
+        if isinstance(one, PMArrayError | MemoryError):
+            raise one
+        if isinstance(one, BaseException):
+            raise DamagedError(f"the metadata of the array {name!r} are damaged: {one!r}") from one
+    read_all = {name: one for name, one in zip(names, found, strict=True) if one is not None}
+    refused = {
+        name: f"{node.store_path}#{name} is of type {one}, which is not read here"
+        for name, one in read_all.items()
+        if isinstance(one, str)
+    }
+    return {name: one for name, one in read_all.items() if name not in refused}, refused
+
+
 class _KeepingChunks(ZarrChunks):
     """The chunks of an array in a local directory."""
 
@@ -376,12 +510,29 @@ class _KeepingChunks(ZarrChunks):
 class _PutBack:
     """Where before-images of objects are put back; see `ImageTarget`."""
 
-    def __init__(self, store: FileStore, kept: KeptObjects) -> None:
+    def __init__(self, store: FileStore, kept: KeptObjects, documents: Documents) -> None:
         self._store = store
         self._kept = kept
+        self._documents = documents
 
     def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
-        self._kept.put_back(offset, b"".join(buffers).decode())
+        key = self._key(b"".join(buffers))
+        self._kept.put_back(offset, key)
+        if key.endswith("/zarr.json"):
+            self._documents.look([key])
+
+    def _key(self, data: bytes) -> str:
+        """Return the name of an object of an array; a whole array's ends in "/"."""
+        try:
+            key = data.decode()
+            if self._store.path(key.removesuffix("/")).names[0] == SESSION:
+                raise ValueError("that is not a hierarchy's")
+        except (ValueError, IndexError) as error:
+            raise DamagedError(
+                f"the journal of {self._store.root} names {data!r:.80}, which is no object of an "
+                f"array ({error}): restore the group from a backup"
+            ) from error
+        return key
 
     def barrier(self) -> None:
         self._store.barrier()
@@ -395,15 +546,16 @@ class LocalZarrBackend(ZarrBackend):
 
     def __init__(self, directory: str, *, writable: bool) -> None:
         self._files = FileStore(directory, read_only=not writable)
-        self.directory = directory = str(self._files.root)
+        self.directory = directory
         super().__init__(directory, self._files, writable=writable)
-        self._session = os.path.join(directory, SESSION)
-        self._metadata_path = os.path.join(self._session, "pmarray.json")
-        self._journal_path = os.path.join(self._session, "journal")
-        self._lock = LockFile(os.path.join(self._session, "lock"), directory)
-        self._kept = KeptObjects(self._files, os.path.join(self._session, "kept"))
+        self._session = Below(directory) / SESSION
+        self._metadata_path = self._session / "pmarray.json"
+        self._journal_path = self._session / "journal"
+        self._lock = LockFile(self._session / "lock", directory)
+        self._kept = KeptObjects(self._files, self._session / "kept")
         self._crashed = False
         self._settled = False
+        self._conflict: ConflictError | None = None
 
     @property
     def has_journal(self) -> bool:  # type: ignore[override]  # an array alone has no place for it
@@ -413,40 +565,77 @@ class LocalZarrBackend(ZarrBackend):
 
     def load(self) -> Checkpoint | None:
         try:
-            with open(self._metadata_path, "rb") as file:
-                data = file.read()
+            data = read_file(self._metadata_path)
         except (FileNotFoundError, NotADirectoryError):
             result = self._load_hierarchy()
             if result is None:
                 self._refuse_foreign_directory()
         except OSError as error:
-            raise StorageError(error.errno, error.strerror, self._metadata_path) from error
+            text = f"cannot open: {error.strerror}"
+            raise StorageError(error.errno, text, self._metadata_path) from error
         else:
             result = Checkpoint.from_bytes(data, self._metadata_path)
+            for name, array in result.metadata.arrays.items():
+                if name == SESSION:
+                    raise DamagedError(f"an array of {self.directory} is called {name!r}")
+                zarr_format.check(array, name)
         self._adopt(result)
         return result
 
     def _refuse_foreign_directory(self) -> None:
         try:
-            entries = set(os.listdir(self.directory))
+            found = set(entries(self.directory))
         except FileNotFoundError:
             return
         except NotADirectoryError as error:
             raise ForeignDataError(
                 f"{self.directory} is a file; a Zarr group is a directory, or a .zip file"
             ) from error
-        if entries - {SESSION}:
+        if found - {SESSION}:
             raise ForeignDataError(
-                f"{self.directory} holds {', '.join(sorted(entries)[:4])} but no zarr.json: it is "
+                f"{self.directory} holds {', '.join(sorted(found)[:4])} but no zarr.json: it is "
                 "no Zarr group, and nothing was changed; choose another directory"
             )
 
+    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [self._files.read(key) for key in keys]
+
     def save(self, checkpoint: Checkpoint, /) -> None:
-        if self.can_create:
-            replace_durably(self._metadata_path, checkpoint.to_bytes())
+        if not self.can_create:
+            super().save(checkpoint)
+        else:
+            contents = self._contents(checkpoint)
+            self._note_conflict(contents)
+            record = {"hierarchy": self._documents.record(contents)}
+            replace_durably(self._metadata_path, checkpoint.to_bytes(record))
             self._kept.clear()  # the journal that named them is stale now
-        super().save(checkpoint)
+            # In a conflict ours are there, and theirs in the hierarchy. This raises nothing: the
+            # journal goes on from the checkpoint.
+            if self._conflict is None:
+                self._publish(checkpoint, contents)
         self._files.barrier()
+
+    def _note_conflict(self, keys: Iterable[str]) -> None:
+        """Find out whether another program is at work here."""
+        key = self._documents.changed(keys)
+        if key is not None:
+            self._conflict = self._conflict_about(key)
+
+    def _conflict_about(self, key: str) -> ConflictError:
+        return ConflictError(
+            f"another program has changed {key} of {self.directory} while a writer of pmarray was "
+            f"at work: it was left as it is, and what pmarray wrote is kept in {self._session}. "
+            f"Close this group; delete {self._session} to go on from what the other program left, "
+            f"or put back the {key} that was there before to go on from what pmarray wrote"
+        )
+
+    def _refuse_conflict(self) -> None:
+        if self._conflict is not None:
+            raise self._conflict
+
+    def merged(self) -> Checkpoint | None:
+        self._refuse_conflict()
+        return None
 
     def _put(self, key: str, data: bytes) -> None:
         if self._published.get(key) != data:
@@ -458,20 +647,17 @@ class LocalZarrBackend(ZarrBackend):
 
     def stamp(self) -> object:
         result: list[object] = []
-        for path in (self._metadata_path, os.path.join(self.directory, "zarr.json")):
-            try:
-                found = os.stat(path)
-            except (FileNotFoundError, NotADirectoryError):
-                result.append(None)
-            else:
-                result.append((found.st_ino, found.st_mtime_ns, found.st_size))
+        for path in (self._metadata_path, self._files.path("zarr.json")):
+            found = status(path)
+            stamp = None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
+            result.append(stamp)
         return tuple(result)
 
     def open_journal(self, *, create: bool) -> FileRegion | None:
         path = self._journal_path
         if create:
             make_journal_file(path)
-        elif not os.path.exists(path):
+        elif status(path) is None:
             return None
         return FileRegion(path, 0, writable=self._writable, aligned=True)
 
@@ -479,7 +665,7 @@ class LocalZarrBackend(ZarrBackend):
 
     def lock(self) -> None:
         super().lock()
-        found = os.path.isdir(self._session)
+        found = is_directory(self._session)
         try:
             self._files.make_directory(self._kept.directory)
         except OSError as error:
@@ -494,16 +680,28 @@ class LocalZarrBackend(ZarrBackend):
         self._files.note(self._metadata_path)
         self._files.note(self._kept.path(1))
         self._files.barrier()
-        self._crashed = os.path.exists(self._metadata_path) or (found and not self.can_create)
-        if not os.path.exists(self._metadata_path):
+        self._crashed = status(self._metadata_path) is not None or (found and not self.can_create)
+        self._refuse_changed_hierarchy()
+        if status(self._metadata_path) is None:
             # Of a session that was closed: nothing may take it for this one's.
             self._forget(self._journal_path)
             self._kept.clear()
             self._files.note(self._metadata_path)
             self._files.barrier()
 
+    def _refuse_changed_hierarchy(self) -> None:
+        """Raise where another program went on in what a writer of ours left when it died."""
+        try:
+            record = json.loads(read_file(self._metadata_path))["hierarchy"]
+            key = self._documents.changed_since(record)
+        except (OSError, PMArrayError, ValueError, KeyError, TypeError, AttributeError):
+            return  # there is none, or it is damaged, which `load` says
+        if key is not None:
+            self._lock.release()
+            raise self._conflict_about(key)
+
     @staticmethod
-    def _forget(path: str) -> None:
+    def _forget(path: Below) -> None:
         try:
             _osops.unlink(path)
         except FileNotFoundError:
@@ -515,6 +713,8 @@ class LocalZarrBackend(ZarrBackend):
         """Make the hierarchy the authority: it holds everything, durably."""
         if not self._lock.held or not self.can_create:
             return
+        self._note_conflict(self._document_keys(self._known))
+        self._refuse_conflict()
         self._files.barrier()  # what the hierarchy still has of deleted arrays goes first
         self._forget(self._metadata_path)
         self._files.note(self._metadata_path)
@@ -537,6 +737,9 @@ class LocalZarrBackend(ZarrBackend):
             except OSError:
                 pass  # another writer has come
 
+    def refuse_lost_lock(self) -> None:
+        self._lock.refuse_lost()
+
     def abandon(self) -> None:
         self._lock.abandon()
 
@@ -547,11 +750,10 @@ class LocalZarrBackend(ZarrBackend):
 
     def _erase(self, path: str) -> None:
         self._files.remove_tree(path)
-        for key in [key for key in self._published if key.startswith(f"{path}/")]:
-            del self._published[key]
+        self._forget_documents(path)
 
     def images_of_name(self, name: str, /, *, had_array: bool) -> list[tuple[int, bytes]]:
-        there = os.path.isdir(self._files.path(name))
+        there = is_directory(self._files.path(name))
         if not there and not had_array:
             return []
         keys = sorted(self._files.keys(name)) if there else []
@@ -562,7 +764,7 @@ class LocalZarrBackend(ZarrBackend):
         return [*kept, (0, f"{name}/".encode())]
 
     def images(self) -> _PutBack:
-        return _PutBack(self._files, self._kept)
+        return _PutBack(self._files, self._kept, self._documents)
 
     def images_kept(self) -> None:
         self._kept.barrier()
@@ -588,10 +790,6 @@ class LocalZarrBackend(ZarrBackend):
         # Durable with the next commit or flush, or at `settle`: until then they are found again.
 
 
-async def _listed(store: Store) -> list[str]:
-    return sorted([name async for name in store.list_dir("")])
-
-
 _MEMORY: dict[str, MemoryStore] = {}
 _MEMORY_LOCK = threading.Lock()
 
@@ -608,7 +806,9 @@ def open_backend(url: URL, *, writable: bool) -> ZarrBackend:
             return ZarrBackend(str(url), store, writable=writable)
         from pmarray.backends._zarr_remote import remote_store
 
-        return ZarrBackend(str(url), remote_store(url, writable=writable), writable=writable)
+        backend = ZarrBackend(str(url), remote_store(url, writable=writable), writable=writable)
+        backend.survives_fork = False  # the threads of obstore and fsspec do not
+        return backend
     if url.options:
         raise URLError(f"zarr: of a local path takes no options, got {url.options}")
     if not path:

@@ -40,6 +40,9 @@ _ERRORS: dict[str, tuple[str, ...]] = {
     "unlink": ("EIO",),
     "mkdir": ("ENOSPC",),
     "rmdir": ("EIO",),
+    "chmod": ("EIO",),
+    "chown": ("EIO",),
+    "setxattr": ("ENOSPC",),
     "lock": ("ENOLCK",),
     "unlock": ("EIO",),
 }

@@ -19,7 +19,9 @@ import numpy as np
 import zarr
 
 import pmarray
+from pmarray import _commits, _journal
 from pmarray._dtypes import parse_dtype
+from pmarray.backends import _file_region
 from pmarray.testing import Operation, State, Workload, filled
 from tests.crash.check import Scenario
 from tests.crash.events import Mark
@@ -37,6 +39,7 @@ __all__ = [
     "Flushes",
     "Formatting",
     "GroupScenario",
+    "Growing",
     "InPlace",
     "Interrupted",
     "Place",
@@ -566,6 +569,28 @@ def _on_persistent_memory(place: Place) -> dict[str, Callable[[int], Scenario]]:
     }
 
 
+class Growing(Transactions):
+    """A journal that is too short for most transactions, and is shortened whenever it can be."""
+
+    @contextmanager
+    def surroundings(self) -> Iterator[None]:
+        """Where a journal begins with ten blocks, and grows by a few."""
+        sizes = (
+            (_journal, "_INITIAL_BYTES", 40 << 10),
+            (_file_region, "_GROW_MIN_BYTES", 20 << 10),
+            (_commits, "_MAX_IDLE_JOURNAL_BYTES", 40 << 10),
+        )
+        saved = [(module, name, getattr(module, name)) for module, name, _ in sizes]
+        for module, name, nbytes in sizes:
+            setattr(module, name, nbytes)
+        try:
+            with super().surroundings():
+                yield
+        finally:
+            for module, name, nbytes in saved:
+                setattr(module, name, nbytes)
+
+
 class Formatting(Transactions):
     """The same on a device that is empty; formatting it may be interrupted."""
 
@@ -588,6 +613,8 @@ class Formatting(Transactions):
 SCENARIOS: dict[str, Callable[[int], Scenario]] = {
     **_transactions_and_flushes(MEMMAP),
     "interrupted": lambda _: Interrupted(),
+    "growing": lambda seed: Growing(seed),
+    "device-growing": lambda seed: Growing(seed, place=DEVICE),
     "columns-interrupted": lambda _: Interrupted(COLUMNS, 3),
     **{f"columns-{name}": make for name, make in _transactions_and_flushes(COLUMNS).items()},
     **{f"blocks-{name}": make for name, make in _transactions_and_flushes(BLOCKS).items()},

@@ -15,7 +15,7 @@ from tests.crash.mutation import barrier_sites
 from tests.crash.recorder import Recorder
 from tests.crash.scenarios import SCENARIOS
 
-RANDOM = ["durable", "pipelined", "cached", "uncached", "replacing", "flushes"]
+RANDOM = ["durable", "pipelined", "cached", "uncached", "replacing", "flushes", "growing"]
 
 
 @pytest.mark.parametrize("name", RANDOM)
@@ -86,13 +86,13 @@ SLOW = {
     "fdatasync zarrstore.py checkpoint",
     "fsync_directory zarrstore.py checkpoint",
     "fsync_directory zarrstore.py _flush_for_good",
-    "fsync_directory zarrstore.py _put_back",
+    "fsync_directory zarrstore.py put_back",
 }
 
 
 def test_every_barrieris_missed() -> None:
     """Each barrier is left out in turn, and some cut shows it."""
-    names = ("durable", "uncached", "pipelined", "flushes")
+    names = ("durable", "uncached", "pipelined", "flushes", "growing")
     sites = sites_of(names)
     with barrier_sites() as found:  # those of recovery come up only after a crash
         Campaign(SCENARIOS["uncached"](1), seed=1, limit=4, samples=4, again=0.02).run()

@@ -113,12 +113,26 @@ def test_verify_and_recover(group: Path) -> None:
     assert "1 damaged" in done.stdout
 
 
+def test_recover_by_force(group: Path) -> None:
+    with pmarray.open_group(group) as opened, opened.transaction():
+        opened["x"][...] = 3
+    os.truncate(group / "journal", 8192)
+    done = run("recover", group)
+    assert done.returncode == 2
+    assert "recover --force" in done.stderr
+    assert run("verify", group).returncode == 1
+    done = run("recover", group, "--force")
+    assert done.returncode == 1
+    assert "lost: the journal was cut" in done.stdout
+    assert run("verify", group, "--data").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("command", "says"),
     [(["info", "{0}/none"], "there is no group"), (["ls", "floppy:x"], "no backend for"),
      (["ls", "{0}#x"], "names an array"), (["head", "{0}"], "it holds records, x"),
      (["info", "{0}#y"], "it holds records, x"),
-     (["recover", "{0}/none"], ""),
+     (["recover", "{0}/none"], ""), (["verify", "{0}/none"], "there is no group"),
      (["copy", "{0}/none", "{0}/new"], "there is no group"),
      (["copy", "{0}#y", "{0}/new"], "no array 'y'"), (["copy", "{0}", "{0}"], "itself"),
      (["copy", "{0}", "{0}/new", "--layout", "up"], "layout='up'"),

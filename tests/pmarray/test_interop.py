@@ -91,7 +91,7 @@ def test_a_tensor_of_a_file_is_a_copy(stored: Any) -> None:
 
 
 def test_a_tensor_of_a_file_is_shared_on_demand_with_a_warning(stored: Any) -> None:
-    with pytest.warns(UserWarning, match="kills the process"):
+    with pytest.warns(UserWarning, match="neither the file"):
         tensor = stored.torch(share=True)
     assert tensor[1, 0] == 3
     with pytest.raises(BufferError), stored.transaction():

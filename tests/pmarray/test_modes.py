@@ -356,6 +356,7 @@ def test_what_was_not_closed_is_written_at_exit(tmp_path: Path, python: Any, end
         assert array[7].tolist() == [5, 5, 5, 6]
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_a_group_that_is_dropped_is_written_and_unlocked(tmp_path: Path) -> None:
     def drop() -> None:
         for i in range(3):
@@ -375,6 +376,7 @@ def test_a_group_that_is_dropped_is_written_and_unlocked(tmp_path: Path) -> None
     assert names.count("pmarray-writer") == 0
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_a_view_outlives_its_group(filled: str) -> None:
     view = np.asarray(pmarray.open(f"{filled}#x", mode="r"))
     gc.collect()

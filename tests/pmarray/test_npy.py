@@ -344,7 +344,7 @@ def test_a_header_that_promises_more_than_there_is(tmp_path: Path, shape: str) -
     path.write_bytes(b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + raw + b"\n" + bytes(104))
     before = path.read_bytes()
     for mode in ("r", "r+"):
-        with pytest.raises(DamagedError, match="truncated"):
+        with pytest.raises(DamagedError, match=r"truncated|no integer|too large"):
             pmarray.open(path, mode=mode)
     assert path.read_bytes() == before
 

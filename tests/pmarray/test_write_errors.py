@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,6 +101,38 @@ def test_a_failure_reaches_the_next_operation_once(
     with pmarray.open(path_of(array), mode="r") as again:
         assert (again[:, 3] == 5).all()
         assert (again[:, :3] == 1).all()
+
+
+@pytest.mark.parametrize("scheme", ["memmap", "zarr"])
+def test_a_rollback_forgets_what_could_not_be_written(
+    scheme: str, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody wants it any more, so that the next reader is not told of it."""
+    url = f"{scheme}:{scratch}/rolled-back"
+    with pmarray.open(url, (200_000,), cache="4 MiB", chunks=10_000) as array:
+        array[...] = 1
+        array.flush()
+        over = threading.Event()
+
+        def full(*_: Any) -> int:
+            over.wait(5)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with pytest.raises(KeyError), array.transaction():
+            with monkeypatch.context() as patch:
+                patch.setattr(_osops, "pwritev", full)
+                # Less than half of the cache, then more: it leaves behind the last operation.
+                array[...] = 2
+                array.append(np.full(100_000, 3.0))
+                over.set()
+                wait_for(lambda: array.group._cache.unreported is not None)
+            raise KeyError
+        assert array[:3].tolist() == [1, 1, 1]
+        assert array.shape == (200_000,)
+        with array.transaction():
+            array[:1] = 5
+    with pmarray.open(url, mode="r") as array:
+        assert array[:3].tolist() == [5, 1, 1]
 
 
 def test_nothing_is_lost_while_the_disk_stays_full(array: pmarray.PMArray, calls: Any) -> None:

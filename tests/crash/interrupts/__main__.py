@@ -8,6 +8,7 @@ the beginning of its line.
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 import time
 
@@ -53,7 +54,9 @@ def main() -> int:
     until = began + 60 * arguments.minutes
     seed, rounds = arguments.seed, 0
     while time.monotonic() < until and (rounds < arguments.rounds or not arguments.rounds):
-        for lot in lots(arguments.scenario, arguments.backend, arguments.mode, arguments.without):
+        these = [*lots(arguments.scenario, arguments.backend, arguments.mode, arguments.without)]
+        random.Random(seed).shuffle(these)
+        for lot in these:
             for outcome in run_lot(lot, range(seed, seed + arguments.trials), until):
                 report.add(outcome)
                 if outcome.violations and not arguments.quiet:

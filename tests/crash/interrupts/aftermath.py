@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pmarray
-from pmarray.errors import ClosedError, PoisonedError, TransactionError
+from pmarray.errors import (
+    ClosedError,
+    GroupLockedError,
+    PoisonedError,
+    SnapshotExpiredError,
+    TransactionError,
+)
 from tests.crash.interrupts.books import held_locks, left_open, library_threads
 from tests.crash.interrupts.contents import Contents
 from tests.crash.interrupts.injected import Injected, where
@@ -26,6 +32,7 @@ PATIENCE_SECONDS = 1.0
 """After which it is asked whether a lock is held."""
 HANG_SECONDS = 8.0
 _ENDING_SECONDS = 2.0
+_READINGS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,7 @@ class Aftermath:
         if commits and not scenario.is_dirty:
             self._judge("a reader before the flush", self._read(), durable=scenario.is_durable)
         # Whatever is there, it must be writable, and reach the medium.
-        self.attempt("set an attribute", lambda: group.attrs.update(probe=1))
+        self.attempt("set an attribute", lambda: _when_free(lambda: group.attrs.update(probe=1)))
         self.in_another_thread("another thread writes", lambda: group.attrs.update(probe=2))
         self.attempt("write an item", lambda: _write_item(group))
         self.attempt("flush", group.flush)
@@ -124,8 +131,13 @@ class Aftermath:
 
     def _read(self) -> Contents:
         def read() -> Contents:
-            with pmarray.open_group(self.stage.url, mode="r") as reader:
-                return Contents.of(reader)
+            for _ in range(_READINGS):
+                try:
+                    with pmarray.open_group(self.stage.url, mode="r") as reader:
+                        return Contents.of(reader)
+                except SnapshotExpiredError:
+                    pass  # a pipelined commit has landed meanwhile
+            raise AssertionError("the snapshot of a reader expires each time")
 
         result: Contents = self.attempt("open a reader", read)
         return result
@@ -142,16 +154,8 @@ class Aftermath:
             self.note("damaged" if finding.damaged else "left over", str(finding))
 
         def write() -> None:
-            until = time.monotonic() + _ENDING_SECONDS
-            while True:
-                try:
-                    with pmarray.open_group(self.stage.url, mode="r+") as group:
-                        group.attrs["again"] = 1
-                    return
-                except pmarray.errors.GroupLockedError:
-                    if time.monotonic() > until:
-                        raise
-                    time.sleep(0.01)
+            with pmarray.open_group(self.stage.url, mode="r+") as group:
+                _when_free(lambda: group.attrs.update(again=1))
 
         self.attempt("write after closing", write)
 
@@ -176,13 +180,7 @@ class Aftermath:
     def attempt(self, step: str, call: Callable[[], Any]) -> Any:
         """Do what must be possible, and stop looking if it is not."""
         try:
-            try:
-                return call()
-            except TransactionError as error:
-                if "roll" not in str(error):
-                    raise
-                self._roll_back(error)
-                return call()
+            return self.as_told(call)
         except BaseException as error:
             self.fail(step, error)
 
@@ -191,10 +189,16 @@ class Aftermath:
         self.note(kind_of(error), f"{step}: {_told(error)}")
         raise _StopError from None
 
-    def _roll_back(self, error: TransactionError) -> None:
-        """Do as the error says."""
+    def as_told(self, call: Callable[[], Any]) -> Any:
+        """Do it; if it is told to roll back an interrupted transaction first, do that first."""
+        try:
+            return call()
+        except TransactionError as error:
+            if "roll" not in str(error):
+                raise
         group: Any = self.stage.opened()
         group.rollback()
+        return call()
 
     def in_another_thread(self, step: str, call: Callable[[], Any]) -> None:
         """The same in another thread, which must come to an end."""
@@ -231,6 +235,18 @@ def locks_held(group: pmarray.Group) -> list[str]:
     thread.start()
     thread.join()
     return names
+
+
+def _when_free(call: Callable[[], None]) -> None:
+    """Wait for the lock of a handle that is being closed behind the caller's back."""
+    until = time.monotonic() + _ENDING_SECONDS
+    while True:
+        try:
+            return call()
+        except GroupLockedError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _look(group: pmarray.Group) -> None:

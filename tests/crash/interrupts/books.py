@@ -16,6 +16,9 @@ __all__ = ["held_locks", "left_open", "library_threads"]
 _THREADS = ("pmarray-writer", "pmarray-close", "swag")
 """How the names begin of those that end with the group; a pool of the process stays."""
 
+_PATIENCE_SECONDS = 5.0
+"""A lock that was left held is held for good; a busy machine takes its time."""
+
 
 def _locks(group: pmarray.Group) -> Iterator[tuple[str, Any]]:
     yield "the group's lock", group._lock
@@ -26,7 +29,7 @@ def held_locks(group: pmarray.Group) -> list[str]:
     """Which locks another thread than this one cannot have; called from the one that has none."""
     held = []
     for name, lock in _locks(group):
-        if lock.acquire(timeout=0.5):
+        if lock.acquire(timeout=_PATIENCE_SECONDS):
             lock.release()
         else:
             held.append(name)

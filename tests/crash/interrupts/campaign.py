@@ -36,7 +36,7 @@ from tests.crash.interrupts.trial import (
 
 __all__ = ["Lot", "Report", "lots", "run_lot", "run_one"]
 
-HANG_SECONDS = 20
+HANG_SECONDS = 15
 _IN_LIBRARY = 0.8
 """How many of the points are chosen in the library, and not in what it calls."""
 _TWICE = 0.4
@@ -187,25 +187,30 @@ def _work(lot: Lot, seeds: range, until: float, out: IO[str]) -> None:
             if time.monotonic() > until:
                 return
             trial = _choose(lot, size, seed)
-            _tell(out, {"begin": str(trial)})
+            _tell(out, {"begin": _told(Outcome(trial))})
             if not _tried(trial, out):
                 return
 
 
 def _tried(trial: Trial, out: IO[str]) -> bool:
-    outcome = run_trial(trial)
-    _tell(
-        out,
-        {
-            "end": str(trial),
-            "deliveries": [asdict(delivery) for delivery in outcome.deliveries],
-            "delivered": outcome.delivered,
-            "returned": outcome.returned,
-            "error": outcome.error,
-            "violations": [asdict(violation) for violation in outcome.violations],
-        },
-    )
+    outcome = run_trial(trial, lambda so_far: _tell(out, {"begin": _told(so_far)}))
+    _tell(out, {"end": _told(outcome)})
     return not outcome.violations
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    return {**asdict(outcome), "trial": str(outcome.trial)}
+
+
+def _heard(told: dict[str, Any]) -> Outcome:
+    return Outcome(
+        **{
+            **told,
+            "trial": Trial.parse(told["trial"]),
+            "deliveries": [Delivery(**one) for one in told["deliveries"]],
+            "violations": [Violation(**one) for one in told["violations"]],
+        }
+    )
 
 
 def _tell(out: IO[str], what: Any) -> None:
@@ -267,28 +272,18 @@ def _in_child(work: Any) -> Iterator[dict[str, Any]]:
 
 
 def _outcomes(messages: Iterator[dict[str, Any]], lot: Lot) -> Iterator[Outcome]:
-    trial: Trial | None = None
+    trying = Outcome(Trial(lot.scenario, lot.place, lot.mode, 0, 0, 0))
     for message in messages:
         if "size" in message:
             _SIZES[lot] = message["size"]
         elif "begin" in message:
-            trial = Trial.parse(message["begin"])
+            trying = _heard(message["begin"])
         elif "end" in message:
-            yield Outcome(
-                Trial.parse(message["end"]),
-                [Delivery(**one) for one in message["deliveries"]],
-                message["returned"],
-                message["error"],
-                message["delivered"],
-                [Violation(**one) for one in message["violations"]],
-            )
-            trial = None
+            yield _heard(message["end"])
         else:
             told = message["died"]
-            kind = "hang" if "Timeout" in told else "rig"
-            if trial is None:
-                trial = Trial(lot.scenario, lot.place, lot.mode, 0, 0, 0)
-            yield Outcome(trial, violations=[Violation(kind, told)])
+            trying.violations.append(Violation("hang" if "Timeout" in told else "rig", told))
+            yield trying
 
 
 def run_lot(lot: Lot, seeds: range, until: float = float("inf")) -> Iterator[Outcome]:
@@ -312,7 +307,7 @@ def run_one(trial: Trial, mutation: str | None = None) -> Iterator[Outcome]:
         with lot.surroundings():
             for _ in range(2):  # as in a campaign, so that the points are the same
                 lot.size()
-            _tell(out, {"begin": str(trial)})
+            _tell(out, {"begin": _told(Outcome(trial))})
             _tried(trial, out)
 
     yield from _outcomes(_in_child(work), lot)

@@ -96,7 +96,7 @@ class Collect(Scenario):
             try:
                 with torch.no_grad():
                     stage.kept["model"].weight.fill_(50)
-                posterior.update_parameters(stage.kept["model"])
+                look.as_told(lambda: posterior.update_parameters(stage.kept["model"]))
                 candidates = [[*one, 50] for one in candidates if len(one) == count]
             except pmarray.errors.ClosedError:
                 ended = True  # it says so

@@ -6,9 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pmarray._commits import Commit
 from pmarray.group import Group
+from tests.crash.interrupts.places import slow_barriers
 
 __all__ = ["MUTATIONS", "without"]
+
+_BARRIER_SECONDS = 0.05
+"""So long that what has not been waited for is seen not to be there."""
 
 
 def _nothing(*arguments: Any, **options: Any) -> None:
@@ -17,6 +22,8 @@ def _nothing(*arguments: Any, **options: Any) -> None:
 
 # Each names a function of the library and what stands in for it.
 MUTATIONS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+    # A commit that is waited for returns when the writer thread has applied its outcome.
+    "commit": (Commit, "wait", _nothing),
     # Whoever comes after a caller that was torn away waits until what was begun for it is over: a
     # commit that is sealed, above all.
     "wait": (Group, "_await_pending", _nothing),
@@ -33,6 +40,7 @@ def without(name: str | None) -> Iterator[None]:
     real = getattr(owner, attribute)
     setattr(owner, attribute, instead)
     try:
-        yield
+        with slow_barriers(_BARRIER_SECONDS):
+            yield
     finally:
         setattr(owner, attribute, real)

@@ -71,13 +71,13 @@ PLACES = {
 
 
 @contextmanager
-def slow_barriers() -> Iterator[None]:
+def slow_barriers(seconds: float = _BARRIER_SECONDS) -> Iterator[None]:
     """Let barriers take as long as those of a disk, so that more arrives while they do."""
     saved = {name: getattr(_osops, name) for name in ("fdatasync", "fsync", "persist")}
 
     def slow(real: Any) -> Any:
         def call(*arguments: Any, **options: Any) -> Any:
-            time.sleep(_BARRIER_SECONDS)
+            time.sleep(seconds)
             return real(*arguments, **options)
 
         return call

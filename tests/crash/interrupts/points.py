@@ -88,6 +88,7 @@ class Points:
         """End; may be called again."""
         sys.settrace(None)
         self._handler.live = False
+        self._calling = None
 
     # In both tracers the fuse is held by the frame alone, and gives the signal as that goes.
 

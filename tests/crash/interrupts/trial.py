@@ -118,9 +118,12 @@ def _interrupt(
     except BaseException as error:
         raised = error
     delivery.disarm()
-    _note_raised(raised, outcome)
     outcome.count(delivery.deliveries)
-    return raised
+    try:
+        _note_raised(raised, outcome)
+        return raised
+    finally:
+        del raised  # or it would live as long as this frame, which is in its own traceback
 
 
 def _note_raised(error: BaseException | None, outcome: Outcome) -> None:
@@ -170,16 +173,16 @@ def _storm(
         second = rng.randint(1, trial.first) if rng.random() < 0.3 else 0
         timers = Timers(rng.randint(1, trial.first), second, _kinds(rng, 2))
         _interrupt(timers, operate, outcome)
-        _roll_back_where_told(run, outcome)
-        outcome.violations += [Violation(kind, detail) for kind, detail in left_open(group)]
+        outcome.violations += [Violation("lock held", name) for name in locks_held(group)]
         if not outcome.violations:
-            outcome.violations += [Violation("lock held", name) for name in locks_held(group)]
+            _roll_back_where_told(run, outcome)
+            outcome.violations += [Violation(kind, detail) for kind, detail in left_open(group)]
         if outcome.violations:
             return
 
 
-def run_trial(trial: Trial) -> Outcome:
-    """Do it; in a process that can be thrown away."""
+def run_trial(trial: Trial, interrupted: Callable[[Outcome], None]) -> Outcome:
+    """Do it, in a process that can be thrown away; call `interrupted` before the look."""
     outcome = Outcome(trial)
     unraisable: list[str] = []
     sys.unraisablehook = lambda raised: _note_unraisable(raised, unraisable)
@@ -196,8 +199,9 @@ def run_trial(trial: Trial) -> Outcome:
         if company is not None:
             company.begin()
         raised = _operate(trial, run, outcome, afterwards)
-    if trial.seed % 5:
-        raised = None  # and what it was raised in goes
+    if trial.seed % 5 or run.stage.group is None:
+        raised = None  # and what it was raised in goes, such as a handle that nobody has closed
+    interrupted(outcome)
     alone = company is None or company.end()
     if not outcome.violations or trial.mode != "storm":
         look = Aftermath(run.stage, run.scenario, before, outcome.returned)

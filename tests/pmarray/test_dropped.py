@@ -1,0 +1,116 @@
+"""A group that nobody has any more is closed, warned of, and waited for by nobody who must not."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import pytest
+
+import pmarray
+from pmarray.errors import StorageError
+
+ON_THE_LOOP = """
+import asyncio, gc, sys, threading
+import pmarray
+from zarr.core.sync import sync
+gc.disable()
+urls = sys.argv[1:]
+def leave(url):
+    array = pmarray.open(url, (1000,))
+    array[...] = 3
+    group = array.group
+    cycle = [group]
+    cycle.append(cycle)
+    group.cycle = cycle
+async def collect():
+    gc.collect()
+for url in urls:
+    leave(url)
+    sync(collect())
+print("collected", flush=True)
+for url in urls:
+    with pmarray.open(url, mode="r+") as array:  # waits for the one that was dropped
+        assert array[...].tolist() == [3] * 1000
+        array[0] = 4
+"""
+
+
+def test_a_group_that_is_collected_on_the_event_loop(
+    tmp_path: Path, python: Callable[..., Popen[str]]
+) -> None:
+    urls = [f"zarr:{tmp_path}/zarr", f"memmap:{tmp_path}/memmap"]
+    process = python(ON_THE_LOOP, *urls)
+    out, error = process.communicate(timeout=60)
+    assert (out, error) == ("collected\n", "")
+    for url in urls:
+        with pmarray.open(url, mode="r") as array:
+            assert array[:2].tolist() == [4, 3]
+
+
+def _drop(url: str) -> None:
+    array = pmarray.open(url, (5,))
+    array[...] = 2
+    del array
+    gc.collect()
+
+
+@pytest.mark.parametrize("scheme", ["memmap", "zarr"])
+def test_an_unclosed_group_warns_and_is_closed(scheme: str, tmp_path: Path) -> None:
+    url = f"{scheme}:{tmp_path}/group"
+    with pytest.warns(ResourceWarning, match="unclosed <Group"):
+        _drop(url)
+    with pmarray.open(url, mode="r+") as array:
+        assert array[...].tolist() == [2] * 5
+        array[0] = 1
+
+
+def test_memory_and_what_was_closed_do_not_warn(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _drop("dram:")
+        pmarray.open(f"memmap:{tmp_path}/group", (5,)).close()
+        gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("scheme", ["memmap", "zarr"])
+def test_every_thread_may_drop_a_group(scheme: str, tmp_path: Path) -> None:
+    for number in range(5):
+        url = f"{scheme}:{tmp_path}/{number}"
+        thread = threading.Thread(target=_drop, args=(url,))
+        thread.start()
+        thread.join(30)
+        assert not thread.is_alive()
+        with pmarray.open(url, mode="r+") as array:
+            assert array[...].tolist() == [2] * 5
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_an_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    array = pmarray.open(f"memmap:{tmp_path}/group", (5,))
+    array[...] = 2
+
+    def fail(*_: Any) -> None:
+        raise StorageError(5, "it failed")
+
+    monkeypatch.setattr(array.group._backend, "publish", fail)
+
+    def drop(holder: list[Any]) -> None:
+        holder.clear()
+        gc.collect()
+
+    holder = [array]
+    del array
+    thread = threading.Thread(target=drop, args=(holder,))
+    thread.start()
+    thread.join(30)
+    pmarray.open_group(f"memmap:{tmp_path}/group", mode="r").close()  # waits for it
+    assert [one.exc_type for one in told] == [StorageError]

@@ -1,0 +1,198 @@
+"""What a failure leaves: no descriptor, and a lock that the next writer gets."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import random
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pmarray
+from pmarray import _osops
+from pmarray.errors import GroupLockedError, LockLostError, StorageError
+from tests.crash.faults import Injector, all_faults
+from tests.persistent import MEMORY
+
+SCHEMES = ["memmap", "zarr"]
+
+
+def _descriptors(expected: int = 0) -> int:
+    count = len(os.listdir("/proc/self/fd"))
+    if count > expected:
+        gc.collect()
+        count = len(os.listdir("/proc/self/fd"))
+    return count
+
+
+def _program(url: str) -> None:
+    """Some of everything; whatever fails, the next step is taken, and the group is closed."""
+    group = pmarray.open_group(url, mode="a", cache=1 << 20)
+
+    def rolled_back() -> None:
+        with group.transaction():
+            group["x"][:1] = 9
+            raise KeyError
+
+    def committed() -> None:
+        with group.transaction():
+            group["x"].append([1.0, 2.0])
+            group.attrs["step"] = 1
+
+    steps: list[Callable[[], object]] = [
+        lambda: group.create("x", (4,), chunks=2),
+        lambda: group["x"].append(np.ones(3)),
+        group.flush,
+        committed,
+        rolled_back,
+        lambda: group["x"].resize((2,)),
+        lambda: group.create("y", (3,)),
+        lambda: group.__delitem__("y"),
+        committed,
+    ]
+    try:
+        for step in steps:
+            with suppress(OSError, KeyError, pmarray.errors.PMArrayError):
+                step()
+    finally:
+        with suppress(OSError, pmarray.errors.PMArrayError):
+            group.close()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors by /proc")
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_no_failure_leaves_a_descriptor_or_a_lock(scheme: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="pmarray-leaks-", dir=MEMORY) as directory:
+        _suffer(scheme, directory)
+
+
+def _suffer(scheme: str, directory: str) -> None:
+    with Injector() as counter:
+        _program(f"{scheme}:{directory}/count")
+    _program(f"{scheme}:{directory}/warm")
+    before = _descriptors()
+    faults = [fault for fault in all_faults(counter.calls) if fault.kind not in ("EINTR", "short")]
+    # Of each call the first of every kind, and a few of the others.
+    chosen = [fault for fault in faults if not fault.index]
+    chosen += random.Random(1).sample(faults, 30)
+    for number, fault in enumerate(chosen):
+        url = f"{scheme}:{directory}/{number}"
+        with Injector(fault), suppress(OSError, pmarray.errors.PMArrayError):
+            _program(url)
+        assert _descriptors(before) == before, fault
+        with pmarray.open_group(url, mode="a") as group:
+            group.attrs["again"] = 1
+        assert _descriptors(before) == before, fault
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_full_disk_while_the_lock_is_taken(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{scheme}:{tmp_path}/group"
+    pmarray.open_group(url, mode="w").close()
+    first, second = pmarray.open_group(url, mode="r+"), pmarray.open_group(url, mode="r+")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_osops, "pwritev", full)
+        for _ in range(3):
+            with pytest.raises(StorageError, match="No space left"):
+                first.attrs["a"] = 1
+    second.attrs["a"] = 2  # nobody has it
+    with pytest.raises(GroupLockedError, match=str(os.getpid())):
+        first.attrs["a"] = 1
+    second.close()
+    first.attrs["a"] = 3
+    first.close()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors by /proc")
+def test_transactions_refused_for_want_of_space_leave_no_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = pmarray.open_group(f"memmap:{tmp_path}/group", mode="w")
+    group.create("x", (4,))
+    group.flush()
+    before = _descriptors()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_osops, "fallocate", full)
+        for _ in range(20):
+            with pytest.raises(StorageError), group.transaction():
+                pass
+    assert _descriptors(before) == before
+    with group.transaction():
+        group["x"][:] = 1
+    group.close()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("how", ["flush", "transaction", "close", "rollback"])
+def test_a_writer_whose_lock_file_was_removed_writes_no_more(
+    scheme: str, how: str, tmp_path: Path
+) -> None:
+    url = f"{scheme}:{tmp_path}/group"
+    first = pmarray.open_group(url, mode="w")
+    first.create("x", (3,), chunks=1)[:] = 1
+    first.flush()
+    with first.transaction():
+        first["x"][:] = 2
+    lock = tmp_path / "group" / ("lock" if scheme == "memmap" else ".pmarray/lock")
+    rollback = first.transaction()
+    if how == "rollback":
+        rollback.__enter__()
+        first["x"][:] = 8
+    os.unlink(lock)
+    second = pmarray.open_group(url, mode="r+")  # recovers, as if the first one had died
+    second["x"].append([5.0])
+    second["x"][:1] = 4
+    second.flush()
+    if how == "flush":
+        first["x"][:] = 7
+        with pytest.raises(LockLostError, match="removed or replaced"):
+            first.flush()
+    elif how == "transaction":
+        with pytest.raises(LockLostError), first.transaction():
+            first["x"][:] = 7
+    elif how == "close":
+        first["x"][:] = 7
+        with pytest.raises(LockLostError):
+            first.close()
+    else:
+        rollback.__exit__(KeyError, KeyError(), None)
+    with suppress(LockLostError):
+        first.close()
+    assert lock.exists()  # the second one's
+    with pytest.raises(GroupLockedError), pmarray.open_group(url, mode="r+") as third:
+        third.attrs["a"] = 1
+    second.close()
+    with pmarray.open_group(url, mode="r") as group:
+        assert group["x"][...].tolist() == [4, 2, 2, 5]
+
+
+def test_a_file_that_was_replaced_under_its_writer(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, np.zeros(4))
+    array = pmarray.open(str(path), mode="r+")
+    array[0] = 1
+    array.flush()
+    np.save(tmp_path / "other.npy", np.full(4, 9.0))
+    os.replace(tmp_path / "other.npy", path)
+    array[1] = 2
+    with pytest.raises(LockLostError, match="replaced"):
+        array.flush()
+    with suppress(LockLostError):
+        array.close()
+    assert np.load(path).tolist() == [9, 9, 9, 9]
