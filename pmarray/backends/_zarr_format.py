@@ -254,8 +254,9 @@ def _from_zarr(metadata: ZarrMetadata, name: str) -> ArrayMetadata:
     bounded_codecs(metadata)
     order = _order(metadata)
     fill = np.zeros((), dtype)
-    if metadata.fill_value is not None:
-        fill[()] = metadata.fill_value
+    # Format 2 may name none: zarr-python reads its type's own then, NaT for a date.
+    none = metadata.fill_value is None
+    fill[()] = metadata.dtype.default_scalar() if none else metadata.fill_value
     layout = _unpadded(metadata.shape, dtype, order)
     return ArrayMetadata(
         _file_id(metadata, name),
