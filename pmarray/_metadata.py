@@ -50,13 +50,6 @@ def _check_nonce(value: Any) -> int:
     return int(value, 16)
 
 
-def _check_attributes(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"attributes {value!r:.40}")
-    check_depth(value)
-    return value
-
-
 def check_extents(shape: Any, itemsize: int) -> tuple[int, ...]:
     """Return a shape that was read, or raise ValueError where no array can have it.
 
@@ -147,7 +140,7 @@ class ArrayMetadata:
             check_integer(value["line_stride"]),
             bytes.fromhex(value["fill"]),
             document,
-            _check_attributes(value.get("attrs", {})),
+            _check_attrs(value.get("attrs", {})),
         )
         if len(result.fill) != dtype.itemsize:
             raise ValueError(f"a fill value of {len(result.fill)} bytes for {dtype}")
@@ -165,6 +158,12 @@ class ArrayMetadata:
             or layout.nbytes > _MAX_BYTES
         ):
             raise ValueError(f"shape {self.shape}, line stride {stride}")
+
+
+def _check_attrs(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"attributes {value!r:.40}")
+    return value
 
 
 @dataclass(frozen=True, slots=True)

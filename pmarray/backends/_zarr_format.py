@@ -172,7 +172,7 @@ def _chunk_shape(
         result = [max(1, n) for n in layout.shape]
         result[slow] = chunks
         return tuple(result)
-    if len(chunks) != len(layout.shape) or not all(n > 0 for n in chunks):
+    if len(chunks) != len(layout.shape):
         raise LayoutError(
             f"chunks={chunks!r}: give 'auto', a number of lines, or one extent an axis"
         )
@@ -258,8 +258,9 @@ def _from_zarr(metadata: ZarrMetadata, name: str) -> ArrayMetadata:
     bounded_codecs(metadata)
     order = _order(metadata)
     fill = np.zeros((), dtype)
-    if metadata.fill_value is not None:
-        fill[()] = metadata.fill_value
+    # Format 2 may name none: zarr-python reads its type's own then, NaT for a date.
+    none = metadata.fill_value is None
+    fill[()] = metadata.dtype.default_scalar() if none else metadata.fill_value
     layout = _unpadded(metadata.shape, dtype, order)
     return ArrayMetadata(
         _file_id(metadata, name),
@@ -271,6 +272,16 @@ def _from_zarr(metadata: ZarrMetadata, name: str) -> ArrayMetadata:
         _document(metadata),
         user_attributes(metadata.attributes or {}),
     )
+
+
+def unsupported(document: bytes | None) -> str | None:
+    """The type of an array's items, if it is one that Zarr knows and nothing here reads."""
+    try:
+        value = json.loads(document or b"{}")["data_type"]
+        name = value["name"] if isinstance(value, Mapping) else value
+    except (ValueError, KeyError, TypeError):
+        return None
+    return name if name in zarr_dtypes.UNSUPPORTED else None
 
 
 def _inner_chunk_shape(metadata: ZarrMetadata) -> tuple[int, ...]:
@@ -310,16 +321,6 @@ def identity(attributes: Mapping[str, Any], where: str) -> tuple[str, int, int]:
         )  # fmt: skip
     except ValueError as error:
         raise DamagedError(f"the attributes of {where} make no sense: {error}") from error
-
-
-def unsupported(document: bytes | None) -> str | None:
-    """The type of an array's items, if it is one that Zarr knows and nothing here reads."""
-    try:
-        value = json.loads(document or b"{}")["data_type"]
-        name = value["name"] if isinstance(value, Mapping) else value
-    except (ValueError, KeyError, TypeError):
-        return None
-    return name if name in zarr_dtypes.UNSUPPORTED else None
 
 
 def to_zarr(array: ArrayMetadata) -> ZarrMetadata:

@@ -84,7 +84,8 @@ class MemmapBackend:
         ours = {LOCK_NAME, DATA_NAME, METADATA_NAME + ".new"}
         data = self._path(DATA_NAME)
         if found - ours or (DATA_NAME in found and (not is_directory(data) or entries(data))):
-            holds = f"{self.directory} holds {', '.join(sorted(found)[:4])} but no {METADATA_NAME}"
+            some = ", ".join(sorted(found)[:4])
+            holds = f"{self.directory} holds {some} but no {METADATA_NAME}"
             if found & {"zarr.json", ".zgroup", ".zarray"}:
                 raise ForeignDataError(
                     f"{holds}: it is a Zarr hierarchy, open it as 'zarr:{self.directory}'"

@@ -162,10 +162,10 @@ class ZarrBackend:
         """Where the arrays are, by number."""
         self._known: Checkpoint | None = None
         self._published: dict[str, bytes] = {}
-        self._documents = Documents(self._read)
-        self._writing = False
         self.refused: dict[str, str] = {}
         """Arrays that no array here can be, by name, and why."""
+        self._documents = Documents(self._read)
+        self._writing = False
         self.can_create = True
 
     # -- metadata -------------------------------------------------------------------------------
@@ -198,8 +198,7 @@ class ZarrBackend:
                 node = zarr.open(self._store, mode="r")
                 if isinstance(node, zarr.Array):
                     return self._one_array(node)
-                self.refused = {}
-                members = sync(_members(node, self.refused))
+                members, self.refused = sync(_members(node))
         except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError) as error:
             prototype = default_buffer_prototype()
             if all(sync(self._store.get(key, prototype)) is None for key in _DOCUMENTS):
@@ -208,7 +207,8 @@ class ZarrBackend:
         except (PMArrayError, MemoryError):
             raise
         except Exception as error:  # of zarr-python, over arbitrary metadata
-            kind = zarr_format.unsupported(self._document(""))
+            found = sync(self._store.get("zarr.json", default_buffer_prototype()))
+            kind = zarr_format.unsupported(None if found is None else found.to_bytes())
             if kind is not None:
                 raise ForeignDataError(
                     f"{self.where} is of type {kind}, which is not read here"
@@ -241,17 +241,12 @@ class ZarrBackend:
         )
         return Checkpoint(metadata, transaction)
 
-    def _document(self, path: str) -> bytes | None:
-        key = f"{path}/zarr.json" if path else "zarr.json"
-        buffer = sync(self._store.get(key, default_buffer_prototype()))
-        return None if buffer is None else buffer.to_bytes()
-
     def _one_array(self, node: zarr.Array[Any]) -> Checkpoint:
         self.can_create = False
+        self._attributes(node)  # refused where they make no sense
         array = zarr_format.from_zarr(node.metadata, "array")
         self._paths[array.file_id] = ""
         identity = str(uuid.uuid5(uuid.NAMESPACE_URL, self.where))
-        self._attributes(node)
         return Checkpoint(GroupMetadata(identity, 1, {"array": array}, array.attrs))
 
     def _attributes(self, node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
@@ -431,8 +426,8 @@ class ZarrBackend:
         pass
 
 
-async def _members(group: zarr.Group, refused: dict[str, str]) -> dict[str, Any]:
-    """Return the metadata of the arrays in a group, by name; note those of types not read here.
+async def _members(group: zarr.Group) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the metadata of the arrays in a group, by name, and why others are not read.
 
     zarr-python has the same; but where one is damaged, it leaves the errors of the others to the
     event loop, which prints them.
@@ -444,7 +439,7 @@ async def _members(group: zarr.Group, refused: dict[str, str]) -> dict[str, Any]
             name: one
             for name, one in consolidated.metadata.items()
             if isinstance(one, ArrayV2Metadata | ArrayV3Metadata)
-        }
+        }, {}
     turns = asyncio.Semaphore(zarr.config.get("async.concurrency"))
     is_old = node.metadata.zarr_format == 2
 
@@ -468,15 +463,10 @@ async def _members(group: zarr.Group, refused: dict[str, str]) -> dict[str, Any]
             )
         if value["node_type"] == "group":
             return None
-        try:
-            with zarr_format.quiet():
-                return ArrayV3Metadata.from_dict(value)
-        except Exception:  # whatever arbitrary metadata lead to
-            kind = zarr_format.unsupported(data.to_bytes())
-            if kind is None:
-                raise
-            refused[name] = f"the array {name!r} is of type {kind}, which is not read here"
-            return None
+        if (kind := zarr_format.unsupported(data.to_bytes())) is not None:
+            return kind
+        with zarr_format.quiet():
+            return ArrayV3Metadata.from_dict(value)
 
     names = [name async for name in node.store.list_dir(node.path)]
     found = await asyncio.gather(*(read(name) for name in names), return_exceptions=True)
@@ -485,7 +475,13 @@ async def _members(group: zarr.Group, refused: dict[str, str]) -> dict[str, Any]
             raise one
         if isinstance(one, BaseException):
             raise DamagedError(f"the metadata of the array {name!r} are damaged: {one!r}") from one
-    return {name: one for name, one in zip(names, found, strict=True) if one is not None}
+    read_all = {name: one for name, one in zip(names, found, strict=True) if one is not None}
+    refused = {
+        name: f"{node.store_path}#{name} is of type {one}, which is not read here"
+        for name, one in read_all.items()
+        if isinstance(one, str)
+    }
+    return {name: one for name, one in read_all.items() if name not in refused}, refused
 
 
 class _KeepingChunks(ZarrChunks):
@@ -792,10 +788,6 @@ class LocalZarrBackend(ZarrBackend):
         for name in names:
             (self._files.remove_tree if name.endswith("/") else self._files.remove)(name)
         # Durable with the next commit or flush, or at `settle`: until then they are found again.
-
-
-async def _listed(store: Store) -> list[str]:
-    return sorted([name async for name in store.list_dir("")])
 
 
 _MEMORY: dict[str, MemoryStore] = {}

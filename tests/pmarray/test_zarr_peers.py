@@ -71,9 +71,9 @@ def test_types_come_back_and_others_read_them(scheme: str, kind: Any, tmp_path: 
     ids=["bytes of the other order", "arrays as fields", "gaps"],
 )  # fmt: skip
 def test_records_that_would_come_back_as_others_are_refused(dtype: Any) -> None:
-    group = pmarray.open_group("zarr:memory://records")
-    with pytest.raises(LayoutError, match="would be stored as"):
-        group.create("x", (3,), dtype)
+    with pmarray.open_group("zarr:memory://records") as group:
+        with pytest.raises(LayoutError, match="would be stored as"):
+            group.create("x", (3,), dtype)
 
 
 def test_types_that_are_not_read_are_named(tmp_path: Path) -> None:
