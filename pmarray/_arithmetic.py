@@ -11,6 +11,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
 from pmarray._config import config
+from pmarray._ufuncs import array_ufunc, in_memory, is_foreign
 
 if TYPE_CHECKING:
     from pmarray.array import PMArray
@@ -28,18 +29,20 @@ class Arithmetic(NDArrayOperatorsMixin):
     __hash__ = None  # type: ignore[assignment]  # as an ndarray: == compares items
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        from pmarray._ufuncs import array_ufunc
-
         return array_ufunc(ufunc, method, inputs, options)
 
     def __array_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if not all(issubclass(kind, Arithmetic | np.ndarray) for kind in types):
+        if not all(
+            issubclass(kind, Arithmetic)
+            or getattr(kind, "__array_function__", None) is np.ndarray.__array_function__
+            for kind in types
+        ):
             return NotImplemented
         from pmarray._functions import array_function
 
-        return array_function(func, args, kwargs)
+        return array_function(func, types, args, kwargs)
 
     # -- reductions -----------------------------------------------------------------------------
 
@@ -202,3 +205,34 @@ class Arithmetic(NDArrayOperatorsMixin):
 
 
 builtins_any = any
+
+# -- operators with arrays of other classes --------------------------------------------------------
+
+
+def _let_decide(name: str, operate: Callable[[Any, Any], Any]) -> None:
+    """Leave an operator to the class of the other operand where that makes its own of the result.
+
+    Masked arrays keep their mask, matrices their product: both get this array in memory.
+    """
+    forward = getattr(NDArrayOperatorsMixin, f"__{name}__")
+    backward = getattr(NDArrayOperatorsMixin, f"__r{name}__", None)
+
+    def ahead(self: Any, other: Any) -> Any:
+        if is_foreign(type(other)):
+            return operate(in_memory(self, f"{name} with a {type(other).__name__}"), other)
+        return forward(self, other)
+
+    def behind(self: Any, other: Any) -> Any:
+        if is_foreign(type(other)):
+            return operate(other, in_memory(self, f"{name} with a {type(other).__name__}"))
+        return backward(self, other)  # type: ignore[misc]
+
+    setattr(Arithmetic, f"__{name}__", ahead)
+    if backward is not None:
+        setattr(Arithmetic, f"__r{name}__", behind)
+
+
+for _name in ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift",
+              "rshift", "and", "xor", "or", "lt", "le", "eq", "ne", "gt", "ge"):  # fmt: skip
+    _let_decide(_name, getattr(operator, f"__{_name}__"))
+_let_decide("divmod", divmod)

@@ -46,6 +46,8 @@ def _arg(a: Any, axis: Any, out: Any, keepdims: Any, low: bool) -> Any:
         better = ((ahead | (nan & ~had_nan)) & ~(had_nan & ~nan)) | (tie & (indices < where_before))
         best[place] = np.where(better, values, before)
         place_of[place] = np.where(better, indices, where_before)
+    if out is not None and not np.can_cast(out.dtype, np.intp, "safe"):
+        raise TypeError(f"cannot give places to out= of {out.dtype}: use an integer dtype")
     return finish(place_of, axes, keepdims, out)
 
 

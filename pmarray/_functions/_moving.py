@@ -5,32 +5,39 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy._core.umath import clip as clip_items  # the ufunc, which has no public name
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from pmarray._assignment import copy_items, overlap
+from pmarray._assignment import copy_items
 from pmarray._config import config
 from pmarray._functions._registry import NO, streams
-from pmarray._ufuncs import is_stored, make_result, part_of, walk
-from pmarray.errors import LayoutError
+from pmarray._overlap import apart_from, is_stored
+from pmarray._ufuncs import make_result, part_of, walk
 
 
 @streams(np.copyto)
 def _copyto(dst: Any, src: Any, casting: Any = "same_kind", where: Any = True) -> None:
-    kind = src.dtype if hasattr(src, "dtype") else np.asarray(src).dtype
-    if not np.can_cast(kind, dst.dtype, casting):
-        raise TypeError(f"cannot cast from {kind} to {dst.dtype} according to the rule {casting!r}")
-    src = src if is_stored(src) else np.asarray(src)
+    where = where if where is True or is_stored(where) else np.asarray(where)
+    if isinstance(dst, np.ndarray) and not dst.flags.writeable:
+        raise ValueError("assignment destination is read-only")
+    # What NumPy would refuse: a Python number takes the dtype of `dst`, if that can hold it.
+    weak = isinstance(src, int | float | complex) and not isinstance(src, np.generic)
+    like = (
+        src if weak else np.empty(0, src.dtype if hasattr(src, "dtype") else np.asarray(src).dtype)
+    )
+    mask = True if where is True else np.empty(1 if weak else 0, where.dtype)
+    np.copyto(np.empty(1 if weak else 0, dst.dtype), like, casting, mask)
+    src = src if is_stored(src) else np.asarray(src, dst.dtype if weak else None)
     while src.ndim > len(dst.shape) and src.shape[0] == 1:
         src = src.view[0] if is_stored(src) else src[0]
     if np.broadcast_shapes(src.shape, np.shape(where), dst.shape) != dst.shape:
         raise ValueError(f"could not broadcast from shape {src.shape} into shape {dst.shape}")
-    where = where if where is True or is_stored(where) else np.asarray(where)
     copy_items(dst, src, casting, where)
 
 
 @streams(np.concatenate)
 def _concatenate(
-    arrays: Any, axis: Any = 0, out: Any = None, *, dtype: Any = None, casting: Any = "same_kind"
+    arrays: Any, /, axis: Any = 0, out: Any = None, *, dtype: Any = None, casting: Any = "same_kind"
 ) -> Any:
     if axis is None:
         raise TypeError("concatenate of a PMArray needs an axis")
@@ -51,10 +58,11 @@ def _concatenate(
     result = make_result(tuple(shape), kind, lead.layout) if out is None else out
     if result.shape != tuple(shape):
         raise ValueError(f"out has shape {result.shape}, the result {tuple(shape)}")
-    if any(overlap(result, x) for x in arrays) or (
-        any(x is out for x in arrays) and len(arrays) > 1
-    ):
-        raise LayoutError("out is one of the arrays, which are still read when it is written")
+    if len(arrays) > 1:
+        arrays = [apart_from(x, [result], "an array") for x in arrays]
+    for x in arrays:
+        if not np.can_cast(x.dtype, result.dtype, casting):
+            raise TypeError(f"cannot cast from {x.dtype} to {result.dtype} by the rule {casting!r}")
     start = 0
     for x in arrays:
         for piece in walk(x.shape, 2 * x.dtype.itemsize, lead.layout):
@@ -83,16 +91,30 @@ def _where(condition: Any, *choices: Any) -> Any:
 
 
 @streams(np.clip)
-def _clip(a: Any, a_min: Any = NO, a_max: Any = NO, out: Any = None, **options: Any) -> Any:
-    low = options.pop("min", None if a_min is NO else a_min)
-    high = options.pop("max", None if a_max is NO else a_max)
-    if out is not None:
-        options["out"] = out
+def _clip(
+    a: Any, a_min: Any = NO, a_max: Any = NO, out: Any = None, *, min: Any = NO, max: Any = NO,
+    **kwargs: Any,
+) -> Any:  # fmt: skip
+    if (a_min is not NO or a_max is not NO) and (min is not NO or max is not NO):
+        raise ValueError(
+            "Passing `min` or `max` keyword argument when `a_min` and `a_max` are provided is "
+            "forbidden."
+        )
+    if (a_min is NO) != (a_max is NO):
+        raise TypeError("clip() takes a_min and a_max, or neither: give None for no bound")
+    low, high = (
+        None if one is NO else one for one in ((a_min, a_max) if a_min is not NO else (min, max))
+    )
+    a = a if is_stored(a) else np.asarray(a)
+    if a.dtype.kind in "iu":
+        # A bound that the dtype cannot hold cuts nothing.
+        limits = np.iinfo(a.dtype)
+        low = None if type(low) is int and low <= limits.min else low
+        high = None if type(high) is int and high >= limits.max else high
     if low is None and high is None:
-        return np.positive(a, **options)
+        return np.positive(a, out=out, **kwargs)
     if low is None:
-        return np.minimum(a, high, **options)
+        return np.minimum(a, high, out=out, **kwargs)
     if high is None:
-        return np.maximum(a, low, **options)
-    raised = np.maximum(a, low, **options)
-    return np.minimum(raised if out is None else out, high, **options)
+        return np.maximum(a, low, out=out, **kwargs)
+    return clip_items(a, low, high, out=out, **kwargs)
