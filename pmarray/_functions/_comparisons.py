@@ -14,7 +14,7 @@ from pmarray._ufuncs import part_of, walk
 
 def _agree(compare: Callable[..., Any], *values: Any) -> bool:
     """Whether a comparison of values that are broadcast together holds everywhere."""
-    arrays = [x if is_stored(x) else np.asarray(x) for x in values]
+    arrays: list[Any] = [x if is_stored(x) else np.asarray(x) for x in values]
     shape = np.broadcast_shapes(*(x.shape for x in arrays))
     lead = next(x for x in arrays if is_stored(x))
     return all(

@@ -89,8 +89,13 @@ def mean(
     count = _count(a, axes, where)
     if not np.all(count):
         warnings.warn("Mean of empty slice.", RuntimeWarning, stacklevel=_CALLER)
-    mean = np.asarray(np.true_divide(total, count, dtype=np.result_type(wide, np.float16)))
-    return finish(mean.astype(found, copy=False), axes, keepdims, out)
+    mean = np.asarray(np.true_divide(_held_by(out, total), count))
+    return finish(mean if out is not None else mean.astype(found), axes, keepdims, out)
+
+
+def _held_by(out: Any, total: AnyArray) -> AnyArray:
+    """What NumPy divides, which holds the sum in ``out=`` first."""
+    return total if out is None else total.astype(out.dtype)
 
 
 def as_mask(where: Any) -> Any:
@@ -134,9 +139,13 @@ def spread_of(
         warnings.warn("Degrees of freedom <= 0 for slice.", RuntimeWarning, stacklevel=_CALLER + 1)
     if omit:
         freedom = np.where(freedom > 0, freedom, np.nan)
-    variance = np.true_divide(squares, np.maximum(freedom, 0))
+    if root and out is not None and not np.can_cast(np.float16, out.dtype, "same_kind"):
+        raise TypeError(f"cannot cast the square root to {out.dtype}")
+    variance = np.true_divide(_held_by(out, squares), np.maximum(freedom, 0))
     result = np.sqrt(variance) if root else variance
-    return finish(result.astype(np.empty(0, found).real.dtype, copy=False), axes, keepdims, out)
+    if out is None:
+        result = result.astype(np.empty(0, found).real.dtype)
+    return finish(result, axes, keepdims, out)
 
 
 def _refuse_exact(out: Any) -> None:
@@ -180,8 +189,8 @@ def _nanmean(
     if not count.all():
         warnings.warn("Mean of empty slice", RuntimeWarning, stacklevel=_CALLER)
     with np.errstate(invalid="ignore", divide="ignore"):
-        center = np.true_divide(total, count, dtype=np.result_type(wide, np.float16))
-    return finish(center.astype(found, copy=False), axes, keepdims, out)
+        center = np.asarray(np.true_divide(_held_by(out, total), count))
+    return finish(center if out is not None else center.astype(found), axes, keepdims, out)
 
 
 def sum_without_nan(

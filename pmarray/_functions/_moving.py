@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from numpy._core.umath import clip as clip_items  # the ufunc, which has no public name
+from numpy._core import umath
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from pmarray._assignment import copy_items
@@ -102,9 +102,8 @@ def _clip(
         )
     if (a_min is NO) != (a_max is NO):
         raise TypeError("clip() takes a_min and a_max, or neither: give None for no bound")
-    low, high = (
-        None if one is NO else one for one in ((a_min, a_max) if a_min is not NO else (min, max))
-    )
+    bounds = (min, max) if a_min is NO else (a_min, a_max)
+    low, high = cast(Any, tuple(None if one is NO else one for one in bounds))
     a = a if is_stored(a) else np.asarray(a)
     if a.dtype.kind in "iu":
         # A bound that the dtype cannot hold cuts nothing.
@@ -117,4 +116,5 @@ def _clip(
         return np.minimum(a, high, out=out, **kwargs)
     if high is None:
         return np.maximum(a, low, out=out, **kwargs)
-    return clip_items(a, low, high, out=out, **kwargs)
+    clip: Any = umath.clip  # type: ignore[attr-defined]  # the ufunc, which has no public name
+    return clip(a, low, high, out=out, **kwargs)

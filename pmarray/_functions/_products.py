@@ -93,7 +93,8 @@ def _tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
     for i, j in zip(of_a, of_b, strict=True):
         right[j] = left[i]
     output = [one for one in left if one not in right] + [one for one in right if one not in left]
-    return _product([a, b], Subscripts((tuple(left), tuple(right)), tuple(output)))
+    found = _product([a, b], Subscripts((tuple(left), tuple(right)), tuple(output)))
+    return found if output else np.asarray(found)
 
 
 @streams(np.linalg.tensordot)
@@ -108,7 +109,7 @@ def _inner(a: Any, b: Any, /) -> Any:
         return np.multiply(a, b)
     if a.shape[-1] != b.shape[-1]:
         raise ValueError(f"shapes {a.shape} and {b.shape} not aligned: their last axes differ")
-    return _tensordot(a, b, (-1, -1))
+    return _tensordot(a, b, (-1, -1))[()]
 
 
 @streams(np.vdot)
@@ -167,7 +168,7 @@ def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> 
     if keepdims or x.ndim > 2 or (axis is not None and not np.isscalar(axis)):
         return unstreamed(np.linalg.norm, (x, ord, axis, keepdims), {})
     # Summed in double precision, and given in NumPy's dtype.
-    kind = np.linalg.norm(np.ones((1,) * x.ndim, x.dtype), ord, axis).dtype
+    kind = np.linalg.norm(np.ones((1,) * x.ndim, x.dtype), ord, cast(Any, axis)).dtype
     found = np.asarray(norm(x, ord, cast(Any, axis)))
     with np.errstate(over="ignore"):
         return found.astype(kind, copy=False)[()]

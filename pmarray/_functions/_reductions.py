@@ -90,5 +90,4 @@ def _count_nonzero(a: Any, axis: Any = None, *, keepdims: Any = False) -> Any:
     for piece in walk(a.shape, 2 * a.itemsize, a.layout):
         place = tuple(slice(0, 1) if i in axes else one for i, one in enumerate(piece))
         total[place] += np.count_nonzero(np.asarray(a[piece]), axis=axes, keepdims=True)
-    result = finish(total, axes, keepdims, None)
-    return int(result) if axis is None and not keepdims else result
+    return finish(total, axes, keepdims, None)

@@ -84,7 +84,8 @@ def unstreamed(function: Callable[..., Any], args: tuple[Any, ...], options: dic
             pass  # refused before anything is computed
     # Contents that a function may leave undefined, to save memory, are not the array's.
     options = {key: value for key, value in options.items() if key != "overwrite_input"}
-    memory = {id(one): one[...] for one in written}
+    # In C order, which some functions ask of the arrays that they write to.
+    memory = {id(one): np.ascontiguousarray(one[...]).reshape(one.shape) for one in written}
     plain_args, plain_options = _replace(
         (args, options), lambda one: memory[id(one)] if id(one) in memory else np.asarray(one)
     )

@@ -10,7 +10,6 @@ import dis
 import inspect
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ _NOT_CALLED = {
     **dict.fromkeys(["save", "savez", "savez_compressed", "savetxt"], "writes a file"),
     "concat": "is concatenate",
 }
-PLACES = ["dram", "memmap", "zarr"]
 
 
 def _public() -> Iterator[tuple[str, Any]]:
@@ -54,30 +52,47 @@ def _takes_what_no_medium_holds(name: str) -> bool:
 class Arguments:
     """Makes the arguments of a call, and keeps them."""
 
-    def __init__(self, group: pmarray.Group | None, layout: str = "row") -> None:
+    def __init__(self, place: Place | None, layout: str = "row") -> None:
         self.made: list[Any] = []
-        self._group = group
+        self._place = place
         self._layout = layout
 
     def __call__(self, values: Any) -> Any:
-        values = np.array(values)
-        if self._group is None:
-            argument: Any = values
-        else:
-            name = f"x{len(self._group)}"
-            argument = self._group.create(name, values.shape, values.dtype, layout=self._layout)
+        argument = values = np.array(values)
+        if self._place is not None:
+            argument = self._place.take(values.shape, values.dtype, self._layout)
             argument[...] = values
         self.made.append(argument)
         return argument
 
 
-@contextmanager
-def place(scheme: str, directory: Path) -> Iterator[pmarray.Group]:
+class Place:
+    """Lends arrays of a group: to create one for each argument would take minutes."""
+
+    def __init__(self, group: pmarray.Group) -> None:
+        self.group = group
+        self._free: dict[Any, list[Any]] = {}
+
+    def take(self, shape: tuple[int, ...], dtype: Any, layout: str) -> Any:
+        free = self._free.setdefault((shape, np.dtype(dtype), layout), [])
+        return free.pop() if free else self._new(shape, dtype, layout)
+
+    def _new(self, shape: tuple[int, ...], dtype: Any, layout: str) -> Any:
+        return self.group.create(f"x{len(self.group)}", shape, dtype, layout=layout)
+
+    def give_back(self, arguments: Arguments) -> None:
+        for one in arguments.made:
+            self._free[one.shape, one.dtype, one.layout].append(one)
+
+
+@pytest.fixture(scope="module", params=["dram", "memmap", "zarr"])
+def place(request: Any, tmp_path_factory: Any) -> Iterator[Place]:
     """A group in which pieces are small."""
-    url = "dram:" if scheme == "dram" else f"{scheme}:{directory}/group"
+    scheme = request.param
+    url = "dram:" if scheme == "dram" else f"{scheme}:{tmp_path_factory.mktemp('place')}/group"
     memory = 200 if scheme == "memmap" else "1 MiB"
     with pmarray.open_group(url, cache="64 KiB") as group, pmarray.config.set(work_memory=memory):
-        yield group
+        yield Place(group)
 
 
 def outcome(call: Call, arguments: Arguments) -> Any:
@@ -93,11 +108,11 @@ def outcome(call: Call, arguments: Arguments) -> Any:
             )
 
 
-def same(found: Any, expected: Any) -> None:
+def same(found: Any, expected: Any, rtol: float = 1e-12) -> None:
     if isinstance(expected, tuple | list):
         assert isinstance(found, tuple | list)
         for one, other in zip(found, expected, strict=True):
-            same(one, other)
+            same(one, other, rtol)
     elif isinstance(expected, np.ndarray | np.generic):
         if not isinstance(found, pmarray.PMArray):
             assert isinstance(found, np.ndarray) == isinstance(expected, np.ndarray)
@@ -105,33 +120,51 @@ def same(found: Any, expected: Any) -> None:
         assert found.dtype == expected.dtype
         found = np.asarray(found)
         if expected.dtype.kind in "fc":
-            rtol = {2: 2e-3, 4: 1e-6, 8: 1e-12}.get(expected.real.itemsize, 1e-12)
-            np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol)
+            rtol = max(rtol, {2: 2e-3, 4: 1e-6}.get(expected.real.itemsize, 0))
+            np.testing.assert_allclose(found, np.asarray(expected), rtol=rtol, atol=rtol)
         else:
             np.testing.assert_array_equal(found, expected)
     else:
         assert found == expected
 
 
-@pytest.mark.parametrize("scheme", PLACES)
 @pytest.mark.parametrize("name", sorted(CALLS))
-def test_result_and_arguments_are_numpys(name: str, scheme: str, scratch: Path) -> None:
-    with place(scheme, scratch) as group:
-        for number, call in enumerate(CALLS[name]):
-            model = Arguments(None)
-            expected = outcome(call, model)
-            layout = "col" if (number + (scheme == "memmap")) % 2 else "row"
-            ours = Arguments(group, layout)
-            found = outcome(call, ours)
-            same(found, expected)
-            assert len(ours.made) == len(model.made)
-            for one, other in zip(ours.made, model.made, strict=True):
-                same(one[...], other)
-                # What is returned as the argument itself is it here, too.
-                assert (found is one) == (expected is other)
-            _store(found, expected)
-            for one, other in zip(ours.made, model.made, strict=True):
-                same(one[...], other)
+def test_result_and_arguments_are_numpys(name: str, place: Place) -> None:
+    for number, call in enumerate(CALLS[name]):
+        # Of deviations in float32, asked for by dtype=, the squares are summed in another order.
+        rtol = 1e-6 if name.endswith(("var", "std")) else 1e-12
+        compare(call, place, "col" if number % 2 else "row", rtol)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["put", "putmask", "place", "put_along_axis", "fill_diagonal", "nan_to_num", "median", "take",
+     "copyto", "squeeze", "add"],
+)  # fmt: skip
+def test_arguments_are_numpys_in_a_transaction(name: str, scratch: Path) -> None:
+    """Where there is no mapping of a file that would show what is written."""
+    with pmarray.open_group(f"memmap:{scratch}/group") as group:
+        with group.transaction():
+            for call in CALLS[name]:
+                compare(call, Place(group), "row")
+
+
+def compare(call: Call, place: Place, layout: str, rtol: float = 1e-12) -> None:
+    model, ours = Arguments(None), Arguments(place, layout)
+    expected, found = outcome(call, model), outcome(call, ours)
+    same(found, expected, rtol)
+    assert len(ours.made) == len(model.made)
+    for one, other in zip(ours.made, model.made, strict=True):
+        same(one[...], other, rtol)
+        # What is returned as the argument itself is it here, too, or cannot be written.
+        alike = (found is one) == (expected is other)
+        assert alike or (expected is other and not found.flags.writeable)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # arrays of broadcast_arrays
+        _store(found, expected)
+    for one, other in zip(ours.made, model.made, strict=True):
+        same(one[...], other, rtol)
+    place.give_back(ours)
 
 
 def _store(found: Any, expected: Any) -> None:
@@ -139,13 +172,14 @@ def _store(found: Any, expected: Any) -> None:
     if isinstance(expected, tuple | list):
         for one, other in zip(found, expected, strict=True):
             _store(one, other)
-    elif isinstance(expected, np.ndarray) and expected.size and expected.flags.writeable:
-        writable = isinstance(found, pmarray.PMArray) or found.flags.writeable
-        if writable:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # broadcast_arrays
-                first = (0,) * expected.ndim
-                found[first] = expected[first] = np.zeros((), expected.dtype)
+    elif (
+        isinstance(expected, np.ndarray)
+        and expected.size
+        and expected.flags.writeable
+        and (isinstance(found, pmarray.PMArray) or found.flags.writeable)
+    ):
+        first = (0,) * expected.ndim
+        found[first] = expected[first] = np.zeros((), expected.dtype)
 
 
 # -- parameters -----------------------------------------------------------------------------------
