@@ -80,8 +80,8 @@ def unstreamed(function: Callable[..., Any], args: tuple[Any, ...], options: dic
         ) from None
     written = _written(function, args, options)
     for one in written:
-        with one._writing():
-            pass  # refused before anything is computed
+        with one._turn():
+            one._admit_writer()  # refused before anything is computed
     # Contents that a function may leave undefined, to save memory, are not the array's.
     options = {key: value for key, value in options.items() if key != "overwrite_input"}
     # In C order, which some functions ask of the arrays that they write to.
