@@ -34,6 +34,7 @@ __all__ = [
     "part_of",
     "reduce",
     "root",
+    "same_shape",
     "walk",
 ]
 
@@ -272,6 +273,7 @@ def reduce(
         return into(out, np.asarray(result)) if out is not None else result
     shape = array.shape
     axes = tuple(range(array.ndim)) if axis is None else normalize_axis_tuple(axis, array.ndim)
+    kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
     probe_options: dict[str, Any] = {} if initial is np._NoValue else {"initial": initial}
     # NumPy's own refusals: an empty axis without identity, a `where` without a start value.
     probe = ufunc.reduce(
@@ -280,11 +282,10 @@ def reduce(
     )  # fmt: skip
     kind = probe.dtype
     if out is not None:
-        _same_shape(out, tuple(n for i, n in enumerate(shape) if keepdims or i not in axes))
+        same_shape(out, tuple(n for i, n in enumerate(kept) if keepdims or i not in axes))
         if dtype is None:
             kind = _loop_dtype(ufunc, array.dtype, out.dtype)
             dtype = kind
-    kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
     total = make_result(kept, kind, array.layout)
     memory = _Memory(array.dtype, array.layout)
 
@@ -355,14 +356,15 @@ def into(out: Any, result: AnyArray, casting: Any = "same_kind") -> Any:
     TypeError
         A dtype that the result is not cast to.
     """
-    _same_shape(out, result.shape)
+    same_shape(out, result.shape)
     if not np.can_cast(result.dtype, out.dtype, casting):
         raise TypeError(f"cannot cast the result from {result.dtype} to {out.dtype}")
     out[...] = result
     return out
 
 
-def _same_shape(out: Any, shape: tuple[int, ...]) -> None:
+def same_shape(out: Any, shape: tuple[int, ...]) -> None:
+    """Refuse an ``out=`` that is no array, or of another shape than the result."""
     if not (is_stored(out) or isinstance(out, np.ndarray)):
         raise TypeError(f"out= is a {type(out).__name__}: give a numpy.ndarray or a PMArray")
     if out.shape != shape:
@@ -401,7 +403,7 @@ def _accumulate(
     shape = array.shape
     found = accumulated_dtype(ufunc, array, dtype, out)
     result = make_result(shape, found, array.layout) if out is None else out
-    _same_shape(result, shape)
+    same_shape(result, shape)
     array = apart_from(array, [result], "the array")
     ends = tuple(1 if i == along else n for i, n in enumerate(shape))
     config.check_result(math.prod(ends) * found.itemsize, "accumulate along another axis")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 if TYPE_CHECKING:
     from pmarray.group import Group
@@ -13,10 +13,71 @@ if TYPE_CHECKING:
 __all__ = ["Attributes"]
 
 
+def _refuse(self: Any, *args: Any, **options: Any) -> NoReturn:
+    kind = type(self).__mro__[1].__name__
+    raise TypeError(
+        f"a {kind} that was read from attributes changes nothing stored: assign a changed copy"
+    )
+
+
+class _ReadOnlyList(list[Any]):
+    """A list of JSON values; `copy`, a slice and ``+`` give lists to change."""
+
+    __setitem__ = __delitem__ = append = extend = insert = pop = remove = clear = _refuse
+    sort = reverse = __imul__ = _refuse
+
+    def __iadd__(self, other: Any) -> list[Any]:  # type: ignore[misc,override]
+        return [*self, *other]  # which ``attrs[key] += [...]`` assigns
+
+    def copy(self) -> list[Any]:
+        return cast("list[Any]", _plain(self))
+
+    def __deepcopy__(self, memo: Any) -> list[Any]:
+        return self.copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (self.copy(),)
+
+
+class _ReadOnlyDict(dict[str, Any]):
+    """A dict of JSON values; `copy` and ``|`` give dicts to change."""
+
+    __setitem__ = __delitem__ = update = setdefault = pop = popitem = clear = _refuse
+
+    def __ior__(self, other: Any) -> dict[str, Any]:  # type: ignore[misc,override]
+        return {**self, **dict(other)}
+
+    def copy(self) -> dict[str, Any]:
+        return cast("dict[str, Any]", _plain(self))
+
+    def __deepcopy__(self, memo: Any) -> dict[str, Any]:
+        return self.copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (self.copy(),)
+
+
+def _read_only(value: Any) -> Any:
+    if isinstance(value, list):
+        return _ReadOnlyList(map(_read_only, value))
+    if isinstance(value, dict):
+        return _ReadOnlyDict((key, _read_only(one)) for key, one in value.items())
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return list(map(_plain, value))
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return value
+
+
 class Attributes(MutableMapping[str, Any]):
     """JSON values of a group by name, kept with its arrays.
 
-    Values are copied in and out: changing a list that was read changes nothing stored.
+    Values are copied in and out. A list or a dict that was read is read-only, for changing it would
+    change nothing that is stored: assign a changed copy, which `copy` gives.
 
     >>> import pmarray
     >>> attrs = pmarray.open_group("dram:").attrs
@@ -24,6 +85,10 @@ class Attributes(MutableMapping[str, Any]):
     >>> attrs["model"] = {"widths": [784, 10]}
     >>> attrs["model"]["widths"]
     [784, 10]
+    >>> attrs["model"]["widths"].append(3)
+    Traceback (most recent call last):
+        ...
+    TypeError: a list that was read from attributes changes nothing stored: assign a changed copy
     >>> attrs["when"] = object()
     Traceback (most recent call last):
         ...
@@ -36,7 +101,7 @@ class Attributes(MutableMapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         with self._group._turn():
             self._group._admit()
-            return json.loads(json.dumps(self._group._metadata.attrs[key]))
+            return _read_only(self._group._metadata.attrs[key])
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.update({key: value})

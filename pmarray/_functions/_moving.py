@@ -20,14 +20,13 @@ def _copyto(dst: Any, src: Any, casting: Any = "same_kind", where: Any = True) -
     where = where if where is True or is_stored(where) else np.asarray(where)
     if isinstance(dst, np.ndarray) and not dst.flags.writeable:
         raise ValueError("assignment destination is read-only")
-    # What NumPy would refuse: a Python number takes the dtype of `dst`, if that can hold it.
+    # NumPy refuses, and casts a Python number to the dtype of `dst`, also of very few items.
     weak = isinstance(src, int | float | complex) and not isinstance(src, np.generic)
-    like = (
-        src if weak else np.empty(0, src.dtype if hasattr(src, "dtype") else np.asarray(src).dtype)
-    )
-    mask = True if where is True else np.empty(1 if weak else 0, where.dtype)
-    np.copyto(np.empty(1 if weak else 0, dst.dtype), like, casting, mask)
-    src = src if is_stored(src) else np.asarray(src, dst.dtype if weak else None)
+    src = src if weak or is_stored(src) else np.asarray(src)
+    few = np.empty(1 if weak else 0, dst.dtype)
+    mask = True if where is True else np.ones(few.shape, where.dtype)
+    np.copyto(few, src if weak else np.empty(0, src.dtype), casting, mask)
+    src = few[0, ...] if weak else src
     while src.ndim > len(dst.shape) and src.shape[0] == 1:
         src = src.view[0] if is_stored(src) else src[0]
     if np.broadcast_shapes(src.shape, np.shape(where), dst.shape) != dst.shape:

@@ -29,8 +29,10 @@ from pmarray.layout import Layout, Order
 
 __all__ = [
     "OURS",
+    "attributes_with",
     "foreign_id",
     "from_zarr",
+    "our_attribute",
     "plan",
     "quiet",
     "stored_chunk_shape",
@@ -41,6 +43,8 @@ __all__ = [
 ZarrMetadata = ArrayV2Metadata | ArrayV3Metadata
 
 OURS = "pmarray"
+_THEIRS = "attribute"
+"""Within ours, a user's attribute of that name."""
 """The attribute of groups and arrays that holds what Zarr has no word for."""
 _FOREIGN_IDS = 1 << 32
 # A chunk of a small array that may grow; each is a file, or an object far away.
@@ -257,14 +261,39 @@ def foreign_id(name: str) -> int:
     return _FOREIGN_IDS + int(google_crc32c.value(name.encode()))
 
 
+def attributes_with(attributes: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a user, and ours; one of the same name is kept within ours."""
+    if not ours:
+        return dict(attributes)
+    result = {key: value for key, value in ours.items() if key != _THEIRS}
+    if OURS in attributes:
+        result[_THEIRS] = attributes[OURS]
+    return {**attributes, OURS: result}
+
+
 def user_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes without ours."""
-    return {key: value for key, value in attributes.items() if key != OURS}
+    result = {key: value for key, value in attributes.items() if key != OURS}
+    ours = our_attribute(attributes)
+    if not ours and OURS in attributes:
+        result[OURS] = attributes[OURS]  # somebody else's
+    elif _THEIRS in ours:
+        result[OURS] = ours[_THEIRS]
+    return result
+
+
+def our_attribute(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What we have noted of a group, or of an array; nothing if that is not ours."""
+    found = attributes.get(OURS)
+    if not isinstance(found, Mapping):
+        return {}
+    of_group = isinstance(found.get("uuid"), str) and type(found.get("next")) is int
+    of_array = found.get("layout") in ("row", "col") and type(found.get("id")) is int
+    return found if of_group or of_array else {}
 
 
 def _ours(metadata: ZarrMetadata) -> Mapping[str, Any]:
-    ours = (metadata.attributes or {}).get(OURS)
-    return ours if isinstance(ours, Mapping) else {}
+    return our_attribute(metadata.attributes or {})
 
 
 def _dtype(metadata: ZarrMetadata) -> DType:
