@@ -10,7 +10,7 @@ import numpy as np
 from pmarray._functions._axes import axes_of, finish, reduces
 from pmarray._functions._registry import NO, AnyArray
 from pmarray._overlap import is_stored
-from pmarray._ufuncs import make_result, part_of, reduce, walk
+from pmarray._ufuncs import make_result, part_of, reduce, same_shape, walk
 
 _CALLER = 5
 """Frames from here to the call of NumPy's function: a warning points there."""
@@ -139,8 +139,10 @@ def spread_of(
         warnings.warn("Degrees of freedom <= 0 for slice.", RuntimeWarning, stacklevel=_CALLER + 1)
     if omit:
         freedom = np.where(freedom > 0, freedom, np.nan)
-    if root and out is not None and not np.can_cast(np.float16, out.dtype, "same_kind"):
-        raise TypeError(f"cannot cast the square root to {out.dtype}")
+    if out is not None:
+        same_shape(out, finish(squares, axes, keepdims, None).shape)
+        if root and not np.can_cast(np.float16, out.dtype, "same_kind"):
+            raise TypeError(f"cannot cast the square root to {out.dtype}")
     variance = np.true_divide(_held_by(out, squares), np.maximum(freedom, 0))
     result = np.sqrt(variance) if root else variance
     if out is None:

@@ -99,11 +99,13 @@ def test_out_is_checked_as_numpy_checks_it(
         out: Any = np.zeros(shape, to)
         if stored_out:
             out = array.group.create("out", shape, to)
+        found = []
         both(
-            lambda: function(array, out=out, **options) is out,
+            lambda: found.append(function(array, out=out, **options)) or found[0] is out,
             lambda: function(model, out=expected, **options) is expected,
         )
-        both(lambda: out[...], lambda: expected, rtol=1e-2)
+        if found:  # NumPy may raise after it has written
+            both(lambda: out[...], lambda: expected, rtol=1e-2)
 
 
 @pytest.mark.filterwarnings("ignore:Casting complex values")
