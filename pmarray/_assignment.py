@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from pmarray._config import config
 from pmarray._fancy import FancySelection
 from pmarray._indexing import Selection
-from pmarray._storage import Axes
-from pmarray._ufuncs import Index, is_stored, part_of, root, walk
+from pmarray._overlap import apart_from, is_stored, overlap
+from pmarray._ufuncs import Index, part_of, walk
 from pmarray._url import URL
-from pmarray._views import ArrayView, selection_view
+from pmarray._views import selection_view
 
 if TYPE_CHECKING:
     from pmarray.array import PMArray
 
-__all__ = ["assign", "copy_items", "overlap"]
+__all__ = ["assign", "copy_items"]
 
 AnyArray = NDArray[Any]
 
@@ -74,8 +74,12 @@ def copy_items(target: Any, source: Any, casting: Any = "unsafe", where: Any = T
     def pieces() -> Iterator[Index]:
         return walk(target.shape, 3 * max(itemsizes), lead.layout)
 
+    where = apart_from(where, [target], "where=")
+    shared = overlap(target, source)
+    if shared and not is_stored(source):
+        source = source.copy()
     parts: Iterator[Any] = (part_of(source, target.shape, piece) for piece in pieces())
-    if overlap(target, source):
+    if shared and is_stored(source):
         parts = _spooled(parts, pieces, source, target.shape)
     for piece, part in zip(pieces(), parts, strict=True):
         if where is True:
@@ -111,32 +115,3 @@ def _directory_of(array: PMArray) -> str | None:
     if os.path.isdir(path):
         return path
     return os.path.dirname(os.path.abspath(path)) if os.path.isfile(path) else None
-
-
-# -- overlap ------------------------------------------------------------------------------------
-
-
-def overlap(target: Any, source: Any) -> bool:
-    """Whether an item of one may be an item of the other, at another place."""
-    if target is source or not (is_stored(target) and is_stored(source)):
-        return False
-    if root(target) is not root(source) or not (target.size and source.size):
-        return False
-    return not any(
-        _apart(one, other) for one, other in zip(_in_root(target), _in_root(source), strict=True)
-    )
-
-
-def _in_root(array: PMArray) -> Axes:
-    """The items of a view as slices of the array behind all views."""
-    axes: Axes = tuple(slice(0, n, 1) for n in array.shape)
-    while isinstance(array, ArrayView):
-        axes = array.in_base(axes)
-        array = array._base
-    return axes
-
-
-def _apart(one: slice, other: slice) -> bool:
-    if one.start >= other.stop or other.start >= one.stop:
-        return True
-    return bool(one.step == other.step and (one.start - other.start) % one.step)

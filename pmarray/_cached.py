@@ -142,6 +142,10 @@ class CachedItems(ABC):
             lambda: self._cache.until(end_failed, check=False),
         )
 
+    def shows(self, values: AnyArray, /) -> bool:
+        """Whether an array in memory may show items of this storage."""
+        return False
+
     def retire(self) -> None:
         # What is written later could land on the next array of this name.
         self._cache.discard(self)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pmarray._cached import CachedItems
+from pmarray._chunked import ChunkStorage
+from pmarray._region import RegionStorage
 from pmarray._sizes import format_bytes
 from pmarray._url import URL
+from pmarray.backends._file_region import FileRegion
 
 if TYPE_CHECKING:
     from pmarray.array import PMArray
@@ -36,7 +40,10 @@ class ArrayInfo:
     nbytes: int
     """Bytes of the items."""
     stored_nbytes: int
-    """Bytes on the medium, the padding of lines included; what is reserved ahead is not."""
+    """Bytes on the medium, the padding of lines included; what is reserved ahead is not.
+
+    In files, what they occupy: less than the items where they are sparse or compressed.
+    """
     cached_nbytes: int
     """Bytes of the array that the cache holds."""
     dirty_nbytes: int
@@ -91,12 +98,35 @@ def describe(a: PMArray) -> ArrayInfo:
             layout=a.layout,
             chunks=a.chunks,
             nbytes=a.nbytes,
-            stored_nbytes=a._layout.nbytes,
+            stored_nbytes=_stored_nbytes(a),
             cached_nbytes=sum(state.cached_nbytes for state in states),
             dirty_nbytes=sum(state.dirty_nbytes for state in states),
             mode=a.group.mode,
             backend=URL.parse(a.group.url).scheme,
         )
+
+
+def _stored_nbytes(a: PMArray) -> int:
+    storage = a._storage
+    if isinstance(storage, RegionStorage) and isinstance(storage.region, FileRegion):
+        return min(a._layout.nbytes, _occupied(storage.region.path))
+    if isinstance(storage, ChunkStorage):
+        path = URL.parse(a.group.url).local_path
+        directory = path and os.path.join(path, a.name)
+        if directory and os.path.isdir(directory):
+            return sum(
+                _occupied(os.path.join(where, name))
+                for where, _, names in os.walk(directory)
+                for name in names
+            )
+    return a._layout.nbytes
+
+
+def _occupied(path: str) -> int:
+    try:
+        return os.stat(path).st_blocks * 512  # the unit of st_blocks, whatever the file system's is
+    except FileNotFoundError:
+        return 0  # removed meanwhile
 
 
 def chunk_states(a: PMArray) -> list[ChunkState]:

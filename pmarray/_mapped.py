@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._dtypes import DType
@@ -119,6 +120,9 @@ class MappedStorage:
         self._keep(tuple(slice(0, n, 1) for n in self.layout.shape))
         view.flags.writeable = True
         return view
+
+    def shows(self, values: AnyArray, /) -> bool:
+        return np.may_share_memory(values, self.items)
 
     def view(self) -> AnyArray | None:
         result = self.items[...]

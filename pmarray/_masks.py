@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._config import config
-from pmarray._ufuncs import is_stored, part_of, walk
+from pmarray._overlap import apart_from, is_stored
+from pmarray._ufuncs import part_of, walk
 
 if TYPE_CHECKING:
     from pmarray.array import PMArray
@@ -52,6 +53,8 @@ def read_masked(array: PMArray, mask: Any) -> AnyArray:
 
 def write_masked(array: PMArray, mask: Any, values: Any) -> None:
     """``array[mask] = values``; a piece is read and written as a whole."""
+    mask = apart_from(mask, [array], "the mask")
+    values = apart_from(values, [array], "the value")
     if not is_stored(values):
         values = array._as_values(values)
     count = int(np.count_nonzero(mask))

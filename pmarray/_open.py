@@ -102,6 +102,7 @@ def _open_group(
 def _enter_group(
     parsed: URL, mode: str, cache: int | str | None, commit: str, *, overwrite: bool
 ) -> Group:
+    parsed = parsed.absolute()  # the process may work in another directory when it is used
     backend = open_backend(parsed, writable=mode != "r")
     if (overwrite or mode == "w") and isinstance(backend, Overwritable):
         backend.make_way()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pmarray._url import URL
@@ -35,8 +34,7 @@ def reduce(a: PMArray) -> tuple[Any, ...]:
                 "it: pickle the array after it"
             )
         group.flush()
-    # The other process may work in another directory.
-    return reopen, (replace(url, path=url.local_path or url.path), a.name, a._chunks)
+    return reopen, (url, a.name, a._chunks)
 
 
 def reopen(url: URL, name: str, chunks: str | int | tuple[int, ...]) -> PMArray:

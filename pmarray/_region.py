@@ -160,9 +160,15 @@ class RegionStorage(CachedItems):
             return np.ndarray((), self._dtype, data)[()]
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
-        if any(view() is _owner(values) for view in self._views):
+        if self.shows(values):
             values = values.copy()  # the file changes under it as soon as the first chunk leaves
         super().write(axes, values)
+
+    def shows(self, values: AnyArray, /) -> bool:
+        if not self._views:
+            return False
+        owner = _owner(values)
+        return any(view() is owner for view in self._views)
 
     def set_shape(self, shape: tuple[int, ...], /) -> list[Axes] | None:
         layout, before = self.layout.with_lines(shape[self.layout.slow_axis]), self.layout

@@ -84,6 +84,9 @@ class Storage(Items, Protocol):
     def holds_fill(self) -> bool:
         """Whether items that were never written hold the fill value."""
 
+    def shows(self, values: AnyArray, /) -> bool:
+        """Whether an array in memory may show items of this storage, and change with them."""
+
     def set_shape(self, shape: tuple[int, ...], /) -> list[Axes] | None:
         """Change the shape in place; return None where that cannot be without copying.
 

@@ -16,7 +16,8 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import NDArray
 
 from pmarray._config import config
-from pmarray.errors import LayoutError
+from pmarray._operands import as_operand, in_dask, is_dask, is_operand
+from pmarray._overlap import apart_from, is_stored, root
 from pmarray.layout import Layout, Order
 
 if TYPE_CHECKING:
@@ -24,13 +25,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Index",
+    "accumulated_dtype",
     "array_ufunc",
     "in_memory",
+    "into",
+    "is_foreign",
     "is_stored",
     "make_result",
     "part_of",
     "reduce",
     "root",
+    "same_shape",
     "walk",
 ]
 
@@ -50,20 +55,20 @@ _ASSOCIATIVE = {
 }  # fmt: skip
 
 
-def is_stored(value: Any) -> bool:
-    """Whether it is a `PMArray`."""
-    from pmarray.array import PMArray  # which is made of this module's class
-
-    return isinstance(value, PMArray)
-
-
 def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: Any) -> Any:
     """`PMArray.__array_ufunc__`."""
     out = options.get("out", ())
-    if not all(_known(value) for value in (*inputs, *out)):
+    if not out and any(is_dask(type(value)) for value in inputs):
+        return in_dask(getattr(ufunc, method), inputs, options)
+    if not all(is_operand(value) for value in (*inputs, *out)):
         return NotImplemented
+    inputs = tuple(map(as_operand, inputs))
     if method == "at":
         return _at(ufunc, *inputs)
+    if not out and any(is_foreign(type(value)) for value in inputs):
+        # Such a class makes its own of the result: masked arrays their mask, matrices themselves.
+        plain = (in_memory(value, ufunc.__name__) for value in inputs)
+        return getattr(ufunc, method)(*plain, **_in_memory_options(ufunc, options))
     if method == "outer":
         left, right = inputs
         fresh = (None,) * np.ndim(right)
@@ -80,12 +85,9 @@ def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: 
     return _accumulate(ufunc, *inputs, **options)
 
 
-def _known(value: Any) -> bool:
-    return (
-        value is None
-        or is_stored(value)
-        or (isinstance(value, np.ndarray | np.generic | int | float | complex | list | tuple))
-    )
+def is_foreign(kind: type) -> bool:
+    """Whether it is a class of arrays that are more than their items, unlike `numpy.memmap`."""
+    return issubclass(kind, np.ndarray) and kind not in (np.ndarray, np.memmap)
 
 
 def in_memory(value: Any, what: str) -> Any:
@@ -96,19 +98,35 @@ def in_memory(value: Any, what: str) -> Any:
     return np.asarray(value)
 
 
+def _in_memory_options(ufunc: np.ufunc, options: dict[str, Any]) -> dict[str, Any]:
+    return {key: in_memory(value, ufunc.__name__) for key, value in options.items()}
+
+
 def _whole(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: Any) -> Any:
     if ufunc is np.matmul and method == "__call__" and not options.keys() - {"out"}:
         shapes = [np.ndim(value) for value in inputs]
         if max(shapes) <= 2 and min(shapes) >= 1:
             from pmarray.linalg import matmul
 
-            left, right = inputs
-            return matmul(left, right, out=options["out"][0] if options.get("out") else None)
-    out = options.get("out")
-    options = {key: in_memory(value, ufunc.__name__) for key, value in options.items()}
-    if out is not None and any(is_stored(one) for one in out):
-        raise LayoutError(f"{ufunc.__name__}.{method} takes no PMArray as out=: assign its result")
-    return getattr(ufunc, method)(*(in_memory(x, ufunc.__name__) for x in inputs), **options)
+            (target,) = options.get("out") or (None,)
+            # A product reads its operands again after parts of it were written.
+            left, right = (
+                in_memory(x, "an operand that is out= as well") if x is target else x
+                for x in inputs
+            )
+            left, right = (apart_from(x, [target]) for x in (left, right))
+            return matmul(left, right, out=target)
+    out = options.pop("out", None)
+    options = _in_memory_options(ufunc, options)
+    inputs = tuple(in_memory(x, ufunc.__name__) for x in inputs)
+    if out is None:
+        return getattr(ufunc, method)(*inputs, **options)
+    memory = tuple(np.empty(o.shape, o.dtype) if is_stored(o) else o for o in out)
+    getattr(ufunc, method)(*inputs, out=memory, **options)
+    for one, values in zip(out, memory, strict=True):
+        if one is not values:
+            one[...] = values
+    return out if len(out) > 1 else out[0]
 
 
 # -- the walk -----------------------------------------------------------------------------------
@@ -157,24 +175,6 @@ def part_of(value: Any, shape: tuple[int, ...], piece: Index) -> Any:
     return value[index] if own else value[()]
 
 
-def _separate(value: Any, outs: Sequence[Any]) -> Any:
-    """Copy an operand whose items an output holds at other places."""
-    if not is_stored(value):
-        return value
-    for out in outs:
-        if is_stored(out) and out is not value and root(out) is root(value):
-            config.check_result(value.nbytes, "the operand overlaps out=: use another out=")
-            return value[...]
-    return value
-
-
-def root(array: PMArray) -> PMArray:
-    """The array that a view is of."""
-    while (base := getattr(array, "_base", None)) is not None:
-        array = base
-    return array
-
-
 def _empty_like(value: Any) -> Any:
     """What NumPy takes for the operand when it chooses dtypes."""
     if is_stored(value) or isinstance(value, np.ndarray):
@@ -193,7 +193,6 @@ def make_result(shape: tuple[int, ...], dtype: Any, order: Order) -> AnyArray:
 
 
 def _call(ufunc: np.ufunc, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    inputs = tuple(np.asarray(x) if isinstance(x, list | tuple) else x for x in inputs)
     outs = list(options.pop("out", None) or [None] * ufunc.nout)
     where = options.pop("where", True)
     where = np.asarray(where) if isinstance(where, list | tuple) else where
@@ -220,7 +219,8 @@ def _call(ufunc: np.ufunc, inputs: tuple[Any, ...], options: dict[str, Any]) -> 
         make_result(shape, dtype, memory) if out is None else out
         for out, dtype in zip(outs, dtypes, strict=True)
     ]
-    inputs = tuple(_separate(x, given) for x in inputs)
+    inputs = tuple(apart_from(x, given) for x in inputs)
+    where = apart_from(where, given, "where=")
     itemsize = sum(dtype.itemsize for dtype in dtypes)
     itemsize += sum(x.dtype.itemsize for x in inputs if is_stored(x))
     for piece in walk(shape, itemsize, layout):
@@ -257,43 +257,64 @@ def reduce(
     keepdims: bool = False,
     initial: Any = np._NoValue,
     where: Any = True,
+    instead_of_nan: Any = None,
 ) -> Any:
-    """`ufunc.reduce` of an array of any size; only the result is in memory."""
+    """`ufunc.reduce` of an array of any size; only the result is in memory.
+
+    `instead_of_nan` is what takes the place of NaN, if anything.
+    """
+    where = np.asarray(where) if isinstance(where, list | tuple | np.generic) else where
     if not is_stored(array):
         result = ufunc.reduce(
             array, axis=axis, dtype=dtype, keepdims=keepdims, initial=initial,
             where=in_memory(where, ufunc.__name__),
         )  # fmt: skip
-        if out is None:
-            return result
-        return _reduced_into(out, np.asarray(result))
+        return into(out, np.asarray(result)) if out is not None else result
     shape = array.shape
     axes = tuple(range(array.ndim)) if axis is None else normalize_axis_tuple(axis, array.ndim)
+    kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
     probe_options: dict[str, Any] = {} if initial is np._NoValue else {"initial": initial}
     # NumPy's own refusals: an empty axis without identity, a `where` without a start value.
     probe = ufunc.reduce(
         np.ones([min(n, 1) for n in shape], array.dtype), axis=axes if axes else (), dtype=dtype,
         where=True if where is True else np.ones((1,) * array.ndim, bool), **probe_options,
     )  # fmt: skip
-    kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
-    total = make_result(kept, probe.dtype, array.layout)
+    kind = probe.dtype
+    if out is not None:
+        same_shape(out, tuple(n for i, n in enumerate(kept) if keepdims or i not in axes))
+        if dtype is None:
+            kind = _loop_dtype(ufunc, array.dtype, out.dtype)
+            dtype = kind
+    total = make_result(kept, kind, array.layout)
+    memory = _Memory(array.dtype, array.layout)
+
+    def read(piece: Index) -> AnyArray:
+        block = memory.read(array, piece)
+        if instead_of_nan is not None and block.dtype.kind in "fc":
+            np.copyto(block, instead_of_nan, where=np.isnan(block))
+        return block
+
     if 0 in shape or not axes:
         with_start = {**probe_options, "where": part_of(where, shape, _full(shape))}
+        config.check_result(array.nbytes, "give an axis, or reduce parts of it")
         total[...] = ufunc.reduce(
-            np.asarray(array), axis=axes, dtype=dtype, keepdims=True, **with_start
+            read(_full(shape)), axis=axes, dtype=dtype, keepdims=True, **with_start
         )
     sequential = ufunc not in _ASSOCIATIVE
-    memory = _Memory(array.dtype, array.layout)
     for piece in walk(shape, 2 * array.itemsize, array.layout, _IN_CACHE_BYTES) if axes else ():
-        block = memory.read(array, piece)
+        block = read(piece)
         mask = part_of(where, shape, piece)
         place = tuple(slice(0, 1) if i in axes else one for i, one in enumerate(piece))
         first = all(piece[i].start == 0 for i in axes)
         if sequential and not first:
-            # As one long series: what came before is its first item.
             (along,) = axes
-            block = np.concatenate([total[place].astype(block.dtype), block], axis=along)
-            total[place] = ufunc.reduce(block, axis=along, dtype=dtype, keepdims=True)
+            block = block.astype(kind, copy=False)
+            if mask is True:
+                # As one long series: what came before is its first item.
+                block = np.concatenate([total[place], block], axis=along)
+                total[place] = ufunc.reduce(block, axis=along, dtype=dtype, keepdims=True)
+            else:
+                _fold(ufunc, total[place], block, along, np.broadcast_to(mask, block.shape))
             continue
         begin = probe_options if first or ufunc.identity is None else {}
         part = ufunc.reduce(block, axis=axes, dtype=dtype, keepdims=True, where=mask, **begin)
@@ -305,16 +326,48 @@ def reduce(
         total = total.reshape([n for i, n in enumerate(kept) if i not in axes])
     if out is None:
         return total if total.ndim else total[()]
-    return _reduced_into(out, total)
+    return into(out, total, casting="unsafe")
 
 
-def _reduced_into(out: Any, total: AnyArray) -> Any:
-    if out.shape != total.shape:
-        raise ValueError(f"out has shape {out.shape}, the result {total.shape}")
-    if not np.can_cast(total.dtype, out.dtype, "same_kind"):
-        raise TypeError(f"cannot cast the result from {total.dtype} to {out.dtype}")
-    out[...] = total
+def _fold(ufunc: np.ufunc, total: AnyArray, block: AnyArray, along: int, mask: AnyArray) -> None:
+    """Reduce what a mask leaves of a block into `total`, line by line: no start value has axes."""
+    for i in range(block.shape[along]):
+        line = (*[slice(None)] * along, slice(i, i + 1))
+        ufunc(total, block[line], out=total, where=mask[line])
+
+
+def _loop_dtype(ufunc: np.ufunc, items: Any, out: Any) -> Any:
+    """The dtype in which NumPy reduces items when ``out=`` is given: it takes part in the choice.
+
+    What is reduced is then cast, in any way.
+    """
+    kinds = (out, np.dtype(items), None)
+    return ufunc.resolve_dtypes(kinds, casting="unsafe", reduction=True)[0]
+
+
+def into(out: Any, result: AnyArray, casting: Any = "same_kind") -> Any:
+    """Write a result into ``out=``, which has to have its shape.
+
+    Raises
+    ------
+    ValueError
+        Another shape.
+    TypeError
+        A dtype that the result is not cast to.
+    """
+    same_shape(out, result.shape)
+    if not np.can_cast(result.dtype, out.dtype, casting):
+        raise TypeError(f"cannot cast the result from {result.dtype} to {out.dtype}")
+    out[...] = result
     return out
+
+
+def same_shape(out: Any, shape: tuple[int, ...]) -> None:
+    """Refuse an ``out=`` that is no array, or of another shape than the result."""
+    if not (is_stored(out) or isinstance(out, np.ndarray)):
+        raise TypeError(f"out= is a {type(out).__name__}: give a numpy.ndarray or a PMArray")
+    if out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}, the result {shape}")
 
 
 class _Memory:
@@ -344,15 +397,13 @@ def _accumulate(
 ) -> Any:
     if not is_stored(array):
         result = ufunc.accumulate(array, axis=axis, dtype=dtype)
-        out[...] = result
-        return out
+        return into(out, np.asarray(result), casting="unsafe")
     (along,) = normalize_axis_tuple(axis, array.ndim)
     shape = array.shape
-    found = ufunc.accumulate(np.ones((1,) * array.ndim, array.dtype), axis=axis, dtype=dtype).dtype
+    found = accumulated_dtype(ufunc, array, dtype, out)
     result = make_result(shape, found, array.layout) if out is None else out
-    if result.shape != shape:
-        raise ValueError(f"out has shape {result.shape}, the result {shape}")
-    array = _separate(array, [result])
+    same_shape(result, shape)
+    array = apart_from(array, [result], "the array")
     ends = tuple(1 if i == along else n for i, n in enumerate(shape))
     config.check_result(math.prod(ends) * found.itemsize, "accumulate along another axis")
     last = np.empty(ends, found)
@@ -365,10 +416,17 @@ def _accumulate(
         if piece[along].start:
             block = np.concatenate([last[place], block.astype(found, copy=False)], axis=along)
             skip = (*[slice(None)] * along, slice(1, None))
-        part = ufunc.accumulate(block, axis=along, dtype=dtype)[skip]
+        part = ufunc.accumulate(block, axis=along, dtype=found)[skip]
         last[place] = part[(*[slice(None)] * along, slice(-1, None))]
         result[piece] = part
     return result
+
+
+def accumulated_dtype(ufunc: np.ufunc, array: Any, dtype: Any, out: Any) -> Any:
+    """The dtype of a running sum or product, and the like."""
+    if dtype is None and out is not None:
+        return _loop_dtype(ufunc, array.dtype, out.dtype)
+    return ufunc.accumulate(np.ones(1, array.dtype), dtype=dtype).dtype
 
 
 # -- in place, at an index ----------------------------------------------------------------------

@@ -2,14 +2,17 @@
 
 Without a scheme of ours, the name tells the format: what ends in ``.zarr`` is ``zarr:``, a file of
 another library is refused by its name, and any other path is ``memmap:``.
+
+In a path ``#`` and ``?`` are written ``%23`` and ``%3F``, and ``%`` before such digits ``%25``.
+Everything else stands for itself: a path is as its owner typed it, spaces too.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, unquote
+from dataclasses import dataclass, field, replace
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from pmarray.errors import URLError
 
@@ -19,6 +22,7 @@ DEFAULT_NAME = "array"
 """The array that a URL without ``#name`` means."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
+_RESERVED_IN_PATHS = "%?#"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 # Names that would collide with the files of a group when an array is published beside them.
 _RESERVED = frozenset({"pmarray.json", "journal", "lock", "data"})
@@ -74,9 +78,23 @@ class URL:
             rest = _path_of_file_url(rest, text)
         elif scheme in _STORES and rest.startswith("//"):
             rest = f"{scheme}:{rest}"
-        elif scheme:
-            return cls(scheme, rest, name, options)
+        else:
+            rest = _unescaped(rest)
+            if scheme:
+                return cls(scheme, rest, name, options)
         return cls(_format_of(rest), rest, name, options)
+
+    def absolute(self) -> URL:
+        """The same place, wherever the process works from now on.
+
+        >>> URL.parse("zarr:/data/run").absolute(), URL.parse("dram:x").absolute().path
+        (URL(scheme='zarr', path='/data/run', name=None, options={}), 'x')
+        """
+        path = self.local_path
+        if path is None:
+            return self
+        # No "..", which leads elsewhere behind a symbolic link, is taken out.
+        return replace(self, path="/".join(part for part in path.split("/") if part != "."))
 
     @property
     def local_path(self) -> str | None:
@@ -90,12 +108,21 @@ class URL:
         return os.path.join(os.getcwd(), os.path.expanduser(self.path))
 
     def __str__(self) -> str:
-        query = "&".join(f"{key}={value}" for key, value in self.options.items())
+        query = urlencode(self.options)
         return (
-            f"{self.scheme}:{self.path}"
+            f"{self.scheme}:{_escaped(self.path)}"
             + (f"?{query}" if query else "")
             + (f"#{self.name}" if self.name else "")
         )
+
+
+def _escaped(path: str) -> str:
+    return re.sub(f"[{_RESERVED_IN_PATHS}]", lambda found: f"%{ord(found[0]):02X}", path)
+
+
+def _unescaped(path: str) -> str:
+    codes = "|".join(f"{ord(one):02X}" for one in _RESERVED_IN_PATHS)
+    return re.sub(f"%({codes})", lambda found: chr(int(found[1], 16)), path, flags=re.IGNORECASE)
 
 
 def _path_of_file_url(rest: str, text: str) -> str:

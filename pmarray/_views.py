@@ -66,6 +66,11 @@ class _ViewItems(Items):
         self.layout = Layout.plan(shape or (1,), base.itemsize, order)
 
     @property
+    @abstractmethod
+    def look(self) -> object:
+        """What makes this view of its base: equal for views that were made alike."""
+
+    @property
     def chunk_shape(self) -> tuple[int, ...]:
         return self.layout.chunk_shape(TARGET_CHUNK_BYTES, TARGET_CHUNK_BYTES)
 
@@ -142,6 +147,10 @@ class _Transposed(_ViewItems):
         super().__init__(base, shape, order)
         self._back = tuple(np.argsort(order_of_axes).tolist())
 
+    @property
+    def look(self) -> object:
+        return self._axes
+
     def to_base(self, axes: Axes) -> Axes:
         return tuple(axes[axis] for axis in self._back)
 
@@ -156,6 +165,10 @@ class _Sliced(_ViewItems):
     def __init__(self, base: PMArray, selection: Selection) -> None:
         self._selection = selection
         super().__init__(base, selection.shape, base.layout)
+
+    @property
+    def look(self) -> object:
+        return self._selection
 
     def to_base(self, axes: Axes) -> Axes:
         result: list[slice] = []

@@ -25,6 +25,7 @@ from pmarray._loans import Borrowing
 from pmarray._masks import is_large_mask, read_masked, write_masked
 from pmarray._metadata import ArrayMetadata
 from pmarray._methods import Methods, normal_axis
+from pmarray._overlap import apart_from, overlap
 from pmarray._sizes import format_bytes
 from pmarray._storage import Storage
 from pmarray._uninterrupted import go_on
@@ -254,7 +255,7 @@ class PMArray(Arithmetic, Methods, Interop):
 
     def _gather_into(self, selection: FancySelection, out: AnyArray) -> None:
         block = selection.place_of(out)
-        if block is None:
+        if block is None or overlap(out, self):
             out[...] = self._read(selection)
         else:
             gather(self._storage, selection, block, self.dtype)
@@ -383,10 +384,10 @@ class PMArray(Arithmetic, Methods, Interop):
         return result[()] if selection.scalar else result
 
     def __array__(self, dtype: DTypeLike | None = None, *, copy: bool | None = None) -> AnyArray:
-        """Return the whole as a `numpy.ndarray`: a read-only view where the medium allows one.
+        """Return the whole as a read-only `numpy.ndarray`; `numpy.array` gives a copy to write to.
 
-        A view of a file sees later writes once they have left the cache, and must not be used
-        after the array has shrunk.
+        Where the medium allows it, it is a view. A view of a file sees later writes once they have
+        left the cache, and must not be used after the array has shrunk.
         """
         with self._turn():
             self._admit()
@@ -398,7 +399,10 @@ class PMArray(Arithmetic, Methods, Interop):
             if copy is False:
                 raise ValueError("a copy is needed, and copy=False forbids it")
             result: AnyArray = self[...] if view is None else view
-            return result if dtype is None else result.astype(dtype)
+            result = result if dtype is None else result.astype(dtype)
+            # Also of a copy: what is stored into an array that nobody asked for reaches no medium.
+            result.flags.writeable = bool(copy)
+            return result
 
     def __iter__(self) -> Iterator[Any]:
         for i in range(len(self)):
@@ -471,6 +475,8 @@ class PMArray(Arithmetic, Methods, Interop):
             self._write(parse(index, self.shape), values)
 
     def _write(self, selection: Selection | FancySelection, values: AnyArray) -> None:
+        if isinstance(selection, FancySelection):
+            values = apart_from(values, [self], "the value")
         while values.ndim > len(selection.shape) and values.shape[0] == 1:
             values = values[0]
         try:
@@ -491,6 +497,7 @@ class PMArray(Arithmetic, Methods, Interop):
 
     def _apply_at(self, ufunc: np.ufunc, index: Any, *values: Any) -> None:
         """``ufunc.at(self, index, *values)``."""
+        values = tuple(apart_from(v, [self], "the value") for v in values)
         with self._turn():
             self._admit_writer()
             selection = parse(index, self.shape)

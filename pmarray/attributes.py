@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 
@@ -18,12 +18,72 @@ __all__ = ["Attributes"]
 _MOST_ITEMS = 10_000
 
 
+def _refuse(self: Any, *args: Any, **options: Any) -> NoReturn:
+    kind = type(self).__mro__[1].__name__
+    raise TypeError(
+        f"a {kind} that was read from attributes changes nothing stored: assign a changed copy"
+    )
+
+
+class _ReadOnlyList(list[Any]):
+    """A list of JSON values; `copy`, a slice and ``+`` give lists to change."""
+
+    __setitem__ = __delitem__ = append = extend = insert = pop = remove = clear = _refuse
+    sort = reverse = __imul__ = _refuse
+
+    def __iadd__(self, other: Any) -> list[Any]:  # type: ignore[misc,override]
+        return [*self, *other]  # which ``attrs[key] += [...]`` assigns
+
+    def copy(self) -> list[Any]:
+        return cast("list[Any]", _plain(self))
+
+    def __deepcopy__(self, memo: Any) -> list[Any]:
+        return self.copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (self.copy(),)
+
+
+class _ReadOnlyDict(dict[str, Any]):
+    """A dict of JSON values; `copy` and ``|`` give dicts to change."""
+
+    __setitem__ = __delitem__ = update = setdefault = pop = popitem = clear = _refuse
+
+    def __ior__(self, other: Any) -> dict[str, Any]:  # type: ignore[misc,override]
+        return {**self, **dict(other)}
+
+    def copy(self) -> dict[str, Any]:
+        return cast("dict[str, Any]", _plain(self))
+
+    def __deepcopy__(self, memo: Any) -> dict[str, Any]:
+        return self.copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (self.copy(),)
+
+
+def _read_only(value: Any) -> Any:
+    if isinstance(value, list):
+        return _ReadOnlyList(map(_read_only, value))
+    if isinstance(value, dict):
+        return _ReadOnlyDict((key, _read_only(one)) for key, one in value.items())
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return list(map(_plain, value))
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return value
+
+
 class Attributes(MutableMapping[str, Any]):
     """JSON values by name: those of a group, `Group.attrs`, or of an array, `PMArray.attrs`.
 
-    They are part of the group's transactions. Values are copied in and out: changing a list that
-    was read changes nothing stored. NumPy's scalars and small arrays are stored as the numbers and
-    lists that they hold.
+    They are part of the group's transactions. NumPy's scalars and small arrays are stored as the
+    numbers and lists that they hold. A list or a dict that was read is read-only, for changing it
+    would change nothing that is stored: assign a changed copy, which `copy` gives.
 
     >>> import numpy as np, pmarray
     >>> attrs = pmarray.open_group("dram:").attrs
@@ -31,6 +91,10 @@ class Attributes(MutableMapping[str, Any]):
     >>> attrs["model"] = {"widths": [784, 10], "scale": np.float32(0.5)}
     >>> attrs["model"]
     {'widths': [784, 10], 'scale': 0.5}
+    >>> attrs["model"]["widths"].append(3)
+    Traceback (most recent call last):
+        ...
+    TypeError: a list that was read from attributes changes nothing stored: assign a changed copy
     >>> attrs["when"] = object()
     Traceback (most recent call last):
         ...
@@ -50,7 +114,7 @@ class Attributes(MutableMapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         with self._owner._turn():
             self._owner._admit()
-            return json.loads(json.dumps(self._values[key]))
+            return _read_only(self._values[key])
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.update({key: value})
@@ -62,7 +126,7 @@ class Attributes(MutableMapping[str, Any]):
             if not isinstance(key, str):
                 raise TypeError(f"attribute names are strings, not {key!r}")
             try:
-                values[key] = json.loads(json.dumps(value, default=_plain, allow_nan=False))
+                values[key] = json.loads(json.dumps(value, default=_of_numpy, allow_nan=False))
             except (TypeError, ValueError) as error:
                 raise TypeError(f"attribute {key!r} is no JSON value: {error}") from error
         self._change(lambda attrs: attrs.update(values))
@@ -107,7 +171,7 @@ class Attributes(MutableMapping[str, Any]):
         return f"Attributes({dict(self)})"
 
 
-def _plain(value: Any) -> Any:
+def _of_numpy(value: Any) -> Any:
     """What a value of NumPy's is in JSON."""
     if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "biufU":
         if value.size > _MOST_ITEMS:

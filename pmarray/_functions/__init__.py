@@ -8,6 +8,7 @@ from __future__ import annotations
 from pmarray._functions import (  # noqa: F401  # importing is what registers
     _comparisons,
     _extremes,
+    _looks,
     _moments,
     _moving,
     _products,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from pmarray._functions._registry import NO, STREAMED, AnyArray, Function
-from pmarray._ufuncs import is_stored
+from pmarray._functions._registry import NO, STREAMED, AnyArray, Function, unstreamed
+from pmarray._overlap import is_stored
+from pmarray._ufuncs import into
 
-__all__ = ["axes_of", "finish", "into", "reduces"]
+__all__ = ["axes_of", "finish", "reduces"]
 
 
 def reduces(*functions: Any) -> Callable[[Function], Function]:
@@ -31,12 +33,12 @@ def reduces(*functions: Any) -> Callable[[Function], Function]:
 def _first_stored(function: Any, implementation: Callable[..., Any]) -> Callable[..., Any]:
     names = tuple(inspect.signature(function).parameters)
 
+    @functools.wraps(implementation)
     def streamed(*args: Any, **options: Any) -> Any:
         given = dict(zip(names, args, strict=False)) | options
         if is_stored(given["a"]):
             return implementation(*args, **options)
-        out = given.pop("out", None)
-        return into(out, function(**given))
+        return unstreamed(function, args, options)
 
     return streamed
 
@@ -45,16 +47,12 @@ def axes_of(a: Any, axis: Any) -> tuple[int, ...]:
     return tuple(range(a.ndim)) if axis is None else normalize_axis_tuple(axis, a.ndim)
 
 
-def finish(total: AnyArray, axes: tuple[int, ...], keepdims: Any, out: Any) -> Any:
+def finish(
+    total: AnyArray, axes: tuple[int, ...], keepdims: Any, out: Any, casting: Any = "unsafe"
+) -> Any:
+    """Give a result its shape, and write it to ``out=``, cast as NumPy's reductions cast."""
     if keepdims is NO or not keepdims:
         total = total.reshape([n for i, n in enumerate(total.shape) if i not in axes])
     if out is not None:
-        return into(out, total)
+        return into(out, total, casting)
     return total if total.ndim else total[()]
-
-
-def into(out: Any, result: Any) -> Any:
-    if out is None:
-        return result
-    out[...] = result
-    return out

@@ -19,7 +19,8 @@ import numpy as np
 from pmarray._config import config
 from pmarray._functions._registry import AnyArray
 from pmarray._functions._subscripts import Subscripts
-from pmarray._ufuncs import is_stored, walk
+from pmarray._overlap import is_stored
+from pmarray._ufuncs import walk
 from pmarray.errors import LayoutError
 from pmarray.layout import Order
 from pmarray.linalg._blocks import as_output, new_result

@@ -8,7 +8,7 @@ import numpy as np
 
 from pmarray._functions._axes import axes_of, finish, reduces
 from pmarray._functions._registry import NO
-from pmarray._ufuncs import make_result, walk
+from pmarray._ufuncs import into, make_result, same_shape, walk
 
 
 def _arg(a: Any, axis: Any, out: Any, keepdims: Any, low: bool) -> Any:
@@ -46,7 +46,13 @@ def _arg(a: Any, axis: Any, out: Any, keepdims: Any, low: bool) -> Any:
         better = ((ahead | (nan & ~had_nan)) & ~(had_nan & ~nan)) | (tie & (indices < where_before))
         best[place] = np.where(better, values, before)
         place_of[place] = np.where(better, indices, where_before)
-    return finish(place_of, axes, keepdims, out)
+    found = np.asarray(finish(place_of, axes, keepdims, None))
+    if out is None:
+        return found[()]
+    same_shape(out, found.shape)
+    if not np.can_cast(out.dtype, np.intp, "safe"):
+        raise TypeError(f"cannot give places to out= of {out.dtype}: use an integer dtype")
+    return into(out, found, casting="unsafe")
 
 
 @reduces(np.argmin)

@@ -11,7 +11,7 @@ from pmarray._config import config
 from pmarray._functions._contractions import contract
 from pmarray._functions._registry import streams, unstreamed
 from pmarray._functions._subscripts import Subscripts, read
-from pmarray._ufuncs import is_stored
+from pmarray._overlap import is_stored
 from pmarray.errors import LayoutError
 from pmarray.linalg import matmul, norm
 
@@ -61,19 +61,20 @@ def _is_streamed(operands: list[Any], subscripts: Subscripts) -> bool:
 
 
 @streams(np.einsum)
-def _einsum(*args: Any, out: Any = None, optimize: Any = False, **options: Any) -> Any:
+def _einsum(*operands: Any, out: Any = None, optimize: Any = False, **kwargs: Any) -> Any:
+    args = operands
     if args and isinstance(args[0], str):
         args = (args[0], *(_array(x) for x in args[1:]))
     else:
         count = len(args) // 2 * 2
         args = tuple(_array(x) if not i % 2 and i < count else x for i, x in enumerate(args))
-    subscripts, operands = read(args)
-    if options or not _is_streamed(list(operands), subscripts):
-        return unstreamed(np.einsum, args, {"out": out, "optimize": optimize, **options})
-    return _product(list(operands), subscripts, out)
+    subscripts, arrays = read(args)
+    if kwargs or not _is_streamed(list(arrays), subscripts):
+        return unstreamed(np.einsum, args, {"out": out, "optimize": optimize, **kwargs})
+    return _product(list(arrays), subscripts, out)  # which plans by itself, whatever `optimize` is
 
 
-@streams(np.tensordot, np.linalg.tensordot)
+@streams(np.tensordot)
 def _tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
     a, b = _array(a), _array(b)
     if np.ndim(axes) == 0:
@@ -92,21 +93,27 @@ def _tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
     for i, j in zip(of_a, of_b, strict=True):
         right[j] = left[i]
     output = [one for one in left if one not in right] + [one for one in right if one not in left]
-    return _product([a, b], Subscripts((tuple(left), tuple(right)), tuple(output)))
+    found = _product([a, b], Subscripts((tuple(left), tuple(right)), tuple(output)))
+    return found if output else np.asarray(found)
+
+
+@streams(np.linalg.tensordot)
+def _linalg_tensordot(x1: Any, x2: Any, /, *, axes: Any = 2) -> Any:
+    return _tensordot(x1, x2, axes)
 
 
 @streams(np.inner)
-def _inner(a: Any, b: Any) -> Any:
+def _inner(a: Any, b: Any, /) -> Any:
     a, b = _array(a), _array(b)
     if not a.ndim or not b.ndim:
         return np.multiply(a, b)
     if a.shape[-1] != b.shape[-1]:
         raise ValueError(f"shapes {a.shape} and {b.shape} not aligned: their last axes differ")
-    return _tensordot(a, b, (-1, -1))
+    return _tensordot(a, b, (-1, -1))[()]
 
 
 @streams(np.vdot)
-def _vdot(a: Any, b: Any) -> Any:
+def _vdot(a: Any, b: Any, /) -> Any:
     a, b = _array(a), _array(b)
     if a.shape != b.shape:
         return unstreamed(np.vdot, (a, b), {})
@@ -114,10 +121,20 @@ def _vdot(a: Any, b: Any) -> Any:
     return contract([a, b], Subscripts((labels, labels), ()), conjugate=a.dtype.kind == "c")
 
 
-@streams(np.outer, np.linalg.outer)
+@streams(np.outer)
 def _outer(a: Any, b: Any, out: Any = None) -> Any:
     a, b = _flat(_array(a)), _flat(_array(b))
     return np.multiply.outer(a, b, out=out)
+
+
+@streams(np.linalg.outer)
+def _linalg_outer(x1: Any, x2: Any, /) -> Any:
+    x1, x2 = _array(x1), _array(x2)
+    if x1.ndim != 1 or x2.ndim != 1:
+        raise ValueError(
+            f"Input arrays must be one-dimensional, but they are {x1.ndim=} and {x2.ndim=}."
+        )
+    return np.multiply.outer(x1, x2)
 
 
 def _flat(a: Any) -> Any:
@@ -149,6 +166,9 @@ def _dot(a: Any, b: Any, out: Any = None) -> Any:
 @streams(np.linalg.norm)
 def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
     if keepdims or x.ndim > 2 or (axis is not None and not np.isscalar(axis)):
-        config.check_result(x.nbytes, "use pmarray.linalg.norm")
-        return np.linalg.norm(np.asarray(x), ord, cast(Any, axis), keepdims)
-    return norm(x, ord, cast(Any, axis))
+        return unstreamed(np.linalg.norm, (x, ord, axis, keepdims), {})
+    # Summed in double precision, and given in NumPy's dtype.
+    kind = np.linalg.norm(np.ones((1,) * x.ndim, x.dtype), ord, cast(Any, axis)).dtype
+    found = np.asarray(norm(x, ord, cast(Any, axis)))
+    with np.errstate(over="ignore"):
+        return found.astype(kind, copy=False)[()]

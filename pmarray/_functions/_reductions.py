@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from pmarray._functions._axes import axes_of, finish, into, reduces
-from pmarray._functions._registry import NO
-from pmarray._ufuncs import is_stored, make_result, reduce, root, walk
-from pmarray.errors import LayoutError
+from pmarray._functions._axes import axes_of, finish, reduces
+from pmarray._functions._registry import NO, STREAMED
+from pmarray._overlap import apart_from
+from pmarray._ufuncs import accumulated_dtype, into, make_result, reduce, walk
 
 
 def _reduction(function: Any, ufunc: np.ufunc, dtype: Any = None) -> None:
     """Register a function of NumPy's as the reduction of a ufunc, with its own parameters."""
     signature = inspect.signature(function)
 
+    @reduces(function)
     def streamed(*args: Any, **options: Any) -> Any:
         given = signature.bind(*args, **options).arguments
         array = given.pop("a")
@@ -26,7 +27,7 @@ def _reduction(function: Any, ufunc: np.ufunc, dtype: Any = None) -> None:
             chosen["dtype"] = dtype
         return reduce(ufunc, array, **chosen)
 
-    reduces(function)(streamed)
+    STREAMED[function].__signature__ = signature  # type: ignore[attr-defined]
 
 
 _reduction(np.sum, np.add)
@@ -40,13 +41,13 @@ _reduction(np.all, np.logical_and, bool)
 
 
 @reduces(np.ptp)
-def _ptp(a: Any, axis: Any = None, out: Any = None, keepdims: Any = False) -> Any:
+def _ptp(a: Any, axis: Any = None, out: Any = None, keepdims: Any = NO) -> Any:
     keepdims = bool(keepdims) and keepdims is not NO
     result = np.subtract(
         reduce(np.maximum, a, axis, keepdims=keepdims),
         reduce(np.minimum, a, axis, keepdims=keepdims),
     )
-    return into(out, result)
+    return result if out is None else into(out, np.asarray(result))
 
 
 @reduces(np.cumsum)
@@ -62,20 +63,19 @@ def _cumprod(a: Any, axis: Any = None, dtype: Any = None, out: Any = None) -> An
 def _cumulative(ufunc: np.ufunc, a: Any, axis: Any, dtype: Any, out: Any) -> Any:
     if axis is not None or a.ndim == 1:
         return ufunc.accumulate(a, axis=0 if axis is None else axis, dtype=dtype, out=out)
-    found = ufunc.accumulate(np.ones(1, a.dtype), dtype=dtype).dtype
+    found = accumulated_dtype(ufunc, a, dtype, out)
     result = make_result((a.size,), found, "row") if out is None else out
     if result.shape != (a.size,):
         raise ValueError(f"out has shape {result.shape}, the result {(a.size,)}")
-    if is_stored(out) and root(out) is root(a):
-        raise LayoutError("out is a view of the array that is still read when it is written")
+    a = apart_from(a, [result], "the array")
     done = 0
     last: Any = None
     # In C order whatever the layout: pieces follow one another in the flattened array.
-    for piece in walk(a.shape, 2 * (a.itemsize + found.itemsize), "row"):
+    for piece in walk(a.shape, 2 * (a.dtype.itemsize + found.itemsize), "row"):
         items = np.asarray(a[piece]).reshape(-1).astype(found, copy=False)
         if last is not None:
             items[:1] = ufunc(last, items[:1])
-        part = ufunc.accumulate(items, dtype=dtype)
+        part = ufunc.accumulate(items, dtype=found)
         last = part[-1:].copy()
         result[done : done + part.size] = part
         done += part.size
@@ -90,5 +90,4 @@ def _count_nonzero(a: Any, axis: Any = None, *, keepdims: Any = False) -> Any:
     for piece in walk(a.shape, 2 * a.itemsize, a.layout):
         place = tuple(slice(0, 1) if i in axes else one for i, one in enumerate(piece))
         total[place] += np.count_nonzero(np.asarray(a[piece]), axis=axes, keepdims=True)
-    result = finish(total, axes, keepdims, None)
-    return int(result) if axis is None and not keepdims else result
+    return finish(total, axes, keepdims, None)

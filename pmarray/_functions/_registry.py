@@ -1,11 +1,15 @@
 """What streams, and what happens to the rest: `PMArray.__array_function__`.
 
 A function of NumPy's is streamed if an implementation was registered for it. Every other one gets
-the whole arrays if they may be held in memory, and is refused otherwise.
+the whole arrays if they may be held in memory, and is refused otherwise. What it gets is read-only,
+and so is every view of it that it returns: a store into it would change memory that is not the
+array's, and nothing else. Only what NumPy documents to be written, `out=` above all, is handed over
+writable, and is written back.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._config import config
+from pmarray._overlap import is_stored
 from pmarray._sizes import format_bytes
-from pmarray._ufuncs import is_stored
+from pmarray._ufuncs import is_foreign
 from pmarray.errors import BudgetError
 
 __all__ = ["NO", "STREAMED", "AnyArray", "Function", "array_function", "streams", "unstreamed"]
@@ -32,12 +37,23 @@ _INSTEAD: dict[Any, str] = dict.fromkeys(
 )
 
 
+_WRITTEN: dict[Any, str] = {
+    np.put: "a",
+    np.putmask: "a",
+    np.place: "arr",
+    np.put_along_axis: "arr",
+    np.fill_diagonal: "a",
+}
+"""Parameters, besides `out`, that functions write to."""
+
+
 def array_function(
-    function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+    function: Callable[..., Any], types: Any, args: tuple[Any, ...], options: dict[str, Any]
 ) -> Any:
     """`PMArray.__array_function__`."""
     streamed = STREAMED.get(function)
-    if streamed is not None:
+    # A class that is more than its items makes its own of what NumPy computes.
+    if streamed is not None and not any(map(is_foreign, types)):
         return streamed(*args, **options)
     return unstreamed(function, args, options)
 
@@ -62,10 +78,37 @@ def unstreamed(function: Callable[..., Any], args: tuple[Any, ...], options: dic
             f"{_INSTEAD.get(function, 'apply it to parts (a.iter_chunks)')}, or allow it by "
             "pmarray.config.max_result"
         ) from None
-    if "out" in options and is_stored(options["out"]):
-        raise TypeError(f"{name} takes no PMArray as out=: assign its result")
-    plain_args, plain_options = _replace((args, options), lambda one: np.asarray(one))
-    return function(*plain_args, **plain_options)
+    written = _written(function, args, options)
+    for one in written:
+        with one._turn():
+            one._admit_writer()  # refused before anything is computed
+    # Contents that a function may leave undefined, to save memory, are not the array's.
+    options = {key: value for key, value in options.items() if key != "overwrite_input"}
+    # In C order, which some functions ask of the arrays that they write to.
+    memory = {id(one): np.ascontiguousarray(one[...]).reshape(one.shape) for one in written}
+    plain_args, plain_options = _replace(
+        (args, options), lambda one: memory[id(one)] if id(one) in memory else np.asarray(one)
+    )
+    result = function(*plain_args, **plain_options)
+    for one in written:
+        one[...] = memory[id(one)]
+        if result is memory[id(one)]:
+            result = one
+    return result
+
+
+def _written(
+    function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+) -> list[Any]:
+    """The arrays among the arguments that the function writes to."""
+    try:
+        given = inspect.signature(function).bind(*args, **options).arguments
+    except ValueError:  # a function of an older NumPy's, written in C
+        given = options
+    names = ["out", _WRITTEN.get(function)]
+    if function is np.nan_to_num and not given.get("copy", True):
+        names.append("x")
+    return [given[name] for name in names if name in given and is_stored(given[name])]
 
 
 def _replace(value: Any, change: Callable[[Any], Any]) -> Any:

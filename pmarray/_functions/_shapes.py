@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from pmarray._config import config
 from pmarray._functions._axes import axes_of
-from pmarray._functions._registry import STREAMED, AnyArray, streams
-from pmarray._ufuncs import is_stored
+from pmarray._functions._registry import AnyArray, streams
+from pmarray._overlap import is_stored, overlap
 
 
 @streams(np.shape)
@@ -29,19 +28,19 @@ def _size(a: Any, axis: Any = None) -> int:
     return int(a.size if axis is None else np.prod([a.shape[i] for i in axes_of(a, axis)]))
 
 
-@streams(np.transpose)
-def _transpose(a: Any, axes: Any = None) -> Any:
-    return a.transpose() if axes is None else a.transpose(*axes)
-
-
-@streams(np.swapaxes)
-def _swapaxes(a: Any, axis1: int, axis2: int) -> Any:
-    return a.swapaxes(axis1, axis2)
-
-
 @streams(np.result_type)
-def _result_type(*values: Any) -> Any:
-    return np.result_type(*(v.dtype if is_stored(v) else v for v in values))
+def _result_type(*arrays_and_dtypes: Any) -> Any:
+    return np.result_type(*(v.dtype if is_stored(v) else v for v in arrays_and_dtypes))
+
+
+@streams(np.may_share_memory)
+def _may_share_memory(a: Any, b: Any, /, max_work: Any = 0) -> bool:
+    return a is b or overlap(a, b)
+
+
+@streams(np.shares_memory)
+def _shares_memory(a: Any, b: Any, /, max_work: Any = -1) -> bool:
+    return a is b or overlap(a, b)
 
 
 @streams(np.iscomplexobj)
@@ -49,19 +48,45 @@ def _iscomplexobj(x: Any) -> bool:
     return bool(x.dtype.kind == "c")
 
 
-def _like(make: Callable[..., AnyArray]) -> Callable[..., AnyArray]:
-    def like(a: Any, *args: Any, dtype: Any = None, order: str = "K", subok: bool = True,
-             shape: Any = None, **options: Any) -> AnyArray:  # fmt: skip
-        shape = a.shape if shape is None else shape
-        order = {"K": "F" if a.layout == "col" else "C", "A": "C"}.get(order, order)
-        kind = np.dtype(a.dtype if dtype is None else dtype)
-        config.check_result(int(np.prod(shape, dtype=object)) * kind.itemsize, "create a PMArray")
-        return make(shape, *args, dtype=kind, order=order, **options)
-
-    return like
+# -- new arrays -----------------------------------------------------------------------------------
 
 
-STREAMED[np.empty_like] = _like(np.empty)
-STREAMED[np.zeros_like] = _like(np.zeros)
-STREAMED[np.ones_like] = _like(np.ones)
-STREAMED[np.full_like] = _like(np.full)
+def _as_told(a: Any, dtype: Any, order: str, shape: Any, device: Any) -> dict[str, Any]:
+    """The parameters of a new array like `a`, if it fits into memory."""
+    order = {"K": "F" if a.layout == "col" else "C", "A": "C"}.get(order, order)
+    kind = np.dtype(a.dtype if dtype is None else dtype)
+    shape = a.shape if shape is None else shape
+    config.check_result(int(np.prod(shape, dtype=object)) * kind.itemsize, "create a PMArray")
+    return {"shape": shape, "dtype": kind, "order": order, "device": device}
+
+
+@streams(np.empty_like)
+def _empty_like(
+    prototype: Any, /, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None,
+    *, device: Any = None,
+) -> AnyArray:  # fmt: skip
+    return np.empty(**_as_told(prototype, dtype, order, shape, device))
+
+
+@streams(np.zeros_like)
+def _zeros_like(
+    a: Any, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None, *,
+    device: Any = None,
+) -> AnyArray:  # fmt: skip
+    return np.zeros(**_as_told(a, dtype, order, shape, device))
+
+
+@streams(np.ones_like)
+def _ones_like(
+    a: Any, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None, *,
+    device: Any = None,
+) -> AnyArray:  # fmt: skip
+    return np.ones(**_as_told(a, dtype, order, shape, device))
+
+
+@streams(np.full_like)
+def _full_like(
+    a: Any, fill_value: Any, dtype: Any = None, order: str = "K", subok: bool = True,
+    shape: Any = None, *, device: Any = None,
+) -> AnyArray:  # fmt: skip
+    return np.full(fill_value=fill_value, **_as_told(a, dtype, order, shape, device))

@@ -9,7 +9,8 @@ import numpy as np
 from pmarray._functions._axes import axes_of, finish
 from pmarray._functions._moments import mean
 from pmarray._functions._registry import NO, AnyArray, streams, unstreamed
-from pmarray._ufuncs import is_stored, make_result, part_of, reduce, walk
+from pmarray._overlap import is_stored
+from pmarray._ufuncs import make_result, part_of, reduce, walk
 from pmarray.layout import Order
 
 # -- histograms ---------------------------------------------------------------------------------

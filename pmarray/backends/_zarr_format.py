@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,9 +34,11 @@ zarr_dtypes.register()
 
 __all__ = [
     "OURS",
+    "attributes_with",
     "documents",
     "foreign_id",
     "from_zarr",
+    "our_attribute",
     "plan",
     "quiet",
     "stored_chunk_shape",
@@ -47,6 +50,8 @@ __all__ = [
 ZarrMetadata = ArrayV2Metadata | ArrayV3Metadata
 
 OURS = "pmarray"
+_THEIRS = "attribute"
+"""Within ours, a user's attribute of that name."""
 """The attribute of groups and arrays that holds what Zarr has no word for."""
 _FOREIGN_IDS = 1 << 32
 # A chunk of a small array that may grow; each is a file, or an object far away.
@@ -252,7 +257,7 @@ def to_zarr(array: ArrayMetadata) -> ZarrMetadata:
     """Return the metadata of an array as Zarr has them."""
     assert array.document is not None
     value = json.loads(array.document)
-    value["attributes"] = {**array.attrs, **value.get("attributes", {})}
+    value["attributes"] = attributes_with(array.attrs, our_attribute(value["attributes"]))
     with quiet():
         if value["zarr_format"] == 2:
             metadata: ZarrMetadata = ArrayV2Metadata.from_dict(value)
@@ -294,14 +299,47 @@ def foreign_id(name: str) -> int:
     return _FOREIGN_IDS + int(google_crc32c.value(name.encode()))
 
 
+def attributes_with(attributes: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a user, and ours; one of the same name is kept within ours."""
+    if not ours:
+        return dict(attributes)
+    result = {key: value for key, value in ours.items() if key != _THEIRS}
+    if OURS in attributes:
+        result[_THEIRS] = attributes[OURS]
+    return {**attributes, OURS: result}
+
+
 def user_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes without ours."""
-    return {key: value for key, value in attributes.items() if key != OURS}
+    result = {key: value for key, value in attributes.items() if key != OURS}
+    ours = our_attribute(attributes)
+    if not ours and OURS in attributes:
+        result[OURS] = attributes[OURS]  # somebody else's
+    elif _THEIRS in ours:
+        result[OURS] = ours[_THEIRS]
+    return result
+
+
+def our_attribute(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What we have noted of a group, or of an array; nothing if that is not ours."""
+    found = attributes.get(OURS)
+    if not isinstance(found, Mapping):
+        return {}
+    # Icechunk keeps no number: one that changed with every commit would be in conflict.
+    of_group = _is_uuid(found.get("uuid")) and type(found.get("next", 0)) is int
+    of_array = found.get("layout") in ("row", "col") and type(found.get("id")) is int
+    return found if of_group or of_array else {}
+
+
+def _is_uuid(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(uuid.UUID(value))
+    except ValueError:
+        return False
 
 
 def _ours(metadata: ZarrMetadata) -> Mapping[str, Any]:
-    ours = (metadata.attributes or {}).get(OURS)
-    return ours if isinstance(ours, Mapping) else {}
+    return our_attribute(metadata.attributes or {})
 
 
 def _dtype(metadata: ZarrMetadata) -> DType:
@@ -348,8 +386,7 @@ def _document(metadata: ZarrMetadata) -> str:
         value = _jsonable(metadata.to_dict())
     else:
         value = json.loads(documents(metadata)["zarr.json"])
-    ours = value.get("attributes", {}).get(OURS)
-    value["attributes"] = {} if ours is None else {OURS: ours}
+    value["attributes"] = attributes_with({}, our_attribute(value.get("attributes", {})))
     return json.dumps(value, sort_keys=True)
 
 

@@ -175,7 +175,7 @@ class ZarrBackend:
                 found = replace(found, file_id=zarr_format.foreign_id(name))
             arrays[name] = found
         attributes: dict[str, Any] = dict(node.attrs)
-        ours = attributes.get(zarr_format.OURS, {})
+        ours = zarr_format.our_attribute(attributes)
         largest = max((a.file_id for a in arrays.values() if a.file_id < 1 << 32), default=0)
         metadata = GroupMetadata(
             uuid=str(ours.get("uuid") or uuid.uuid5(uuid.NAMESPACE_URL, self.where)),
@@ -228,7 +228,7 @@ class ZarrBackend:
         """Write what has changed of the metadata of the hierarchy."""
         metadata = checkpoint.metadata
         if self.can_create:
-            attributes = {**metadata.attrs, zarr_format.OURS: self._ours(checkpoint)}
+            attributes = zarr_format.attributes_with(metadata.attrs, self._ours(checkpoint))
             group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
             self._put("zarr.json", json.dumps(group, indent=1).encode())
         for name, array in metadata.arrays.items():

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pmarray._config import config
+from pmarray._overlap import overlap
 from pmarray._sizes import parse_bytes
 from pmarray.array import PMArray
 from pmarray.errors import LayoutError
@@ -281,19 +282,8 @@ def as_output(out: Any, shape: tuple[int, ...], dtype: DType, operands: Iterable
     if not np.can_cast(dtype, out.dtype, "same_kind"):
         raise LayoutError(f"out has dtype {out.dtype}, which cannot hold a result of {dtype}")
     for operand in operands:
-        if root_of(operand) is root_of(out) or (
-            isinstance(out, np.ndarray)
-            and isinstance(operand, np.ndarray)
-            and np.may_share_memory(operand, out)
-        ):
+        if operand is out or overlap(out, operand):
             raise LayoutError("out is one of the operands, which are still read when it is written")
-
-
-def root_of(array: Any) -> Any:
-    """A `PMArray` behind its views."""
-    while isinstance(array, PMArray) and hasattr(array, "_base"):
-        array = array._base
-    return array
 
 
 def new_result(shape: tuple[int, ...], dtype: DType, instead: str) -> AnyArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -156,3 +157,37 @@ def test_info_counts_cached_and_dirty_bytes(scratch: Path) -> None:
         a.flush()
         assert a.info.dirty_nbytes == 0
         assert "stored  320 KiB" in repr(a.info)
+
+
+def test_info_counts_what_files_occupy(scratch: Path) -> None:
+    """Not what a sparse file, or one whose chunks are compressed, would take otherwise."""
+    with pmarray.open(scratch / "sparse", shape=(1_000_000, 2), layout="col") as a:
+        a[:100, 0] = 1
+        a.flush()
+        file = Path(a._storage.region.path)  # type: ignore[attr-defined]
+        assert a.info.stored_nbytes <= file.stat().st_blocks * 512
+    url = f"zarr:{scratch}/compressed"
+    with pmarray.open(url, shape=(1_000_000, 2), chunks=100_000, codecs=["zstd"]) as a:
+        a[...] = 1
+        a.flush()
+        assert 0 < a.info.stored_nbytes < a.nbytes / 100
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b=c", "a%23b", "100%", "a b"])
+@pytest.mark.parametrize("scheme", ["memmap", "zarr"])
+def test_a_pickle_opens_what_was_pickled(
+    name: str, scheme: str, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (scratch / "here").mkdir()
+    (scratch / "there").mkdir()
+    monkeypatch.chdir(scratch / "here")
+    escaped = name.replace("%23", "%2523").replace("#", "%23").replace("?", "%3F")
+    url = Path(name) if scheme == "memmap" else f"{scheme}:./{escaped}"
+    with pmarray.open(url, (3,), fill_value=7) as a:
+        monkeypatch.chdir(scratch / "there")
+        with pmarray.open("memmap:a", (3,)), pickle.loads(pickle.dumps(a)) as b:
+            assert b.group.url == a.group.url
+            assert b[...].tolist() == [7, 7, 7]
+        with pmarray.open(a.group.url, mode="r") as c:
+            assert c[0] == 7
+    assert os.listdir(scratch / "here") == [name]

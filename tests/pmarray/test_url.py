@@ -13,10 +13,11 @@ from pmarray._url import URL, check_name
 from pmarray.errors import URLError
 
 names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,20}", fullmatch=True)
-paths = st.text(string.ascii_letters + string.digits + "/._- @~+äß", min_size=1, max_size=30)
+plain_paths = st.text(string.ascii_letters + string.digits + "/._- @~+äß", min_size=1, max_size=30)
+paths = plain_paths | st.text("/a2356F#?%&=:", min_size=1, max_size=20)
 options = st.dictionaries(
     st.text(string.ascii_lowercase, min_size=1, max_size=5),
-    st.text(string.ascii_letters + string.digits, max_size=5),
+    st.text(string.ascii_letters + "#&=%+ ?", max_size=5),
     max_size=3,
 )
 
@@ -33,7 +34,7 @@ def test_what_is_written_is_what_is_read(
 NAMED = (".zarr", ".zarr.zip", ".h5", ".hdf5", ".he5", ".nc", ".npz", ".mat", ".safetensors")
 
 
-@given(paths)
+@given(plain_paths)
 def test_a_bare_path_is_a_memmap(path: str) -> None:
     assume(not any(part.endswith(NAMED) for part in path.split("/")))
     assert URL.parse(path) == URL("memmap", path)
@@ -69,6 +70,11 @@ def test_what_is_none_of_ours_is_named(text: str | Path, says: str) -> None:
 @given(st.text(min_size=1, max_size=20).filter(lambda text: "\0" not in text))
 def test_a_path_object_is_a_path_whatever_it_holds(text: str) -> None:
     assert URL.parse(Path(text)) == URL("memmap", str(Path(text)))
+
+
+def test_a_percent_sign_stands_for_itself_but_before_the_code_of_a_reserved_character() -> None:
+    assert URL.parse("memmap:/100%/a%20b%2").path == "/100%/a%20b%2"
+    assert URL.parse("memmap:/a%23b%3fc%2523#x") == URL("memmap", "/a#b?c%23", "x")
 
 
 def test_schemes_are_told_from_paths() -> None:
