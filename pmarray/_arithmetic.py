@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
@@ -11,12 +12,16 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
 from pmarray._config import config
+from pmarray._operands import in_dask, is_dask
 from pmarray._ufuncs import array_ufunc, in_memory, is_foreign
 
 if TYPE_CHECKING:
     from pmarray.array import PMArray
 
 __all__ = ["Arithmetic"]
+
+
+_INCOMPARABLE = ("did not contain a loop", "cannot use operands with types")
 
 
 class Arithmetic(NDArrayOperatorsMixin):
@@ -34,6 +39,8 @@ class Arithmetic(NDArrayOperatorsMixin):
     def __array_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if any(map(is_dask, types)):
+            return in_dask(func, args, kwargs)
         if not all(
             issubclass(kind, Arithmetic)
             or getattr(kind, "__array_function__", None) is np.ndarray.__array_function__
@@ -43,6 +50,26 @@ class Arithmetic(NDArrayOperatorsMixin):
         from pmarray._functions import array_function
 
         return array_function(func, types, args, kwargs)
+
+    def __eq__(self, other: Any) -> Any:
+        return self._compared(np.equal, other, False)
+
+    def __ne__(self, other: Any) -> Any:
+        return self._compared(np.not_equal, other, True)
+
+    def _compared(self, ufunc: np.ufunc, other: Any, without: bool) -> Any:
+        """Compare; items that cannot be compared, such as text and numbers, are not equal."""
+        if getattr(other, "__array_ufunc__", ...) is None:
+            return NotImplemented
+        try:
+            return ufunc(self, other)
+        except TypeError as error:
+            # NumPy has classes for these, of no public name.
+            if not any(text in str(error) for text in _INCOMPARABLE):
+                raise
+            shape = np.broadcast_shapes(self._self.shape, np.shape(other))
+            config.check_result(math.prod(shape), "compare parts")
+            return np.full(shape, without)
 
     # -- reductions -----------------------------------------------------------------------------
 
@@ -206,8 +233,8 @@ def _let_decide(name: str, operate: Callable[[Any, Any], Any]) -> None:
 
     Masked arrays keep their mask, matrices their product: both get this array in memory.
     """
-    forward = getattr(NDArrayOperatorsMixin, f"__{name}__")
-    backward = getattr(NDArrayOperatorsMixin, f"__r{name}__", None)
+    forward = getattr(Arithmetic, f"__{name}__")
+    backward = getattr(Arithmetic, f"__r{name}__", None)
 
     def ahead(self: Any, other: Any) -> Any:
         if is_foreign(type(other)):

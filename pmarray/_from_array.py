@@ -19,8 +19,9 @@ from pmarray._copy import (
 )
 from pmarray._dtypes import parse_dtype
 from pmarray._open import _open_group
+from pmarray._operands import is_dask
 from pmarray._progress import Progress, reporting
-from pmarray._sources import as_source, is_dask, layout_of, shape_of, source_of, store_dask
+from pmarray._sources import as_source, layout_of, shape_of, source_of, store_dask
 from pmarray._url import DEFAULT_NAME, URL
 from pmarray.array import PMArray
 from pmarray.layout import parse_layout
@@ -111,7 +112,7 @@ def from_array(
             fill_bytes = x._array.fill if isinstance(x, PMArray) else bytes(dtype.itemsize)
             attrs = dict(x.attrs) if isinstance(x, PMArray) else {}
             task = Task(name, shape, dtype, order, fill_bytes, source_of(x), attrs)
-            if is_dask(x):
+            if is_dask(type(x)):
                 return store_dask(x, create(group, task, chunks, options), report)
             return fill(group, [task], chunks, config.work_memory, report, options)[0]
     except BaseException:

@@ -194,6 +194,18 @@ class Methods:
         """Sum along a diagonal. See `numpy.trace`."""
         return np.trace(cast(Any, self), offset, axis1, axis2, dtype, out)
 
+    # -- as a linear operator, for scipy.sparse.linalg.aslinearoperator ---------------------------
+
+    def matvec(self, x: Any) -> Any:
+        """Product with a vector."""
+        return np.matmul(self, x)  # type: ignore[call-overload]
+
+    def rmatvec(self, x: Any) -> Any:
+        """Product of the conjugate transpose with a vector."""
+        return np.conj(np.matmul(self._array_self.T, np.conj(x)))
+
+    matmat, rmatmat = matvec, rmatvec
+
     def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
         """Read a diagonal; only its own items are read. Read-only, as NumPy's.
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from pmarray._operands import is_dask
 from pmarray._progress import Progress
 from pmarray._stream import ArraySource, SlicedSource, Source, stream
 from pmarray.array import PMArray
 from pmarray.errors import LayoutError
 from pmarray.layout import Order, parse_shape
 
-__all__ = ["as_source", "is_dask", "layout_of", "shape_of", "source_of", "store_dask", "write_from"]
+__all__ = ["as_source", "layout_of", "shape_of", "source_of", "store_dask", "write_from"]
 
 
 def as_source(x: Any) -> Any:
@@ -23,18 +24,12 @@ def as_source(x: Any) -> Any:
         raise TypeError(f"{x!r} is a path, and no array: pmarray.copy copies what is stored there")
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError("a masked array has a mask, which could not be stored: give x.filled(...)")
-    if isinstance(x, PMArray) or is_dask(x):
+    if isinstance(x, PMArray) or is_dask(type(x)):
         return x
     sliced = isinstance(getattr(x, "dtype", None), np.dtype) and hasattr(x, "__getitem__")
     if sliced and not isinstance(x, np.ndarray) and len(x.shape) > 0:
         return x
     return np.asarray(x)  # a numpy.matrix too, whose slices have more axes than were asked for
-
-
-def is_dask(x: Any) -> bool:
-    """Whether it is an array of dask."""
-    # Asked of the type, so that dask is not imported for those who do not use it.
-    return any(kind.__module__.startswith("dask.array") for kind in type(x).__mro__)
 
 
 def shape_of(x: Any) -> tuple[int, ...]:
@@ -65,7 +60,7 @@ def source_of(x: Any) -> Source:
 
 def write_from(x: Any, target: PMArray, nbytes: int) -> None:
     """Write the items of what `as_source` has returned, holding `nbytes` at once."""
-    if is_dask(x):
+    if is_dask(type(x)):
         store_dask(x, target, lambda done, total: None)
         return
     for _ in stream(source_of(x), target, nbytes):

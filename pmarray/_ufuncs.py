@@ -16,6 +16,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import NDArray
 
 from pmarray._config import config
+from pmarray._operands import as_operand, in_dask, is_dask, is_operand
 from pmarray._overlap import apart_from, is_stored, root
 from pmarray.layout import Layout, Order
 
@@ -57,8 +58,11 @@ _ASSOCIATIVE = {
 def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: Any) -> Any:
     """`PMArray.__array_ufunc__`."""
     out = options.get("out", ())
-    if not all(_known(value) for value in (*inputs, *out)):
+    if not out and any(is_dask(type(value)) for value in inputs):
+        return in_dask(getattr(ufunc, method), inputs, options)
+    if not all(is_operand(value) for value in (*inputs, *out)):
         return NotImplemented
+    inputs = tuple(map(as_operand, inputs))
     if method == "at":
         return _at(ufunc, *inputs)
     if not out and any(is_foreign(type(value)) for value in inputs):
@@ -79,16 +83,6 @@ def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: 
     if method == "reduce":
         return reduce(ufunc, *inputs, **options)
     return _accumulate(ufunc, *inputs, **options)
-
-
-def _known(value: Any) -> bool:
-    if isinstance(value, np.ndarray):
-        return type(value).__array_ufunc__ is np.ndarray.__array_ufunc__
-    return (
-        value is None
-        or is_stored(value)
-        or isinstance(value, np.generic | int | float | complex | list | tuple)
-    )
 
 
 def is_foreign(kind: type) -> bool:
@@ -114,8 +108,14 @@ def _whole(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: Any) 
         if max(shapes) <= 2 and min(shapes) >= 1:
             from pmarray.linalg import matmul
 
-            left, right = inputs
-            return matmul(left, right, out=options["out"][0] if options.get("out") else None)
+            (target,) = options.get("out") or (None,)
+            # A product reads its operands again after parts of it were written.
+            left, right = (
+                in_memory(x, "an operand that is out= as well") if x is target else x
+                for x in inputs
+            )
+            left, right = (apart_from(x, [target]) for x in (left, right))
+            return matmul(left, right, out=target)
     out = options.pop("out", None)
     options = _in_memory_options(ufunc, options)
     inputs = tuple(in_memory(x, ufunc.__name__) for x in inputs)
@@ -193,7 +193,6 @@ def make_result(shape: tuple[int, ...], dtype: Any, order: Order) -> AnyArray:
 
 
 def _call(ufunc: np.ufunc, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    inputs = tuple(np.asarray(x) if isinstance(x, list | tuple) else x for x in inputs)
     outs = list(options.pop("out", None) or [None] * ufunc.nout)
     where = options.pop("where", True)
     where = np.asarray(where) if isinstance(where, list | tuple) else where

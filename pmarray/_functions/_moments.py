@@ -85,6 +85,8 @@ def mean(
     found = mean_dtype(a, dtype)
     axes = axes_of(a, axis)
     wide = np.float32 if found == np.float16 else found
+    if found.kind == "m":
+        wide = None  # a unit cannot be asked for
     total = reduce(np.add, a, axes, dtype=wide, keepdims=True, where=where)
     count = _count(a, axes, where)
     if not np.all(count):

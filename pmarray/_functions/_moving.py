@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Number
 from typing import Any, cast
 
 import numpy as np
@@ -39,7 +40,7 @@ def _concatenate(
     arrays: Any, /, axis: Any = 0, out: Any = None, *, dtype: Any = None, casting: Any = "same_kind"
 ) -> Any:
     if axis is None:
-        raise TypeError("concatenate of a PMArray needs an axis")
+        return _end_to_end(arrays, out, dtype, casting)
     arrays = [x if is_stored(x) else np.asarray(x) for x in arrays]
     first = arrays[0]
     (along,) = normalize_axis_tuple(axis, first.ndim)
@@ -73,6 +74,28 @@ def _concatenate(
     return result
 
 
+def _end_to_end(arrays: Any, out: Any, dtype: Any, casting: Any) -> Any:
+    """Join the items of all arrays, each in C order, along one axis."""
+    arrays = [x if is_stored(x) else np.asarray(x) for x in arrays]
+    kind = np.result_type(*(x.dtype for x in arrays)) if dtype is None else np.dtype(dtype)
+    size = sum(x.size for x in arrays)
+    result = make_result((size,), kind, "row") if out is None else out
+    if result.shape != (size,):
+        raise ValueError(f"out has shape {result.shape}, the result {(size,)}")
+    for x in arrays:
+        if not np.can_cast(x.dtype, result.dtype, casting):
+            raise TypeError(f"cannot cast from {x.dtype} to {result.dtype} by the rule {casting!r}")
+    arrays = [apart_from(x, [result], "an array") for x in arrays]
+    start = 0
+    for x in arrays:
+        # Pieces in C order follow one another, whatever the layout.
+        for piece in walk(x.shape, 3 * x.dtype.itemsize, "row"):
+            part = np.asarray(x[piece]).reshape(-1)
+            result[start : start + part.size] = part.astype(result.dtype, casting=casting)
+            start += part.size
+    return result
+
+
 @streams(np.where)
 def _where(condition: Any, *choices: Any) -> Any:
     if not choices:
@@ -81,7 +104,11 @@ def _where(condition: Any, *choices: Any) -> Any:
     x, y = choices
     shape = np.broadcast_shapes(*(np.shape(v) for v in (condition, x, y)))
     values: list[Any] = [v if is_stored(v) else np.asarray(v) for v in (condition, x, y)]
-    kind = np.result_type(*(v.dtype if hasattr(v, "dtype") else v for v in (x, y)))
+    # Numbers have a say in dtypes, but not text, which would be taken for the name of one.
+    kinds: list[Any] = [
+        v if isinstance(v, Number) else w.dtype for v, w in zip(choices, values[1:], strict=True)
+    ]
+    kind = np.result_type(*kinds)
     lead = next(v for v in values if is_stored(v))
     result = make_result(shape, kind, lead.layout)
     for piece in walk(shape, 3 * max(v.dtype.itemsize for v in values), lead.layout):

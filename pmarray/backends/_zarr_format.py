@@ -396,7 +396,9 @@ def our_attribute(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
     found = attributes.get(OURS)
     if not isinstance(found, Mapping):
         return {}
-    of_group = isinstance(found.get("uuid"), str) and type(found.get("next")) is int
+    of_group = (
+        isinstance(found.get("uuid"), str) and type(found.get("next", 0)) is int
+    )  # none in Icechunk
     of_array = found.get("layout") in ("row", "col") and type(found.get("id")) is int
     return found if of_group or of_array else {}
 
