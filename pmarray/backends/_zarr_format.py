@@ -357,9 +357,9 @@ def our_attribute(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
     found = attributes.get(OURS)
     if not isinstance(found, Mapping):
         return {}
-    of_group = isinstance(found.get("uuid"), str) and type(found.get("next")) is int
-    of_array = found.get("layout") in ("row", "col") and type(found.get("id")) is int
-    return found if of_group or of_array else {}
+    # By its keys, whatever they hold: ours that makes no sense is damage, and not a user's.
+    known = {"uuid", "next"} <= found.keys() or {"layout", "id"} <= found.keys()
+    return found if known else {}
 
 
 def _ours(metadata: ZarrMetadata) -> Mapping[str, Any]:
