@@ -396,11 +396,10 @@ def our_attribute(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
     found = attributes.get(OURS)
     if not isinstance(found, Mapping):
         return {}
-    of_group = (
-        isinstance(found.get("uuid"), str) and type(found.get("next", 0)) is int
-    )  # none in Icechunk
-    of_array = found.get("layout") in ("row", "col") and type(found.get("id")) is int
-    return found if of_group or of_array else {}
+    # By its keys, whatever they hold: ours that makes no sense is damage, and not a user's. That of
+    # a group in Icechunk has a uuid only: a number would be in conflict after every commit.
+    known = "uuid" in found or {"layout", "id"} <= found.keys()
+    return found if known else {}
 
 
 def _ours(metadata: ZarrMetadata) -> Mapping[str, Any]:

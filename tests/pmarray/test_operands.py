@@ -96,7 +96,7 @@ def test_beside_dask_the_result_is_lazy() -> None:
     ):  # fmt: skip
         assert isinstance(found, dask.array.Array)
         if expected is not None:
-            np.testing.assert_array_equal(found.compute(), expected)
+            np.testing.assert_array_equal(found.compute(), expected)  # type: ignore[no-untyped-call]
 
 
 @given(n=st.integers(1, 6), layout=layouts(), view=st.booleans(), itself=st.booleans())
