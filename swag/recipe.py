@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from swag.errors import StoreError
+from swag.errors import RecipeError, StoreError
 
 __all__ = ["Recipe"]
 
@@ -22,7 +22,7 @@ class Recipe:
 
     Raises
     ------
-    ValueError
+    RecipeError
         A number is outside its range, or the annealing does not fit into the burn-in.
 
     Examples
@@ -81,7 +81,7 @@ class Recipe:
         ]
         for name, holds, wanted in bounds:
             if not holds:
-                raise ValueError(f"{name} must be {wanted}, not {getattr(self, name)!r}")
+                raise RecipeError(name, wanted, getattr(self, name))
 
     def first_collection(self, steps_per_epoch: int) -> int:
         """Index of the minibatch, from 0, after which the first iterate is collected."""

@@ -104,6 +104,7 @@ def train(
             model,
             store=group,
             max_rank=recipe.rank,
+            mode="a",
             checkpoint_every=checkpoint_every,
             on_checkpoint=save,
         ) as posterior:

@@ -63,7 +63,7 @@ def test_the_model_has_the_draw_inside_and_its_own_weights_after() -> None:
     model = classifier(norm=True)
     posterior = collected(model)
     before, expected = state_of(model), posterior.sample(generator=3)
-    with posterior.sampled(model, generator=3) as inside:
+    with posterior.sampled(model, generator=3, loader=[some(9)]) as inside:
         assert inside is model
         for name, parameter in model.named_parameters():
             assert torch.equal(parameter, expected[name][0])
@@ -75,7 +75,7 @@ def test_weights_come_back_when_the_block_raises_and_whatever_it_does() -> None:
     posterior = collected(model)
     before = state_of(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    with pytest.raises(ZeroDivisionError), posterior.sampled(model):
+    with pytest.raises(ZeroDivisionError), posterior.sampled(model, loader=[some(9)]):
         model.train()
         model(some(16)).square().sum().backward()
         optimizer.step()
@@ -102,7 +102,7 @@ def test_another_model_is_refused_and_left_alone() -> None:
     with pytest.raises(ModelError, match=r"2\.weight has shape"), posterior.sampled(other):
         pass
     with pytest.raises(ModelError, match=r"2\.weight has shape"):
-        posterior.predict(other, some(3))
+        posterior.predict(other, some(3), activation="softmax")
     assert_same_state(before, state_of(other))
 
 
@@ -141,7 +141,12 @@ def test_predictions_are_averages_over_draws(scale: float | None, memory_bytes: 
     loader = DataLoader(TensorDataset(inputs, torch.zeros(50)), batch_size=7, generator=own)
     for given_ in (inputs, batches, [(batch, 0) for batch in batches], loader):
         found = posterior.predict(
-            model, given_, batch_size=11, memory_bytes=memory_bytes, **options
+            model,
+            given_,
+            activation="softmax",
+            batch_size=11,
+            memory_bytes=memory_bytes,
+            **options,
         )
         torch.testing.assert_close(found, expected)
     assert_same_state(before, state_of(model))
@@ -151,20 +156,27 @@ def test_predictions_are_averages_over_draws(scale: float | None, memory_bytes: 
 def test_scale_zero_predicts_with_the_mean() -> None:
     model = classifier()
     posterior, inputs = collected(model), some(9)
-    found = posterior.predict(model, inputs, samples=1, scale=0)
-    model.load_state_dict(posterior.mean(), strict=False)
+    found = posterior.predict(model, inputs, activation="softmax", samples=1, scale=0)
+    posterior.install_mean(model)
     torch.testing.assert_close(found, model(inputs).softmax(dim=1).detach())
 
 
-def test_inputs_that_would_be_averaged_wrongly_are_refused() -> None:
+def test_inputs_that_no_rows_can_be_told_of_are_refused() -> None:
     model = classifier()
     posterior, data = collected(model), TensorDataset(some(9))
-    with pytest.raises(ValueError, match="only once"):
-        posterior.predict(model, iter([some(3)]))
-    with pytest.raises(ValueError, match="shuffle=False"):
-        posterior.predict(model, DataLoader(data, shuffle=True))
+    options: dict[str, Any] = {"activation": "softmax", "samples": 2}
+    shuffled = DataLoader(data, sampler=torch.utils.data.SubsetRandomSampler(range(9)))
+    for loader in (DataLoader(data, shuffle=True), shuffled):
+        with pytest.raises(ValueError, match="shuffle=False"):
+            posterior.predict(model, loader, **options)
+    for nothing in ([], iter([])):
+        with pytest.raises(ValueError, match="no batch"):
+            posterior.predict(model, nothing, **options)
+    for no_inputs in (3, "abc", torch.tensor(1.0)):
+        with pytest.raises(TypeError, match="inputs are"):
+            posterior.predict(model, no_inputs, **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="samples must be"):
-        posterior.predict(model, some(3), samples=0)
+        posterior.predict(model, some(3), activation="softmax", samples=0)
 
 
 def test_batch_normalisation_is_recomputed_for_each_draw() -> None:
@@ -172,7 +184,9 @@ def test_batch_normalisation_is_recomputed_for_each_draw() -> None:
     posterior, inputs = collected(model), some(50)
     training = [some(20, seed=7), some(13, seed=8)]
     before = state_of(model)
-    found = posterior.predict(model, inputs, samples=6, generator=4, loader=training)
+    found = posterior.predict(
+        model, inputs, activation="softmax", samples=6, generator=4, loader=training
+    )
     assert_same_state(before, state_of(model))
     draws = posterior.sample(6, generator=4)
     expected = torch.zeros(50, 3)
@@ -183,7 +197,7 @@ def test_batch_normalisation_is_recomputed_for_each_draw() -> None:
         expected += network.eval()(inputs).softmax(dim=1).detach() / 6
     torch.testing.assert_close(found, expected)
     with pytest.raises(ValueError, match="loader="):
-        posterior.predict(model, inputs)
+        posterior.predict(model, inputs, activation="softmax")
     with posterior.sampled(model, generator=1, loader=training):
         assert not torch.equal(before["1.running_mean"], model.get_buffer("1.running_mean"))
     assert_same_state(before, state_of(model))
