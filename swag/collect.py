@@ -264,6 +264,9 @@ class SWAG(Posterior):
                 self._collect_column(progress, parameters, buffers, due)
         except _NoIterateError:
             pass
+        except BaseException:
+            self._end_what_was_begun()  # now, so that the group is free for others at once
+            raise
         self._begun = None
 
     def _collect_column(
