@@ -376,15 +376,20 @@ class Store:
 
     def rewind(self) -> None:
         """Cut off what was collected since the last checkpoint."""
-        progress, trajectory = self.progress(), self.trajectory
+        progress = self.progress()
         count = progress.checkpointed
         if progress.collected == count and progress.skipped == progress.skipped_before:
             return
         self.rewound += 1
         with Joining(self.group):
-            if trajectory is not None and self.ring is None:
-                trajectory.resize((trajectory.shape[0], count))
+            self.cut(count)
             self._note(Progress(count, count, progress.skipped_before, progress.skipped_before))
+
+    def cut(self, collected: int) -> None:
+        """Cut off a column that came to nothing."""
+        trajectory = self.trajectory
+        if trajectory is not None and self.ring is None and trajectory.shape[1] > collected:
+            trajectory.resize((trajectory.shape[0], collected))
 
     def _note(self, progress: Progress) -> None:
         self.group.attrs[_PROGRESS] = progress.to_json()

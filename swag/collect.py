@@ -263,7 +263,7 @@ class SWAG(Posterior):
             else:
                 self._collect_column(progress, parameters, buffers, due)
         except _NoIterateError:
-            pass
+            self._store.cut(progress.collected)  # unless that was rolled back
         except BaseException:
             self._end_what_was_begun()  # now, so that the group is free for others at once
             raise
