@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from swag._buffers import Buffers
 from swag._forward import Forward
@@ -300,7 +301,7 @@ class Posterior(ABC):
     def predict(
         self,
         model: nn.Module,
-        inputs: Tensor | Iterable[Any],
+        inputs: Tensor | Dataset[Any] | Iterable[Any],
         *,
         activation: Activation,
         samples: int = 30,
@@ -459,7 +460,7 @@ class Posterior(ABC):
 def predict(
     posteriors: Sequence[Posterior],
     model: nn.Module,
-    inputs: Tensor | Iterable[Any],
+    inputs: Tensor | Dataset[Any] | Iterable[Any],
     *,
     activation: Activation,
     samples: int,

@@ -336,7 +336,7 @@ class Store:
         StoreError
             That cannot be: there are fewer columns than iterates.
         """
-        value = self.group.attrs.get(_PROGRESS)
+        value: Any = self.group.attrs.get(_PROGRESS)
         try:
             collected, checkpointed = int(value["collected"]), value["checkpointed"]
             progress = Progress(

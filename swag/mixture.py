@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from swag._base import Posterior, predict
 from swag._forward import Forward
@@ -106,7 +107,7 @@ class MultiSWAG:
     def predict(
         self,
         model: nn.Module,
-        inputs: Tensor | Iterable[Any],
+        inputs: Tensor | Dataset[Any] | Iterable[Any],
         *,
         activation: Activation,
         samples: int = 30,

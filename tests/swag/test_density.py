@@ -140,6 +140,20 @@ def test_predictions_are_averages_over_the_parts() -> None:
     assert torch.equal(model.weight, before)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        nn.Sequential(nn.Linear(3, 2)),
+        nn.Linear(2, 2),
+        nn.Linear(3, 2, bias=False),
+        nn.Linear(3, 2).double(),
+    ],
+)
+def test_a_mixture_of_other_models_is_refused(other: nn.Module) -> None:
+    with pytest.raises(ModelError, match="posterior 1 is of other parameters"):
+        swag.MultiSWAG([swag.SWAG(nn.Linear(3, 2)), swag.SWAG(other)])
+
+
 def test_a_mixture_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         swag.MultiSWAG([])

@@ -212,16 +212,13 @@ def test_a_store_whose_counters_do_not_fit_is_refused(change: dict[str, Any]) ->
     assert swag.load(group).n_averaged == 1
 
 
-@pytest.mark.parametrize("max_rank", ["all", "2", "0"])
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_real_signals(scheme: str, max_rank: str) -> None:
+def test_real_signals() -> None:
     """In a process of its own, so that one that hangs is told from one that is slow."""
-    arguments = ["--seconds", "2", "--scheme", scheme, "--rank", max_rank]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.swag.signals", *arguments],
+        [sys.executable, "-m", "tests.swag.signals", "--seconds", "5"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
