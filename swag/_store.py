@@ -30,25 +30,23 @@ a program kept a transaction of its own in which it was interrupted); and how ma
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import pmarray
 from swag._buffers import Buffers
 from swag._joining import Joining
-from swag._moments import accumulate
+from swag._moments import Moments
 from swag._parameters import ParameterTable
-from swag._trajectory import Columns, row_blocks
+from swag._records import Configuration, Progress, Skipped
+from swag._trajectory import Columns
 from swag.errors import StoreError, StoreExistsError, WindowError
 
-__all__ = ["Configuration", "Mode", "Moments", "Progress", "Skipped", "Store"]
+__all__ = ["Location", "Mode", "Moments", "Store"]
 
-Vector = NDArray[np.float32]
 Location = str | os.PathLike[str] | pmarray.Group
 Mode = Literal["w-", "a", "w"]
 """Create only; create or go on; replace."""
@@ -56,123 +54,7 @@ Mode = Literal["w-", "a", "w"]
 _CONSTANT = "swag"
 _PROGRESS = "swag.progress"
 _ARRAYS = ("anchor", "mean", "sum_of_squares", "trajectory", "buffers")
-_FORMAT = 2
 _AUTO_CACHE_BYTES = 256 << 20
-_ROLL_MEMORY_BYTES = 256 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """What never changes in a store."""
-
-    table: ParameterTable
-    """Names, shapes and places of the parameters."""
-    max_rank: int | None
-    """Iterates kept: the last so many, or None for all."""
-    checkpoint_every: int
-    """Collections from one checkpoint to the next."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As the attribute holds it."""
-        return {
-            "format": _FORMAT,
-            "max_rank": self.max_rank,
-            "checkpoint_every": self.checkpoint_every,
-            "parameters": self.table.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, value: Any) -> Self:
-        """Read the attribute back.
-
-        Raises
-        ------
-        StoreError
-            It is of a format that is not known here, or damaged.
-        """
-        if not isinstance(value, dict) or "format" not in value:
-            raise StoreError("the store's description is damaged")
-        if value["format"] != _FORMAT:
-            raise StoreError(f"the store has format {value['format']}, known here is {_FORMAT}")
-        try:
-            table = ParameterTable.from_json(value["parameters"])
-            max_rank, every = value["max_rank"], value["checkpoint_every"]
-        except KeyError as error:
-            raise StoreError(f"the store's description is damaged: it lacks {error}") from error
-        ranks = () if max_rank is None else (max_rank + 1 if type(max_rank) is int else max_rank,)
-        if any(type(number) is not int or not 0 < number < 1 << 53 for number in (*ranks, every)):
-            raise StoreError(
-                f"the store's description is damaged: max_rank={max_rank!r:.40}, "
-                f"checkpoint_every={every!r:.40}"
-            )
-        return cls(table, max_rank, every)
-
-
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """Running moments in anchor coordinates."""
-
-    count: int
-    """Columns in them."""
-    mean: Vector
-    """Shape (n,)."""
-    sum_of_squares: Vector
-    """Shape (n,)."""
-
-    @classmethod
-    def none(cls, n: int) -> Self:
-        """Moments of no columns."""
-        return cls(0, np.zeros(n, np.float32), np.zeros(n, np.float32))
-
-    def copy(self) -> Moments:
-        """The same in memory of their own."""
-        return Moments(self.count, self.mean.copy(), self.sum_of_squares.copy())
-
-    def rolled_forward(self, columns: Columns) -> Moments:
-        """Take further columns in, bit for bit as they would have been one by one.
-
-        Reads every column once, in blocks of rows; copies.
-        """
-        mean, squares = self.mean.copy(), self.sum_of_squares.copy()
-        if len(columns):
-            for start, stop in row_blocks(len(mean), len(columns), _ROLL_MEMORY_BYTES):
-                for which, values in columns.pieces(start, stop, _ROLL_MEMORY_BYTES):
-                    for i, column in enumerate(values, self.count + which.start + 1):
-                        accumulate(column, mean[start:stop], squares[start:stop], i)
-        return Moments(self.count + len(columns), mean, squares)
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """Weights that were offered and are no iterates."""
-
-    nonfinite: int = 0
-    """For a NaN or an infinity in them."""
-    repeated: int = 0
-    """For being the iterate before, bit for bit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a posterior has come."""
-
-    collected: int
-    """Iterates."""
-    checkpointed: int
-    """Iterates in the moments that are stored; 0 also where these are none."""
-    skipped: Skipped
-    """What was left out."""
-    skipped_before: Skipped
-    """The same at the checkpoint."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As the attribute holds it."""
-        return {
-            "collected": self.collected,
-            "checkpointed": self.checkpointed,
-            "skipped": [self.skipped.nonfinite, self.skipped.repeated],
-            "skipped_before": [self.skipped_before.nonfinite, self.skipped_before.repeated],
-        }
 
 
 class Store:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from types import TracebackType
@@ -17,22 +16,20 @@ import pmarray
 from pmarray.errors import ClosedError, LoanError
 from swag._buffers import Buffers
 from swag._joining import Joining
-from swag._moments import accumulate
+from swag._moments import Moments, accumulate
 from swag._parameters import Difference
-from swag._store import Location, Mode, Moments, Progress, Skipped, Store
+from swag._records import Progress
+from swag._screening import NoIterateError, Screen
+from swag._store import Location, Mode, Store
 from swag._target import refuse_drawn
 from swag._worker import Worker
-from swag.errors import NonFiniteError, SwagWarning, WindowError
+from swag.errors import WindowError
 from swag.posterior import Posterior, StoredPosterior, window
 from swag.sampling import Center, Gaussian
 
 __all__ = ["SWAG"]
 
 Column = NDArray[np.float32]
-
-
-class _NoIterateError(Exception):
-    """What was written is no iterate; undoes its transaction and goes no further."""
 
 
 class SWAG(Posterior):
@@ -126,13 +123,10 @@ class SWAG(Posterior):
         refuse_drawn(model)
         self._store = Store.create(store, model, max_rank, checkpoint_every, mode)
         self._on_checkpoint = on_checkpoint
-        self._raise_nonfinite = on_nonfinite == "raise"
+        self._screen = Screen(self._store.table, raise_nonfinite=on_nonfinite == "raise")
         # What was begun and has not ended: for whoever comes after an interrupt.
         self._begun: Joining | None = None
         self._loan: AbstractContextManager[Any] | None = None
-        self._last: tuple[int, Tensor] | None = None
-        """Number of an iterate, and the sums of its column."""
-        self._warned: set[str] = set()
         self._ended: Progress | None = None
         try:
             self._worker = Worker("swag-moments")
@@ -144,13 +138,15 @@ class SWAG(Posterior):
     def _load(self) -> None:
         """Begin from what the store holds."""
         progress = self._store.progress()
-        self._skipped = progress.skipped
+        self._screen.skipped = progress.skipped
         self._moments = self._store.moments(progress.collected)
         self._buffers = self._store.read_buffers()
         self._anchor: Tensor | None = None
         self._difference: Difference | None = None
         # Without a trajectory: two columns, so that one can be compared with the one before.
         self._spare: list[Column] = []
+        self._spare_of = 0
+        """Iterates collected when the last of the two was written."""
 
     # -- of one mind with the group -------------------------------------------------------------
 
@@ -171,7 +167,7 @@ class SWAG(Posterior):
                 self._load()
             count = self._moments.count
             progress = Progress(
-                count, progress.checkpointed, self._skipped, progress.skipped_before
+                count, progress.checkpointed, self._screen.skipped, progress.skipped_before
             )
         elif not progress.checkpointed <= self._moments.count <= progress.collected:
             self._load()
@@ -215,12 +211,12 @@ class SWAG(Posterior):
     @property
     def n_nonfinite(self) -> int:
         """Weights that were not collected since they were not finite."""
-        return self._skipped.nonfinite
+        return self._screen.skipped.nonfinite
 
     @property
     def n_repeated(self) -> int:
         """Weights that were not collected since they were those of the last iterate."""
-        return self._skipped.repeated
+        return self._screen.skipped.repeated
 
     @property
     def closed(self) -> bool:
@@ -262,7 +258,7 @@ class SWAG(Posterior):
                 self._collect_moments(progress, parameters, buffers, due)
             else:
                 self._collect_column(progress, parameters, buffers, due)
-        except _NoIterateError:
+        except NoIterateError:
             self._store.cut(progress.collected)  # unless that was rolled back
         except BaseException:
             self._end_what_was_begun()  # now, so that the group is free for others at once
@@ -282,13 +278,13 @@ class SWAG(Posterior):
             if count == 1:
                 assert self._anchor is not None
                 store.write_anchor(self._anchor)
-            store.record(count, self._skipped)
+            store.record(count, self._screen.skipped)
             store.write_buffers(buffers)
             if due:
                 since = range(moments.count, count)
                 moments = moments.rolled_forward(store.columns(since))
                 self._checkpoint(moments)
-        self._last = progress.collected, sums
+        self._screen.note(progress.collected, sums)
         if due:
             self._moments = moments
         else:
@@ -302,6 +298,7 @@ class SWAG(Posterior):
             self._spare = [np.empty(self._table.size, np.float32) for _ in range(2)]
         column, count = self._spare[progress.collected % 2], progress.collected + 1
         sums = self._write(progress, parameters, column)
+        self._spare_of = count
         if not due:
             self._buffers = buffers
             self._worker.put(lambda: self._accumulate(column))
@@ -316,7 +313,7 @@ class SWAG(Posterior):
                 Moments(count, moments.mean, moments.sum_of_squares),
                 buffers,
             )
-        self._last = progress.collected, sums
+        self._screen.note(progress.collected, sums)
 
     def _borrow(self, iterate: int) -> AbstractContextManager[Column]:
         """The memory of the next column, shape (n,) or (n, 1)."""
@@ -334,47 +331,18 @@ class SWAG(Posterior):
             self._difference = Difference(self._table, self._anchor)
         column = torch.from_numpy(memory[:, 0] if memory.ndim == 2 else memory)
         sums = self._difference.write(parameters, column)
-        wrong = self._table.nonfinite(column, sums)
-        if wrong:
-            what = f"{', '.join(wrong[:5])} {'is' if len(wrong) == 1 else 'are'} not finite"
-            if self._raise_nonfinite:
-                raise NonFiniteError(f"{what}: nothing was collected")
-            nonfinite, repeated = self._skipped.nonfinite + 1, self._skipped.repeated
-            self._skipped = Skipped(nonfinite, repeated)
-            self._warn(
-                "nonfinite",
-                f"{what}, after {progress.collected} iterates: such weights are not collected",
-            )
-            raise _NoIterateError
-        if progress.collected and self._repeats(progress.collected - 1, column, sums):
-            nonfinite, repeated = self._skipped.nonfinite, self._skipped.repeated + 1
-            self._skipped = Skipped(nonfinite, repeated)
-            self._warn(
-                "repeated",
-                f"the weights are those of iterate {progress.collected - 1}, bit for bit, and are "
-                "not collected again: call update_parameters after a step, and not where a "
-                "gradient scaler has skipped it",
-            )
-            raise _NoIterateError
+        self._screen.look_at(
+            progress.collected, column, sums, lambda: self._column_before(progress.collected)
+        )
         return sums
 
-    def _repeats(self, before: int, column: Tensor, sums: Tensor) -> bool:
-        """Whether a column is the one before it; looks at it only if their sums are the same."""
+    def _column_before(self, count: int) -> Tensor | None:
+        """The column of the last of so many iterates, if there is still one."""
         trajectory = self._store.trajectory
-        known = self._last[1] if self._last is not None and self._last[0] == before else None
-        if known is not None and not torch.equal(known, sums):
-            return False
-        if trajectory is None:
-            return known is not None and bool(
-                torch.equal(torch.from_numpy(self._spare[before % 2]), column)
-            )
-        there: Column = trajectory[:, self._store.slot(before)]
-        return bool(torch.equal(torch.from_numpy(there), column))
-
-    def _warn(self, kind: str, message: str) -> None:
-        if kind not in self._warned:
-            self._warned.add(kind)
-            warnings.warn(message, SwagWarning, stacklevel=5)
+        if trajectory is not None:
+            return torch.from_numpy(np.asarray(trajectory[:, self._store.slot(count - 1)]))
+        held = self._spare_of == count
+        return torch.from_numpy(self._spare[(count - 1) % 2]) if held else None
 
     def _take_in(self) -> None:
         """Take the moments of the columns since; on the thread.
@@ -396,7 +364,7 @@ class SWAG(Posterior):
 
     def _checkpoint(self, moments: Moments) -> None:
         """Store the moments and what the caller adds; in a transaction."""
-        self._store.checkpoint(moments, self._skipped)
+        self._store.checkpoint(moments, self._screen.skipped)
         if self._on_checkpoint is not None:
             self._on_checkpoint(self._store.group)
 
@@ -452,7 +420,10 @@ class SWAG(Posterior):
         """
         self._refuse_closed()
         progress, moments = self._caught_up()
-        if moments.count != progress.checkpointed or self._skipped != progress.skipped_before:
+        if (
+            moments.count != progress.checkpointed
+            or self._screen.skipped != progress.skipped_before
+        ):
             begun = self._begun = Joining(self._store.group)
             with begun:
                 if self._store.trajectory is None:
@@ -497,7 +468,7 @@ class SWAG(Posterior):
             # Again at a second call, should an interrupt come in between.
             if self._ended is None:
                 count = self._moments.count
-                self._ended = Progress(count, count, self._skipped, self._skipped)
+                self._ended = Progress(count, count, self._screen.skipped, self._screen.skipped)
             self._worker.stop()
             self._end_what_was_begun()
             self._store.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -143,7 +144,7 @@ def test_a_lazy_parameter_is_refused() -> None:
 
 
 def test_parameters_that_are_elsewhere_are_refused() -> None:
-    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    model: Any = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
     whole = model[0].weight.data
     model[0].weight.data = torch.empty(0)  # as ZeRO-3 leaves it
     with pytest.raises(ModelError, match=r"0\.weight is empty here, as ZeRO-3"):

@@ -335,7 +335,7 @@ def test_rows_are_of_their_inputs_whatever_the_loader_does(memory_bytes: int, no
         def __iter__(self) -> Any:
             self.passes += 1
             order = torch.randperm(24, generator=torch.Generator().manual_seed(self.passes))
-            for rows in order.split(5)[: 6 - self.passes]:
+            for rows in torch.split(order, 5)[: 6 - self.passes]:
                 shown.append(rows)
                 yield inputs[rows], rows
 
@@ -417,7 +417,7 @@ def test_what_of_a_batch_is_meant_has_to_be_said_where_it_cannot_be_told() -> No
 
 def test_draws_follow_through_spectral_normalisation() -> None:
     for norm in (nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm):
-        model = nn.Sequential(norm(nn.Linear(4, 5)))  # type: ignore[operator]
+        model = nn.Sequential(norm(nn.Linear(4, 5)))
         posterior = collected(model)
         before = state_of(model)
         model.eval()
@@ -492,7 +492,7 @@ def test_sampled_needs_what_predict_needs() -> None:
 
 
 def test_drawn_weights_are_not_collected() -> None:
-    model = classifier()
+    model: Any = classifier()
     posterior = collected(model)
     count = posterior.n_averaged
     with posterior.sampled(model):
