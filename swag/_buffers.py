@@ -92,11 +92,16 @@ class Buffers:
         StoreError
             They are damaged.
         """
+        if stored.dtype != np.uint8 or stored.ndim != 1:
+            raise StoreError(f"the buffers of the posterior are {stored.dtype}, {stored.shape}")
         end = 8 + int.from_bytes(stored[:8].tobytes(), "little")
         try:
             state: Any = unpack(json.loads(stored[8:end].tobytes()), stored[end:])
-            return cls(state["tensors"], tuple(state["frozen"]))
-        except (ValueError, KeyError, TypeError) as error:
+            tensors, frozen = dict(state["tensors"]), tuple(map(str, state["frozen"]))
+            if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+                raise TypeError("one is no tensor")
+            return cls(tensors, frozen)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"the buffers of the posterior are damaged: {error}") from error
 
     def find(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:

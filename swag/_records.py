@@ -48,9 +48,16 @@ class Configuration:
             raise StoreError(f"the store has format {value['format']}, known here is {_FORMAT}")
         try:
             table = ParameterTable.from_json(value["parameters"])
-            return cls(table, value["max_rank"], value["checkpoint_every"])
+            max_rank, every = value["max_rank"], value["checkpoint_every"]
         except KeyError as error:
             raise StoreError(f"the store's description is damaged: it lacks {error}") from error
+        ranks = () if max_rank is None else (max_rank + 1 if type(max_rank) is int else max_rank,)
+        if any(type(number) is not int or not 0 < number < 1 << 53 for number in (*ranks, every)):
+            raise StoreError(
+                f"the store's description is damaged: max_rank={max_rank!r:.40}, "
+                f"checkpoint_every={every!r:.40}"
+            )
+        return cls(table, max_rank, every)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,27 @@ class Progress:
     """What was left out."""
     skipped_before: Skipped
     """The same at the checkpoint."""
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Read the attribute back.
+
+        Raises
+        ------
+        ValueError, TypeError, KeyError
+            It is damaged.
+        """
+        skipped, before = value["skipped"], value["skipped_before"]
+        checkpointed = value["checkpointed"]
+        numbers = [value["collected"], 0 if checkpointed is None else checkpointed]
+        numbers += [*skipped, *before]
+        if len(numbers) != 6 or any(
+            type(number) is not int or not 0 <= number < 1 << 53 for number in numbers
+        ):
+            raise ValueError(f"{numbers!r:.80} are no counts")
+        if numbers[1] > numbers[0]:
+            raise ValueError(f"{numbers[1]} of {numbers[0]} iterates are checkpointed")
+        return cls(numbers[0], numbers[1], Skipped(*skipped), Skipped(*before))
 
     def to_json(self) -> dict[str, Any]:
         """As the attribute holds it."""

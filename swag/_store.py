@@ -30,7 +30,7 @@ a program kept a transaction of its own in which it was interrupted); and how ma
 from __future__ import annotations
 
 import os
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -91,24 +91,12 @@ class Store:
         except KeyError as error:
             raise self._damaged(str(error)) from error
         n = self.table.size
-        for array in (self._anchor, self._mean, self._squares, self.trajectory):
-            if array is not None and array.shape[:1] != (n,):
-                raise self._damaged(f"{array.name} has {array.shape[0]} rows, not {n}")
-        self.progress()  # raises if it cannot be
-
-    def _check(self) -> None:
-        """Raise ValueError where arrays and counters do not belong together."""
-        n = self.table.size
-        vectors = [self._anchor, self._mean, self._squares]
+        for vector in (self._anchor, self._mean, self._squares):
+            if vector.shape != (n,):
+                raise self._damaged(f"{vector.name} has the shape {vector.shape}, not {(n,)}")
         if self.trajectory is not None and self.trajectory.shape[:1] != (n,):
-            raise ValueError(f"its trajectory has the shape {self.trajectory.shape}")
-        if any(vector.shape != (n,) for vector in vectors):
-            raise ValueError(f"its vectors have not {n} items")
-        counters = self.checkpointed, self.collected
-        if any(type(count) is not int for count in counters) or not (
-            0 <= counters[0] <= counters[1] < 1 << 53
-        ):
-            raise ValueError(f"its counters are {counters}")
+            raise self._damaged(f"its trajectory has the shape {self.trajectory.shape}")
+        self.progress()  # raises if it cannot be
 
     @classmethod
     def create(
@@ -218,19 +206,11 @@ class Store:
         StoreError
             That cannot be: there are fewer columns than iterates.
         """
-        value: Any = self.group.attrs.get(_PROGRESS)
         try:
-            collected, checkpointed = int(value["collected"]), value["checkpointed"]
-            progress = Progress(
-                collected,
-                int(checkpointed or 0),
-                Skipped(*map(int, value["skipped"])),
-                Skipped(*map(int, value["skipped_before"])),
-            )
+            progress = Progress.from_json(self.group.attrs.get(_PROGRESS))
         except (KeyError, TypeError, ValueError) as error:
-            raise self._damaged(f"its progress cannot be read: {error!r}") from error
-        if not 0 <= progress.checkpointed <= collected:
-            raise self._damaged(f"{checkpointed} of {collected} iterates are checkpointed")
+            raise self._damaged(f"its progress cannot be read: {error}") from error
+        collected = progress.collected
         if self.trajectory is None:
             if collected != progress.checkpointed:
                 raise self._damaged(f"of {collected} iterates {progress.checkpointed} are stored")
