@@ -100,7 +100,7 @@ def assert_moments(posterior: swag.Posterior, accepted: list[int]) -> None:
 @given(
     max_rank=st.sampled_from([None, 0, 2]),
     every=st.integers(1, 4),
-    lines=st.lists(st.integers(0, 500), min_size=3, max_size=12),
+    lines=st.lists(st.integers(0, 700), min_size=3, max_size=12),
 )
 def test_whoever_was_interrupted_goes_on(
     scheme: str, max_rank: int | None, every: int, lines: list[int]
@@ -139,7 +139,7 @@ def test_whoever_was_interrupted_goes_on(
 
 
 def test_every_line_of_a_collection() -> None:
-    for line in range(1, 400):
+    for line in range(1, 3000):
         model, group = Step(1), pmarray.open_group("dram:")
         posterior = swag.SWAG(model, group, checkpoint_every=2)
         posterior.update_parameters(model)
