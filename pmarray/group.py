@@ -533,8 +533,9 @@ class Group(Contents):
     def _begin(self, handle: Transaction) -> None:
         if self._transaction is not None:
             raise TransactionError(
-                f"a transaction of {self.url} is open already; they do not nest. If an interrupt "
-                "has left it open, call rollback() on the group"
+                f"a transaction of {self.url} is open already, in the thread "
+                f"{self._transaction.owner.name!r}; they do not nest. If an interrupt has left it "
+                "open, call rollback() on the group"
             )
         if not self._backend.can_create:
             raise TransactionError(
@@ -558,6 +559,14 @@ class Group(Contents):
                 self._cache.poison = error
                 raise
         self._transaction = OpenTransaction(self, handle)
+
+    @property
+    def transaction_owner(self) -> threading.Thread | None:
+        """The thread that began the transaction that is open; None if none is."""
+        with self._turn():
+            self._admit()
+            transaction = self._transaction
+            return None if transaction is None else transaction.owner
 
     @property
     def _can_commit(self) -> bool:

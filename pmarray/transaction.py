@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -55,6 +56,7 @@ class Transaction:
         if self._begun:
             raise TransactionError("this transaction has been used; call transaction() for another")
         self._begun = True
+        self.owner = threading.current_thread()
         group = self._group
         try:
             with group._turn():
@@ -94,6 +96,7 @@ class OpenTransaction:
     def __init__(self, group: Group, handle: Transaction) -> None:
         self._group = group
         self._handle = weakref.ref(handle, group._transaction_died)
+        self.owner = handle.owner
         self.metadata = group._metadata
         self._handles: dict[str, tuple[PMArray, ArrayMetadata, Storage]] = {
             name: (array, array._array, array._storage) for name, array in group._arrays.items()

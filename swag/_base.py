@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from swag._predicting import average_softmax, batches_of, weights_restored
+from swag._buffers import Buffers
+from swag._forward import Forward
+from swag._parameters import ParameterTable
+from swag._predicting import Activation, Draws, activation_of, average, batches_of
 from swag._store import Store
-from swag.batchnorm import has_running_statistics, update_bn
+from swag._target import Target, refuse_drawn
 from swag.density import log_density
-from swag.sampling import Center, Gaussian, Generator, Seeds, default_scale, draw, rank
+from swag.sampling import Center, Gaussian, Generator, Seeds, default_scale, draw, rank, source_of
 
 if TYPE_CHECKING:
     from swag.posterior import StoredPosterior
 
-__all__ = ["Posterior"]
+__all__ = ["Posterior", "predict"]
 
 _MEMORY_BYTES = 1 << 30
 
@@ -36,6 +40,14 @@ class Posterior(ABC):
     @abstractmethod
     def _gaussian(self) -> Gaussian:
         """What is drawn from, as it is now."""
+
+    @abstractmethod
+    def _last_buffers(self) -> Buffers:
+        """The model's buffers at the last iterate collected."""
+
+    @property
+    def _table(self) -> ParameterTable:
+        return self._store.table
 
     @property
     @abstractmethod
@@ -101,7 +113,7 @@ class Posterior(ABC):
         -------
         dict of str to torch.Tensor
             By parameter, with its shape, float32 (float64 where a parameter has it), in host
-            memory. ``model.load_state_dict(posterior.mean(), strict=False)`` installs it.
+            memory. `install_mean` puts it into a model.
 
         Raises
         ------
@@ -182,6 +194,56 @@ class Posterior(ABC):
         views = gaussian.table.by_name(vectors)
         return {e.name: views[e.name].to(e.dtype) for e in gaussian.table.entries}
 
+    def install_mean(
+        self,
+        model: nn.Module,
+        *,
+        loader: Iterable[Any] | None = None,
+        forward: Forward | None = None,
+    ) -> None:
+        """Put the mean, known as SWA, into a model for good.
+
+        The buffers of the last iterate go with it, and the statistics of batch normalisation are
+        recomputed (`swag.update_bn`), but for layers that were frozen.
+
+        Parameters
+        ----------
+        model
+            Has the parameters collected, on any device.
+        loader, forward
+            As for `predict`.
+
+        Raises
+        ------
+        ModelError
+            The model has other parameters or buffers; nothing was changed.
+        ValueError
+            The model has batch normalisation and `loader` is None.
+        WindowError
+            Nothing has been collected yet.
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> posterior = swag.SWAG(model)
+        >>> for weight in [1.0, 3.0]:
+        ...     _ = torch.nn.init.constant_(model.weight, weight)
+        ...     posterior.update_parameters(model)
+        >>> posterior.install_mean(model)
+        >>> model.weight.tolist()
+        [[2.0, 2.0]]
+        """
+        refuse_drawn(model)
+        gaussian = self._gaussian()
+        target = self._target(model, loader, forward)
+        target.put(gaussian.anchor + torch.from_numpy(gaussian.moments.mean))
+
+    def _target(
+        self, model: nn.Module, loader: Iterable[Any] | None, forward: Forward | None
+    ) -> Target:
+        return Target(model, self._table, self._last_buffers(), loader, forward)
+
     @contextmanager
     def sampled(
         self,
@@ -190,6 +252,7 @@ class Posterior(ABC):
         scale: float | None = None,
         generator: Generator = None,
         loader: Iterable[Any] | None = None,
+        forward: Forward | None = None,
         memory_bytes: int = _MEMORY_BYTES,
     ) -> Iterator[nn.Module]:
         """Put drawn weights into a model; at the end its own come back, bit for bit.
@@ -197,22 +260,24 @@ class Posterior(ABC):
         Parameters
         ----------
         model
-            Has the parameters collected, on any device. Its buffers come back too.
+            Has the parameters collected, on any device. Its buffers come back too; inside, they are
+            those of the last iterate.
         scale, generator, memory_bytes
             As for `sample`; ``scale=0`` gives the mean.
-        loader
-            Training inputs, from which the statistics of batch normalisation are recomputed for
-            the drawn weights (`swag.update_bn`); without it they stay as they are.
+        loader, forward
+            As for `predict`.
 
         Yields
         ------
         torch.nn.Module
-            The model itself.
+            The model itself. It cannot be collected from meanwhile.
 
         Raises
         ------
         ModelError
-            The model has other parameters.
+            As for `predict`.
+        ValueError
+            The model has batch normalisation and `loader` is None.
 
         Examples
         --------
@@ -225,62 +290,76 @@ class Posterior(ABC):
         torch.Size([1, 2])
         """
         gaussian = self._gaussian()
-        parameters = gaussian.table.find(model)
+        target = self._target(model, loader, forward)
         seeds = Seeds.take(1, generator)
         vectors = draw(gaussian, seeds, _scale(gaussian, scale), memory_bytes)
-        with weights_restored(model, parameters):
-            gaussian.table.scatter(vectors[0], parameters)
+        with target.borrowed():
+            target.put(vectors[0])
             del vectors
-            if loader is not None:
-                update_bn(loader, model)
             yield model
 
     def predict(
         self,
         model: nn.Module,
-        inputs: Tensor | Iterable[Any],
+        inputs: Tensor | Dataset[Any] | Iterable[Any],
         *,
+        activation: Activation,
         samples: int = 30,
         scale: float | None = None,
         generator: Generator = None,
         loader: Iterable[Any] | None = None,
+        forward: Forward | None = None,
         batch_size: int = 1000,
         memory_bytes: int = _MEMORY_BYTES,
     ) -> Tensor:
-        """Average the class probabilities of networks drawn from the posterior.
+        """Average what networks drawn from the posterior make of each input.
+
+        The inputs are gone through once, so they may come from anywhere and in any order, which is
+        that of the result.
 
         Parameters
         ----------
         model
-            A classifier with the parameters collected: takes a batch, gives logits of shape
-            (batch, ..., classes). It runs in evaluation mode; weights, buffers and modes come back.
+            Has the parameters collected: takes a batch, gives a tensor whose first axis is the
+            batch. It runs in evaluation mode; weights, buffers and modes come back.
         inputs
-            A tensor of shape (n, ...), or something that gives the same batches each time it is
-            gone through: tensors, or tuples or lists whose first item is one.
+            A tensor of shape (n, ...), a dataset, a DataLoader, or any iterable of batches. A batch
+            is a tensor, or a tuple or list of which the model takes the first item, or as many as
+            its forward needs; the rest, labels, is left alone.
+        activation
+            What makes an output into what is averaged: ``"softmax"``, over the classes of outputs
+            of shape (batch, classes); ``"sigmoid"``, for each item alone; ``"none"``, for
+            regression; or a function, such as ``torch.nn.Softmax(dim=1)``, which says the axis.
         samples
             Networks to average over; one is enough with ``scale=0``.
         scale, generator
             As for `sample`.
         loader
-            Training inputs for `swag.update_bn`; needed where the model has batch normalisation.
+            Training batches for `swag.update_bn`, gone through for each network; needed where the
+            model has batch normalisation that was not frozen when it was collected.
+        forward
+            Called as ``forward(model, batch)``, the batch on the model's device, where the model
+            takes it in another way: ``lambda model, batch: model(**batch).logits``.
         batch_size
-            Of `inputs`, where they are one tensor.
+            Of `inputs`, where they are one tensor or a dataset.
         memory_bytes
-            For draws, and the part of the trajectory, that are held at a time. The trajectory is
-            read once if the draws find room, several times otherwise.
+            For draws, the part of the trajectory, and batches, that are held at a time. Draws that
+            do not find room, where the inputs do not either, go to a file without a name in the
+            directory for temporary ones.
 
         Returns
         -------
         torch.Tensor
-            Probabilities, shape (n, ..., classes), float32, on the model's device.
+            Shape (n, ...) as the model's outputs, float32 (float64 where they are), on the model's
+            device.
 
         Raises
         ------
         ModelError
-            The model has other parameters.
+            The model has other parameters or buffers, or would not compute with the weights drawn.
         ValueError
-            The batches are shuffled or can be gone through only once, or the model has batch
-            normalisation and `loader` is None.
+            The inputs are shuffled or have no batch, or the model has batch normalisation and
+            `loader` is None, or which items of a batch or which axis is meant cannot be told.
 
         Examples
         --------
@@ -288,34 +367,22 @@ class Posterior(ABC):
         >>> model = torch.nn.Linear(4, 3)
         >>> posterior = swag.SWAG(model)
         >>> posterior.update_parameters(model)
-        >>> posterior.predict(model, torch.zeros(7, 4), samples=2).shape
+        >>> posterior.predict(model, torch.zeros(7, 4), activation="softmax", samples=2).shape
         torch.Size([7, 3])
         """
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1, not {samples}")
-        if loader is None and has_running_statistics(model):
-            raise ValueError(
-                "the model has batch normalisation, whose statistics do not fit drawn weights: "
-                "give loader=, the training inputs to compute them from"
-            )
-        batches = batches_of(inputs, batch_size)
-        gaussian = self._gaussian()
-        factor = _scale(gaussian, scale)
-        parameters = gaussian.table.find(model)
-        seeds = Seeds.take(samples, generator)
-        at_once = max(1, memory_bytes // 2 // (gaussian.anchor.nbytes or 1))
-
-        def networks() -> Iterator[nn.Module]:
-            for first in range(0, samples, at_once):
-                some = seeds.part(first, first + at_once)
-                for vector in draw(gaussian, some, factor, memory_bytes // 2):
-                    gaussian.table.scatter(vector, parameters)
-                    if loader is not None:
-                        update_bn(loader, model)
-                    yield model
-
-        with weights_restored(model, parameters):
-            return average_softmax(networks(), batches)
+        return predict(
+            [self],
+            model,
+            inputs,
+            activation=activation,
+            samples=samples,
+            scale=scale,
+            generator=generator,
+            loader=loader,
+            forward=forward,
+            batch_size=batch_size,
+            memory_bytes=memory_bytes,
+        )
 
     def log_prob(
         self,
@@ -388,6 +455,38 @@ class Posterior(ABC):
             "store": self._store.group.url,
             "max_rank": self._store.configuration.max_rank,
         }
+
+
+def predict(
+    posteriors: Sequence[Posterior],
+    model: nn.Module,
+    inputs: Tensor | Dataset[Any] | Iterable[Any],
+    *,
+    activation: Activation,
+    samples: int,
+    scale: float | None,
+    generator: Generator,
+    loader: Iterable[Any] | None,
+    forward: Forward | None,
+    batch_size: int,
+    memory_bytes: int,
+) -> Tensor:
+    """`Posterior.predict` over as many draws of each posterior."""
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, not {samples}")
+    function = activation_of(activation)
+    batches = batches_of(inputs, batch_size)
+    source = source_of(generator)  # one for all, so that no two use the same numbers
+    share = memory_bytes // 4
+    parts = []
+    for posterior in posteriors:
+        gaussian = posterior._gaussian()
+        target = posterior._target(model, loader, forward)
+        factor = _scale(gaussian, scale)
+        seeds = Seeds.take(samples, source)
+        parts.append(Draws(target, gaussian, seeds, factor, 3 * share // len(posteriors)))
+    with parts[0].target.borrowed():
+        return average(parts, batches, function, forward, share)
 
 
 def _scale(gaussian: Gaussian, scale: float | None) -> float:

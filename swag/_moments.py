@@ -18,15 +18,20 @@ forward from a checkpoint instead of being stored after every step.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["accumulate"]
+from swag._trajectory import Columns, row_blocks
+
+__all__ = ["Moments", "accumulate"]
 
 Vector = NDArray[np.float32]
+
+_ROLL_MEMORY_BYTES = 256 << 20
 
 
 # The signature compiles it on import: training must not stop for the compiler. No on-disk cache,
@@ -61,3 +66,37 @@ def accumulate(x: Vector, mean: Vector, sum_of_squares: Vector, count: int) -> N
     (array([3.], dtype=float32), array([14.], dtype=float32))
     """
     _accumulate(x, mean, sum_of_squares, np.float32(count))
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Running moments in anchor coordinates."""
+
+    count: int
+    """Columns in them."""
+    mean: Vector
+    """Shape (n,)."""
+    sum_of_squares: Vector
+    """Shape (n,)."""
+
+    @classmethod
+    def none(cls, n: int) -> Self:
+        """Moments of no columns."""
+        return cls(0, np.zeros(n, np.float32), np.zeros(n, np.float32))
+
+    def copy(self) -> Moments:
+        """The same in memory of their own."""
+        return Moments(self.count, self.mean.copy(), self.sum_of_squares.copy())
+
+    def rolled_forward(self, columns: Columns) -> Moments:
+        """Take further columns in, bit for bit as they would have been one by one.
+
+        Reads every column once, in blocks of rows; copies.
+        """
+        mean, squares = self.mean.copy(), self.sum_of_squares.copy()
+        if len(columns):
+            for start, stop in row_blocks(len(mean), len(columns), _ROLL_MEMORY_BYTES):
+                for which, values in columns.pieces(start, stop, _ROLL_MEMORY_BYTES):
+                    for i, column in enumerate(values, self.count + which.start + 1):
+                        accumulate(column, mean[start:stop], squares[start:stop], i)
+        return Moments(self.count + len(columns), mean, squares)

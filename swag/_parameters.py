@@ -71,14 +71,15 @@ class ParameterTable:
         Raises
         ------
         ModelError
-            There is nothing to collect, or a parameter is lazy, complex or otherwise not a real
-            floating-point number.
+            There is nothing to collect; or a parameter is lazy, complex or otherwise not a real
+            floating-point number; or this process holds only a part of it.
         """
         entries: list[Entry] = []
         start = 0
         for name, parameter in _trained(model):
             if isinstance(parameter, nn.parameter.UninitializedParameter):
                 raise ModelError(f"{name} has no shape yet: run the model once, then collect")
+            _refuse_part(name, parameter)
             if parameter.dtype not in _DTYPES.values():
                 raise ModelError(
                     f"{name} is {parameter.dtype}; {', '.join(_DTYPES)} can be collected"
@@ -235,6 +236,20 @@ class ParameterTable:
                 found.append(f"{entry.name} has shape {shape}, not {entry.shape}")
         return found
 
+    def nonfinite(self, column: Tensor, sums: Tensor) -> list[str]:
+        """Names of the parameters whose part of a column has a NaN or an infinity.
+
+        Parameters
+        ----------
+        column, sums
+            As `Difference.write` made them.
+        """
+        suspects = torch.nonzero(~sums.isfinite()).flatten().tolist()
+        if not suspects:
+            return []
+        views = self.views(column)  # a sum of finite numbers may be too large
+        return [self.entries[i].name for i in suspects if not views[i].isfinite().all()]
+
     @torch.no_grad()
     def gather(self, parameters: Sequence[Tensor]) -> Tensor:
         """Copy parameters into a new vector of the table's dtype in host memory, exactly."""
@@ -272,7 +287,7 @@ class Difference:
         self._anchors = table.views(anchor)
 
     @torch.no_grad()
-    def write(self, parameters: Sequence[Tensor], out: Tensor) -> None:
+    def write(self, parameters: Sequence[Tensor], out: Tensor) -> Tensor:
         """Write the difference, rounded once, in one pass over memory.
 
         Parameters
@@ -281,19 +296,30 @@ class Difference:
             In the order of the table, on any device.
         out
             Shape (size,), float32, in host memory.
+
+        Returns
+        -------
+        torch.Tensor
+            The sum of each parameter's part, shape (parameters,), float32: taken while it is in
+            the processor's cache, it tells whether all is finite, and whether two columns differ.
         """
         for i, parameter in enumerate(parameters):
             if self._anchors[i].device != parameter.device:
                 self._anchors[i] = self._anchors[i].to(parameter.device)
         views = self._table.views(out)
+        sums = [torch.empty(()) for _ in views]
         for device, first, last in _runs(parameters):
             if device.type == "cpu":
                 for i in range(first, last + 1):
                     torch.sub(parameters[i], self._anchors[i], out=views[i])
+                    sums[i] = views[i].sum()
             else:
                 start = self._table.entries[first].start
                 stop = self._table.entries[last].stop
                 out[start:stop] = self._staged(parameters, first, last)
+                for i in range(first, last + 1):
+                    sums[i] = views[i].sum()
+        return torch.stack(sums)
 
     def _staged(self, parameters: Sequence[Tensor], first: int, last: int) -> Tensor:
         """The difference of parameters on one device, flat, there: one transfer takes it home."""
@@ -308,6 +334,26 @@ class Difference:
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def _refuse_part(name: str, parameter: nn.Parameter) -> None:
+    """Raise if the values of a parameter are elsewhere, in whole or in part."""
+    why = None
+    whole = getattr(parameter, "ds_shape", None)
+    if parameter.shape == (0,) or (whole is not None and tuple(whole) != tuple(parameter.shape)):
+        why = (
+            "is empty here, as ZeRO-3 leaves what it has sharded: make the posterior and collect "
+            "inside deepspeed.zero.GatheredParameters(model.parameters()); a parameter that is "
+            "meant to be empty takes requires_grad_(False)"
+        )
+    elif hasattr(parameter, "full_tensor"):
+        why = "is sharded (a DTensor): collect from a model that holds it whole"
+    elif parameter.is_meta:
+        why = "is on the meta device, without values: materialise the model first"
+    elif parameter.layout != torch.strided:
+        why = f"has the layout {parameter.layout}: only dense parameters can be collected"
+    if why is not None:
+        raise ModelError(f"{name} {why}")
 
 
 def _by_any_name(model: nn.Module) -> dict[str, nn.Parameter]:

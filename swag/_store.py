@@ -7,6 +7,7 @@ name                shape           contents
 ``trajectory``      (n, columns)    iterates less the anchor, float32, column-major
 ``mean``            (n,)            running mean less the anchor, float32
 ``sum_of_squares``  (n,)            sum of squared deviations, float32
+``buffers``         (bytes,)        the model's buffers at the last iterate (`swag._buffers`)
 =================== =============== ====================================================
 
 Iterate t, from 0, is column t of the trajectory; where only the last K are kept, it is column
@@ -16,121 +17,44 @@ columns since, none of which is overwritten before the next checkpoint is durabl
 is no trajectory, and a checkpoint is where a reopened store goes on.
 
 Every collection is one transaction: its column and the counters, and, where a checkpoint is due,
-the moments and whatever the caller adds to it.
+the moments and whatever the caller adds to it. Nobody keeps a count of his own: what is collected
+is what the group says, so that no interrupt and no rollback can set the two at odds.
 
 The attribute ``swag`` holds what never changes: the format's version, the table of parameters, K
-and C. The attribute ``swag.progress`` holds what does: the iterates collected, and the iterates in
-the last checkpoint.
+and C. The attribute ``swag.progress`` holds what does: the iterates ``collected``; the iterates in
+the last checkpoint, ``checkpointed`` (null while one is being written, which can only be seen where
+a program kept a transaction of its own in which it was interrupted); and how many weights were
+``skipped``, now and at the checkpoint, since they were not finite, or the last iterate again.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import pmarray
-from swag._moments import accumulate
+from swag._buffers import Buffers
+from swag._joining import Joining
+from swag._moments import Moments
 from swag._parameters import ParameterTable
-from swag._trajectory import Columns, row_blocks
-from swag.errors import StoreError, WindowError
+from swag._records import Configuration, Progress, Skipped
+from swag._trajectory import Columns
+from swag.errors import StoreError, StoreExistsError, WindowError
 
-__all__ = ["Configuration", "Moments", "Store"]
+__all__ = ["Location", "Mode", "Moments", "Store"]
 
-Vector = NDArray[np.float32]
 Location = str | os.PathLike[str] | pmarray.Group
+Mode = Literal["w-", "a", "w"]
+"""Create only; create or go on; replace."""
 
 _CONSTANT = "swag"
 _PROGRESS = "swag.progress"
-_FORMAT = 1
+_ARRAYS = ("anchor", "mean", "sum_of_squares", "trajectory", "buffers")
 _AUTO_CACHE_BYTES = 256 << 20
-_ROLL_MEMORY_BYTES = 256 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Configuration:
-    """What never changes in a store."""
-
-    table: ParameterTable
-    """Names, shapes and places of the parameters."""
-    max_rank: int | None
-    """Iterates kept: the last so many, or None for all."""
-    checkpoint_every: int
-    """Collections from one checkpoint to the next."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As the attribute holds it."""
-        return {
-            "format": _FORMAT,
-            "max_rank": self.max_rank,
-            "checkpoint_every": self.checkpoint_every,
-            "parameters": self.table.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, value: Any) -> Self:
-        """Read the attribute back.
-
-        Raises
-        ------
-        StoreError
-            It is of a format that is not known here, or damaged.
-        """
-        if not isinstance(value, dict) or "format" not in value:
-            raise StoreError("the store's description is damaged")
-        if value["format"] != _FORMAT:
-            raise StoreError(f"the store has format {value['format']}, known here is {_FORMAT}")
-        try:
-            table = ParameterTable.from_json(value["parameters"])
-            max_rank, every = value["max_rank"], value["checkpoint_every"]
-        except KeyError as error:
-            raise StoreError(f"the store's description is damaged: it lacks {error}") from error
-        ranks = () if max_rank is None else (max_rank + 1 if type(max_rank) is int else max_rank,)
-        if any(type(number) is not int or not 0 < number < 1 << 53 for number in (*ranks, every)):
-            raise StoreError(
-                f"the store's description is damaged: max_rank={max_rank!r:.40}, "
-                f"checkpoint_every={every!r:.40}"
-            )
-        return cls(table, max_rank, every)
-
-
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """Running moments in anchor coordinates."""
-
-    count: int
-    """Columns in them."""
-    mean: Vector
-    """Shape (n,)."""
-    sum_of_squares: Vector
-    """Shape (n,)."""
-
-    @classmethod
-    def none(cls, n: int) -> Self:
-        """Moments of no columns."""
-        return cls(0, np.zeros(n, np.float32), np.zeros(n, np.float32))
-
-    def copy(self) -> Moments:
-        """The same in memory of their own."""
-        return Moments(self.count, self.mean.copy(), self.sum_of_squares.copy())
-
-    def rolled_forward(self, columns: Columns) -> Moments:
-        """Take further columns in, bit for bit as they would have been one by one.
-
-        Reads every column once, in blocks of rows; copies.
-        """
-        mean, squares = self.mean.copy(), self.sum_of_squares.copy()
-        if len(columns):
-            for start, stop in row_blocks(len(mean), len(columns), _ROLL_MEMORY_BYTES):
-                for which, values in columns.pieces(start, stop, _ROLL_MEMORY_BYTES):
-                    for i, column in enumerate(values, self.count + which.start + 1):
-                        accumulate(column, mean[start:stop], squares[start:stop], i)
-        return Moments(self.count + len(columns), mean, squares)
 
 
 class Store:
@@ -144,6 +68,11 @@ class Store:
         Whether `close` closes the group.
     configuration
         Of the store.
+
+    Raises
+    ------
+    StoreError
+        An array is missing, or has another shape than the rest.
     """
 
     def __init__(self, group: pmarray.Group, configuration: Configuration, *, owned: bool) -> None:
@@ -151,80 +80,92 @@ class Store:
         self.configuration = configuration
         self.table = configuration.table
         self._owned = owned
+        self._latest: tuple[range, Moments] | None = None
+        self.rewound = 0
+        """How often iterates were cut off here: what was asked for before may be no more."""
         try:
             self._anchor = group["anchor"]
             self._mean = group["mean"]
             self._squares = group["sum_of_squares"]
             self.trajectory = None if configuration.max_rank == 0 else group["trajectory"]
-            progress = group.attrs[_PROGRESS]
-            self.checkpointed: int = progress["checkpointed"]
-            self.collected: int = progress["collected"]
-            self._latest: tuple[range, Moments] | None = None
-            self._check()
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"the posterior in {group.url} is damaged: {error}") from error
-
-    def _check(self) -> None:
-        """Raise ValueError where arrays and counters do not belong together."""
+        except KeyError as error:
+            raise self._damaged(str(error)) from error
         n = self.table.size
-        vectors = [self._anchor, self._mean, self._squares]
+        for vector in (self._anchor, self._mean, self._squares):
+            if vector.shape != (n,):
+                raise self._damaged(f"{vector.name} has the shape {vector.shape}, not {(n,)}")
         if self.trajectory is not None and self.trajectory.shape[:1] != (n,):
-            raise ValueError(f"its trajectory has the shape {self.trajectory.shape}")
-        if any(vector.shape != (n,) for vector in vectors):
-            raise ValueError(f"its vectors have not {n} items")
-        counters = self.checkpointed, self.collected
-        if any(type(count) is not int for count in counters) or not (
-            0 <= counters[0] <= counters[1] < 1 << 53
-        ):
-            raise ValueError(f"its counters are {counters}")
+            raise self._damaged(f"its trajectory has the shape {self.trajectory.shape}")
+        self.progress()  # raises if it cannot be
 
     @classmethod
     def create(
-        cls, location: Location, model: nn.Module, max_rank: int | None, checkpoint_every: int
+        cls,
+        location: Location,
+        model: nn.Module,
+        max_rank: int | None,
+        checkpoint_every: int,
+        mode: Mode,
     ) -> Self:
-        """Open the posterior at a location to go on with it, or make one there.
+        """Make a posterior at a location, or open the one there, as `mode` has it.
 
         Raises
         ------
+        StoreExistsError
+            With "w-": there are iterates.
         StoreError
-            There is a posterior of another model or configuration; the message says what differs.
+            With "a": they are of another model or configuration; the message says what differs.
         ModelError
             The model cannot be collected.
         """
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode={mode!r}: use one of {', '.join(map(repr, get_args(Mode)))}")
         configuration = Configuration(ParameterTable.of(model), max_rank, checkpoint_every)
-        n = configuration.table.size
-        group, owned = _open(location, "a", n)
+        group, owned = _open(location, "a", configuration.table.size)
         try:
-            if _CONSTANT in group.attrs:
-                there = Configuration.from_json(group.attrs[_CONSTANT])
-                differences = there.table.differences(model)
+            if _CONSTANT in group.attrs and mode != "w":
+                there = cls(group, Configuration.from_json(group.attrs[_CONSTANT]), owned=owned)
+                collected = there.progress().collected
+                if mode == "w-" and collected:
+                    raise StoreExistsError(
+                        f"{group.url} holds a posterior of {collected} iterates already: give"
+                        ' mode="a" to go on with it, or mode="w" to replace it'
+                    )
+                differences = there.configuration.table.differences(model)
                 for name in ("max_rank", "checkpoint_every"):
-                    mine, theirs = getattr(configuration, name), getattr(there, name)
+                    mine, theirs = (getattr(c, name) for c in (configuration, there.configuration))
                     if mine != theirs:
                         differences.append(f"{name} is {mine}, not {theirs}")
-                if differences:
+                if not differences:
+                    return there
+                if collected:
                     raise StoreError(
                         f"{group.url} holds a posterior of another kind: {'; '.join(differences)}"
                     )
-                return cls(group, there, owned=owned)
-            dtype = str(configuration.table.dtype).removeprefix("torch.")
-            with group.transaction():
-                group.create("anchor", (n,), dtype)
-                group.create("mean", (n,), "float32")
-                group.create("sum_of_squares", (n,), "float32")
-                if configuration.max_rank != 0:
-                    group.create("trajectory", (n, 0), "float32", layout="col")
-                group.attrs.update(
-                    {
-                        _PROGRESS: {"collected": 0, "checkpointed": 0},
-                        _CONSTANT: configuration.to_json(),
-                    }
-                )
+            cls._make(group, configuration)
             return cls(group, configuration, owned=owned)
         except BaseException:
             if owned:
                 group.close()
             raise
+
+    @staticmethod
+    def _make(group: pmarray.Group, configuration: Configuration) -> None:
+        """Make the arrays of a posterior without iterates, in the place of what is there."""
+        n = configuration.table.size
+        dtype = str(configuration.table.dtype).removeprefix("torch.")
+        with Joining(group):
+            if _CONSTANT in group.attrs:
+                for name in _ARRAYS:
+                    if name in group:
+                        del group[name]
+            group.create("anchor", (n,), dtype)
+            group.create("mean", (n,), "float32")
+            group.create("sum_of_squares", (n,), "float32")
+            if configuration.max_rank != 0:
+                group.create("trajectory", (n, 0), "float32", layout="col")
+            none = Progress(0, 0, Skipped(), Skipped())
+            group.attrs.update({_PROGRESS: none.to_json(), _CONSTANT: configuration.to_json()})
 
     @classmethod
     def open(cls, location: Location) -> Self:
@@ -252,29 +193,129 @@ class Store:
                 group.close()
             raise
 
+    def _damaged(self, why: str) -> StoreError:
+        return StoreError(f"the posterior in {self.group.url} is damaged: {why}")
+
+    # -- progress -------------------------------------------------------------------------------
+
+    def progress(self) -> Progress:
+        """What the group says now.
+
+        Raises
+        ------
+        StoreError
+            That cannot be: there are fewer columns than iterates.
+        """
+        try:
+            progress = Progress.from_json(self.group.attrs.get(_PROGRESS))
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damaged(f"its progress cannot be read: {error}") from error
+        collected = progress.collected
+        if self.trajectory is None:
+            if collected != progress.checkpointed:
+                raise self._damaged(f"of {collected} iterates {progress.checkpointed} are stored")
+            return progress
+        # A column more there may be: one that is being written, or was when its writer stopped.
+        columns, ring = self.trajectory.shape[1], self.ring
+        if columns < (collected if ring is None else min(collected, ring)):
+            raise self._damaged(f"{collected} iterates are counted, and {columns} columns are held")
+        if collected - progress.checkpointed > (collected if ring is None else ring):
+            raise self._damaged(f"only {columns} columns are held since its last checkpoint")
+        return progress
+
+    def record(self, collected: int, skipped: Skipped) -> None:
+        """Note that so many iterates are collected; in the transaction that adds the last."""
+        there = self.progress()
+        self._note(Progress(collected, there.checkpointed, skipped, there.skipped_before))
+
+    def checkpoint(self, moments: Moments, skipped: Skipped) -> None:
+        """Store the moments of all iterates collected; in a transaction."""
+        # First the mark, then the bytes: torn, they must not be taken for moments.
+        self.group.attrs[_PROGRESS] = {**self.group.attrs[_PROGRESS], "checkpointed": None}
+        self._mean[:] = moments.mean
+        self._squares[:] = moments.sum_of_squares
+        self._note(Progress(moments.count, moments.count, skipped, skipped))
+
+    def rewind(self) -> None:
+        """Cut off what was collected since the last checkpoint."""
+        progress = self.progress()
+        count = progress.checkpointed
+        if progress.collected == count and progress.skipped == progress.skipped_before:
+            return
+        self.rewound += 1
+        with Joining(self.group):
+            self.cut(count)
+            self._note(Progress(count, count, progress.skipped_before, progress.skipped_before))
+
+    def cut(self, collected: int) -> None:
+        """Cut off a column that came to nothing."""
+        trajectory = self.trajectory
+        if trajectory is not None and self.ring is None and trajectory.shape[1] > collected:
+            trajectory.resize((trajectory.shape[0], collected))
+
+    def _note(self, progress: Progress) -> None:
+        self.group.attrs[_PROGRESS] = progress.to_json()
+
+    # -- columns --------------------------------------------------------------------------------
+
     @property
     def ring(self) -> int | None:
         """Columns that are used in turn, where not all iterates are kept."""
         rank = self.configuration.max_rank
         return None if rank is None else rank + self.configuration.checkpoint_every
 
-    @property
-    def kept(self) -> int:
-        """Number of the last iterates that the trajectory holds for good."""
+    def kept(self, collected: int) -> int:
+        """Number of the last iterates that the trajectory holds for good, of so many."""
         rank = self.configuration.max_rank
-        return self.collected if rank is None else min(rank, self.collected)
+        return collected if rank is None else min(rank, collected)
 
     def slot(self, iterate: int) -> int:
         """Index of the column that holds an iterate."""
         return iterate if self.ring is None else iterate % self.ring
 
     def columns(self, iterates: range) -> Columns:
-        """The columns of some iterates."""
+        """The columns of some iterates.
+
+        Reading them raises `WindowError` once one of them is overwritten or cut off.
+        """
         if self.trajectory is None:
             raise WindowError("no iterates were kept: the posterior was collected with max_rank=0")
-        return Columns(self.trajectory, iterates, self.ring)
+        rewound = self.rewound
 
-    # -- anchor and moments ---------------------------------------------------------------------
+        def check() -> None:
+            self._refuse_gone(iterates, rewound)
+
+        return Columns(self.trajectory, iterates, self.ring, check)
+
+    def refuse_rewound(self, rewound: int) -> None:
+        """Raise if iterates were cut off since this was the value of `rewound`."""
+        if rewound != self.rewound:
+            raise WindowError(
+                "collection went back to a checkpoint since, and the iterates may be others by "
+                "now: ask for the window again"
+            )
+
+    def _refuse_gone(self, iterates: range, rewound: int) -> None:
+        """Raise unless the columns of some iterates hold these; called after they were read."""
+        self.refuse_rewound(rewound)
+        collected = self.progress().collected
+        if not iterates:
+            return
+        if iterates[-1] >= collected:
+            raise WindowError(
+                f"iterate {iterates[-1]} is not there any more: {collected} are, since a "
+                "transaction was rolled back; ask for the window again"
+            )
+        # The column of iterate t is written again while iterate t + ring is collected.
+        if self.ring is not None and iterates[0] <= collected - self.ring:
+            raise WindowError(
+                f"iterate {iterates[0]} was overwritten since: with max_rank="
+                f"{self.configuration.max_rank}, a window is good until "
+                f"{self.configuration.checkpoint_every} more iterates are collected; ask for it "
+                "again"
+            )
+
+    # -- anchor, moments and buffers ------------------------------------------------------------
 
     def read_anchor(self) -> Tensor:
         """The weights at the first collection, shape (n,), of the table's dtype."""
@@ -291,57 +332,42 @@ class Store:
             self._latest = iterates, none.rolled_forward(self.columns(iterates))
         return self._latest[1]
 
-    def moments(self) -> Moments:
-        """Moments of all iterates: those of the last checkpoint, rolled forward.
+    def moments(self, collected: int) -> Moments:
+        """Moments of the first so many iterates: those of a checkpoint, rolled forward.
 
         Raises
         ------
-        StoreError
-            The iterates since are not there.
+        WindowError
+            The last checkpoint is of more, and the columns of these are not held.
         """
-        moments = Moments(self.checkpointed, self._mean[:], self._squares[:])
-        since = range(self.checkpointed, self.collected)
-        if not since:
-            return moments
-        held = 0 if self.trajectory is None else self.trajectory.shape[1]
-        if len(since) > held or max(map(self.slot, since)) >= held:
-            raise StoreError(
-                f"the posterior in {self.group.url} is damaged: iterates {since.start} to"
-                f" {since.stop - 1} are not all there"
-            )
-        return moments.rolled_forward(self.columns(since))
+        count = -1
+        while count != (count := self.progress().checkpointed):  # until none came in between
+            moments = Moments(count, self._mean[:], self._squares[:])
+        if not 0 < count <= collected:
+            moments = Moments.none(self.table.size)
+        since = range(moments.count, collected)
+        return moments.rolled_forward(self.columns(since)) if since else moments
 
-    def rewind(self) -> None:
-        """Cut off what was collected since the last checkpoint."""
-        trajectory = self.trajectory
-        if self.collected == self.checkpointed:
+    def read_buffers(self) -> Buffers:
+        """The model's buffers at the last iterate."""
+        if "buffers" not in self.group:
+            return Buffers()
+        return Buffers.from_bytes(np.asarray(self.group["buffers"][:]))
+
+    def write_buffers(self, buffers: Buffers) -> None:
+        """Store them, where they differ from what is there; in a transaction."""
+        there = "buffers" in self.group
+        if not buffers and not there:
             return
-        with self.group.transaction():
-            if trajectory is not None and self.ring is None:
-                trajectory.resize((trajectory.shape[0], self.checkpointed))
-            self.collected = self.checkpointed
-            self._note()
-
-    # -- progress -------------------------------------------------------------------------------
-
-    def record(self, collected: int) -> None:
-        """Note that so many iterates are collected; in the transaction that adds the last."""
-        self.collected = collected
-        if self.trajectory is not None:  # else only a checkpoint keeps what was collected
-            self._note()
-
-    def checkpoint(self, moments: Moments) -> None:
-        """Store the moments of all iterates collected; in a transaction."""
-        self._mean[:] = moments.mean
-        self._squares[:] = moments.sum_of_squares
-        self.collected = self.checkpointed = moments.count
-        self._note()
-
-    def _note(self) -> None:
-        self.group.attrs[_PROGRESS] = {
-            "collected": self.collected,
-            "checkpointed": self.checkpointed,
-        }
+        data = buffers.to_bytes()
+        if not there:
+            self.group.create("buffers", data.shape, "uint8")
+        array = self.group["buffers"]
+        if array.shape != data.shape:
+            array.resize(data.shape)
+        elif there and np.array_equal(array[:], data):
+            return
+        array[:] = data
 
     def close(self) -> None:
         """Close the group, if it was opened here."""
@@ -357,6 +383,6 @@ def _open(location: Location, mode: str, n: int) -> tuple[pmarray.Group, bool]:
 
 
 def _cache_for(n: int) -> int | str:
-    """The cache in which the columns of a large model find room: two on loan, two on their way."""
+    """The cache in which columns of a large model find room: one on loan, others on their way."""
     need = 4 * (4 * n + 4096)
     return "auto" if need <= _AUTO_CACHE_BYTES else need

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -53,6 +53,8 @@ class Columns:
     """Numbers of the iterates, from 0; a step of 2 takes every second."""
     ring: int | None
     """Columns that are used in turn; None where iterate t is column t."""
+    check: Callable[[], None]
+    """Called after each reading; raises if the columns hold something else by then."""
 
     @cached_property
     def slots(self) -> NDArray[np.int64]:
@@ -91,6 +93,7 @@ class Columns:
         step = int(slots[1] - slots[0]) if len(slots) > 1 else 1
         index = (slice(start, stop), slice(int(slots[0]), int(slots[-1]) + 1, step))
         block: NDArray[np.float32] = self.array[index]
+        self.check()
         # Column-major, so that its transpose is contiguous as it is.
         return np.ascontiguousarray(block.T)
 

@@ -2,43 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import chain
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-__all__ = ["first_tensor", "has_running_statistics", "update_bn"]
+from swag._buffers import Buffers, normalisations
+from swag._forward import Forward, device_of, outputs_of, rows_of
+
+__all__ = ["has_running_statistics", "recompute", "update_bn"]
 
 
-def has_running_statistics(model: nn.Module) -> bool:
+def has_running_statistics(model: nn.Module, frozen: Collection[str] = ()) -> bool:
     """Whether a model has layers whose output depends on statistics of its training data.
+
+    Parameters
+    ----------
+    model
+        To look at.
+    frozen
+        Names of layers that do not count, since their statistics stay as they are.
 
     Examples
     --------
     >>> has_running_statistics(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
     True
     """
-    return bool(_layers(model))
+    return any(name not in frozen for name, _ in normalisations(model))
 
 
-@torch.no_grad()
-def update_bn(loader: Iterable[Any], model: nn.Module) -> None:
+def update_bn(loader: Iterable[Any], model: nn.Module, *, forward: Forward | None = None) -> None:
     """Recompute the running mean and variance of every batch normalisation in a model.
 
     Averaged or sampled weights give activations that the stored statistics do not describe. Only
     the normalisation layers are put in training mode while the data go through, so dropout stays
-    off, no random number is drawn, and the modes are restored. Batches count by their size.
+    off, no random number is drawn, and the modes are restored. Batches count by their size. A layer
+    that is in evaluation mode while other parts of the model are in training mode is frozen, and
+    keeps its statistics.
 
     Parameters
     ----------
     loader
-        Gives batches: tensors of inputs, or tuples or lists whose first item is one. They are moved
-        to the model's device. Not touched if the model has no such layer.
+        Gives batches: tensors of inputs, or tuples or lists that begin with what the model takes.
+        They are moved to the model's device. Not touched if the model has no such layer.
     model
         Its statistics are replaced, in place.
+    forward
+        As for `Posterior.predict`.
 
     Raises
     ------
@@ -53,12 +65,20 @@ def update_bn(loader: Iterable[Any], model: nn.Module) -> None:
     >>> model.running_mean, model.running_var
     (tensor([4.]), tensor([2.]))
     """
-    layers = _layers(model)
+    recompute(loader, model, Buffers.of(model).frozen, forward)
+
+
+@torch.no_grad()
+def recompute(
+    loader: Iterable[Any], model: nn.Module, frozen: Collection[str], forward: Forward | None
+) -> None:
+    """`update_bn` for all layers but those with the names given."""
+    layers: list[_NormBase] = [layer for name, layer in normalisations(model) if name not in frozen]
     if not layers:
         return
     modes = {module: module.training for module in model.modules()}
     momenta = [layer.momentum for layer in layers]
-    device = next(chain(model.parameters(), model.buffers())).device
+    device = device_of(model)
     model.eval()
     seen = 0
     try:
@@ -66,11 +86,11 @@ def update_bn(loader: Iterable[Any], model: nn.Module) -> None:
             layer.reset_running_stats()
             layer.train()
         for batch in loader:
-            inputs = first_tensor(batch).to(device)
-            seen += len(inputs)
+            rows = rows_of(batch)
+            seen += rows
             for layer in layers:
-                layer.momentum = len(inputs) / seen if seen else None
-            model(inputs)
+                layer.momentum = rows / seen if seen else None
+            outputs_of(model, batch, device, forward)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
@@ -78,23 +98,3 @@ def update_bn(loader: Iterable[Any], model: nn.Module) -> None:
             module.training = training
     if not seen:
         raise ValueError("the loader gave no batch: the statistics would be those of a new layer")
-
-
-def first_tensor(batch: Any) -> Tensor:
-    """The inputs of a batch: the batch itself, or its first item.
-
-    Raises
-    ------
-    TypeError
-        Neither is a tensor.
-    """
-    inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
-    if not isinstance(inputs, Tensor):
-        raise TypeError(
-            f"a batch is a tensor, or a tuple or list that begins with one, not {type(batch)}"
-        )
-    return inputs
-
-
-def _layers(model: nn.Module) -> list[_NormBase]:
-    return [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]

@@ -15,6 +15,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+import pmarray
+from swag.errors import RecipeError, SwagError
 from swag.recipe import Recipe
 
 __all__ = ["app"]
@@ -29,6 +31,28 @@ app = typer.Typer(
 
 _DEFAULTS = Recipe()
 _MNIST_FOLDER = "Folder of the four MNIST files; those that come with swag if not given."
+
+# What the extra brings along.
+_EXTRA = {"torch", "torchmetrics", "matplotlib", "numba", "ml_dtypes"}
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"swag {pmarray.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    pass
+
 
 Store = Annotated[
     str, typer.Argument(help="Where the posterior is kept, as a pmarray URL: memmap:./runs/demo.")
@@ -55,14 +79,21 @@ def train(
         float, typer.Option(help="Learning rate while collecting.")
     ] = _DEFAULTS.swa_lr,
     anneal: Annotated[
-        float, typer.Option(help="Epochs, the last of the burn-in, from one rate to the other.")
-    ] = _DEFAULTS.anneal,
+        float | None,
+        typer.Option(
+            help="Epochs, the last of the burn-in, from one rate to the other. "
+            "If not given: 1, or the burn-in if that is shorter."
+        ),
+    ] = None,
     anneal_strategy: Annotated[
         Literal["cos", "linear"], typer.Option(help="Shape of the annealing.")
     ] = _DEFAULTS.anneal_strategy,
     burn_in: Annotated[
-        float, typer.Option(help="Epochs before the first collection.")
-    ] = _DEFAULTS.burn_in,
+        float | None,
+        typer.Option(
+            help="Epochs before the first collection. If not given: 5, or 5/7 of fewer than 7."
+        ),
+    ] = None,
     interval: Annotated[
         int, typer.Option(help="Minibatches from one collection to the next.")
     ] = _DEFAULTS.interval,
@@ -90,7 +121,7 @@ def train(
     """
     with _plain_errors():
         try:
-            recipe = Recipe(
+            recipe = Recipe.of(
                 model=model,
                 epochs=epochs,
                 batch_size=batch_size,
@@ -106,21 +137,33 @@ def train(
                 seed=seed,
                 threads=threads,
             )
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
+        except RecipeError as error:
+            raise typer.BadParameter(
+                f"must be {error.wanted}, not {error.value!r}",
+                param_hint=f"--{error.field.replace('_', '-')}",
+            ) from None
         from swag import runs
         from swag._progress import TrainingProgress
 
         _set_threads(threads)
         _seed_everything(seed)
         with TrainingProgress(Console()) as progress:
-            runs.train(
+            done = runs.train(
                 store,
                 recipe,
                 data=data,
                 fresh=fresh,
                 checkpoint_every=checkpoint_every,
                 watch=progress.update,
+            )
+        told = f"{done.steps:,} minibatches, {done.n_averaged:,} iterates in {store}"
+        if done.trained:
+            Console().print(f"finished: {told}", highlight=False, soft_wrap=True)
+        else:
+            Console().print(
+                f"this training was finished before: {told}; --fresh does it again",
+                highlight=False,
+                soft_wrap=True,
             )
 
 
@@ -151,6 +194,11 @@ def evaluate(
 
         from swag import evaluation, report
 
+        if figure is not None:  # before the work
+            try:
+                report.check_picture(figure)
+            except ValueError as error:
+                raise typer.BadParameter(str(error), param_hint="--figure") from None
         _set_threads(threads)
         console = Console(stderr=True)
         spinner = Progress(
@@ -226,11 +274,14 @@ def _plain_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise typer.Exit(130) from None
-    except Exception as error:
-        from pmarray.errors import PMArrayError
-        from swag.errors import SwagError
-
-        if not isinstance(error, SwagError | PMArrayError | OSError):
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in _EXTRA:
             raise
+        print(
+            f"swag: {error.name} is not installed: pip install 'pmarray[swag]' installs it",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1) from None
+    except (SwagError, pmarray.PMArrayError, OSError) as error:
         print(f"swag: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -14,14 +13,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import pmarray
-from swag._moments import accumulate
+from pmarray.errors import ClosedError, LoanError
+from swag._buffers import Buffers
+from swag._joining import Joining
+from swag._moments import Moments, accumulate
 from swag._parameters import Difference
-from swag._store import Location, Moments, Store
+from swag._records import Progress
+from swag._screening import NoIterateError, Screen
+from swag._store import Location, Mode, Store
+from swag._target import refuse_drawn
+from swag._worker import Worker
 from swag.errors import WindowError
 from swag.posterior import Posterior, StoredPosterior, window
 from swag.sampling import Center, Gaussian
 
 __all__ = ["SWAG"]
+
+Column = NDArray[np.float32]
 
 
 class SWAG(Posterior):
@@ -31,39 +39,54 @@ class SWAG(Posterior):
     outgrow memory. `update_parameters` writes the iterate straight into the memory that will be
     written out; a thread takes the moments, and another writes behind. Every collection is one
     transaction: after a crash the posterior is that of some iterate, whole, and of the very last
-    one after `flush` and `close`.
+    one after `flush` and `close`. An interrupt, or anything else that is raised meanwhile, is the
+    same: the iterate is collected or it is not, and collection may go on.
 
-    If the store holds a posterior of the same parameters already, collection goes on from its last
-    iterate, with the same numbers as if it had never stopped; or, after `rewind`, from its last
-    checkpoint.
+    Weights with a NaN or an infinity in them are not collected, and neither are weights that are
+    those of the last iterate, bit for bit, as a step leaves them that a gradient scaler skipped.
+    Both are counted, and a `SwagWarning` says so the first time.
+
+    Inside a transaction of your own in the group, on the same thread, collecting is a part of it.
+    With ``max_rank=0`` iterates are in memory until a checkpoint, and only that takes part.
 
     Parameters
     ----------
     model
         Its trained parameters (those that require a gradient) are what is collected. They are
-        paired by name, and may be on any device, in float16, bfloat16, float32 or float64. The
-        model itself is not kept.
+        paired by name, and may be on any device, in float16, bfloat16, float32 or float64. Its
+        buffers, such as the statistics of batch normalisation, are stored as they are at the last
+        iterate. The model itself is not kept.
     store
         URL of a `pmarray` group, ``"memmap:./posterior"``, or an open group, which stays open at
         `close`. ``"dram:"`` keeps it in memory.
     max_rank
         Iterates to keep for the low-rank part: the last so many, or None for all; 0 keeps none,
         which is SWAG-diagonal.
+    mode
+        ``"w-"`` makes a new posterior and refuses one that has iterates. ``"a"`` goes on with it,
+        from its last iterate, with the same numbers as if it had never stopped; or, after
+        `rewind`, from its last checkpoint. ``"w"`` replaces it, and leaves other arrays in the
+        group alone.
     checkpoint_every
         Collections from one checkpoint, which stores mean and variance, to the next. With
         `max_rank` it is also the number of spare columns in the store.
     on_checkpoint
         Called with the group inside the transaction of every checkpoint, on the thread that
         collects: what it writes there, such as the state of training, is there exactly if the
-        checkpoint is.
+        checkpoint is. If it raises, the iterate is not collected.
+    on_nonfinite
+        ``"skip"``, as above, or ``"raise"``, to raise `NonFiniteError` instead.
 
     Raises
     ------
+    StoreExistsError
+        The store has iterates, with ``mode="w-"``.
     StoreError
         The store holds a posterior of other parameters or another configuration; the message says
         what differs.
     ModelError
-        The model trains nothing, or something that is not a real number.
+        The model trains nothing, or something that is not a real number, or holds only a part of
+        its parameters.
 
     Examples
     --------
@@ -86,49 +109,128 @@ class SWAG(Posterior):
         store: Location = "dram:",
         max_rank: int | None = None,
         *,
+        mode: Mode = "w-",
         checkpoint_every: int = 100,
         on_checkpoint: Callable[[pmarray.Group], object] | None = None,
+        on_nonfinite: Literal["skip", "raise"] = "skip",
     ) -> None:
         if max_rank is not None and max_rank < 0:
             raise ValueError(f"max_rank must be zero or more, or None for all, not {max_rank}")
         if checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1, not {checkpoint_every}")
-        self._store = Store.create(store, model, max_rank, checkpoint_every)
+        if on_nonfinite not in ("skip", "raise"):
+            raise ValueError(f"on_nonfinite={on_nonfinite!r}: use 'skip' or 'raise'")
+        refuse_drawn(model)
+        self._store = Store.create(store, model, max_rank, checkpoint_every, mode)
+        self._on_checkpoint = on_checkpoint
+        self._screen = Screen(self._store.table, raise_nonfinite=on_nonfinite == "raise")
+        # What was begun and has not ended: for whoever comes after an interrupt.
+        self._begun: Joining | None = None
+        self._loan: AbstractContextManager[Any] | None = None
+        self._ended: Progress | None = None
         try:
-            self._table = self._store.table
-            self._moments = self._store.moments()
-            self._anchor: Tensor | None = None
-            self._difference: Difference | None = None
-            if self._moments.count:
-                self._anchor = self._store.read_anchor()
-                self._difference = Difference(self._table, self._anchor)
+            self._worker = Worker("swag-moments")
+            self._load()
         except BaseException:
             self._store.close()
             raise
-        self._collected = self._moments.count
-        self._on_checkpoint = on_checkpoint
-        self._spare: NDArray[np.float32] | None = None
-        self._pending: Future[None] | None = None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="swag-moments")
-        self._failure: BaseException | None = None
-        self._closed = False
+
+    def _load(self) -> None:
+        """Begin from what the store holds."""
+        progress = self._store.progress()
+        self._screen.skipped = progress.skipped
+        self._moments = self._store.moments(progress.collected)
+        self._buffers = self._store.read_buffers()
+        self._anchor: Tensor | None = None
+        self._difference: Difference | None = None
+        # Without a trajectory: two columns, so that one can be compared with the one before.
+        self._spare: list[Column] = []
+        self._spare_of = 0
+        """Iterates collected when the last of the two was written."""
+
+    # -- of one mind with the group -------------------------------------------------------------
+
+    def _sync(self) -> Progress:
+        """Wait for the thread and look at the group; say how far collection has come.
+
+        Whatever was interrupted or rolled back before is over after this, and may be interrupted
+        too: nothing is believed here that the group does not say.
+        """
+        if self._ended is not None:
+            return self._ended
+        self._end_what_was_begun()
+        self._worker.settle()
+        progress = self._store.progress()
+        if self._store.trajectory is None:
+            # Between checkpoints, memory is all there is.
+            if self._moments.count < progress.collected:
+                self._load()
+            count = self._moments.count
+            progress = Progress(
+                count, progress.checkpointed, self._screen.skipped, progress.skipped_before
+            )
+        elif not progress.checkpointed <= self._moments.count <= progress.collected:
+            self._load()
+        if not progress.collected:
+            self._anchor = self._difference = None
+        elif self._difference is None:
+            self._anchor = self._store.read_anchor()
+            self._difference = Difference(self._table, self._anchor)
+        return progress
+
+    def _end_what_was_begun(self) -> None:
+        """An interrupt may have torn a block before its end, and a second one its end."""
+        if self._loan is not None:
+            with suppress(LoanError, ClosedError):
+                self._loan.__exit__(KeyboardInterrupt, None, None)
+            self._loan = None
+        if self._begun is not None:
+            self._begun.end()
+            self._begun = None
+
+    def _caught_up(self) -> tuple[Progress, Moments]:
+        """The same, and the moments of everything collected."""
+        progress = self._sync()
+        since = range(self._moments.count, progress.collected)
+        if since:
+            self._moments = self._moments.rolled_forward(self._store.columns(since))
+        return progress, self._moments
 
     @property
     def n_averaged(self) -> int:
         """Iterates collected."""
-        return self._collected
+        if (
+            self._begun is None
+            and self._loan is None
+            and self._store.trajectory is not None
+            and not self.closed
+        ):
+            return self._store.progress().collected  # no need to wait for the thread
+        return self._sync().collected
+
+    @property
+    def n_nonfinite(self) -> int:
+        """Weights that were not collected since they were not finite."""
+        return self._screen.skipped.nonfinite
+
+    @property
+    def n_repeated(self) -> int:
+        """Weights that were not collected since they were those of the last iterate."""
+        return self._screen.skipped.repeated
 
     @property
     def closed(self) -> bool:
         """Whether collection has ended."""
-        return self._closed
+        return self._ended is not None
+
+    # -- collecting -----------------------------------------------------------------------------
 
     def update_parameters(self, model: nn.Module) -> None:
         """Collect the weights as they are now.
 
         Takes one pass over memory. Waits only where the moments of the previous iterate are still
-        being taken, where a checkpoint is due, or where the cache is full because the medium is
-        slower than training.
+        being taken, where a checkpoint is due, where another thread has a transaction open in the
+        group, or where the cache is full because the medium is slower than training.
 
         Parameters
         ----------
@@ -138,93 +240,157 @@ class SWAG(Posterior):
         Raises
         ------
         ModelError
-            It has others; nothing is collected.
+            It has others, or they are drawn ones (`sampled`); nothing is collected.
+        NonFiniteError
+            They are not finite, with ``on_nonfinite="raise"``.
         pmarray.errors.PMArrayError, OSError
-            An earlier iterate could not be taken in or written. Nothing more can be collected:
-            open the store again to go on from the last checkpoint.
+            An earlier iterate could not be written. Nothing more can be collected: open the store
+            again to go on from the last checkpoint.
         """
         self._refuse_closed()
-        self._reap()
+        refuse_drawn(model)
         parameters = self._table.find_all(model)
-        due = (self._collected + 1) % self._store.configuration.checkpoint_every == 0
-        with ExitStack() as transaction:
-            transaction.enter_context(self._store.group.transaction(wait=False))
-            if self._difference is None:
-                self._anchor = self._table.gather(parameters)
-                self._store.write_anchor(self._anchor)
-                self._difference = Difference(self._table, self._anchor)
-            with ExitStack() as loan:
-                column = loan.enter_context(self._borrow(self._collected))
-                self._difference.write(parameters, torch.from_numpy(column))
-                # The transaction and the loan go over to the thread, which ends both; but a
-                # checkpoint takes in what only this thread may look at.
-                ending = None if due else transaction.pop_all()
-                self._pending = self._thread.submit(self._take_in, loan.pop_all(), column, ending)
-            self._collected += 1
-            if due:
-                self._reap()
-                self._checkpoint()
+        buffers = Buffers.of(model)
+        progress = self._sync()
+        due = (progress.collected + 1) % self._store.configuration.checkpoint_every == 0
+        try:
+            if self._store.trajectory is None:
+                self._collect_moments(progress, parameters, buffers, due)
+            else:
+                self._collect_column(progress, parameters, buffers, due)
+        except NoIterateError:
+            self._store.cut(progress.collected)  # unless that was rolled back
+        except BaseException:
+            self._end_what_was_begun()  # now, so that the group is free for others at once
+            raise
+        self._begun = None
 
-    @contextmanager
-    def _borrow(self, iterate: int) -> Iterator[NDArray[np.float32]]:
-        """The memory of the next column, shape (n,)."""
+    def _collect_column(
+        self, progress: Progress, parameters: list[nn.Parameter], buffers: Buffers, due: bool
+    ) -> None:
+        store, count, moments = self._store, progress.collected + 1, self._moments
+        begun = self._begun = Joining(store.group)
+        with begun:
+            loan = self._loan = self._borrow(progress.collected)
+            with loan as column:
+                sums = self._write(progress, parameters, column)
+            self._loan = None
+            if count == 1:
+                assert self._anchor is not None
+                store.write_anchor(self._anchor)
+            store.record(count, self._screen.skipped)
+            store.write_buffers(buffers)
+            if due:
+                since = range(moments.count, count)
+                moments = moments.rolled_forward(store.columns(since))
+                self._checkpoint(moments)
+        self._screen.note(progress.collected, sums)
+        if due:
+            self._moments = moments
+        else:
+            self._worker.put(self._take_in)
+
+    def _collect_moments(
+        self, progress: Progress, parameters: list[nn.Parameter], buffers: Buffers, due: bool
+    ) -> None:
+        """The same without a trajectory: a checkpoint has a transaction, and nothing else."""
+        if not self._spare:
+            self._spare = [np.empty(self._table.size, np.float32) for _ in range(2)]
+        column, count = self._spare[progress.collected % 2], progress.collected + 1
+        sums = self._write(progress, parameters, column)
+        self._spare_of = count
+        if not due:
+            self._buffers = buffers
+            self._worker.put(lambda: self._accumulate(column))
+        else:
+            copy = self._moments.copy()
+            accumulate(column, copy.mean, copy.sum_of_squares, count)
+            moments = Moments(count, copy.mean, copy.sum_of_squares)
+            begun = self._begun = Joining(self._store.group)
+            with begun:
+                self._store_diagonal(progress, moments, buffers)
+            self._moments, self._buffers = (
+                Moments(count, moments.mean, moments.sum_of_squares),
+                buffers,
+            )
+        self._screen.note(progress.collected, sums)
+
+    def _borrow(self, iterate: int) -> AbstractContextManager[Column]:
+        """The memory of the next column, shape (n,) or (n, 1)."""
         trajectory = self._store.trajectory
-        if trajectory is None:
-            if self._spare is None:
-                self._spare = np.empty(self._table.size, np.float32)
-            yield self._spare
-            return
+        assert trajectory is not None
         slot = self._store.slot(iterate)
         if slot < trajectory.shape[1]:
-            with trajectory.writing((slice(None), slot)) as column:
-                yield column
-        else:
-            with trajectory.appending() as lines:
-                yield lines[:, 0]
+            return trajectory.writing((slice(None), slot))
+        return trajectory.appending()
 
-    def _take_in(
-        self, loan: ExitStack, column: NDArray[np.float32], transaction: ExitStack | None
-    ) -> None:
-        """Take the moments of a column, let it go, and end its transaction; on the thread."""
-        try:
-            with transaction or nullcontext():
-                with loan:
-                    moments = self._moments
-                    count = moments.count + 1
-                    accumulate(column, moments.mean, moments.sum_of_squares, count)
-                self._moments = Moments(count, moments.mean, moments.sum_of_squares)
-                self._store.record(count)
-        except BaseException as error:
-            self._failure = error
-            raise
+    def _write(self, progress: Progress, parameters: list[nn.Parameter], memory: Column) -> Tensor:
+        """Write the next column, and see whether it is one; return its sums."""
+        if self._difference is None:
+            self._anchor = self._table.gather(parameters)
+            self._difference = Difference(self._table, self._anchor)
+        column = torch.from_numpy(memory[:, 0] if memory.ndim == 2 else memory)
+        sums = self._difference.write(parameters, column)
+        self._screen.look_at(
+            progress.collected, column, sums, lambda: self._column_before(progress.collected)
+        )
+        return sums
 
-    def _checkpoint(self) -> None:
+    def _column_before(self, count: int) -> Tensor | None:
+        """The column of the last of so many iterates, if there is still one."""
+        trajectory = self._store.trajectory
+        if trajectory is not None:
+            return torch.from_numpy(np.asarray(trajectory[:, self._store.slot(count - 1)]))
+        held = self._spare_of == count
+        return torch.from_numpy(self._spare[(count - 1) % 2]) if held else None
+
+    def _take_in(self) -> None:
+        """Take the moments of the columns since; on the thread.
+
+        They follow from the trajectory: if this fails, or does not come to it, `_caught_up` does.
+        """
+        trajectory, moments = self._store.trajectory, self._moments
+        assert trajectory is not None
+        for iterate in range(moments.count, self._store.progress().collected):
+            with trajectory.reading((slice(None), self._store.slot(iterate))) as column:
+                accumulate(column, moments.mean, moments.sum_of_squares, iterate + 1)
+            self._moments = Moments(iterate + 1, moments.mean, moments.sum_of_squares)
+
+    def _accumulate(self, column: Column) -> None:
+        """Take the moments of a column that is not stored; on the thread."""
+        moments = self._moments
+        accumulate(column, moments.mean, moments.sum_of_squares, moments.count + 1)
+        self._moments = Moments(moments.count + 1, moments.mean, moments.sum_of_squares)
+
+    def _checkpoint(self, moments: Moments) -> None:
         """Store the moments and what the caller adds; in a transaction."""
-        self._store.checkpoint(self._moments)
+        self._store.checkpoint(moments, self._screen.skipped)
         if self._on_checkpoint is not None:
             self._on_checkpoint(self._store.group)
 
-    def _reap(self) -> None:
-        """Wait until all columns are taken in; raise what went wrong."""
-        if self._pending is not None:
-            self._pending.exception()
-            self._pending = None
-        if self._failure is not None:
-            raise self._failure
+    def _store_diagonal(self, progress: Progress, moments: Moments, buffers: Buffers) -> None:
+        """Store all there is of a posterior without a trajectory; in a transaction."""
+        if not progress.checkpointed and self._anchor is not None:
+            self._store.write_anchor(self._anchor)
+        self._store.write_buffers(buffers)
+        self._checkpoint(moments)
 
     def _refuse_closed(self) -> None:
-        if self._closed:
-            raise pmarray.errors.ClosedError("collection has ended: the posterior is closed")
+        if self.closed:
+            raise ClosedError("collection has ended: the posterior is closed")
 
     # -- the posterior so far -------------------------------------------------------------------
 
     def _gaussian(self) -> Gaussian:
-        self._reap()
-        if self._anchor is None or not self._moments.count:
+        progress, moments = self._caught_up()
+        if self._anchor is None or not progress.collected:
             raise WindowError("nothing has been collected yet")
-        kept = range(self._collected - self._store.kept, self._collected)
+        kept = range(progress.collected - self._store.kept(progress.collected), progress.collected)
         columns = self._store.columns(kept) if kept else None
-        return Gaussian(self._table, self._anchor, self._moments.copy(), columns, "running")
+        return Gaussian(self._table, self._anchor, moments.copy(), columns, "running")
+
+    def _last_buffers(self) -> Buffers:
+        return self._buffers if self._store.trajectory is None else self._store.read_buffers()
 
     def window(
         self,
@@ -235,10 +401,12 @@ class SWAG(Posterior):
     ) -> StoredPosterior:
         """The posterior of some of the iterates collected so far; see `Posterior.window`.
 
-        With `max_rank`, it must be used before `checkpoint_every` more are collected.
+        With `max_rank`, it must be used before `checkpoint_every` more are collected; later it
+        raises `WindowError`.
         """
-        self._reap()
-        return window(self._store, start, every, rank, center, self._moments.copy())
+        progress, moments = self._caught_up()
+        known = moments.copy(), self._last_buffers()
+        return window(self._store, progress.collected, start, every, rank, center, known)
 
     # -- durability -----------------------------------------------------------------------------
 
@@ -251,10 +419,18 @@ class SWAG(Posterior):
             As `update_parameters`.
         """
         self._refuse_closed()
-        self._reap()
-        if self._moments.count != self._store.checkpointed:
-            with self._store.group.transaction(wait=False):
-                self._checkpoint()
+        progress, moments = self._caught_up()
+        if (
+            moments.count != progress.checkpointed
+            or self._screen.skipped != progress.skipped_before
+        ):
+            begun = self._begun = Joining(self._store.group)
+            with begun:
+                if self._store.trajectory is None:
+                    self._store_diagonal(progress, moments, self._buffers)
+                else:
+                    self._checkpoint(moments)
+            self._begun = None
         self._store.group.flush()
 
     def rewind(self) -> int:
@@ -264,13 +440,10 @@ class SWAG(Posterior):
         stored. Returns the number of iterates that remain.
         """
         self._refuse_closed()
-        self._reap()
+        self._sync()
         self._store.rewind()
-        self._moments = self._store.moments()
-        self._collected = self._moments.count
-        if not self._collected:
-            self._anchor = self._difference = None
-        return self._collected
+        self._load()
+        return self._sync().collected
 
     def close(self) -> None:
         """Flush and end collection; the group is closed too, unless it was given open.
@@ -286,16 +459,18 @@ class SWAG(Posterior):
         self._close(checkpoint=True)
 
     def _close(self, *, checkpoint: bool) -> None:
-        if self._closed:
-            return
         try:
-            if checkpoint:
-                self.flush()
-            else:
-                self._reap()
+            if not self.closed:
+                if checkpoint:
+                    self.flush()
+                self._ended = self._caught_up()[0]
         finally:
-            self._closed = True
-            self._thread.shutdown()
+            # Again at a second call, should an interrupt come in between.
+            if self._ended is None:
+                count = self._moments.count
+                self._ended = Progress(count, count, self._screen.skipped, self._screen.skipped)
+            self._worker.stop()
+            self._end_what_was_begun()
             self._store.close()
 
     def __enter__(self) -> Self:

@@ -4,16 +4,31 @@
 
     SwagError
     ├── StoreError(ValueError)      not the store asked for: point at another, or start afresh
+    │   └── StoreExistsError(FileExistsError)   it has iterates: say whether to go on or replace
     ├── ModelError(ValueError)      the model is not the one collected: build the same one
+    ├── RecipeError(ValueError)     no such training can be: give another number
     ├── WindowError(ValueError)     iterates that are not held: choose others, or collect more
+    ├── NonFiniteError(FloatingPointError)      training has diverged: go back, lower the rate
     └── DatasetError(OSError)       a data file is missing or damaged: install or fetch it again
+
+`SwagWarning` is what goes on all the same, and is said once.
 
 Errors of the arrays underneath are ``pmarray.errors.PMArrayError`` and pass through unchanged.
 """
 
 from __future__ import annotations
 
-__all__ = ["DatasetError", "ModelError", "StoreError", "SwagError", "WindowError"]
+__all__ = [
+    "DatasetError",
+    "ModelError",
+    "NonFiniteError",
+    "RecipeError",
+    "StoreError",
+    "StoreExistsError",
+    "SwagError",
+    "SwagWarning",
+    "WindowError",
+]
 
 
 class SwagError(Exception):
@@ -39,6 +54,24 @@ class StoreError(SwagError, ValueError):
     """
 
 
+class StoreExistsError(StoreError, FileExistsError):
+    """The store has iterates already, and ``mode="w-"`` is for a new one.
+
+    Examples
+    --------
+    >>> import swag
+    >>> from torch import nn
+    >>> model = nn.Linear(3, 1)
+    >>> with swag.SWAG(model, store="dram:mine") as posterior:
+    ...     posterior.update_parameters(model)
+    >>> swag.SWAG(model, store="dram:mine")
+    Traceback (most recent call last):
+        ...
+    swag.errors.StoreExistsError: dram:mine holds a posterior of 1 iterates already: give mode="a"
+    to go on with it, or mode="w" to replace it
+    """
+
+
 class ModelError(SwagError, ValueError):
     """The parameters of a model are not those that the posterior is of.
 
@@ -56,6 +89,34 @@ class ModelError(SwagError, ValueError):
     """
 
 
+class RecipeError(SwagError, ValueError):
+    """A number of a recipe is outside its range.
+
+    Parameters
+    ----------
+    field
+        Its name in `swag.recipe.Recipe`.
+    wanted
+        What it must be.
+    value
+        What it was.
+
+    Examples
+    --------
+    >>> from swag.recipe import Recipe
+    >>> Recipe(lr=0)
+    Traceback (most recent call last):
+        ...
+    swag.errors.RecipeError: lr must be positive, not 0
+    """
+
+    def __init__(self, field: str, wanted: str, value: object) -> None:
+        super().__init__(f"{field} must be {wanted}, not {value!r}")
+        self.field = field
+        self.wanted = wanted
+        self.value = value
+
+
 class WindowError(SwagError, ValueError):
     """Iterates were asked for that the posterior does not hold.
 
@@ -70,6 +131,22 @@ class WindowError(SwagError, ValueError):
     """
 
 
+class NonFiniteError(SwagError, FloatingPointError):
+    """Weights with a NaN or an infinity were to be collected, with ``on_nonfinite="raise"``.
+
+    Examples
+    --------
+    >>> import swag, torch
+    >>> model = torch.nn.Linear(1, 1)
+    >>> posterior = swag.SWAG(model, on_nonfinite="raise")
+    >>> _ = torch.nn.init.constant_(model.weight, torch.nan)
+    >>> posterior.update_parameters(model)
+    Traceback (most recent call last):
+        ...
+    swag.errors.NonFiniteError: weight is not finite: nothing was collected
+    """
+
+
 class DatasetError(SwagError, OSError):
     """A file of a data set is missing, truncated or corrupt.
 
@@ -81,4 +158,15 @@ class DatasetError(SwagError, OSError):
     ... except OSError as error:
     ...     print(error)
     /nonexistent/train-images-idx3-ubyte.gz cannot be read: No such file or directory
+    """
+
+
+class SwagWarning(UserWarning):
+    """Something is most likely not as it was meant, such as training that has diverged.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", SwagWarning)  # stop there
     """

@@ -109,12 +109,19 @@ def evaluate(
 
         def draws(posterior: Posterior, scale: float) -> Tensor:
             return posterior.predict(
-                run.model, images, samples=samples, scale=scale, generator=seed
+                run.model,
+                images,
+                activation="softmax",
+                samples=samples,
+                scale=scale,
+                generator=seed,
             )
 
         models: dict[str, Callable[[], Tensor]] = {
             "SGD, last iterate": lambda: _probabilities(run.model, images),
-            "SWA": lambda: full.predict(run.model, images, samples=1, scale=0, generator=seed),
+            "SWA": lambda: full.predict(
+                run.model, images, activation="softmax", samples=1, scale=0, generator=seed
+            ),
             "SWAG-diagonal": lambda: draws(diagonal, 1.0),
         }
         if full.rank >= 2:

@@ -9,8 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from swag._base import Posterior
+from swag._base import Posterior, predict
+from swag._forward import Forward
+from swag._predicting import Activation
+from swag.errors import ModelError
 from swag.sampling import Generator, source_of
 
 __all__ = ["MultiSWAG"]
@@ -30,6 +34,8 @@ class MultiSWAG:
     ------
     ValueError
         There are none.
+    ModelError
+        They are of different parameters.
 
     Examples
     --------
@@ -39,7 +45,8 @@ class MultiSWAG:
     ...     model = torch.nn.Linear(4, 2)
     ...     posteriors.append(swag.SWAG(model))
     ...     posteriors[-1].update_parameters(model)
-    >>> swag.MultiSWAG(posteriors).predict(model, torch.zeros(5, 4), samples=2).shape
+    >>> mixture = swag.MultiSWAG(posteriors)
+    >>> mixture.predict(model, torch.zeros(5, 4), activation="softmax", samples=2).shape
     torch.Size([5, 2])
     """
 
@@ -47,6 +54,19 @@ class MultiSWAG:
         if not posteriors:
             raise ValueError("a mixture needs at least one posterior")
         self.posteriors = tuple(posteriors)
+        first, *others = (
+            {e.name: (e.shape, e.dtype) for e in posterior._table.entries}
+            for posterior in self.posteriors
+        )
+        for number, other in enumerate(others, 1):
+            apart = sorted(n for n in first | other if first.get(n) != other.get(n))
+            if apart:
+                name = apart[0]
+                raise ModelError(
+                    f"posterior {number} is of other parameters than posterior 0: {len(apart)} "
+                    f"differ, among them {name}, {_described(other.get(name))} and "
+                    f"{_described(first.get(name))}"
+                )
 
     def sample(
         self, n: int = 1, *, scale: float | None = None, generator: Generator = None
@@ -74,47 +94,53 @@ class MultiSWAG:
         scale: float | None = None,
         generator: Generator = None,
         loader: Iterable[Any] | None = None,
+        forward: Forward | None = None,
     ) -> Iterator[nn.Module]:
         """Put weights drawn from one of the posteriors into a model; see `Posterior.sampled`."""
         source = source_of(generator)
         part = int(torch.randint(len(self.posteriors), (), generator=source, device=source.device))
         with self.posteriors[part].sampled(
-            model, scale=scale, generator=source, loader=loader
+            model, scale=scale, generator=source, loader=loader, forward=forward
         ) as inside:
             yield inside
 
     def predict(
         self,
         model: nn.Module,
-        inputs: Tensor | Iterable[Any],
+        inputs: Tensor | Dataset[Any] | Iterable[Any],
         *,
+        activation: Activation,
         samples: int = 30,
         scale: float | None = None,
         generator: Generator = None,
         loader: Iterable[Any] | None = None,
+        forward: Forward | None = None,
         batch_size: int = 1000,
+        memory_bytes: int = 1 << 30,
     ) -> Tensor:
-        """Average class probabilities over `samples` networks of each posterior.
+        """Average what `samples` networks of each posterior make of each input.
 
         See `Posterior.predict`.
         """
-        source = source_of(generator)
-        total: Tensor | None = None
-        for posterior in self.posteriors:
-            found = posterior.predict(
-                model,
-                inputs,
-                samples=samples,
-                scale=scale,
-                generator=source,
-                loader=loader,
-                batch_size=batch_size,
-            )
-            total = found if total is None else total + found
-        assert total is not None
-        return total / len(self.posteriors)
+        return predict(
+            self.posteriors,
+            model,
+            inputs,
+            activation=activation,
+            samples=samples,
+            scale=scale,
+            generator=generator,
+            loader=loader,
+            forward=forward,
+            batch_size=batch_size,
+            memory_bytes=memory_bytes,
+        )
 
     def log_prob(self, weights: Mapping[str, Tensor], *, scale: float | None = None) -> Tensor:
         """The log of the density of the mixture; see `Posterior.log_prob`."""
         parts = [posterior.log_prob(weights, scale=scale) for posterior in self.posteriors]
         return torch.logsumexp(torch.stack(parts), dim=0) - math.log(len(parts))
+
+
+def _described(entry: tuple[tuple[int, ...], torch.dtype] | None) -> str:
+    return "missing" if entry is None else f"{str(entry[1]).removeprefix('torch.')} {entry[0]}"

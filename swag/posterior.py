@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Self, get_args
 
 from swag._base import Posterior
+from swag._buffers import Buffers
 from swag._store import Location, Moments, Store
 from swag.errors import WindowError
 from swag.sampling import Center, Gaussian
@@ -22,13 +23,19 @@ class StoredPosterior(Posterior):
     """
 
     def __init__(
-        self, store: Store, iterates: range, held: range, center: Center, moments: Moments | None
+        self,
+        store: Store,
+        iterates: range,
+        held: range,
+        center: Center,
+        known: tuple[Moments | None, Buffers],
     ) -> None:
         self._store = store
         self._iterates = iterates
         self._held = held
         self._center = center
-        self._known_moments = moments
+        self._known_moments, self._buffers = known
+        self._rewound = store.rewound
 
     @property
     def n_averaged(self) -> int:
@@ -61,7 +68,9 @@ class StoredPosterior(Posterior):
 
         See `Posterior.window`.
         """
-        return window(self._store, start, every, rank, center)
+        collected = self._store.progress().collected
+        known = None, self._store.read_buffers()
+        return window(self._store, collected, start, every, rank, center, known)
 
     def _gaussian(self) -> Gaussian:
         return self._cached_gaussian
@@ -69,15 +78,19 @@ class StoredPosterior(Posterior):
     @cached_property
     def _cached_gaussian(self) -> Gaussian:
         store = self._store
+        store.refuse_rewound(self._rewound)
         if not self._iterates:
             raise WindowError("nothing has been collected yet")
         moments = self._known_moments
-        if moments is None and self._iterates == range(store.collected):
-            moments = store.moments()
+        if moments is None and self._iterates == range(len(self._iterates)):
+            moments = store.moments(len(self._iterates))
         if moments is None:
             moments = store.moments_of(self._iterates)
         columns = store.columns(self._held) if self._held else None
         return Gaussian(store.table, store.read_anchor(), moments, columns, self._center)
+
+    def _last_buffers(self) -> Buffers:
+        return self._buffers
 
     def close(self) -> None:
         """Close the group, if it was opened here."""
@@ -124,36 +137,46 @@ def load(store: Location) -> StoredPosterior:
     >>> model = torch.nn.Linear(4, 2)
     >>> with swag.SWAG(model, store="memmap:./posterior") as posterior:
     ...     for _ in range(5):
+    ...         _ = torch.nn.init.normal_(model.weight)
     ...         posterior.update_parameters(model)
     >>> with swag.load("memmap:./posterior") as posterior:
     ...     posterior.n_averaged, posterior.window(start=2, rank=2).rank
     (5, 2)
     """
     opened = Store.open(store)
-    iterates = range(opened.collected)
-    held = range(opened.collected - opened.kept, opened.collected)
-    return StoredPosterior(opened, iterates, held, "running", None)
+    try:
+        collected = opened.progress().collected
+        held = range(collected - opened.kept(collected), collected)
+        known = None, opened.read_buffers()
+        return StoredPosterior(opened, range(collected), held, "running", known)
+    except BaseException:
+        opened.close()
+        raise
 
 
 def window(
     store: Store,
+    collected: int,
     start: int,
     every: int,
     rank: int | None,
     center: Center,
-    moments: Moments | None = None,
+    known: tuple[Moments | None, Buffers],
 ) -> StoredPosterior:
-    """`Posterior.window` of a store; `moments` are those of all iterates, if they are at hand."""
+    """`Posterior.window` of a store that has collected so many iterates.
+
+    `known` are the moments of all of them, if they are at hand, and the buffers of the last.
+    """
     if start < 0 or every < 1 or (rank is not None and rank < 0):
         raise ValueError(f"start={start}, every={every}, rank={rank}: they count iterates")
     if center not in get_args(Center):
         raise ValueError(f"center={center!r}: use one of {', '.join(map(repr, get_args(Center)))}")
-    iterates = range(start, store.collected, every)
+    iterates = range(start, collected, every)
     if not iterates:
-        raise WindowError(f"{store.collected} iterates are collected: none from {start} on")
-    oldest = store.collected - store.kept
+        raise WindowError(f"{collected} iterates are collected: none from {start} on")
+    oldest = collected - store.kept(collected)
     before = len(range(start, oldest, every))
-    whole = len(iterates) == store.collected  # whatever the step, if there is just one
+    whole = len(iterates) == collected  # whatever the step, if there is just one
     if before and not whole:
         raise WindowError(
             f"only iterates from {oldest} on were kept (max_rank="
@@ -163,4 +186,4 @@ def window(
     held = iterates[before:]
     if rank is not None:
         held = held[max(0, len(held) - rank) :]
-    return StoredPosterior(store, iterates, held, center, moments if whole else None)
+    return StoredPosterior(store, iterates, held, center, (known[0] if whole else None, known[1]))

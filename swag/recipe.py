@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from swag.errors import StoreError
+from swag.errors import RecipeError, StoreError
 
 __all__ = ["Recipe"]
+
+_EPOCHS, _BURN_IN, _ANNEAL = 7, 5.0, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class Recipe:
 
     Raises
     ------
-    ValueError
+    RecipeError
         A number is outside its range, or the annealing does not fit into the burn-in.
 
     Examples
@@ -36,7 +38,7 @@ class Recipe:
 
     model: str = "4fc"
     """Name of the model, a key of :data:`swag.models.MODELS`."""
-    epochs: int = 7
+    epochs: int = _EPOCHS
     """Passes over the training set, burn-in included."""
     batch_size: int = 100
     """Images in a minibatch; the last one of an epoch may be smaller."""
@@ -48,11 +50,11 @@ class Recipe:
     """L2 penalty of SGD."""
     swa_lr: float = 0.03
     """Learning rate from the end of the burn-in on."""
-    anneal: float = 1.0
+    anneal: float = _ANNEAL
     """Epochs, the last of the burn-in, over which the rate goes from `lr` to `swa_lr`."""
     anneal_strategy: Literal["cos", "linear"] = "cos"
     """Shape of the annealing."""
-    burn_in: float = 5.0
+    burn_in: float = _BURN_IN
     """Epochs before the first collection."""
     interval: int = 1
     """Minibatches from one collection to the next."""
@@ -71,8 +73,16 @@ class Recipe:
             ("momentum", 0 <= self.momentum < 1, "from 0 to below 1"),
             ("weight_decay", self.weight_decay >= 0, "zero or more"),
             ("swa_lr", self.swa_lr > 0, "positive"),
-            ("anneal", 0 <= self.anneal <= self.burn_in, f"from 0 to the burn-in, {self.burn_in}"),
-            ("burn_in", 0 <= self.burn_in < self.epochs, f"from 0 to below epochs, {self.epochs}"),
+            (
+                "anneal",
+                0 <= self.anneal <= self.burn_in,
+                f"from 0 to the burn-in, {self.burn_in:g} epochs",
+            ),
+            (
+                "burn_in",
+                0 <= self.burn_in < self.epochs,
+                f"from 0 to below all the epochs, {self.epochs}",
+            ),
             ("interval", self.interval >= 1, "at least 1"),
             ("rank", self.rank is None or self.rank >= 0, "zero or more, or none for all"),
             ("threads", self.threads is None or self.threads >= 1, "at least 1, or none"),
@@ -81,7 +91,28 @@ class Recipe:
         ]
         for name, holds, wanted in bounds:
             if not holds:
-                raise ValueError(f"{name} must be {wanted}, not {getattr(self, name)!r}")
+                raise RecipeError(name, wanted, getattr(self, name))
+
+    @classmethod
+    def of(
+        cls, *, burn_in: float | None = None, anneal: float | None = None, **fields: Any
+    ) -> Self:
+        """A recipe whose burn-in and annealing fit into its epochs, where they are not given.
+
+        Examples
+        --------
+        >>> short = Recipe.of(epochs=1)
+        >>> short.burn_in, short.anneal
+        (0.71, 0.71)
+        >>> Recipe.of() == Recipe()
+        True
+        """
+        epochs = fields.get("epochs", _EPOCHS)
+        if burn_in is None:
+            burn_in = min(_BURN_IN, round(epochs * _BURN_IN / _EPOCHS, 2))
+        if anneal is None:
+            anneal = min(_ANNEAL, burn_in)
+        return cls(burn_in=burn_in, anneal=anneal, **fields)
 
     def first_collection(self, steps_per_epoch: int) -> int:
         """Index of the minibatch, from 0, after which the first iterate is collected."""

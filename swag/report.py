@@ -13,7 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from swag.evaluation import Evaluation
 
-__all__ = ["as_json", "facts_table", "picture", "table"]
+__all__ = ["as_json", "check_picture", "facts_table", "picture", "table"]
 
 
 def table(found: Evaluation) -> Table:
@@ -78,6 +78,34 @@ def as_json(found: Evaluation) -> dict[str, Any]:
         "scale": found.scale,
         "seed": found.seed,
     }
+
+
+def check_picture(path: Path) -> None:
+    """See whether `picture` will be able to write a file, before what it shows is worked out.
+
+    Parameters
+    ----------
+    path
+        The file; it is not made, but its directory is.
+
+    Raises
+    ------
+    ValueError
+        The suffix names no format that matplotlib writes.
+    OSError
+        A file cannot be written there.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    known = FigureCanvasAgg.get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in known:
+        raise ValueError(f"{path} has no suffix of a picture: {', '.join(sorted(known))}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    existed = path.exists()
+    with path.open("ab"):
+        pass
+    if not existed:
+        path.unlink()
 
 
 def picture(found: Evaluation, path: Path) -> None:

@@ -21,7 +21,7 @@ from swag.models import build
 from swag.recipe import Recipe
 from swag.training import Step, Trainer
 
-__all__ = ["Run", "describe", "read", "train"]
+__all__ = ["Done", "Run", "describe", "read", "train"]
 
 # Names in the group beside those of the posterior itself.
 _ATTRIBUTE = "training"
@@ -29,6 +29,18 @@ _STATE = "training.state"
 _DESCRIPTION = "training.description"
 _STEP = "training.step"
 _SECONDS = "training.seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of a call of `train`."""
+
+    steps: int
+    """Minibatches of the whole training."""
+    n_averaged: int
+    """Iterates collected."""
+    trained: bool
+    """Whether there was anything left to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +67,7 @@ def train(
     fresh: bool = False,
     checkpoint_every: int = 100,
     watch: Callable[[Trainer, Step, int], None] | None = None,
-) -> None:
+) -> Done:
     """Train on MNIST by a recipe, collecting into a store.
 
     The state of training is stored with the posterior every `checkpoint_every` minibatches, in one
@@ -77,6 +89,11 @@ def train(
     watch
         Called after each minibatch with the trainer, the step, and the bytes of iterates given to
         the store so far.
+
+    Returns
+    -------
+    Done
+        How much there is, and whether it was there before.
 
     Raises
     ------
@@ -104,6 +121,7 @@ def train(
             model,
             store=group,
             max_rank=recipe.rank,
+            mode="a",
             checkpoint_every=checkpoint_every,
             on_checkpoint=save,
         ) as posterior:
@@ -113,6 +131,7 @@ def train(
                 trainer.load_state_dict(state)
             if seconds is None:
                 seconds = np.full((trainer.n_steps, 2), np.nan)
+            begun = trainer.step
             column_bytes = 0 if recipe.rank == 0 else sum(p.nbytes for p in model.parameters())
             for step in trainer:
                 seconds[step.index] = step.train_seconds, step.collect_seconds
@@ -124,6 +143,7 @@ def train(
             posterior.flush()
             with group.transaction():
                 save(group)
+            return Done(trainer.step, posterior.n_averaged, trainer.step > begun)
 
 
 def read(store: str) -> Run:
@@ -211,13 +231,17 @@ def _claim(group: pmarray.Group, recipe: Recipe, checkpoint_every: int) -> None:
             group.attrs[_ATTRIBUTE] = mine
         return
     about = _about(group)
-    differences = recipe.differences(Recipe.from_json(about["recipe"]))
+    apart = recipe.differences(Recipe.from_json(about["recipe"]))
     if about["checkpoint_every"] != checkpoint_every:
         there = about["checkpoint_every"]
-        differences.append(f"checkpoint_every: {checkpoint_every!r} here, {there!r} there")
-    if differences:
+        apart.append(f"checkpoint_every: {checkpoint_every!r} here, {there!r} there")
+    if apart:
+        # As they are typed.
+        names, values = zip(*(line.split(": ", 1) for line in apart), strict=True)
+        options = (f"--{name.replace('_', '-')}" for name in names)
+        told = "; ".join(f"{o}: {v}" for o, v in zip(options, values, strict=True))
         raise StoreError(
-            f"{group.url} holds another training ({'; '.join(differences)}); go on with its "
+            f"{group.url} holds another training ({told}); go on with its "
             "recipe, or replace it with --fresh"
         )
 

@@ -28,8 +28,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from swag._moments import Moments
 from swag._parameters import ParameterTable
-from swag._store import Moments
 from swag._trajectory import BLOCK_ROWS, Columns, row_blocks
 
 __all__ = ["Center", "Gaussian", "Seeds", "default_scale", "draw", "rank", "source_of"]

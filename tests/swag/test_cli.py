@@ -65,6 +65,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 def test_training_tells_the_rate_and_the_bytes_written(trained: tuple[str, str]) -> None:
     _, output = trained
+    assert output.rstrip().endswith(f"finished: 300 minibatches, 10 iterates in {trained[0]}")
     assert re.search(r"epoch 1/1 .* \d+ steps/s .* 873.6 kB written", output)
 
 
@@ -175,11 +176,13 @@ def test_an_existing_store_is_left_alone_unless_told(trained: tuple[str, str]) -
     done = swag("train", trained[0], *QUICK, "--lr", "0.07")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "lr: 0.07 here, 0.05 there" in done.stderr
+    assert "--lr: 0.07 here, 0.05 there" in done.stderr
     assert "--fresh" in done.stderr
     assert (folder / "trajectory.npy").read_bytes() == before
     # By the same recipe there is nothing left to do.
-    assert swag("train", trained[0], *QUICK).returncode == 0
+    again = swag("train", trained[0], *QUICK)
+    assert again.returncode == 0
+    assert "was finished before: 300 minibatches, 10 iterates" in again.stdout
     assert (folder / "trajectory.npy").read_bytes() == before
 
 
@@ -228,12 +231,77 @@ def test_damaged_data_is_one_line_and_leaves_no_store(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--lr", "0"], ["--burn-in", "9"], ["--momentum", "1"], ["--rank", "-1"], ["--model", "5fc"]],
+    [
+        ["--lr", "0"],
+        ["--burn-in", "9"],
+        ["--momentum", "1"],
+        ["--rank", "-1"],
+        ["--batch-size", "0"],
+        ["--model", "5fc"],
+    ],
 )
 def test_an_option_out_of_range_is_a_usage_error(tmp_path: Path, wrong: list[str]) -> None:
     done = invoke("train", f"memmap:{tmp_path / 's'}", *wrong)
     assert done.exit_code == 2
+    assert re.search(rf"{wrong[0]}\b", re.sub(r"\x1b\[[0-9;]*m", "", done.stderr))
     assert not (tmp_path / "s").exists()
+
+
+def test_few_epochs_and_no_burn_in_need_no_other_option() -> None:
+    for epochs in range(1, 12):
+        recipe = Recipe.of(epochs=epochs)
+        assert 0 < recipe.anneal <= recipe.burn_in < epochs
+        assert recipe.burn_in == 5 or epochs < 7
+    assert Recipe.of(burn_in=0).anneal == 0
+    assert Recipe.of() == Recipe()
+
+
+def test_training_without_burn_in(tmp_path: Path) -> None:
+    store = f"memmap:{tmp_path / 's'}"
+    options = ["--model", "2conv2fc", "--epochs", "1", "--batch-size", "2000", "--threads", "1"]
+    done = invoke("train", store, *options, "--burn-in", "0", "--rank", "2")
+    assert done.exit_code == 0, done.output
+    assert "30 minibatches, 30 iterates" in done.stdout.replace("\n", " ")
+    done = invoke("train", store, *options, "--fresh")
+    assert done.exit_code == 0, done.output
+    assert "30 minibatches, 9 iterates" in done.stdout.replace("\n", " ")
+
+
+def test_the_name_of_a_picture_is_looked_at_before_the_work(tmp_path: Path) -> None:
+    nowhere = f"memmap:{tmp_path / 'none'}"
+    for name in ("picture", "picture.xyz"):
+        done = invoke("evaluate", nowhere, "--figure", str(tmp_path / name))
+        assert done.exit_code == 2
+        assert "--figure" in done.stderr
+    (tmp_path / "file").touch()
+    done = invoke("evaluate", nowhere, "--figure", str(tmp_path / "file" / "b.png"))
+    assert done.exit_code == 1
+    assert "file" in done.stderr
+    invoke("evaluate", nowhere, "--figure", str(tmp_path / "c" / "b.png"))
+    assert not (tmp_path / "c" / "b.png").exists()
+
+
+def test_without_the_extra_its_name_is_told() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.argv[0] = 'swag';"
+        "from swag.cli import app; app()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", "dram:"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "swag: torch is not installed: pip install 'pmarray[swag]' installs it\n"
+
+
+def test_the_version_is_told_and_the_short_option_for_help() -> None:
+    assert invoke("--version").stdout == f"swag {pmarray.__version__}\n"
+    for command in ([], ["train"], ["evaluate"], ["info"]):
+        assert invoke(*command, "-h").exit_code == 0
+    assert "--install-completion" in invoke("-h").stdout
 
 
 def test_every_field_of_the_recipe_is_an_option() -> None:

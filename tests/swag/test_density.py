@@ -130,13 +130,28 @@ def test_predictions_are_averages_over_the_parts() -> None:
         parts[-1].update_parameters(model)
     inputs = torch.from_numpy(np.random.default_rng(0).standard_normal((7, 3)).astype(np.float32))
     expected = torch.stack([m(inputs).softmax(dim=1) for m in models]).mean(dim=0).detach()
-    found = swag.MultiSWAG(parts).predict(nn.Linear(3, 2), inputs, samples=1)
+    mixture = swag.MultiSWAG(parts)
+    found = mixture.predict(nn.Linear(3, 2), inputs, activation="softmax", samples=1)
     torch.testing.assert_close(found, expected)
     model = nn.Linear(3, 2)
     before = model.weight.detach().clone()
     with swag.MultiSWAG(parts).sampled(model, generator=0):
         assert any(torch.equal(model.weight, other.weight) for other in models)
     assert torch.equal(model.weight, before)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        nn.Sequential(nn.Linear(3, 2)),
+        nn.Linear(2, 2),
+        nn.Linear(3, 2, bias=False),
+        nn.Linear(3, 2).double(),
+    ],
+)
+def test_a_mixture_of_other_models_is_refused(other: nn.Module) -> None:
+    with pytest.raises(ModelError, match="posterior 1 is of other parameters"):
+        swag.MultiSWAG([swag.SWAG(nn.Linear(3, 2)), swag.SWAG(other)])
 
 
 def test_a_mixture_of_nothing_is_refused() -> None:

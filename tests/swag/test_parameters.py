@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -140,6 +141,22 @@ def test_parameters_that_are_no_real_numbers_are_refused() -> None:
 def test_a_lazy_parameter_is_refused() -> None:
     with pytest.raises(ModelError, match="run the model once"):
         ParameterTable.of(nn.LazyLinear(2))
+
+
+def test_parameters_that_are_elsewhere_are_refused() -> None:
+    model: Any = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    whole = model[0].weight.data
+    model[0].weight.data = torch.empty(0)  # as ZeRO-3 leaves it
+    with pytest.raises(ModelError, match=r"0\.weight is empty here, as ZeRO-3"):
+        ParameterTable.of(model)
+    model[0].weight.data = whole[:1]
+    model[0].weight.ds_shape = whole.shape
+    with pytest.raises(ModelError, match="ZeRO-3"):
+        ParameterTable.of(model)
+    model[0].weight.data = whole
+    assert ParameterTable.of(model).size == 11
+    with torch.device("meta"), pytest.raises(ModelError, match="meta device"):
+        ParameterTable.of(nn.Linear(3, 2))
 
 
 def test_the_errors_are_one_tree() -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import swag
-from swag._store import Moments
+from swag._moments import Moments
 from swag.errors import WindowError
 from swag.posterior import Posterior
 from swag.sampling import Center, Gaussian

@@ -63,7 +63,7 @@ def test_the_model_has_the_draw_inside_and_its_own_weights_after() -> None:
     model = classifier(norm=True)
     posterior = collected(model)
     before, expected = state_of(model), posterior.sample(generator=3)
-    with posterior.sampled(model, generator=3) as inside:
+    with posterior.sampled(model, generator=3, loader=[some(9)]) as inside:
         assert inside is model
         for name, parameter in model.named_parameters():
             assert torch.equal(parameter, expected[name][0])
@@ -75,7 +75,7 @@ def test_weights_come_back_when_the_block_raises_and_whatever_it_does() -> None:
     posterior = collected(model)
     before = state_of(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    with pytest.raises(ZeroDivisionError), posterior.sampled(model):
+    with pytest.raises(ZeroDivisionError), posterior.sampled(model, loader=[some(9)]):
         model.train()
         model(some(16)).square().sum().backward()
         optimizer.step()
@@ -102,7 +102,7 @@ def test_another_model_is_refused_and_left_alone() -> None:
     with pytest.raises(ModelError, match=r"2\.weight has shape"), posterior.sampled(other):
         pass
     with pytest.raises(ModelError, match=r"2\.weight has shape"):
-        posterior.predict(other, some(3))
+        posterior.predict(other, some(3), activation="softmax")
     assert_same_state(before, state_of(other))
 
 
@@ -141,7 +141,12 @@ def test_predictions_are_averages_over_draws(scale: float | None, memory_bytes: 
     loader = DataLoader(TensorDataset(inputs, torch.zeros(50)), batch_size=7, generator=own)
     for given_ in (inputs, batches, [(batch, 0) for batch in batches], loader):
         found = posterior.predict(
-            model, given_, batch_size=11, memory_bytes=memory_bytes, **options
+            model,
+            given_,
+            activation="softmax",
+            batch_size=11,
+            memory_bytes=memory_bytes,
+            **options,
         )
         torch.testing.assert_close(found, expected)
     assert_same_state(before, state_of(model))
@@ -151,20 +156,29 @@ def test_predictions_are_averages_over_draws(scale: float | None, memory_bytes: 
 def test_scale_zero_predicts_with_the_mean() -> None:
     model = classifier()
     posterior, inputs = collected(model), some(9)
-    found = posterior.predict(model, inputs, samples=1, scale=0)
-    model.load_state_dict(posterior.mean(), strict=False)
+    found = posterior.predict(model, inputs, activation="softmax", samples=1, scale=0)
+    posterior.install_mean(model)
     torch.testing.assert_close(found, model(inputs).softmax(dim=1).detach())
 
 
-def test_inputs_that_would_be_averaged_wrongly_are_refused() -> None:
+def test_inputs_that_no_rows_can_be_told_of_are_refused() -> None:
     model = classifier()
     posterior, data = collected(model), TensorDataset(some(9))
-    with pytest.raises(ValueError, match="only once"):
-        posterior.predict(model, iter([some(3)]))
-    with pytest.raises(ValueError, match="shuffle=False"):
-        posterior.predict(model, DataLoader(data, shuffle=True))
+    options: dict[str, Any] = {"activation": "softmax", "samples": 2}
+    shuffled = DataLoader(data, sampler=torch.utils.data.SubsetRandomSampler(range(9)))
+    for loader in (DataLoader(data, shuffle=True), shuffled):
+        with pytest.raises(ValueError, match="shuffle=False"):
+            posterior.predict(model, loader, **options)
+    nothings: list[Any] = [[], iter([])]
+    for nothing in nothings:
+        with pytest.raises(ValueError, match="no batch"):
+            posterior.predict(model, nothing, **options)
+    wrong: list[Any] = [3, "abc", {"x": some(3)}, torch.tensor(1.0)]
+    for no_inputs in wrong:
+        with pytest.raises(TypeError, match="inputs are"):
+            posterior.predict(model, no_inputs, **options)
     with pytest.raises(ValueError, match="samples must be"):
-        posterior.predict(model, some(3), samples=0)
+        posterior.predict(model, some(3), activation="softmax", samples=0)
 
 
 def test_batch_normalisation_is_recomputed_for_each_draw() -> None:
@@ -172,7 +186,9 @@ def test_batch_normalisation_is_recomputed_for_each_draw() -> None:
     posterior, inputs = collected(model), some(50)
     training = [some(20, seed=7), some(13, seed=8)]
     before = state_of(model)
-    found = posterior.predict(model, inputs, samples=6, generator=4, loader=training)
+    found = posterior.predict(
+        model, inputs, activation="softmax", samples=6, generator=4, loader=training
+    )
     assert_same_state(before, state_of(model))
     draws = posterior.sample(6, generator=4)
     expected = torch.zeros(50, 3)
@@ -183,7 +199,7 @@ def test_batch_normalisation_is_recomputed_for_each_draw() -> None:
         expected += network.eval()(inputs).softmax(dim=1).detach() / 6
     torch.testing.assert_close(found, expected)
     with pytest.raises(ValueError, match="loader="):
-        posterior.predict(model, inputs)
+        posterior.predict(model, inputs, activation="softmax")
     with posterior.sampled(model, generator=1, loader=training):
         assert not torch.equal(before["1.running_mean"], model.get_buffer("1.running_mean"))
     assert_same_state(before, state_of(model))
@@ -237,3 +253,282 @@ def test_a_loader_without_batches_is_refused_and_one_without_need_not_touched() 
     swag.update_bn((1 / 0 for _ in range(3)), classifier())
     with pytest.raises(TypeError, match="tensor"):
         swag.update_bn(["no tensor"], model)
+
+
+def test_statistics_of_frozen_layers_stay() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 6), nn.BatchNorm1d(6))
+    model.train()
+    model[1].eval()
+    before = state_of(model)
+    swag.update_bn([some(20)], model)
+    after = state_of(model)
+    assert torch.equal(before["1.running_mean"], after["1.running_mean"])
+    assert not torch.equal(before["3.running_mean"], after["3.running_mean"])
+
+
+# -- activation -----------------------------------------------------------------------------------
+
+
+class Out(nn.Module):
+    """Gives outputs of a shape."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, int(np.prod(shape)))
+        self.shape = shape
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = self.linear(inputs).reshape(len(inputs), *self.shape)
+        return out
+
+
+@pytest.mark.parametrize(
+    ("shape", "activation", "function"),
+    [
+        ((3,), "softmax", nn.Softmax(dim=1)),
+        ((3,), "sigmoid", nn.Sigmoid()),
+        ((1,), "none", nn.Identity()),
+        ((3, 2, 5), nn.Softmax(dim=1), nn.Softmax(dim=1)),
+        ((2, 3), torch.tanh, nn.Tanh()),
+    ],
+)
+def test_what_is_averaged_is_asked_for(
+    shape: tuple[int, ...], activation: Any, function: nn.Module
+) -> None:
+    model = Out(*shape)
+    posterior, inputs = collected(model), some(9)
+    found = posterior.predict(model, inputs, activation=activation, samples=6, generator=4)
+    draws = posterior.sample(6, generator=4)
+    parts = [
+        function(torch.func.functional_call(model, {n: v[i] for n, v in draws.items()}, inputs))
+        for i in range(6)
+    ]
+    torch.testing.assert_close(found, torch.stack(parts).mean(dim=0).detach())
+
+
+def test_an_activation_is_required_and_says_its_axis() -> None:
+    model = Out(3, 2)
+    posterior = collected(model)
+    with pytest.raises(TypeError, match="activation"):
+        posterior.predict(model, some(3))  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match=r"Softmax\(dim=1\)"):
+        posterior.predict(model, some(3), activation="softmax")
+    with pytest.raises(ValueError, match="'softmax', 'sigmoid', 'none'"):
+        posterior.predict(model, some(3), activation="relu")  # type: ignore[arg-type]
+
+
+# -- one pass over the inputs ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 500, 1 << 30])
+@pytest.mark.parametrize("norm", [False, True])
+def test_rows_are_of_their_inputs_whatever_the_loader_does(memory_bytes: int, norm: bool) -> None:
+    """A loader that gives another order, and fewer batches, each time it is gone through."""
+    model = classifier(norm=norm)
+    posterior, inputs = collected(model), some(24)
+    training = [some(20, seed=7)] if norm else None
+    shown: list[Tensor] = []
+
+    class Anew:
+        passes = 0
+
+        def __iter__(self) -> Any:
+            self.passes += 1
+            order = torch.randperm(24, generator=torch.Generator().manual_seed(self.passes))
+            for rows in torch.split(order, 5)[: 6 - self.passes]:
+                shown.append(rows)
+                yield inputs[rows], rows
+
+    loader = Anew()
+    options: dict[str, Any] = {"activation": "softmax", "samples": 5, "loader": training}
+    whole = posterior.predict(model, inputs, generator=4, **options)
+    for once in (loader, iter(loader)):
+        shown.clear()
+        found = posterior.predict(model, once, generator=4, memory_bytes=memory_bytes, **options)
+        torch.testing.assert_close(found, whole[torch.cat(shown)])
+    parts = swag.MultiSWAG([posterior, posterior.window(start=3)])
+    expected = parts.predict(model, inputs, generator=4, **options)
+    shown.clear()
+    found = parts.predict(model, loader, generator=4, memory_bytes=memory_bytes, **options)
+    torch.testing.assert_close(found, expected[torch.cat(shown)])
+
+
+def test_a_dataset_is_predicted_row_by_row() -> None:
+    model = classifier()
+    posterior, inputs = collected(model), some(9)
+    options: dict[str, Any] = {"activation": "softmax", "samples": 2, "generator": 1}
+    expected = posterior.predict(model, inputs, **options)
+    found = posterior.predict(model, TensorDataset(inputs), batch_size=4, **options)
+    torch.testing.assert_close(found, expected)
+
+
+# -- what of a batch a model takes ----------------------------------------------------------------
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        out: Tensor = self.linear(ids * mask)
+        return out
+
+
+class MaybeMasked(Masked):
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(ids, torch.ones(()) if mask is None else mask)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel])
+def test_a_mask_goes_through_with_its_inputs(wrap: Any) -> None:
+    model = wrap(Masked())
+    posterior, ids = collected(model), some(8)
+    mask = (some(8, seed=5) > 0).float()
+    options: dict[str, Any] = {"activation": "none", "samples": 3, "generator": 1}
+    expected = posterior.predict(
+        model, [ids * mask], forward=lambda m, x: m(x, torch.ones(())), **options
+    )
+    for batch in ((ids, mask), [ids, mask, torch.zeros(8)]):
+        torch.testing.assert_close(posterior.predict(model, [batch], **options), expected)
+    by_name = posterior.predict(
+        model,
+        [{"ids": ids, "mask": mask}],
+        forward=lambda model, batch: model(**batch),
+        **options,
+    )
+    torch.testing.assert_close(by_name, expected)
+
+
+def test_what_of_a_batch_is_meant_has_to_be_said_where_it_cannot_be_told() -> None:
+    model = MaybeMasked()
+    posterior, ids = collected(model), some(8)
+    options: dict[str, Any] = {"activation": "none", "samples": 2}
+    with pytest.raises(ValueError, match="forward="):
+        posterior.predict(model, [(ids, ids)], **options)
+    with pytest.raises(TypeError, match="forward="):
+        posterior.predict(model, [{"ids": ids}], **options)
+    with pytest.raises(TypeError, match="not a tensor"):
+        posterior.predict(model, [ids], forward=lambda m, x: {"logits": m(x)}, **options)  # type: ignore[arg-type,return-value]
+
+
+# -- drawn weights have to have an effect ---------------------------------------------------------
+
+
+def test_draws_follow_through_spectral_normalisation() -> None:
+    for norm in (nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm):
+        model = nn.Sequential(norm(nn.Linear(4, 5)))
+        posterior = collected(model)
+        before = state_of(model)
+        model.eval()
+        with posterior.sampled(model, scale=50.0, generator=3):
+            model(some(2))
+            weight = model[0].weight
+            assert isinstance(weight, Tensor)
+            largest = torch.linalg.matrix_norm(weight.detach(), ord=2).item()
+            assert abs(largest - 1) < 1e-4
+        model.train()
+        assert_same_state(before, state_of(model))
+
+
+def test_weights_that_are_not_computed_with_are_refused() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 5)))
+    posterior = collected(model)
+    with torch.nn.utils.parametrize.cached():
+        model(some(2))
+        with pytest.raises(ModelError, match="cached"), posterior.sampled(model):
+            pass
+    adapter: Any = classifier()
+    posterior = collected(adapter)
+    adapter[0].merged = True
+    with pytest.raises(ModelError, match="unmerge"):
+        posterior.predict(adapter, some(2), activation="softmax")
+
+
+def test_draws_without_any_effect_are_told() -> None:
+    class Copy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4, 3))
+            self.copy = self.weight.detach().clone()
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs @ self.copy
+
+    model = Copy()
+    posterior = collected(model)
+    with pytest.warns(swag.errors.SwagWarning, match="same outputs"):
+        posterior.predict(model, some(3), activation="none", samples=3)
+
+
+# -- the mean, for good, and what stays of a model ------------------------------------------------
+
+
+def test_the_mean_is_installed_or_refused() -> None:
+    model = classifier(norm=True)
+    posterior, training = collected(model), [some(20, seed=7)]
+    before = state_of(model)
+    wrapped = nn.Sequential(model)
+    for wrong in (wrapped, classifier()):
+        with pytest.raises(ModelError, match="missing"):
+            posterior.install_mean(wrong, loader=training)
+    with pytest.raises(ValueError, match="loader="):
+        posterior.install_mean(model)
+    assert_same_state(before, state_of(model))
+    posterior.install_mean(model, loader=training)
+    for name, value in posterior.mean().items():
+        assert torch.equal(model.get_parameter(name), value)
+    expected = classifier(norm=True)
+    expected.load_state_dict({**model.state_dict()})
+    swag.update_bn(training, expected)
+    assert_same_state(state_of(expected), state_of(model))
+
+
+def test_sampled_needs_what_predict_needs() -> None:
+    model = classifier(norm=True)
+    posterior = collected(model)
+    with pytest.raises(ValueError, match="loader="), posterior.sampled(model):
+        pass
+
+
+def test_drawn_weights_are_not_collected() -> None:
+    model: Any = classifier()
+    posterior = collected(model)
+    count = posterior.n_averaged
+    with posterior.sampled(model):
+        for one in (model, nn.Sequential(model)):
+            with pytest.raises(ModelError, match="drawn weights"):
+                posterior.update_parameters(one)
+        with pytest.raises(ModelError, match="drawn weights"):
+            posterior.install_mean(model)
+        with pytest.raises(ModelError, match="drawn weights"):
+            swag.SWAG(model)
+    assert posterior.n_averaged == count
+    with torch.no_grad():
+        model[0].weight += 1
+    posterior.update_parameters(model)
+    assert posterior.n_averaged == count + 1
+
+
+def test_another_process_has_the_buffers_of_the_last_iterate(location: str) -> None:
+    model: Any = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    model.train()
+    model[1].eval()  # frozen: statistics that it brings along, and keeps
+    model[1].running_mean.fill_(0.25)
+    with swag.SWAG(model, store=location) as posterior:
+        for step in range(3):
+            with torch.no_grad():
+                model[0].weight += 0.1 * (step + 1)
+            posterior.update_parameters(model)
+        expected = posterior.predict(model, some(5), activation="none", samples=3, generator=1)
+    fresh = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).eval()
+    before = state_of(fresh)
+    with swag.load(location) as stored:
+        found = stored.predict(fresh, some(5), activation="none", samples=3, generator=1)
+        torch.testing.assert_close(found, expected)
+        assert_same_state(before, state_of(fresh))
+        stored.install_mean(fresh)  # needs no loader
+        assert torch.equal(fresh.get_buffer("1.running_mean"), torch.full((6,), 0.25))
+        without = nn.BatchNorm1d(6, track_running_stats=False)
+        with pytest.raises(ModelError, match="buffer"):
+            stored.install_mean(nn.Sequential(nn.Linear(4, 6), without, nn.Linear(6, 3)))

@@ -57,6 +57,7 @@ class Collect(Scenario):
             stage.kept["model"],
             store,
             self._max_rank,
+            mode="a",
             checkpoint_every=self._checkpoint_every,
             on_checkpoint=self.on_checkpoint,
         )
@@ -133,6 +134,8 @@ class Collect(Scenario):
     def _go_on(self, stage: Stage) -> None:
         with self.make(stage, stage.url) as posterior:
             count = posterior.n_averaged
+            with torch.no_grad():
+                stage.kept["model"].weight.fill_(60)
             posterior.update_parameters(stage.kept["model"])
             if posterior.n_averaged != count + 1:
                 raise AssertionError(f"{posterior.n_averaged} iterates after {count} and one")

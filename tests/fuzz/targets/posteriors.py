@@ -21,6 +21,7 @@ Use = Callable[[random.Random, str], None]
 
 def store(base: Path) -> Use:
     """The description of a posterior, and its counters."""
+    import torch
     from torch import nn
 
     import swag
@@ -28,7 +29,8 @@ def store(base: Path) -> Use:
     model = nn.Linear(3, 2)
     group = pmarray.open_group(pmarray_url := "dram:fuzz-store")
     posterior = swag.SWAG(model, store=group)
-    for _ in range(3):
+    for step in range(3):
+        torch.nn.init.constant_(model.weight, step)
         posterior.update_parameters(model)
     posterior.flush() if hasattr(posterior, "flush") else None
     keys = [key for key in group.attrs if key.startswith("swag")]

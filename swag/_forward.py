@@ -1,0 +1,123 @@
+"""How a batch goes through a model: which of its items the model takes, and on which device."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Forward", "device_of", "moved", "outputs_of", "rows_of", "size_of"]
+
+Forward = Callable[[nn.Module, Any], Tensor]
+"""Takes a model and a batch on its device, gives the model's output."""
+
+_WRAPPERS = ("module", "_orig_mod")  # of data parallelism, and of `torch.compile`
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model is: the device of its first parameter or buffer."""
+    return next(chain(model.parameters(), model.buffers())).device
+
+
+def outputs_of(model: nn.Module, batch: Any, device: torch.device, forward: Forward | None) -> Any:
+    """What a model makes of a batch.
+
+    Raises
+    ------
+    ValueError
+        Which items of the batch the model takes cannot be told.
+    TypeError
+        The batch is nothing that a model takes as it is.
+    """
+    batch = moved(batch, device)
+    if forward is not None:
+        return forward(model, batch)
+    return model(*_inputs(model, batch))
+
+
+def _inputs(model: nn.Module, batch: Any) -> tuple[Any, ...]:
+    """The items of a batch that a model takes: as many as it needs, if that is how many it has.
+
+    A model of one argument gets the first item: the rest are labels. One that needs two gets two.
+    Where the second may be left out, it may be a mask or labels, and only the caller knows.
+    """
+    if isinstance(batch, Tensor):
+        return (batch,)
+    if not isinstance(batch, tuple | list) or not batch or not isinstance(batch[0], Tensor):
+        kind = type(batch).__name__
+        raise TypeError(
+            "a batch is a tensor, or a tuple or list that begins with one, and this is a "
+            f"{kind}: give forward=lambda model, batch: ... to say how the model takes it"
+        )
+    items = tuple(batch)
+    if len(items) == 1:
+        return items
+    needed, most = _arguments(model)
+    if most is not None and most <= 1:
+        return items[:1]
+    if 1 < needed <= len(items) and (needed == most or needed == len(items)):
+        return items[:needed]
+    raise ValueError(
+        f"a batch has {len(items)} items, and the model takes from {needed} to "
+        f"{'any number' if most is None else most} of them: say which, as in "
+        "forward=lambda model, batch: model(batch[0], batch[1])"
+    )
+
+
+def _arguments(model: nn.Module) -> tuple[int, int | None]:
+    """How many positional arguments a model needs, and takes at most; None for any number."""
+    for name in _WRAPPERS:
+        inner = model._modules.get(name)
+        if inner is not None and len(model._modules) == 1:
+            return _arguments(inner)
+    needed, most = 0, 0
+    for parameter in inspect.signature(model.forward).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return needed, None
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            most += 1
+            needed += parameter.default is parameter.empty
+    return needed, most
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """A batch with its tensors on a device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, dict):
+        return {key: moved(item, device) for key, item in batch.items()}
+    if isinstance(batch, tuple | list):
+        items = [moved(item, device) for item in batch]
+        if hasattr(batch, "_fields"):
+            return type(batch)(*items)
+        return items if isinstance(batch, list) else tuple(items)
+    to = getattr(batch, "to", None)  # BatchEncoding, PackedSequence, and what else knows how
+    return batch if to is None else to(device)
+
+
+def rows_of(batch: Any) -> int:
+    """The number of inputs in a batch: the length of its first tensor."""
+    first = next(_tensors(batch), None)
+    if first is None or not first.ndim:
+        raise TypeError(f"a {type(batch).__name__} without a tensor of inputs is no batch")
+    return len(first)
+
+
+def size_of(batch: Any) -> int:
+    """Bytes of the tensors in a batch."""
+    return sum(tensor.nbytes for tensor in _tensors(batch))
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, tuple | list):
+        for item in batch:
+            yield from _tensors(item)
+    elif hasattr(batch, "values"):
+        for item in batch.values():
+            yield from _tensors(item)

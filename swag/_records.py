@@ -1,0 +1,114 @@
+"""What the attributes of a store say: what never changes, and how far collection has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from swag._parameters import ParameterTable
+from swag.errors import StoreError
+
+__all__ = ["Configuration", "Progress", "Skipped"]
+
+_FORMAT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What never changes in a store."""
+
+    table: ParameterTable
+    """Names, shapes and places of the parameters."""
+    max_rank: int | None
+    """Iterates kept: the last so many, or None for all."""
+    checkpoint_every: int
+    """Collections from one checkpoint to the next."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As the attribute holds it."""
+        return {
+            "format": _FORMAT,
+            "max_rank": self.max_rank,
+            "checkpoint_every": self.checkpoint_every,
+            "parameters": self.table.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Read the attribute back.
+
+        Raises
+        ------
+        StoreError
+            It is of a format that is not known here, or damaged.
+        """
+        if not isinstance(value, dict) or "format" not in value:
+            raise StoreError("the store's description is damaged")
+        if value["format"] != _FORMAT:
+            raise StoreError(f"the store has format {value['format']}, known here is {_FORMAT}")
+        try:
+            table = ParameterTable.from_json(value["parameters"])
+            max_rank, every = value["max_rank"], value["checkpoint_every"]
+        except KeyError as error:
+            raise StoreError(f"the store's description is damaged: it lacks {error}") from error
+        ranks = () if max_rank is None else (max_rank + 1 if type(max_rank) is int else max_rank,)
+        if any(type(number) is not int or not 0 < number < 1 << 53 for number in (*ranks, every)):
+            raise StoreError(
+                f"the store's description is damaged: max_rank={max_rank!r:.40}, "
+                f"checkpoint_every={every!r:.40}"
+            )
+        return cls(table, max_rank, every)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Weights that were offered and are no iterates."""
+
+    nonfinite: int = 0
+    """For a NaN or an infinity in them."""
+    repeated: int = 0
+    """For being the iterate before, bit for bit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a posterior has come."""
+
+    collected: int
+    """Iterates."""
+    checkpointed: int
+    """Iterates in the moments that are stored; 0 also where these are none."""
+    skipped: Skipped
+    """What was left out."""
+    skipped_before: Skipped
+    """The same at the checkpoint."""
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Read the attribute back.
+
+        Raises
+        ------
+        ValueError, TypeError, KeyError
+            It is damaged.
+        """
+        skipped, before = value["skipped"], value["skipped_before"]
+        checkpointed = value["checkpointed"]
+        numbers = [value["collected"], 0 if checkpointed is None else checkpointed]
+        numbers += [*skipped, *before]
+        if len(numbers) != 6 or any(
+            type(number) is not int or not 0 <= number < 1 << 53 for number in numbers
+        ):
+            raise ValueError(f"{numbers!r:.80} are no counts")
+        if numbers[1] > numbers[0]:
+            raise ValueError(f"{numbers[1]} of {numbers[0]} iterates are checkpointed")
+        return cls(numbers[0], numbers[1], Skipped(*skipped), Skipped(*before))
+
+    def to_json(self) -> dict[str, Any]:
+        """As the attribute holds it."""
+        return {
+            "collected": self.collected,
+            "checkpointed": self.checkpointed,
+            "skipped": [self.skipped.nonfinite, self.skipped.repeated],
+            "skipped_before": [self.skipped_before.nonfinite, self.skipped_before.repeated],
+        }

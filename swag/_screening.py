@@ -1,0 +1,101 @@
+"""Which weights are iterates: those that are finite, and that a step has changed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from swag._parameters import ParameterTable
+from swag._records import Skipped
+from swag.errors import NonFiniteError, SwagWarning
+
+__all__ = ["NoIterateError", "Screen"]
+
+
+class NoIterateError(Exception):
+    """What was written is no iterate; undoes its transaction and goes no further."""
+
+
+class Screen:
+    """Looks at each column that was written, counts those that are no iterates, and says so once.
+
+    Parameters
+    ----------
+    table
+        Of the parameters.
+    raise_nonfinite
+        Whether to stop at the first column that is not finite.
+    """
+
+    def __init__(self, table: ParameterTable, *, raise_nonfinite: bool) -> None:
+        self._table = table
+        self._raise_nonfinite = raise_nonfinite
+        self._warned: set[str] = set()
+        self._last: tuple[int, Tensor] | None = None
+        """Number of an iterate, and the sums of its column."""
+        self.skipped = Skipped()
+
+    def look_at(
+        self, count: int, column: Tensor, sums: Tensor, before: Callable[[], Tensor | None]
+    ) -> None:
+        """Look at a column.
+
+        Parameters
+        ----------
+        count
+            Iterates collected before it.
+        column, sums
+            As `Difference.write` made them.
+        before
+            Gives the column of the last iterate, if it can be had; asked for where the sums do not
+            tell the two apart.
+
+        Raises
+        ------
+        NoIterateError
+            It is none.
+        NonFiniteError
+            It is not finite, and that is to be raised.
+        """
+        nonfinite, repeated = self.skipped.nonfinite, self.skipped.repeated
+        wrong = self._table.nonfinite(column, sums)
+        if wrong:
+            what = f"{', '.join(wrong[:5])} {'is' if len(wrong) == 1 else 'are'} not finite"
+            if self._raise_nonfinite:
+                raise NonFiniteError(f"{what}: nothing was collected")
+            self.skipped = Skipped(nonfinite + 1, repeated)
+            self._warn(
+                "nonfinite", f"{what}, after {count} iterates: such weights are not collected"
+            )
+            raise NoIterateError
+        if count and self._repeats(count - 1, column, sums, before):
+            self.skipped = Skipped(nonfinite, repeated + 1)
+            self._warn(
+                "repeated",
+                f"the weights are those of iterate {count - 1}, bit for bit, and are not collected "
+                "again: call update_parameters after a step, and not where a gradient scaler has "
+                "skipped it",
+            )
+            raise NoIterateError
+
+    def note(self, iterate: int, sums: Tensor) -> None:
+        """A column was collected."""
+        self._last = iterate, sums
+
+    def _repeats(
+        self, iterate: int, column: Tensor, sums: Tensor, before: Callable[[], Tensor | None]
+    ) -> bool:
+        known = self._last[1] if self._last is not None and self._last[0] == iterate else None
+        if known is not None and not torch.equal(known, sums):
+            return False
+        there = before()
+        return there is not None and torch.equal(there, column)
+
+    def _warn(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            # At the call of update_parameters.
+            warnings.warn(message, SwagWarning, stacklevel=6)

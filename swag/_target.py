@@ -1,0 +1,160 @@
+"""A model that takes weights which are not its own, and gets its own back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from swag._buffers import Buffers, converge_spectral_norms
+from swag._forward import Forward
+from swag._parameters import ParameterTable
+from swag.batchnorm import has_running_statistics, recompute
+from swag.errors import ModelError
+
+__all__ = ["Target", "refuse_drawn"]
+
+# The parameters that hold weights which are not their own, by identity; each is held meanwhile.
+_DRAWN: dict[object, frozenset[int]] = {}
+
+
+def refuse_drawn(model: nn.Module) -> None:
+    """Raise if a model has drawn weights, which are no iterate of its training.
+
+    Raises
+    ------
+    ModelError
+        It has.
+    """
+    if _DRAWN and any(
+        id(parameter) in drawn for drawn in _DRAWN.values() for parameter in model.parameters()
+    ):
+        raise ModelError(
+            "the model has drawn weights, inside a sampled() block or a predict(): leave it first"
+        )
+
+
+class Target:
+    """A model, and what has to be done for it to compute with other weights.
+
+    Parameters
+    ----------
+    model
+        Takes the weights.
+    table
+        Of these weights.
+    buffers
+        That go with them.
+    loader
+        Training inputs, for the statistics of normalisation layers; None if there are none.
+    forward
+        How a batch goes through the model, if not as `swag._forward` has it.
+
+    Raises
+    ------
+    ModelError
+        The model has other parameters or buffers, or would compute with others than these.
+    ValueError
+        It has batch normalisation, and no training inputs are given.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        table: ParameterTable,
+        buffers: Buffers,
+        loader: Iterable[Any] | None,
+        forward: Forward | None,
+    ) -> None:
+        self.model = model
+        self._table = table
+        self.parameters = table.find(model)
+        self._buffers = buffers.find(model)
+        self._frozen = buffers.frozen
+        self._loader = loader
+        self._forward = forward
+        _refuse_without_effect(model)
+        if loader is None and has_running_statistics(model, self._frozen):
+            raise ValueError(
+                "the model has batch normalisation, whose statistics do not fit other weights: "
+                "give loader=, the training inputs to compute them from"
+            )
+
+    def put(self, vector: Tensor, statistics: list[Tensor] | None = None) -> None:
+        """Put weights, shape (n,), into the model, with the buffers that go with them.
+
+        Parameters
+        ----------
+        vector
+            In host memory.
+        statistics
+            What the method of this name gave after the same weights, to save computing it again.
+        """
+        self._table.scatter(vector, self.parameters)
+        if statistics is not None:
+            _copy(self.model.buffers(), statistics)
+            return
+        _copy((buffer for buffer, _ in self._buffers), [value for _, value in self._buffers])
+        converge_spectral_norms(self.model)
+        if self._loader is not None:
+            recompute(self._loader, self.model, self._frozen, self._forward)
+
+    def statistics(self) -> list[Tensor]:
+        """Copies of all buffers as they are now."""
+        return [buffer.detach().clone() for buffer in self.model.buffers()]
+
+    @contextmanager
+    def borrowed(self) -> Iterator[nn.Module]:
+        """Put parameters, buffers and modes of the model back at the end, bit for bit."""
+        changed = [tensor.detach() for tensor in (*self.parameters, *self.model.buffers())]
+        saved = [tensor.clone() for tensor in changed]
+        modes = {module: module.training for module in self.model.modules()}
+        mark = object()
+        try:
+            _DRAWN[mark] = frozenset(map(id, self.parameters))
+            yield self.model
+        finally:
+            try:
+                _restore(changed, saved, modes)
+            except BaseException:
+                _restore(changed, saved, modes)  # an interrupt came in between
+                raise
+            finally:
+                _DRAWN.pop(mark, None)
+
+
+def _restore(
+    changed: Sequence[Tensor], saved: Sequence[Tensor], modes: dict[nn.Module, bool]
+) -> None:
+    _copy(changed, saved)
+    for module, training in modes.items():
+        module.training = training
+
+
+@torch.no_grad()
+def _copy(targets: Iterable[Tensor], values: Sequence[Tensor]) -> None:
+    for target, value in zip(targets, values, strict=True):
+        target.copy_(value)
+
+
+def _refuse_without_effect(model: nn.Module) -> None:
+    """Raise if the model computes with copies of its parameters, made before."""
+    for name, module in model.named_modules():
+        # As peft has it while adapters are merged, and loralib, which merges them by eval().
+        if getattr(module, "merged", False) is True or (
+            getattr(module, "merge_weights", False) is True and hasattr(module, "lora_A")
+        ):
+            raise ModelError(
+                f"the adapter {name or type(module).__name__} is merged into its layer, or will be "
+                "by eval(), so that other weights of it have no effect: unmerge it, and make it "
+                "without merging"
+            )
+        if parametrize._cache_enabled and parametrize.is_parametrized(module):
+            raise ModelError(
+                f"{name or 'the model'} is parametrised, and inside parametrize.cached() its "
+                "weights are those of before: leave that block first"
+            )

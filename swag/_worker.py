@@ -1,0 +1,91 @@
+"""A thread that does what it is given, for a caller who may be interrupted at any instant.
+
+Neither `concurrent.futures` nor `threading.Condition` will do: an exception that a signal raises
+inside them leaves their locks held. What is used here is one C call each: ``SimpleQueue.put``, and
+``acquire`` and ``release`` of a plain lock. So there is nothing to mend after an interrupt: a
+request was put or it was not, and a wait that was torn away is simply begun again.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from collections.abc import Callable
+from queue import SimpleQueue
+
+__all__ = ["Worker"]
+
+_LOOK_SECONDS = 0.1
+
+Request = Callable[[], object]
+
+_WORKERS: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+class Worker:
+    """A thread and its queue; the thread ends with `stop`, and when the worker is dropped.
+
+    Parameters
+    ----------
+    name
+        Of the thread.
+
+    Examples
+    --------
+    >>> done = []
+    >>> worker = Worker("example")
+    >>> worker.put(lambda: done.append(1))
+    >>> worker.settle()
+    >>> done
+    [1]
+    >>> worker.stop()
+    """
+
+    def __init__(self, name: str) -> None:
+        self._queue: SimpleQueue[Request | None] = SimpleQueue()
+        # A daemon, which the interpreter does not wait for: see `_stop_all`.
+        self._thread = threading.Thread(target=_run, args=(self._queue,), name=name, daemon=True)
+        self._thread.start()
+        _WORKERS.add(self)
+
+    def put(self, request: Request) -> None:
+        """Have something done. If it raises an `Exception`, nobody is told."""
+        self._queue.put(request)
+
+    def settle(self) -> None:
+        """Return when everything that was put before is done; at once after `stop`."""
+        reached = threading.Lock()
+        reached.acquire()
+        self._queue.put(reached.release)
+        while not reached.acquire(timeout=_LOOK_SECONDS):
+            if not self._thread.is_alive():
+                return
+
+    def stop(self) -> None:
+        """End the thread after what was put before. Stopping twice does nothing."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_queue"):
+            self._queue.put(None)
+
+
+def _run(queue: SimpleQueue[Request | None]) -> None:
+    while (request := queue.get()) is not None:
+        try:
+            request()
+        except Exception:
+            # What was left undone its owner finds undone, tries itself, and meets the error.
+            pass
+        del request  # what it holds must not live until the next one
+
+
+def _stop_all() -> None:
+    for worker in list(_WORKERS):
+        worker.stop()
+
+
+# Before pmarray, which is imported first, closes the groups that the requests read.
+atexit.register(_stop_all)
