@@ -593,12 +593,13 @@ class ChunkCache:
                 return buffer
             if self._evict_one():
                 continue
-            for chunk in self._chunks.values():
-                if chunk.dirty:
-                    self._send(chunk)
-                    break
+            dirty = next((chunk for chunk in self._chunks.values() if chunk.dirty), None)
+            if dirty is not None:
+                self._send(dirty)
             if self._writer.busy:
                 raise MustWait
+            if dirty is not None:
+                continue  # it has been written at once, where there is no other thread
             self._refuse_if_hopeless(needed=needed)
             raise MustWait(for_loans=True)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from pmarray._uninterrupted import Task, start_thread
 
@@ -28,7 +28,8 @@ def start(task: Task[None]) -> None:
     _jobs.put(task)
     for slot in _slots:
         if not slot.locked():
-            start_thread(_work, slot)
+            if not start_thread(_work, slot) and not any(one.locked() for one in _slots):
+                _work_here()
             break
 
 
@@ -56,6 +57,16 @@ def _work(slot: threading.Lock) -> None:
         return
     while True:
         _jobs.get().run()
+
+
+def _work_here() -> None:
+    """Do everything on the caller's thread, where there can be no other."""
+    while True:
+        try:
+            task = _jobs.get_nowait()
+        except Empty:
+            return
+        task.run()
 
 
 def _forget_threads() -> None:

@@ -40,9 +40,17 @@ __all__ = [
 T = TypeVar("T")
 
 
-def start_thread(run: Callable[..., object], *args: object) -> None:
-    """Start a thread, in one step: `threading.Thread.start` waits in a Condition."""
-    _thread.start_new_thread(run, args)
+def start_thread(run: Callable[..., object], *args: object) -> bool:
+    """Start a thread, in one step: `threading.Thread.start` waits in a Condition.
+
+    False where there can be none: the system has no room for one, or the interpreter is ending. The
+    work is then for the caller to do, whom an exception may tear.
+    """
+    try:
+        _thread.start_new_thread(run, args)
+    except RuntimeError:
+        return False
+    return True
 
 
 _running: dict[int, Task[Any]] = {}
@@ -107,7 +115,8 @@ class Task(Generic[T]):
         except IndexError:
             inbox = SimpleQueue()
             inbox.put(self)
-            start_thread(_serve, inbox)
+            if not start_thread(_serve, inbox):
+                self.run()
         else:
             inbox.put(self)
 
@@ -144,6 +153,7 @@ class Task(Generic[T]):
             return
         assert self._work is not None
         self.thread = _thread.get_ident()
+        outer = _running.get(self.thread)  # one more where the caller has to do the work himself
         _running[self.thread] = self
         try:
             self._value = self._context.run(self._work)
@@ -152,7 +162,10 @@ class Task(Generic[T]):
         self._work = None  # what it refers to may be large
         if self.abandoned:
             self._value = None
-        del _running[self.thread]
+        if outer is None:
+            del _running[self.thread]
+        else:
+            _running[self.thread] = outer
         self.thread = None
         self._finish()
         # Before the caller goes on, who may count on being the last who has what was worked on.

@@ -120,8 +120,9 @@ class Writer:
 
     def kick(self) -> None:
         """Tell the thread that there is something to do; starts it where there is none."""
-        if not self._running.locked():
-            start_thread(self._run)
+        if not self._running.locked() and not start_thread(self._run):
+            self._carry_out_here()
+            return
         try:
             self._wake.release()
         except RuntimeError:
@@ -159,7 +160,7 @@ class Writer:
     def close(self) -> None:
         """Let the thread finish its queue and end."""
         self._closing = True
-        if self._running.locked() or self.queue:
+        while self._running.locked() or self.queue:
             self.kick()
             with self._running:
                 pass
@@ -172,6 +173,18 @@ class Writer:
             while self._carry_out():
                 pass
         finally:
+            self._running.release()
+
+    def _carry_out_here(self) -> None:
+        """Do everything on the caller's thread, where there can be no other."""
+        if not self._running.acquire(blocking=False):
+            return  # it is at it already
+        self._thread = threading.get_ident()
+        try:
+            while self.queue:
+                self._carry_out()
+        finally:
+            self._thread = None
             self._running.release()
 
     def _carry_out(self) -> bool:
