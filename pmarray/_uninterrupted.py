@@ -82,6 +82,9 @@ class Task(Generic[T]):
         self._claim = _thread.allocate_lock()
         self._done = _thread.allocate_lock()
         self._done.acquire()
+        self._given_up = False
+        self._reached = False
+        """Whether it has come to a thread; set before that claims it."""
         self._value: Any = None
         self.abandoned = False
         """Whether nobody waits for the outcome any more."""
@@ -93,16 +96,23 @@ class Task(Generic[T]):
         """The one that runs it."""
 
     def give_up(self) -> bool:
-        """Claim a task that has not begun, so that it never does."""
-        if not self.claim():
+        """Claim a task that has not begun, so that it never does; also where that was torn."""
+        self._given_up = True  # before: this may be torn as well
+        if not self.claim() and self._reached:
             return False
         # Its caller may still be there, and wait: a frame below the signal handler that does this.
         self.error = ReentrantCallError(
             "a signal handler used the group in the middle of this operation, which was given up: "
             "raise an exception in the handler, and use the group after it"
         )
-        self._done.release()
+        self._release()
         return True
+
+    def _release(self) -> None:
+        try:
+            self._done.release()
+        except RuntimeError:
+            pass  # somebody else has done it
 
     def claim(self) -> bool:
         """Take the task for good; False where somebody has it already."""
@@ -149,7 +159,10 @@ class Task(Generic[T]):
 
     def run(self) -> None:
         """Do the work, unless somebody else has claimed it."""
+        self._reached = True
         if not self.claim():
+            if self._given_up:
+                self._release()  # who did so may have been torn away in the middle
             return
         assert self._work is not None
         self.thread = _thread.get_ident()

@@ -29,6 +29,8 @@ _RESERVED = frozenset({"pmarray.json", "journal", "lock", "data", "zarr.json"})
 
 
 # Where something is, and not what it is.
+_SCHEMES_OF_PATHS = frozenset(["memmap", "zarr", "icechunk", "shelf"])
+"""What stands in the URLs of others is for their backends to know."""
 _STORES = frozenset(
     {"s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss", "adl", "http", "https", "memory"}
 )
@@ -89,7 +91,7 @@ class URL:
         >>> URL.parse("zarr:/data/run").absolute(), URL.parse("dram:x").absolute().path
         (URL(scheme='zarr', path='/data/run', name=None, options={}), 'x')
         """
-        path = self.local_path
+        path = self.local_path if self.scheme in _SCHEMES_OF_PATHS else None
         if path is None:
             return self
         # No "..", which leads elsewhere behind a symbolic link, is taken out.

@@ -219,6 +219,9 @@ class Recorder:
             self._descriptors[descriptor] = entry
         return descriptor
 
+    def _on_open_device(self, real: Any, path: str, **options: bool) -> int:
+        return self._on_open_file(real, path, **options)
+
     def _on_close(self, real: Any, fd: int) -> None:
         with self._lock:
             self._descriptors.pop(fd, None)

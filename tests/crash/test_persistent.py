@@ -56,6 +56,8 @@ UNSEEN = {
     # The units of a pool are zeros when a file gets them.
     "store _grow begin",
     "store _clear begin",
+    # The header of the journal is followed by a barrier of the same bytes.
+    "store _write_header begin",
     # Matters where somebody stores through a tensor while its before-image is torn.
     "persist _stores.py begin",
     # The process id of the writer, for messages.

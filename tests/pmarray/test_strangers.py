@@ -177,7 +177,7 @@ def test_names_in_before_images(hierarchy: Path, victim: Path, key: bytes, kept:
     checkpoint = Checkpoint.from_bytes(metadata, "")
     path = str(hierarchy / ".pmarray/journal")
     region = FileRegion(path, 0, writable=True, aligned=False)
-    journal = Journal(region, checkpoint.generation)
+    journal = Journal(region, checkpoint.nonce, checkpoint.generation)
     journal.before(checkpoint.transaction + 9, [Image(0, kept, memoryview(key))])
     region.close()
     before = sorted(hierarchy.rglob("*"))

@@ -131,7 +131,7 @@ def journal(base: Path) -> Use:
 
     def records(rng: random.Random) -> Memory:
         region = Memory(64 << 10)
-        log = Journal(region, checkpoint.generation)
+        log = Journal(region, checkpoint.nonce, checkpoint.generation)
         number = checkpoint.transaction
         for _ in range(rng.randrange(1, 4)):
             number += rng.choice([1, 1, 1, 0, -1 if number else 0, 1 << 40])
@@ -145,7 +145,7 @@ def journal(base: Path) -> Use:
         return region
 
     def parse(region: Memory) -> None:
-        log = Journal(region, checkpoint.generation)
+        log = Journal(region, checkpoint.nonce, checkpoint.generation)
         for image in read_committed(checkpoint, log).images:
             log.fetch(image)
 

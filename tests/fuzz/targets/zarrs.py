@@ -196,7 +196,7 @@ def images(base: Path) -> Use:
         (root / ".pmarray/kept").mkdir(exist_ok=True)
         (root / ".pmarray/kept/1").write_bytes(b"evil")
         region = Memory(64 << 10)
-        log = Journal(region, checkpoint.generation)
+        log = Journal(region, checkpoint.nonce, checkpoint.generation)
         for _ in range(rng.randrange(1, 3)):
             kept = rng.choice([0, 1, 1, 2, 1 << 63, 1 << 40])
             image = Image(rng.choice([0, 0, 0, 1]), kept, memoryview(key(rng) or b"?"))
