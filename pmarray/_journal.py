@@ -68,7 +68,8 @@ FIRST = _SLOTS * BLOCK_BYTES
 MAX_PAYLOAD_BYTES = MAX_IMAGE_BYTES
 """A record holds at most this much, unless the metadata are larger."""
 _INITIAL_BYTES = 4 << 20
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 64 << 10
+"""Small enough for memory that was used before: new pages cost more than to read them again."""
 
 
 class Journal:
@@ -181,9 +182,9 @@ class Journal:
     def _grow(self, nbytes: int) -> None:
         before = self.region.capacity
         self.region.reserve(nbytes)
-        zeros = memoryview(mmap.mmap(-1, _PIECE_BYTES))
-        for offset in range(before, self.region.capacity, _PIECE_BYTES):
-            length = min(_PIECE_BYTES, self.region.capacity - offset)
+        zeros = memoryview(mmap.mmap(-1, MAX_PAYLOAD_BYTES))
+        for offset in range(before, self.region.capacity, MAX_PAYLOAD_BYTES):
+            length = min(MAX_PAYLOAD_BYTES, self.region.capacity - offset)
             self.region.write(offset, [zeros[:length]])
 
     def trim(self, nbytes: int) -> None:
