@@ -84,6 +84,8 @@ class Methods:
         a = self._array_self
         if axis is None:
             axes = {i for i, n in enumerate(a.shape) if n == 1}
+        elif a.ndim == 0 and not isinstance(axis, tuple) and operator.index(axis) in (0, -1):
+            axes = set()  # as NumPy lets it pass
         else:
             given = axis if isinstance(axis, tuple) else (axis,)
             axes = {normal_axis(one, a.ndim) for one in given}

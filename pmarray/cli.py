@@ -232,7 +232,7 @@ def recover(
         ),
     ] = False,
 ) -> None:
-    """Bring a group back to its last commit, as the next writer would; status 1 if some is lost."""
+    """Bring a group back to its last commit, as the next writer would; status 3 if some is lost."""
     with _errors_in_one_line():
         done = pmarray.recover(url, force=force)
     typer.echo(f"{url}: as of transaction {done.transaction}; {done.images} before-images put back")

@@ -81,12 +81,7 @@ def _last_two_swapped(x: Any) -> Any:
 
 @streams(np.squeeze)
 def _squeeze(a: Any, axis: Any = None) -> Any:
-    axes = [i for i, n in enumerate(a.shape) if n == 1]
-    if axis is not None:
-        axes = list(normalize_axis_tuple(axis, a.ndim))
-    if any(a.shape[i] != 1 for i in axes):
-        raise ValueError("cannot select an axis to squeeze out which has size not equal to one")
-    return a.view[tuple(0 if i in axes else slice(None) for i in range(a.ndim))]
+    return a.squeeze(axis)
 
 
 @streams(np.expand_dims)

@@ -120,7 +120,7 @@ def _plain(value: Any) -> Any:
         return tuple(map(_plain, value))
     if isinstance(value, Adapter):
         return np.array(value.ours)
-    known = isinstance(value, np.ndarray | np.generic)
+    known = isinstance(value, np.ndarray | np.generic | type)  # classes have the method, too
     return _Like(value) if hasattr(value, "__array__") and not known else value
 
 
