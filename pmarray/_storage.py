@@ -134,12 +134,12 @@ def plan_chunks(
     if chunks == "auto":
         result = layout.chunk_shape(min(TARGET_CHUNK_BYTES, max_nbytes // 4), max_nbytes)
     else:
-        full = list(layout.shape)
+        full = [max(1, n) for n in layout.shape]
         if isinstance(chunks, int):
             full[layout.slow_axis] = chunks
             chunks = tuple(full)
         if len(chunks) != len(full) or any(
-            n != max(1, full[i]) for i, n in enumerate(chunks) if i != layout.slow_axis
+            n != full[i] for i, n in enumerate(chunks) if i != layout.slow_axis
         ):
             raise LayoutError(
                 f"chunks={chunks!r} of an array of shape {layout.shape}: give 'auto', a number of "

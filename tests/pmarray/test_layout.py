@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from pmarray._indexing import select
+from pmarray._storage import plan_chunks
 from pmarray.errors import LayoutError
 from pmarray.layout import BLOCK_BYTES, PAD_FROM_BYTES, Extent, Layout, Order, parse_layout
 
@@ -190,6 +191,16 @@ def test_columns_of_weights_are_chunks_of_their_own_and_aligned(parameters: int)
         chunk = layout.chunk_shape(4 << 20, budget // 2)
         assert layout.is_aligned(chunk)
     assert layout.chunk_nbytes((parameters, 1)) == layout.line_stride
+
+
+@given(layouts(), st.integers(1, 100))
+def test_chunks_of_so_many_lines(layout: Layout, lines: int) -> None:
+    """Also where there is nothing on another axis; the shape found asks for the same."""
+    shape = plan_chunks(layout, lines, 1 << 40)
+    expected = [max(1, n) for n in layout.shape]
+    expected[layout.slow_axis] = lines
+    assert shape == tuple(expected)
+    assert plan_chunks(layout, shape, 1 << 40) == shape
 
 
 @given(layouts(), st.integers(0, 50))

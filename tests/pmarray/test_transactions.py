@@ -227,7 +227,7 @@ READER_STEPS = st.sampled_from(["append", "cut", "fill", "flush", "look"])
 
 
 @pytest.mark.parametrize("kind", ["memmap", "shelf", "zarr"])
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(READER_STEPS, st.integers(1, 6)), max_size=16))
 @example([("look", 0), ("cut", 1), ("append", 3)])
 @example([("append", 2), ("look", 0), ("cut", 6), ("flush", 0), ("append", 2)])
@@ -361,7 +361,7 @@ def test_a_reader_never_sees_half_of_a_commit(tmp_path: Path) -> None:
         threads = [threading.Thread(target=read) for _ in range(2)]
         for thread in threads:
             thread.start()
-        for i in range(150):
+        for i in range(60):
             with group.transaction(wait=i % 3 == 0):
                 x[:] = i
                 y[:] = i

@@ -286,8 +286,9 @@ def test_one_writer_and_readers_of_its_last_commit(tmp_path: Path) -> None:
             writer[...] = 1
         with pmarray.open(url, mode="r") as reader:
             assert (reader[...] == 1).all()
-            with pytest.raises(GroupLockedError, match=str(os.getpid())):
-                pmarray.open(url, mode="r+")[0] = 2
+            with pmarray.open(url, mode="r+") as other:
+                with pytest.raises(GroupLockedError, match=str(os.getpid())):
+                    other[0] = 2
             with writer.transaction():
                 writer[:, 0] = 2
                 writer.append([9, 9, 9, 9])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -186,25 +185,6 @@ def test_an_existing_store_is_left_alone_unless_told(trained: tuple[str, str]) -
     assert (folder / "trajectory.npy").read_bytes() == before
 
 
-def test_fresh_replaces_the_store(trained: tuple[str, str], tmp_path: Path) -> None:
-    folder = shutil.copytree(trained[0].removeprefix("memmap:"), tmp_path / "store", symlinks=True)
-    done = invoke("train", f"memmap:{folder}", *QUICK, "--fresh", "--rank", "3", "--seed", "2")
-    assert done.exit_code == 0, done.output
-    run = runs.read(f"memmap:{folder}")
-    assert (run.recipe.seed, run.recipe.rank) == (2, 3)
-    found = json.loads(invoke("evaluate", f"memmap:{folder}", "--samples", "2", "--json").stdout)
-    assert (found["n_averaged"], found["rank"]) == (10, 3)
-
-
-def test_rank_zero_is_the_diagonal_alone(tmp_path: Path) -> None:
-    store = f"memmap:{tmp_path / 'store'}"
-    assert invoke("train", store, *QUICK, "--rank", "0").exit_code == 0
-    found = json.loads(invoke("evaluate", store, "--samples", "3", "--json").stdout)
-    assert list(found["rows"]) == ROWS[:3]
-    with pmarray.open_group(store, mode="r") as group:
-        assert sum(group[name].nbytes for name in group) < 12 * 4 * N_PARAMETERS
-
-
 def test_a_store_that_does_not_exist_is_one_line_and_exit_status_1(tmp_path: Path) -> None:
     for command in ("evaluate", "info"):
         done = invoke(command, f"memmap:{tmp_path / 'none'}")
@@ -256,15 +236,25 @@ def test_few_epochs_and_no_burn_in_need_no_other_option() -> None:
     assert Recipe.of() == Recipe()
 
 
-def test_training_without_burn_in(tmp_path: Path) -> None:
+def test_no_burn_in_then_fresh_with_the_diagonal_alone(tmp_path: Path) -> None:
+    """In one test, since every training is a pass over 60,000 images."""
     store = f"memmap:{tmp_path / 's'}"
     options = ["--model", "2conv2fc", "--epochs", "1", "--batch-size", "2000", "--threads", "1"]
     done = invoke("train", store, *options, "--burn-in", "0", "--rank", "2")
     assert done.exit_code == 0, done.output
     assert "30 minibatches, 30 iterates" in done.stdout.replace("\n", " ")
-    done = invoke("train", store, *options, "--fresh")
+    found = json.loads(invoke("evaluate", store, "--samples", "2", "--json").stdout)
+    assert (found["n_averaged"], found["rank"]) == (30, 2)
+
+    done = invoke("train", store, *options, "--fresh", "--rank", "0", "--seed", "2")
     assert done.exit_code == 0, done.output
     assert "30 minibatches, 9 iterates" in done.stdout.replace("\n", " ")
+    recipe = runs.read(store).recipe
+    assert (recipe.seed, recipe.rank) == (2, 0)
+    found = json.loads(invoke("evaluate", store, "--samples", "3", "--json").stdout)
+    assert list(found["rows"]) == ROWS[:3]
+    with pmarray.open_group(store, mode="r") as group:
+        assert sum(group[name].nbytes for name in group) < 12 * 4 * N_PARAMETERS
 
 
 def test_the_name_of_a_picture_is_looked_at_before_the_work(tmp_path: Path) -> None:
