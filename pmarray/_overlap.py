@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pmarray._storage import Axes
     from pmarray.array import PMArray
 
-__all__ = ["apart_from", "is_stored", "overlap", "root"]
+__all__ = ["apart_from", "is_stored", "overlap", "root", "share"]
 
 
 def is_stored(value: Any) -> bool:
@@ -66,6 +66,13 @@ def overlap(target: Any, value: Any) -> bool:
     if is_stored(value):
         return root(value)._storage.shows(target)
     return bool(np.may_share_memory(target, value))
+
+
+def share(one: Any, other: Any) -> bool:
+    """Whether they have items in common, also where both are the same items in the same order."""
+    if one is other or overlap(one, other):
+        return True
+    return is_stored(one) and is_stored(other) and _same_items(one, other)
 
 
 def _is_array(value: Any) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from pmarray._config import config
 from pmarray._functions._axes import axes_of
 from pmarray._functions._registry import AnyArray, streams
-from pmarray._overlap import is_stored, overlap
+from pmarray._overlap import is_stored, share
 
 
 @streams(np.shape)
@@ -35,12 +35,12 @@ def _result_type(*arrays_and_dtypes: Any) -> Any:
 
 @streams(np.may_share_memory)
 def _may_share_memory(a: Any, b: Any, /, max_work: Any = 0) -> bool:
-    return a is b or overlap(a, b)
+    return share(a, b)
 
 
 @streams(np.shares_memory)
 def _shares_memory(a: Any, b: Any, /, max_work: Any = -1) -> bool:
-    return a is b or overlap(a, b)
+    return share(a, b)
 
 
 @streams(np.iscomplexobj)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pmarray._config import config
-from pmarray._overlap import overlap
+from pmarray._overlap import share
 from pmarray._sizes import parse_bytes
 from pmarray.array import PMArray
 from pmarray.errors import LayoutError
@@ -288,7 +288,7 @@ def as_output(out: Any, shape: tuple[int, ...], dtype: DType, operands: Iterable
     if not np.can_cast(dtype, out.dtype, "same_kind"):
         raise LayoutError(f"out has dtype {out.dtype}, which cannot hold a result of {dtype}")
     for operand in operands:
-        if operand is out or overlap(out, operand):
+        if share(out, operand):
             raise LayoutError("out is one of the operands, which are still read when it is written")
 
 
