@@ -206,8 +206,9 @@ class Store:
         StoreError
             That cannot be: there are fewer columns than iterates.
         """
+        stored = self.group.attrs.get(_PROGRESS)  # a group that was closed says so itself
         try:
-            progress = Progress.from_json(self.group.attrs.get(_PROGRESS))
+            progress = Progress.from_json(stored)
         except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(f"its progress cannot be read: {error}") from error
         collected = progress.collected
