@@ -24,7 +24,7 @@ from swag._store import Location, Mode, Store
 from swag._target import refuse_drawn
 from swag._worker import Worker
 from swag.errors import WindowError
-from swag.posterior import Posterior, StoredPosterior, window
+from swag.posterior import Known, Posterior, StoredPosterior, window
 from swag.sampling import Center, Gaussian
 
 __all__ = ["SWAG"]
@@ -405,7 +405,7 @@ class SWAG(Posterior):
         raises `WindowError`.
         """
         progress, moments = self._caught_up()
-        known = moments.copy(), self._last_buffers()
+        known = Known(moments.copy(), self._anchor, self._last_buffers())
         return window(self._store, progress.collected, start, every, rank, center, known)
 
     # -- durability -----------------------------------------------------------------------------

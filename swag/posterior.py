@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import cached_property
 from types import TracebackType
-from typing import Self, get_args
+from typing import NamedTuple, Self, get_args
+
+from torch import Tensor
 
 from swag._base import Posterior
 from swag._buffers import Buffers
@@ -13,6 +15,16 @@ from swag.errors import WindowError
 from swag.sampling import Center, Gaussian
 
 __all__ = ["Posterior", "StoredPosterior", "load"]
+
+
+class Known(NamedTuple):
+    """What is at hand of a posterior and need not be read; None for what is not."""
+
+    moments: Moments | None
+    anchor: Tensor | None
+    """Not in a store that keeps no trajectory, before its first checkpoint."""
+    buffers: Buffers
+    """Of the last iterate."""
 
 
 class StoredPosterior(Posterior):
@@ -28,13 +40,13 @@ class StoredPosterior(Posterior):
         iterates: range,
         held: range,
         center: Center,
-        known: tuple[Moments | None, Buffers],
+        known: Known,
     ) -> None:
         self._store = store
         self._iterates = iterates
         self._held = held
         self._center = center
-        self._known_moments, self._buffers = known
+        self._known, self._buffers = known, known.buffers
         self._rewound = store.rewound
 
     @property
@@ -69,7 +81,7 @@ class StoredPosterior(Posterior):
         See `Posterior.window`.
         """
         collected = self._store.progress().collected
-        known = None, self._store.read_buffers()
+        known = Known(None, None, self._store.read_buffers())
         return window(self._store, collected, start, every, rank, center, known)
 
     def _gaussian(self) -> Gaussian:
@@ -81,13 +93,14 @@ class StoredPosterior(Posterior):
         store.refuse_rewound(self._rewound)
         if not self._iterates:
             raise WindowError("nothing has been collected yet")
-        moments = self._known_moments
+        moments = self._known.moments
         if moments is None and self._iterates == range(len(self._iterates)):
             moments = store.moments(len(self._iterates))
         if moments is None:
             moments = store.moments_of(self._iterates)
         columns = store.columns(self._held) if self._held else None
-        return Gaussian(store.table, store.read_anchor(), moments, columns, self._center)
+        anchor = store.read_anchor() if self._known.anchor is None else self._known.anchor
+        return Gaussian(store.table, anchor, moments, columns, self._center)
 
     def _last_buffers(self) -> Buffers:
         return self._buffers
@@ -147,7 +160,7 @@ def load(store: Location) -> StoredPosterior:
     try:
         collected = opened.progress().collected
         held = range(collected - opened.kept(collected), collected)
-        known = None, opened.read_buffers()
+        known = Known(None, None, opened.read_buffers())
         return StoredPosterior(opened, range(collected), held, "running", known)
     except BaseException:
         opened.close()
@@ -161,11 +174,11 @@ def window(
     every: int,
     rank: int | None,
     center: Center,
-    known: tuple[Moments | None, Buffers],
+    known: Known,
 ) -> StoredPosterior:
     """`Posterior.window` of a store that has collected so many iterates.
 
-    `known` are the moments of all of them, if they are at hand, and the buffers of the last.
+    Of `known`, the moments are those of all of them.
     """
     if start < 0 or every < 1 or (rank is not None and rank < 0):
         raise ValueError(f"start={start}, every={every}, rank={rank}: they count iterates")
@@ -186,4 +199,5 @@ def window(
     held = iterates[before:]
     if rank is not None:
         held = held[max(0, len(held) - rank) :]
-    return StoredPosterior(store, iterates, held, center, (known[0] if whole else None, known[1]))
+    known = known if whole else known._replace(moments=None)
+    return StoredPosterior(store, iterates, held, center, known)

@@ -101,8 +101,9 @@ group.flush()
 small = pmarray.open("dram:", (50, 50))
 small.sum(), small @ np.ones(50), np.ones((500, 500)) @ np.ones((500, 500))
 status = lambda: int(open("/proc/self/status").read().split("VmData:")[1].split()[0])
+# The last are stacks of the library's threads, of which all counts, and little is used.
 resource.setrlimit(resource.RLIMIT_DATA, (
-    ((status() + 16 * 1024 + 16 * 1024 + 24 * 1024) << 10) + {result},) * 2)
+    ((status() + 16 * 1024 + 16 * 1024 + 24 * 1024 + 4 * 8 * 1024) << 10) + {result},) * 2)
 {operation}
 group.flush()
 for name in {{"flat", "wide", "square"}} & set(group):
