@@ -70,6 +70,8 @@ class URL:
             return cls(_format_of(path), path)
         if not isinstance(text, str) or not text:
             raise URLError(f"not a URL: {text!r} (examples: 'dram:', 'memmap:./run#weights')")
+        if "\0" in text:
+            raise URLError(f"{text!r} has a NUL in it, which no name of a file has")
         match = _SCHEME.fullmatch(text)
         scheme, rest = (match[1].lower(), match[2]) if match else ("", text)
         rest, _, fragment = rest.partition("#")

@@ -146,7 +146,7 @@ class TransactionError(PMArrayError, RuntimeError):
     ...         pass
     Traceback (most recent call last):
         ...
-    pmarray.errors.TransactionError: a transaction of dram: is open already; they do not nest
+    pmarray.errors.TransactionError: a transaction of dram: is open already, in the thread ...
     """
 
 

@@ -730,6 +730,7 @@ class Group(Contents):
         ...     group.attrs["step"] = 1
         >>> [entry.message for entry in group.history()][:1]
         ['pmarray: flush']
+        >>> group.close()
         """
         with self._turn():
             self._admit()

@@ -442,7 +442,10 @@ def chunk_spec(metadata: ZarrMetadata) -> ArraySpec:
 
 def pipeline(metadata: ZarrMetadata) -> CodecPipeline:
     """Return what decodes and encodes whole chunks, and no more than they hold."""
-    return get_pipeline_class().from_codecs(bounded_codecs(metadata))
+    try:
+        return get_pipeline_class().from_codecs(bounded_codecs(metadata))
+    except (TypeError, ValueError) as error:
+        raise DamagedError(f"the codecs of an array make no sense: {error}") from error
 
 
 def stored_chunk_shape(array: ArrayMetadata) -> tuple[int, ...]:

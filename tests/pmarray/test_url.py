@@ -108,3 +108,9 @@ def test_a_name_is_safe_as_a_file_name_or_refused(name: str) -> None:
 def test_names_that_would_collide_are_refused(name: str) -> None:
     with pytest.raises(URLError, match="cannot be called"):
         check_name(name)
+
+
+@pytest.mark.parametrize("text", ["memmap:/a\0b", "zarr:x\0", "a\0#b"])
+def test_a_nul_is_no_part_of_a_path(text: str) -> None:
+    with pytest.raises(URLError, match="NUL"):
+        URL.parse(text)
