@@ -8,6 +8,9 @@ from tests import machine
 
 machine.apply()
 
+# Modules whose package has been taken away.
+collect_ignore = ["pmarray/backends/icechunkstore.py"] if machine.taken("icechunk") else []
+
 
 @pytest.fixture(autouse=True)
 def _doctest_directory(request: pytest.FixtureRequest) -> Iterator[None]:

@@ -143,9 +143,13 @@ class Snapshot:
 
     def check(self) -> None:
         """Raise if the snapshot has expired."""
-        stamp = self._backend.stamp()
-        if stamp != self._stamp:
-            self._follow()
+        while (stamp := self._backend.stamp()) != self._stamp:
+            try:
+                self._follow()
+            except DamagedError:
+                if stamp == self._backend.stamp():
+                    raise
+                continue  # the journal has been reused meanwhile
             self._stamp = stamp
 
     def _follow(self) -> None:
