@@ -133,7 +133,7 @@ def _counts(counter: Counter[str]) -> str:
 
 def site(outcome: Outcome) -> str:
     """Where what was raised is to blame: in the library, the last delivery."""
-    return outcome.deliveries[-1].library if outcome.deliveries else "(nothing was raised)"
+    return outcome.deliveries[-1].inside if outcome.deliveries else "(nothing was raised)"
 
 
 def lots(

@@ -51,15 +51,15 @@ EXCEPTIONS: dict[str, type[Injected]] = {"interrupt": Interrupt, "exit": Exit, "
 class Delivery:
     """One exception that was raised."""
 
-    library: str
+    inside: str
     """The innermost line of the library: ``file.py:line function``."""
     innermost: str
     """The line where it was raised, which may be in what the library calls."""
 
     def __str__(self) -> str:
-        if self.innermost == self.library:
-            return self.library
-        return f"{self.library} > {self.innermost}"
+        if self.innermost == self.inside:
+            return self.inside
+        return f"{self.inside} > {self.innermost}"
 
 
 def _line(frame: FrameType) -> str:
