@@ -14,6 +14,8 @@ import threading
 from queue import SimpleQueue
 from typing import Protocol
 
+from pmarray._uninterrupted import start_thread
+
 __all__ = ["await_closing", "close_later"]
 
 _PATIENCE_S = 60.0
@@ -31,8 +33,17 @@ class _Dropped:
     def __init__(self, group: _Group, *, waited_for: bool) -> None:
         self.group = group
         self.waited_for = waited_for
-        self.closed = threading.Event()
+        # A plain lock: an interrupt in the wait for an Event could leave that held.
+        self._open = threading.Lock()
+        self._open.acquire()
         self.error: BaseException | None = None
+
+    def wait(self) -> bool:
+        """Wait, not for ever, until it is closed; return whether it is."""
+        closed = self._open.acquire(timeout=_PATIENCE_S)
+        if closed:
+            self._open.release()
+        return closed
 
     def close(self) -> None:
         try:
@@ -46,14 +57,15 @@ class _Dropped:
                 )
         finally:
             _dropped.remove(self)
-            self.closed.set()
+            self._open.release()
 
 
 _dropped: list[_Dropped] = []
 """What is in the queue, and what is being closed."""
 # A destructor may interrupt its `put`, which no other queue allows.
 _queue: SimpleQueue[_Dropped] = SimpleQueue()
-_closer: list[threading.Thread] = []
+_closer: list[int] = []
+"""The thread that closes, once there is one."""
 
 
 def close_later(group: _Group) -> None:
@@ -62,21 +74,17 @@ def close_later(group: _Group) -> None:
     dropped = _Dropped(group, waited_for=on_main and not _runs_a_loop())
     _dropped.append(dropped)
     _queue.put(dropped)
-    if not _closer:
-        _closer.append(threading.Thread(target=_work, name="pmarray-close", daemon=True))
-        try:
-            _closer[0].start()
-        except RuntimeError:  # so late that no thread can be started
-            _queue.get().close()
-    if dropped.waited_for and dropped.closed.wait(_PATIENCE_S) and dropped.error is not None:
+    if not _closer and not start_thread(_work):  # so late that no thread can be started
+        _queue.get().close()
+    if dropped.waited_for and dropped.wait() and dropped.error is not None:
         raise dropped.error
 
 
 def await_closing() -> None:
     """Return when groups that were dropped before have been closed."""
-    if _dropped and threading.current_thread() not in _closer:
+    if _dropped and threading.get_ident() not in _closer:
         for dropped in _dropped.copy():  # the other thread takes them out
-            dropped.closed.wait(_PATIENCE_S)
+            dropped.wait()
 
 
 def _runs_a_loop() -> bool:
@@ -85,6 +93,7 @@ def _runs_a_loop() -> bool:
 
 
 def _work() -> None:
+    _closer.append(threading.get_ident())  # a second one does no harm
     while True:
         _queue.get().close()
 

@@ -13,7 +13,7 @@ import pmarray
 
 __all__ = ["held_locks", "left_open", "library_threads"]
 
-_THREADS = ("pmarray-writer", "pmarray-close", "swag")
+_THREADS = ("swag",)
 """How the names begin of those that end with the group; a pool of the process stays."""
 
 _PATIENCE_SECONDS = 5.0
