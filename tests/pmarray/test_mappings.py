@@ -111,7 +111,6 @@ def test_what_has_no_locks_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pmarray.open(url, mode="r") as array:
         found = np.asarray(array)
         assert found.sum() == LINES * 8192
-        assert found.flags.owndata or found.base is None or found.flags.writeable
         with pytest.raises(ValueError, match="copy"):
             np.asarray(array, copy=False)
 
