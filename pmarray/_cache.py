@@ -204,11 +204,6 @@ class ChunkCache:
         return self._writer.unreported
 
     @property
-    def on_writer_thread(self) -> bool:
-        """Whether it is the writer that asks, which must not wait for itself."""
-        return self._writer.is_current_thread
-
-    @property
     def max_chunk_bytes(self) -> int:
         """The largest chunk that leaves room for a second one; buffers are whole pages."""
         return self._pool.budget_bytes // 2 // mmap.PAGESIZE * mmap.PAGESIZE

@@ -100,12 +100,6 @@ class Writer:
         self._running = threading.Lock()
         """Held by the thread as long as it lives."""
         self._closing = False
-        self._thread: int | None = None
-
-    @property
-    def is_current_thread(self) -> bool:
-        """Whether the caller runs on the thread."""
-        return self._thread == threading.get_ident()
 
     @property
     def busy(self) -> bool:
@@ -168,7 +162,6 @@ class Writer:
     def _run(self) -> None:
         if not self._running.acquire(blocking=False):
             return  # two callers have started one
-        self._thread = threading.get_ident()
         try:
             while self._carry_out():
                 pass
@@ -179,12 +172,10 @@ class Writer:
         """Do everything on the caller's thread, where there can be no other."""
         if not self._running.acquire(blocking=False):
             return  # it is at it already
-        self._thread = threading.get_ident()
         try:
             while self.queue:
                 self._carry_out()
         finally:
-            self._thread = None
             self._running.release()
 
     def _carry_out(self) -> bool:
