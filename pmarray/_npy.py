@@ -49,13 +49,16 @@ def write_header(layout: Layout, dtype: DType, *, ndim: int, nbytes: int = BLOCK
         descr = f"|V{dtype.itemsize}"  # bfloat16 and its kin: .npy has no name for them
     shape = layout.stored_shape if ndim else ()
     text = repr({"descr": descr, "fortran_order": layout.order == "col", "shape": shape})
-    room = nbytes - 10
-    if len(text) + 1 > room or room > 0xFFFF:
-        raise ValueError(f"a header of {len(text) + 11} bytes does not fit {nbytes}")
+    # As NumPy does: version 3 is for field names that Latin-1 does not have, and only for them.
+    latin = all(ord(character) < 256 for character in text)
+    encoded = text.encode("latin1" if latin else "utf8")
+    version, width = (b"\x01\x00", 2) if latin else (b"\x03\x00", 4)
+    room = nbytes - 8 - width
+    if len(encoded) + 1 > room or room > 0xFFFF:
+        raise ValueError(f"a header of {len(encoded) + 9 + width} bytes does not fit {nbytes}")
     return (
-        _MAGIC + b"\x01\x00" + room.to_bytes(2, "little")
-        + text.encode("latin1").ljust(room - 1) + b"\n"
-    )  # fmt: skip
+        _MAGIC + version + room.to_bytes(width, "little") + encoded.ljust(room - 1) + b"\n"
+    )
 
 
 def parse_header(data: bytes, where: str) -> Header:

@@ -64,6 +64,8 @@ def stored(path: Path, model: NDArray[Any]) -> NDArray[Any]:
         ((0, 3), "float32"),
         ((20_000, 0), "float32"),
         ((5, 2), "U7"),
+        ((5, 2), [("Temperatur in °C", "<f4"), ("b", "?")]),
+        ((5, 2), [("温度", "<f4"), ("b", "?")]),
     ],
 )
 def test_numpy_reads_what_was_written(
