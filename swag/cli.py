@@ -72,6 +72,10 @@ def train(
     ] = "4fc",
     epochs: Annotated[int, typer.Option(help="Passes over the training set.")] = _DEFAULTS.epochs,
     batch_size: Annotated[int, typer.Option(help="Images in a minibatch.")] = _DEFAULTS.batch_size,
+    images: Annotated[
+        int | None,
+        typer.Option(help="Train on the first so many images, for a trial; all if not given."),
+    ] = _DEFAULTS.images,
     lr: Annotated[float, typer.Option(help="Learning rate at first.")] = _DEFAULTS.lr,
     momentum: Annotated[float, typer.Option(help="Momentum of SGD.")] = _DEFAULTS.momentum,
     weight_decay: Annotated[float, typer.Option(help="L2 penalty.")] = _DEFAULTS.weight_decay,
@@ -125,6 +129,7 @@ def train(
                 model=model,
                 epochs=epochs,
                 batch_size=batch_size,
+                images=images,
                 lr=lr,
                 momentum=momentum,
                 weight_decay=weight_decay,

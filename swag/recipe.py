@@ -39,9 +39,11 @@ class Recipe:
     model: str = "4fc"
     """Name of the model, a key of :data:`swag.models.MODELS`."""
     epochs: int = _EPOCHS
-    """Passes over the training set, burn-in included."""
+    """Passes over the training images, burn-in included."""
     batch_size: int = 100
     """Images in a minibatch; the last one of an epoch may be smaller."""
+    images: int | None = None
+    """Train on the first so many images alone, for a quick trial; None for all."""
     lr: float = 0.05
     """Learning rate of SGD until it is annealed."""
     momentum: float = 0.9
@@ -69,6 +71,7 @@ class Recipe:
         bounds: list[tuple[str, bool, str]] = [
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("images", self.images is None or self.images >= 1, "at least 1, or none for all"),
             ("lr", self.lr > 0, "positive"),
             ("momentum", 0 <= self.momentum < 1, "from 0 to below 1"),
             ("weight_decay", self.weight_decay >= 0, "zero or more"),

@@ -81,7 +81,7 @@ class Trainer(Iterator[Step]):
     ) -> None:
         self.model = model
         self.recipe = recipe
-        self._inputs, self._labels = data.tensors
+        self._inputs, self._labels = (part[: recipe.images] for part in data.tensors)
         self._collect = collect
         self._device = next(model.parameters()).device
         self._batches = ShuffledBatches(

@@ -110,6 +110,10 @@ def _refusing_direct(real: Callable[..., int]) -> Callable[..., int]:
 
 
 if __name__ == "__main__":
+    # Several tests run at a time. Threads of each that wait for one another with the others at work
+    # spin, and take several times as long as one would.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
     if taken("processor"):
         _use_baseline()
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *sys.argv[1:]])

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +26,9 @@ from swag.training import Trainer
 
 # One thread, since two that wait for each other are far slower on a busy machine than one.
 # 300 minibatches: 200 of burn-in, then 10 iterates, one in ten minibatches.
-QUICK = ["--model", "2conv2fc", "--epochs", "1", "--batch-size", "200", "--burn-in", "0.667",
-         "--anneal", "0.1", "--interval", "10", "--threads", "1"]  # fmt: skip
+QUICK = ["--model", "2conv2fc", "--epochs", "1", "--images", "12000", "--batch-size", "40",
+         "--burn-in", "0.667", "--anneal", "0.1", "--interval", "10", "--threads", "1"]  # fmt: skip
+EVALUATE = ["--samples", "2", "--json"]
 N_PARAMETERS = 21_840
 ROWS = ["SGD, last iterate", "SWA", "SWAG-diagonal", "SWAG"]
 
@@ -62,6 +64,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return store, done.stdout
 
 
+@pytest.fixture(scope="module")
+def evaluated(trained: tuple[str, str]) -> dict[str, Any]:
+    """What `swag evaluate` prints of that store."""
+    found: dict[str, Any] = json.loads(invoke("evaluate", trained[0], *EVALUATE).stdout)
+    return found
+
+
 def test_training_tells_the_rate_and_the_bytes_written(trained: tuple[str, str]) -> None:
     _, output = trained
     assert output.rstrip().endswith(f"finished: 300 minibatches, 10 iterates in {trained[0]}")
@@ -70,18 +79,14 @@ def test_training_tells_the_rate_and_the_bytes_written(trained: tuple[str, str])
 
 @pytest.mark.parametrize("scheme", ["zarr", "icechunk"])
 def test_other_backends_end_with_the_same_numbers(
-    trained: tuple[str, str], tmp_path: Path, scheme: str
+    trained: tuple[str, str], evaluated: dict[str, Any], tmp_path: Path, scheme: str
 ) -> None:
     if scheme == "icechunk":
         pytest.importorskip("icechunk", reason="icechunk: needs the package icechunk")
     store = f"{scheme}:{tmp_path / 'store'}"
-    done = swag("train", store, *QUICK)
-    assert done.returncode == 0, done.stderr
-    numbers = [
-        json.loads(invoke("evaluate", url, "--samples", "3", "--json").stdout)
-        for url in (trained[0], store)
-    ]
-    assert numbers[0] == numbers[1]
+    done = invoke("train", store, *QUICK)
+    assert done.exit_code == 0, done.output
+    assert json.loads(invoke("evaluate", store, *EVALUATE).stdout) == evaluated
     pmarray.copy(f"{store}#trajectory", f"memmap:{tmp_path / 'copy'}")
     with (
         pmarray.open(f"memmap:{tmp_path / 'copy'}", mode="r") as one,
@@ -100,23 +105,25 @@ def test_the_store_holds_the_iterates_where_numpy_finds_them(trained: tuple[str,
 
 
 def test_the_table_has_a_row_for_each_model_with_sane_numbers(trained: tuple[str, str]) -> None:
-    done = swag("evaluate", trained[0], "--samples", "5", "--threads", "1")
+    done = swag("evaluate", trained[0], "--samples", "2", "--threads", "1")
     assert done.returncode == 0, done.stderr
     for name in ROWS:
         (row,) = re.findall(rf"│ {name} +│ +([\d.]+) │ +([\d.]+) │ +([\d.]+) │ +([\d.]+) │",
                             done.stdout)  # fmt: skip
         accuracy, nll, ece, brier = map(float, row)
-        assert 90 < accuracy < 100
-        assert 0 < nll < 0.4
+        assert 80 < accuracy < 100
+        assert 0 < nll < 0.6
         assert 0 <= ece < 10
         assert 0 < brier < 0.2
 
 
-def test_json_repeats_with_the_seed_and_changes_with_it(trained: tuple[str, str]) -> None:
-    short = ["--samples", "3", "--json"]
-    first, again, other = (
-        json.loads(invoke("evaluate", trained[0], *short, "--seed", seed).stdout)
-        for seed in ("1", "1", "2")
+def test_json_repeats_with_the_seed_and_changes_with_it(
+    trained: tuple[str, str], evaluated: dict[str, Any]
+) -> None:
+    first = evaluated
+    again, other = (
+        json.loads(invoke("evaluate", trained[0], *EVALUATE, "--seed", seed).stdout)
+        for seed in ("0", "2")
     )
     assert first == again
     assert list(first["rows"]) == ROWS
@@ -144,7 +151,7 @@ def test_the_last_iterate_in_the_store_is_that_of_training_without_collection(
     assert run.recipe.interval == 10
     model = build("2conv2fc")
     torch.set_num_threads(1)  # as QUICK has it: another number may round differently
-    alone = Trainer(model, mnist().train, run.recipe)
+    alone = Trainer(model, mnist().train, run.recipe)  # which says how many images
     losses = [step.loss for step in alone]
     assert run.step == alone.n_steps == len(run.losses)
     assert run.losses.tolist() == losses
@@ -179,8 +186,8 @@ def test_an_existing_store_is_left_alone_unless_told(trained: tuple[str, str]) -
     assert "--fresh" in done.stderr
     assert (folder / "trajectory.npy").read_bytes() == before
     # By the same recipe there is nothing left to do.
-    again = swag("train", trained[0], *QUICK)
-    assert again.returncode == 0
+    again = invoke("train", trained[0], *QUICK)
+    assert again.exit_code == 0
     assert "was finished before: 300 minibatches, 10 iterates" in again.stdout
     assert (folder / "trajectory.npy").read_bytes() == before
 
@@ -217,6 +224,7 @@ def test_damaged_data_is_one_line_and_leaves_no_store(tmp_path: Path) -> None:
         ["--momentum", "1"],
         ["--rank", "-1"],
         ["--batch-size", "0"],
+        ["--images", "0"],
         ["--model", "5fc"],
     ],
 )
@@ -237,13 +245,13 @@ def test_few_epochs_and_no_burn_in_need_no_other_option() -> None:
 
 
 def test_no_burn_in_then_fresh_with_the_diagonal_alone(tmp_path: Path) -> None:
-    """In one test, since every training is a pass over 60,000 images."""
     store = f"memmap:{tmp_path / 's'}"
-    options = ["--model", "2conv2fc", "--epochs", "1", "--batch-size", "2000", "--threads", "1"]
+    options = ["--model", "2conv2fc", "--epochs", "1", "--images", "3000", "--batch-size", "100",
+               "--threads", "1"]  # fmt: skip
     done = invoke("train", store, *options, "--burn-in", "0", "--rank", "2")
     assert done.exit_code == 0, done.output
     assert "30 minibatches, 30 iterates" in done.stdout.replace("\n", " ")
-    found = json.loads(invoke("evaluate", store, "--samples", "2", "--json").stdout)
+    found = json.loads(invoke("evaluate", store, *EVALUATE).stdout)
     assert (found["n_averaged"], found["rank"]) == (30, 2)
 
     done = invoke("train", store, *options, "--fresh", "--rank", "0", "--seed", "2")
@@ -251,7 +259,7 @@ def test_no_burn_in_then_fresh_with_the_diagonal_alone(tmp_path: Path) -> None:
     assert "30 minibatches, 9 iterates" in done.stdout.replace("\n", " ")
     recipe = runs.read(store).recipe
     assert (recipe.seed, recipe.rank) == (2, 0)
-    found = json.loads(invoke("evaluate", store, "--samples", "3", "--json").stdout)
+    found = json.loads(invoke("evaluate", store, *EVALUATE).stdout)
     assert list(found["rows"]) == ROWS[:3]
     with pmarray.open_group(store, mode="r") as group:
         assert sum(group[name].nbytes for name in group) < 12 * 4 * N_PARAMETERS

@@ -162,15 +162,15 @@ def test_a_recipe_survives_json_and_names_its_differences() -> None:
 
 def test_two_epochs_of_the_default_optimizer_learn_mnist() -> None:
     train, test = mnist()
-    recipe = Recipe(model="2fc", epochs=2, burn_in=1, anneal=1)
+    recipe = Recipe(model="2fc", epochs=2, burn_in=1, anneal=1, images=8_000)
     model = build(recipe.model)
     trainer = Trainer(model, train, recipe)
     losses = [step.loss for step in trainer]
     inputs, labels = test.tensors
     with torch.no_grad():
         probabilities = model.eval()(inputs).softmax(dim=1)
-    assert accuracy(probabilities, labels) > 0.97
-    assert np.mean(losses[-100:]) < 0.1 < np.mean(losses[:100])
+    assert accuracy(probabilities, labels) > 0.9
+    assert np.mean(losses[-40:]) < 0.4 < np.mean(losses[:40])
     assert trainer.losses.tolist() == losses
 
 
