@@ -19,7 +19,7 @@ MEDIA ?= all
 PLACES ?= dram memmap zarr
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types crash interrupts crash-peers crash-training powercut docs bench clean damage fuzz test-without numpy-suite
+.PHONY: help demo test lint types campaigns crash barriers interrupts crash-peers crash-training powercut docs bench clean damage fuzz test-without numpy-suite
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test: $(VENV)/.swag,test ## Run the whole suite, doctests included
 test-without: $(VENV)/.swag,test ## What depends on the machine, without what it has (tests/machine.py)
 	PMARRAY_TEST_WITHOUT=all $(BIN)/python -m tests.machine -m uses -n $(JOBS) --dist=worksteal $(TEST)
 
+campaigns: $(VENV)/.swag,test ## A few minutes of each campaign, two at a time (SEED=1)
+	$(BIN)/python -m tests.campaigns --seed $(SEED) --jobs $(JOBS)
+
 lint: $(VENV)/.swag,test ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,6 +58,9 @@ numpy-suite: $(VENV)/.swag,test ## Run NumPy's own tests with stored arrays (PLA
 
 crash: $(VENV)/.swag,test ## Power cuts and kills, seed after seed (SEED=1 MINUTES=60)
 	$(BIN)/python -m tests.crash --seed $(SEED) --minutes $(MINUTES)
+
+barriers: $(VENV)/.swag,test ## Leave out each barrier in turn; a power cut has to show it (SEED=1 MINUTES=30)
+	$(BIN)/python -m tests.crash.barriers --seed $(SEED) --minutes $(MINUTES)
 
 interrupts: $(VENV)/.swag,test ## Exceptions wherever they can arrive (SEED=1 MINUTES=60)
 	$(BIN)/python -m tests.crash.interrupts --seed $(SEED) --minutes $(MINUTES)

@@ -56,9 +56,7 @@ def write_header(layout: Layout, dtype: DType, *, ndim: int, nbytes: int = BLOCK
     room = nbytes - 8 - width
     if len(encoded) + 1 > room or room > 0xFFFF:
         raise ValueError(f"a header of {len(encoded) + 9 + width} bytes does not fit {nbytes}")
-    return (
-        _MAGIC + version + room.to_bytes(width, "little") + encoded.ljust(room - 1) + b"\n"
-    )
+    return _MAGIC + version + room.to_bytes(width, "little") + encoded.ljust(room - 1) + b"\n"
 
 
 def parse_header(data: bytes, where: str) -> Header:

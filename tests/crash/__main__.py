@@ -30,13 +30,24 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--scenario", choices=SCENARIOS, action="append")
+    parser.add_argument(
+        "--instants", type=float, default=1.0, help="share of the instants that are tried"
+    )
     arguments = parser.parse_args()
     until = time.monotonic() + 60 * arguments.minutes
     total, seed, kills, wrong = Report(), arguments.seed, 0, 0
     while time.monotonic() < until:
-        for name in arguments.scenario or SCENARIOS:
+        names = list(arguments.scenario or SCENARIOS)
+        random.Random(seed).shuffle(names)  # a short campaign should not always try the same
+        for name in names:
             report = Campaign(
-                SCENARIOS[name](seed), seed=seed, limit=128, samples=24, until=until, patience=3
+                SCENARIOS[name](seed),
+                seed=seed,
+                limit=128,
+                samples=24,
+                instants=arguments.instants,
+                until=until,
+                patience=3,
             ).run()
             for violation in report.violations:
                 print(violation, flush=True)

@@ -21,12 +21,12 @@ from .scenarios import BLOCKS, COLUMNS, DEVICE, MEMMAP, SHELF, Place
 @pytest.mark.parametrize(
     ("place", "length", "kills", "wait"),
     [
-        (MEMMAP, 200, 8, True),
-        (MEMMAP, 200, 8, False),
-        (COLUMNS, 60, 5, True),
-        (BLOCKS, 60, 5, False),
-        (SHELF, 60, 3, True),
-        (DEVICE, 60, 3, False),
+        (MEMMAP, 120, 4, True),
+        (MEMMAP, 120, 4, False),
+        (COLUMNS, 40, 3, True),
+        (BLOCKS, 40, 3, False),
+        (SHELF, 40, 2, True),
+        (DEVICE, 40, 2, False),
     ],
     ids=str,
 )

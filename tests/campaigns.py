@@ -1,0 +1,47 @@
+"""``python -m tests.campaigns --seed 1 --jobs 2``: a little of each campaign, before a change lands.
+
+A campaign samples what is too much to go through. Each is a program of its own, with a seed and a
+time of its own; an hour of one is ``make crash MINUTES=60``, and so on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+__all__ = ["CAMPAIGNS", "main"]
+
+CAMPAIGNS = {
+    "interrupts": ("tests.crash.interrupts", "--minutes", "3", "--quiet"),
+    "crash": ("tests.crash", "--minutes", "3", "--instants", "0.05"),
+    "fuzz": ("tests.fuzz", "--minutes", "3"),
+    "barriers": ("tests.crash.barriers", "--minutes", "2"),
+    "damage": ("tests.crash.damage", "--minutes", "1"),
+}
+
+
+def main() -> int:
+    """Run all of them, some at a time; return 1 if one has found something."""
+    parser = argparse.ArgumentParser(prog="python -m tests.campaigns", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+
+    def run(name: str) -> bool:
+        began = time.monotonic()
+        command = [sys.executable, "-m", *CAMPAIGNS[name], "--seed", str(arguments.seed)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        lines = (done.stdout + done.stderr).splitlines()
+        said = lines[-200:] if done.returncode else lines[-1:]
+        print(f"{name}, {time.monotonic() - began:.0f} s: ", "\n".join(said), flush=True)
+        return done.returncode == 0
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        return 0 if all(list(pool.map(run, CAMPAIGNS))) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
