@@ -10,7 +10,7 @@ from collections import Counter
 from tests.fuzz.targets import TARGETS
 from tests.fuzz.watch import run_batch
 
-_BATCH_S = 20.0
+_BATCH_S = 60.0
 
 
 def main() -> int:
