@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -25,6 +25,7 @@ from swag.metrics import accuracy
 from swag.models import build, fully_connected
 from swag.recipe import Recipe
 from swag.training import Trainer
+from tests.sampling import examples
 
 SMALL = Recipe(model="2fc", epochs=4, batch_size=25, burn_in=2, anneal=1, interval=3)
 
@@ -87,7 +88,7 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 # -- the schedule -------------------------------------------------------------------------------
 
 
-@settings(max_examples=30)
+@examples(0.6)
 @given(
     burn_in=st.sampled_from([0.0, 0.2, 1.0, 1.5, 2.0]),
     anneal=st.sampled_from([0.0, 0.2, 1.0, 2.0]),
