@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from swag import runs
-from swag.datasets import mnist
+from swag.datasets import mnist_part
 from swag.metrics import Reliability, Scores, reliability, score
 from swag.posterior import Posterior, load
 
@@ -53,6 +53,7 @@ def evaluate(
     store: str,
     *,
     data: Path | str | None = None,
+    images: int | None = None,
     samples: int = 30,
     scale: float = 0.5,
     start: int = 0,
@@ -74,6 +75,8 @@ def evaluate(
         URL of the group.
     data
         Folder of the MNIST files; None for those shipped.
+    images
+        Evaluate on the first so many images of the test set, for a trial; None for all.
     samples
         Networks drawn from each posterior.
     scale
@@ -102,7 +105,7 @@ def evaluate(
         The data are missing or damaged.
     """
     run = runs.read(store)
-    images, labels = mnist(data).test.tensors
+    images, labels = (tensor[:images] for tensor in mnist_part("test", data).tensors)
     with load(store) as whole:
         full = whole.window(start=start, every=every, rank=rank)
         diagonal = whole.window(start=start, every=every, rank=0)
