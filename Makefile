@@ -14,12 +14,13 @@ BENCH ?= collect
 SEED ?= 1
 MINUTES ?= 5
 KILLS ?= 200
+EXAMPLES ?= 500
 CYCLES ?= 100
 MEDIA ?= all
 PLACES ?= dram memmap zarr
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types campaigns crash barriers interrupts crash-peers crash-training powercut docs bench clean damage fuzz test-without numpy-suite
+.PHONY: help demo test property lint types campaigns crash barriers interrupts crash-peers crash-training powercut docs bench clean damage fuzz test-without numpy-suite
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +40,9 @@ demo: $(VENV)/.swag ## Train on MNIST, collect the posterior on disk, print a ta
 
 test: $(VENV)/.swag,test ## Run the whole suite, doctests included
 	$(BIN)/python -m tests.machine -n $(JOBS) --dist=worksteal $(TEST)
+
+property: $(VENV)/.swag,test ## The properties and all that is sampled, with more examples (SEED=1 EXAMPLES=500)
+	HYPOTHESIS_PROFILE=property HYPOTHESIS_EXAMPLES=$(EXAMPLES) $(BIN)/python -m tests.machine --hypothesis-seed=$(SEED) -m "hypothesis or sampled" -n $(JOBS) --dist=worksteal $(TEST)
 
 test-without: $(VENV)/.swag,test ## What depends on the machine, without what it has (tests/machine.py)
 	PMARRAY_TEST_WITHOUT=all $(BIN)/python -m tests.machine -m uses -n $(JOBS) --dist=worksteal $(TEST)

@@ -24,6 +24,11 @@ Directory = Annotated[
     typer.Option(help="Where files are written, and removed; on the disk to be measured."),
 ]
 
+Probe = Annotated[
+    int,
+    typer.Option(min=8, help="MiB written, and touched, to see what the machine itself can do."),
+]
+
 
 @app.command()
 def collect(
@@ -31,12 +36,17 @@ def collect(
     threads: Threads = None,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Training steps a round.")] = 100,
+    warm_up: Annotated[
+        int,
+        typer.Option(min=1, help="Steps before those: 30 of 4fc fill the cache once."),
+    ] = 30,
     reference_rank: Annotated[
         int, typer.Option(min=1, help="Columns of the row-major matrix of the reference.")
     ] = 100,
     reference_steps: Annotated[
         int, typer.Option(min=0, help="Steps a round of the reference; 0 to leave it out.")
     ] = 10,
+    probe_mib: Probe = 512,
     directory: Directory = Path("runs"),
 ) -> None:
     """Milliseconds a training step: alone, with SWAG on dram: and memmap:, with the reference."""
@@ -49,8 +59,10 @@ def collect(
         threads=threads,
         rounds=rounds,
         steps=steps,
+        warm_up=warm_up,
         reference_rank=reference_rank,
         reference_steps=reference_steps,
+        probe_bytes=probe_mib << 20,
         directory=directory,
     )
 
@@ -81,6 +93,10 @@ def array(
         list[str] | None, typer.Option(help="Part of a library's name; may be repeated.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Every round's seconds, as JSON.")] = None,
+    enough_seconds: Annotated[
+        float, typer.Option(min=0, help="Reads are repeated for about this long.")
+    ] = 0.1,
+    probe_mib: Probe = 256,
     directory: Directory = Path("runs"),
 ) -> None:
     """Items, columns, rows, blocks, sums and products, beside other libraries, warm and cold."""
@@ -96,6 +112,8 @@ def array(
         only=only or (),
         peers=peer or (),
         output=output,
+        enough_seconds=enough_seconds,
+        probe_bytes=probe_mib << 20,
     )
 
 

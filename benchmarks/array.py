@@ -25,8 +25,6 @@ __all__ = ["OPERATIONS", "compare"]
 
 Matrix = NDArray[np.float32]
 _BLOCK = (1024, 16)
-_ENOUGH_S = 0.1
-"""Reads are repeated for about this long."""
 
 
 Index = tuple[int | slice, int | slice]
@@ -114,6 +112,8 @@ def compare(
     only: Sequence[str] = (),
     peers: Sequence[str] = (),
     output: Path | None = None,
+    enough_seconds: float,
+    probe_bytes: int,
 ) -> dict[str, dict[str, list[float]]]:
     """Time every operation of every library, interleaved, and print the median of the rounds.
 
@@ -144,8 +144,8 @@ def compare(
             present.append(peer)
             console.print(f"{peer.name}: {peer.note}", highlight=False, soft_wrap=True)
         for turn in range(rounds):
-            limits["device"].append(write_bandwidth(Path(scratch), nbytes=256 << 20))
-            limits["fresh memory"].append(fresh_memory_bandwidth())
+            limits["device"].append(write_bandwidth(Path(scratch), nbytes=probe_bytes))
+            limits["fresh memory"].append(fresh_memory_bandwidth(probe_bytes))
             limits["memory"].append(_scan_bandwidth(x))
             for operation in operations:
                 for cold in (False, True) if not operation.writes else (False,):
@@ -154,7 +154,9 @@ def compare(
                         peer = present[(turn + k) % len(present)]
                         if operation.writes and not peer.writes:
                             continue
-                        seconds = _time(peer, operation, x, turn, cold=cold)
+                        seconds = _time(
+                            peer, operation, x, turn, cold=cold, enough_seconds=enough_seconds
+                        )
                         times.setdefault(name, {}).setdefault(peer.name, []).append(seconds)
     for table in _tables(times, x):
         console.print(table)
@@ -189,7 +191,9 @@ def _verify(peer: Peer, x: Matrix) -> None:
     np.testing.assert_allclose(np.ravel(peer.product(z)), x @ z, rtol=1e-3, atol=1e-3)
 
 
-def _time(peer: Peer, operation: Operation, x: Matrix, turn: int, *, cold: bool) -> float:
+def _time(
+    peer: Peer, operation: Operation, x: Matrix, turn: int, *, cold: bool, enough_seconds: float
+) -> float:
     """Seconds of one operation; of writes, a share of making all of them durable included."""
     rng = np.random.default_rng(turn)
     places = cycle([operation.where(x.shape, rng) for _ in range(1000)])
@@ -208,7 +212,7 @@ def _time(peer: Peer, operation: Operation, x: Matrix, turn: int, *, cold: bool)
             if count == operation.writes:
                 peer.durable()
                 break
-        elif operation.once or cold or time.perf_counter() - started > _ENOUGH_S:
+        elif operation.once or cold or time.perf_counter() - started > enough_seconds:
             break
     seconds = (time.perf_counter() - started) / count
     if operation.run is _append:  # back to the size that the others have

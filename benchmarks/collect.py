@@ -19,10 +19,6 @@ from swag.models import build
 
 __all__ = ["compare", "table"]
 
-# By then a cache of 256 MiB has gone round once: its memory has been touched, and the writer has
-# had to write. What comes later in training is like what is timed.
-_WARM_UP_STEPS = 30
-
 
 def compare(
     console: Console,
@@ -31,13 +27,17 @@ def compare(
     threads: int | None,
     rounds: int,
     steps: int,
+    warm_up: int,
     reference_rank: int,
     reference_steps: int,
+    probe_bytes: int,
     directory: Path,
 ) -> list[Result]:
     """Time training alone, with collection on each backend, and with the reference; print a table.
 
-    The bandwidths of the device and of fresh memory are measured once a round.
+    The bandwidths of the device and of fresh memory are measured once a round. After 30 steps
+    of warming up with 4fc, a cache of 256 MiB has gone round once: its memory has been touched, and
+    the writer has had to write. What comes later in training is like what is timed.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -48,10 +48,10 @@ def compare(
         where = Path(scratch)
 
         def measure_machine() -> None:
-            device.append(write_bandwidth(where))
-            memory.append(fresh_memory_bandwidth())
+            device.append(write_bandwidth(where, nbytes=probe_bytes))
+            memory.append(fresh_memory_bandwidth(probe_bytes // 2))
 
-        ways = TrainingContenders(model, steps=steps + _WARM_UP_STEPS, directory=where)
+        ways = TrainingContenders(model, steps=steps + warm_up, directory=where)
         contenders = [ways.alone(), ways.collecting("dram"), ways.collecting("memmap")]
         if reference_steps:
             contenders += [
@@ -64,7 +64,7 @@ def compare(
                 contenders,
                 rounds=rounds,
                 steps=steps,
-                warm_up=_WARM_UP_STEPS,
+                warm_up=warm_up,
                 between=measure_machine,
                 report=status.update,
             )

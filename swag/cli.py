@@ -175,6 +175,12 @@ def train(
 @app.command()
 def evaluate(
     store: Store,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Evaluate on the first so many images, for a trial; all if not given."
+        ),
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Networks drawn from each posterior.")] = 30,
     scale: Annotated[
         float,
@@ -219,6 +225,7 @@ def evaluate(
             found = evaluation.evaluate(
                 store,
                 data=data,
+                images=images,
                 samples=samples,
                 scale=scale,
                 start=start,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from swag import runs
-from swag.datasets import mnist
+from swag.datasets import mnist_part
 from swag.metrics import Reliability, Scores, reliability, score
 from swag.posterior import Posterior, load
 
@@ -53,6 +53,7 @@ def evaluate(
     store: str,
     *,
     data: Path | str | None = None,
+    images: int | None = None,
     samples: int = 30,
     scale: float = 0.5,
     start: int = 0,
@@ -74,6 +75,8 @@ def evaluate(
         URL of the group.
     data
         Folder of the MNIST files; None for those shipped.
+    images
+        Evaluate on the first so many images of the test set, for a trial; None for all.
     samples
         Networks drawn from each posterior.
     scale
@@ -102,7 +105,7 @@ def evaluate(
         The data are missing or damaged.
     """
     run = runs.read(store)
-    images, labels = mnist(data).test.tensors
+    inputs, labels = (tensor[:images] for tensor in mnist_part("test", data).tensors)
     with load(store) as whole:
         full = whole.window(start=start, every=every, rank=rank)
         diagonal = whole.window(start=start, every=every, rank=0)
@@ -110,7 +113,7 @@ def evaluate(
         def draws(posterior: Posterior, scale: float) -> Tensor:
             return posterior.predict(
                 run.model,
-                images,
+                inputs,
                 activation="softmax",
                 samples=samples,
                 scale=scale,
@@ -118,9 +121,9 @@ def evaluate(
             )
 
         models: dict[str, Callable[[], Tensor]] = {
-            "SGD, last iterate": lambda: _probabilities(run.model, images),
+            "SGD, last iterate": lambda: _probabilities(run.model, inputs),
             "SWA": lambda: full.predict(
-                run.model, images, activation="softmax", samples=1, scale=0, generator=seed
+                run.model, inputs, activation="softmax", samples=1, scale=0, generator=seed
             ),
             "SWAG-diagonal": lambda: draws(diagonal, 1.0),
         }
@@ -138,6 +141,6 @@ def evaluate(
 
 
 @torch.no_grad()
-def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
+def _probabilities(model: nn.Module, inputs: Tensor) -> Tensor:
     """Class probabilities of one network, shape (n, classes)."""
-    return torch.cat([model(batch).softmax(dim=1) for batch in torch.split(images, 1000)])
+    return torch.cat([model(batch).softmax(dim=1) for batch in torch.split(inputs, 1000)])

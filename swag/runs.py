@@ -15,7 +15,7 @@ from torch import nn
 import pmarray
 from swag._state import pack, unpack
 from swag.collect import SWAG
-from swag.datasets import mnist
+from swag.datasets import mnist_part
 from swag.errors import StoreError
 from swag.models import build
 from swag.recipe import Recipe
@@ -105,7 +105,7 @@ def train(
     DatasetError
         The data are missing or damaged.
     """
-    images = mnist(data).train
+    images = mnist_part("train", data)
     model = build(recipe.model, seed=recipe.seed)
     with pmarray.open_group(store, mode="w" if fresh else "a") as group:
         _claim(group, recipe, checkpoint_every)

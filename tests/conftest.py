@@ -9,13 +9,22 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import machine
+from tests import machine, sampling
 
 # Examples write real files, and a busy disk is no failure: time limits are off.
 settings.register_profile(
-    "default", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "default",
+    max_examples=sampling.AT_EACH_COMMIT,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
+settings.register_profile(
+    "property",
+    settings.get_profile("default"),
+    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "500")),
+    print_blob=True,
+)
 settings.register_profile(
     "nightly", settings.get_profile("default"), max_examples=2000, print_blob=True
 )

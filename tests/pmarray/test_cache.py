@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import pmarray
 from pmarray._buffers import BufferPool
 from pmarray.errors import BudgetError, LayoutError, LoanError, SelectionError
+from tests.sampling import examples
 
 Python = Callable[..., "subprocess.Popen[str]"]
 MIB = 1 << 20
@@ -84,7 +85,7 @@ print(peak() - before)
     assert int(out) < 16 * MIB + 6 * MIB, f"{int(out) / MIB:.1f} MiB more than before"
 
 
-@settings(max_examples=settings().max_examples // 3)  # each makes three files
+@examples(1 / 3)  # each makes three files
 @given(
     st.sampled_from([0, 16_384, 20_000, 100_000, MIB]),
     st.lists(st.tuples(st.sampled_from("wrsac"), st.integers(0, 10**6)), max_size=12),

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import pmarray
 from pmarray._metadata import Checkpoint, GroupMetadata
 from pmarray.errors import DamagedError, ForeignDataError, GroupNotFoundError, PMArrayError
+from tests.sampling import examples
 
 Fingerprint = Callable[[Path], dict[str, str]]
 
@@ -200,7 +201,7 @@ METADATA = Checkpoint(
 )
 
 
-@settings(max_examples=6 * settings().max_examples)
+@examples(6)
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=4))
 def test_flipped_bytes_are_noticed(flips: list[tuple[int, int]]) -> None:
     good = METADATA.to_bytes()

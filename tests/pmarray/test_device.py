@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -32,6 +32,7 @@ from pmarray.errors import (
     URLError,
 )
 from tests.persistent import MEMORY, pretend_devices
+from tests.sampling import examples
 
 pytestmark = pytest.mark.uses("libpmem")
 UNIT = 2 << 20
@@ -92,7 +93,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=30)
+@examples(0.6)
 @given(steps, st.sampled_from(["auto", "4 MiB"]))
 def test_arrays_share_a_device_and_no_unit(steps: list[tuple[str, str, int]], cache: str) -> None:
     """They grow in turns, over several runs; what a view shows stays, also of what is deleted."""
@@ -341,7 +342,7 @@ def test_a_reader_follows_a_journal_that_grows(device: Path) -> None:
             same(reader["x"][...], [1] * 16)
 
 
-@settings(max_examples=12)
+@examples(0.3)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["append", "cut", "fill", "delete"]), st.integers(1, 6)),

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from pmarray._indexing import select
 from pmarray.errors import SelectionError
+from tests.sampling import examples
 
-many = settings(max_examples=10 * settings().max_examples)  # they are fast
+many = examples(8)  # they are fast
 shapes = npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6)
 bounds = st.none() | st.integers(-9, 9)
 slices = st.builds(slice, bounds, bounds, bounds.filter(lambda step: step != 0))

@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
@@ -15,12 +15,13 @@ from pmarray._indexing import select
 from pmarray._storage import plan_chunks
 from pmarray.errors import LayoutError
 from pmarray.layout import BLOCK_BYTES, PAD_FROM_BYTES, Extent, Layout, Order, parse_layout
+from tests.sampling import examples
 
 # Large items make long lines of few items, so that padding is met and brute force stays cheap.
 ITEM_SIZES = [1, 2, 3, 4, 8, 16, 1000, 4096, 5000, 12_288, 20_000, 65_536]
 ORDERS: list[Order] = ["row", "col"]
 MAX_NBYTES = 3 << 20
-many = settings(max_examples=10 * settings().max_examples)  # they are fast
+many = examples(8)  # they are fast
 
 
 @st.composite

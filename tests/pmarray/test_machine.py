@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from hypothesis import settings
 
 import pmarray
 from pmarray.testing import ArrayMachine
 from tests.persistent import MEMORY, pretend_dax, pretend_devices
+from tests.sampling import examples, thorough
 
 
 class InMemory(ArrayMachine):
@@ -137,12 +137,16 @@ TestOnShelf: Any = OnShelf.TestCase
 TestOnDevice: Any = OnDevice.TestCase
 TestInZarr: Any = InZarr.TestCase
 TestInIcechunk: Any = InIcechunk.TestCase
-# Every object is a file, and made durable: a step takes several times as long. The nightly profile
-# does not count the time.
-if settings().max_examples <= 50:
-    for case in (TestInZarr, TestInIcechunk):
-        case.settings = settings(max_examples=8, stateful_step_count=30)
-    del case  # or it would be collected, and run again, under this name too
+# Every object is a file, and made durable: a step takes several times as long.
+if not thorough():
+    for times, cases in (
+        (1, [TestInMemory]),
+        (0.5, [TestInFiles, TestInBufferedFiles, TestOnShelf, TestOnDevice]),
+        (0.25, [TestInZarr, TestInIcechunk]),
+    ):
+        for case in cases:
+            case.settings = examples(times, stateful_step_count=30)
+    del case, cases  # or they would be collected, and run again, under these names too
 
 
 def test_the_machine_notices_a_wrong_array() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 import pmarray
@@ -28,6 +28,7 @@ from pmarray.errors import (
 )
 from pmarray.testing import ArrayMachine
 from tests.persistent import MEMORY
+from tests.sampling import examples
 
 real = pytest.mark.skipif(not _pymm.is_installed(), reason=f"{_pymm.why_not()}")
 pytestmark = pytest.mark.filterwarnings("ignore::pmarray.PersistenceWarning")
@@ -62,7 +63,7 @@ class OnPyMM(ArrayMachine):
 
 
 TestOnPyMM: Any = real(OnPyMM.TestCase)
-TestOnPyMM.settings = settings(max_examples=8, suppress_health_check=list(HealthCheck))
+TestOnPyMM.settings = examples(0.2, suppress_health_check=list(HealthCheck))
 
 
 @real

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pmarray._spans import SpanSet
+from tests.sampling import examples
 
 END = 40
-many = settings(max_examples=6 * settings().max_examples)  # they are fast
+many = examples(6)  # they are fast
 span = st.tuples(st.integers(0, END), st.integers(0, END))
 Step = tuple[str, tuple[int, int]]
 operations = st.lists(st.tuples(st.sampled_from(["add", "remove"]), span), max_size=25)

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import pmarray
 from pmarray import _osops, errors
 from tests.persistent import persistent_place, pretend_dax
+from tests.sampling import examples
 
 
 @contextmanager
@@ -227,7 +228,7 @@ READER_STEPS = st.sampled_from(["append", "cut", "fill", "flush", "look"])
 
 
 @pytest.mark.parametrize("kind", ["memmap", "shelf", "zarr"])
-@settings(max_examples=30)
+@examples(0.6)
 @given(st.lists(st.tuples(READER_STEPS, st.integers(1, 6)), max_size=16))
 @example([("look", 0), ("cut", 1), ("append", 3)])
 @example([("append", 2), ("look", 0), ("cut", 6), ("flush", 0), ("append", 2)])
@@ -272,7 +273,7 @@ SHAPES = st.sampled_from([(3, 4), (9, 4), (1, 1), (5, 700)])
 
 
 @pytest.mark.parametrize("kind", ["dram", "memmap", "shelf", "zarr", "icechunk"])
-@settings(max_examples=60)
+@examples(0.8)
 @given(
     st.lists(
         st.tuples(

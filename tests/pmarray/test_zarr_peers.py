@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import xarray
 import zarr
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from zarr.storage import LocalStore
 from zarr.testing.strategies import arrays as zarr_arrays
@@ -22,6 +22,7 @@ import pmarray
 from pmarray._xarray import StoredArrays
 from pmarray.errors import ForeignDataError, LayoutError
 from pmarray.testing.strategies import filled
+from tests.sampling import examples
 
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
 
@@ -151,7 +152,7 @@ def test_a_data_array_of_an_array_loads() -> None:
     assert float(lazy.sum().compute()) == values.sum()
 
 
-@settings(max_examples=25)
+@examples(0.5)
 @given(data=st.data())
 def test_any_array_of_zarr_python_reads_equal(data: Any, tmp_path_factory: Any) -> None:
     place = tmp_path_factory.mktemp("zarr")

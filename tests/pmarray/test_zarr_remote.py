@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zarr
 import zarr.codecs
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import pmarray
@@ -30,6 +30,7 @@ from pmarray.errors import (
 from tests.pmarray.conftest import Bucket
 from tests.pmarray.histories import write_at_random
 from tests.pmarray.objectstore import KEYS, Proxy, Server, delay, drop, half_an_answer, slow_down
+from tests.sampling import examples
 
 FAST = "&timeout=2s&connect_timeout=1s&retry_timeout=4s&max_retries=4"
 
@@ -147,7 +148,7 @@ def _obstore(bucket: Bucket) -> Any:
     )
 
 
-@settings(max_examples=8)
+@examples(0.2)
 @given(data=st.data())
 def test_random_writes_and_shapes_match_numpy(s3_server: Server, data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:

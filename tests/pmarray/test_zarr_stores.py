@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import pmarray
@@ -28,6 +28,7 @@ from pmarray.errors import (
 )
 from tests.pmarray.conftest import SystemCalls
 from tests.pmarray.histories import write_at_random
+from tests.sampling import examples
 
 
 def stored(archive: Path, name: str = "array") -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -45,7 +46,7 @@ def test_random_writes_in_memory_match_numpy(data: st.DataObject) -> None:
     write_at_random(data, f"zarr:memory://{uuid.uuid4()}", sessions=3)
 
 
-@settings(max_examples=20)
+@examples(0.4)
 @given(data=st.data())
 def test_random_writes_through_fsspec_match_numpy(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -56,7 +57,7 @@ def test_random_writes_through_fsspec_match_numpy(data: st.DataObject) -> None:
             np.testing.assert_array_equal(array[...], model)
 
 
-@settings(max_examples=20)
+@examples(0.4)
 @given(data=st.data())
 def test_random_writes_in_an_archive_match_numpy(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as directory:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
@@ -28,6 +28,7 @@ from torch import nn
 import pmarray
 import swag
 from swag.errors import ModelError, StoreError, WindowError
+from tests.sampling import examples
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -211,7 +212,7 @@ def test_a_group_that_was_given_stays_open(location: str) -> None:
 # -- going on -------------------------------------------------------------------------------------
 
 
-@settings(max_examples=20)
+@examples(0.4)
 @given(
     stops=st.lists(st.integers(1, 29), max_size=3),
     max_rank=st.sampled_from([None, 0, 1, 4]),

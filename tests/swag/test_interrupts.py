@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import pmarray
 import swag
 from swag.errors import StoreError
+from tests.sampling import examples
 
 SCHEMES = ["dram", "memmap", "zarr"]
 
@@ -96,7 +97,7 @@ def assert_moments(posterior: swag.Posterior, accepted: list[int]) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@settings(max_examples=25, deadline=None)
+@examples(0.5)
 @given(
     max_rank=st.sampled_from([None, 0, 2]),
     every=st.integers(1, 4),
