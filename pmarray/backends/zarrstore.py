@@ -64,6 +64,7 @@ from pmarray._url import URL
 from pmarray.backends import _zarr_format as zarr_format
 from pmarray.backends import _zarr_leftovers as leftovers
 from pmarray.backends._file_region import FileRegion, make_journal_file
+from pmarray.backends._zarr_codecs import ChunkCodecs
 from pmarray.backends._zarr_documents import Documents
 from pmarray.backends._zarr_files import FileStore, KeptObjects
 from pmarray.backends._zarr_threads import keep_working
@@ -92,24 +93,21 @@ class ZarrChunks:
         self._metadata = metadata = zarr_format.to_zarr(array)
         self.shape = zarr_format.stored_chunk_shape(array)
         self._fill = np.frombuffer(array.fill, array.dtype)[0]
-        self._spec = zarr_format.chunk_spec(metadata)
-        self._pipeline = zarr_format.pipeline(metadata)
+        self._codecs = ChunkCodecs(metadata)
 
     def grow(self, array_shape: tuple[int, ...], /) -> None:
         pass
 
     def read_into(self, chunk: tuple[int, ...], out: AnyArray, /) -> None:
         name = self._name(chunk)
-        data = sync(self._store.get(name, default_buffer_prototype()))
+        data = self._get(name)
         if data is None:
             out[...] = self._fill
             return
         if not len(data):
             raise DamagedError(f"chunk {name} is empty: restore it from a backup")
         try:
-            (decoded,) = sync(self._pipeline.decode([(data, self._spec)]))
-            assert decoded is not None
-            out.reshape(self.shape)[...] = decoded.as_numpy_array()
+            out.reshape(self.shape)[...] = self._codecs.decode(data).as_numpy_array()
         except (StorageError, MemoryError):
             raise
         except Exception as error:  # of whatever codec
@@ -118,17 +116,14 @@ class ZarrChunks:
             ) from error
 
     def write(self, chunk: tuple[int, ...], values: AnyArray, /) -> None:
-        items = NDBuffer.from_numpy_array(values.reshape(self.shape))
-        data: Buffer | None = None
-        if not items.all_equal(self._spec.fill_value):
-            (data,) = sync(self._pipeline.encode([(items, self._spec)]))
+        data = self._codecs.encode(NDBuffer.from_numpy_array(values.reshape(self.shape)))
         if data is None:
             self.delete(chunk)
         else:
-            sync(self._store.set(self._name(chunk), data))
+            self._set(self._name(chunk), data)
 
     def delete(self, chunk: tuple[int, ...], /) -> None:
-        sync(self._store.delete(self._name(chunk)))
+        self._delete(self._name(chunk))
 
     def key(self, chunk: tuple[int, ...], /) -> bytes:
         return self._name(chunk).encode()
@@ -138,6 +133,15 @@ class ZarrChunks:
 
     def read_image_into(self, offset: int, chunk: tuple[int, ...], out: AnyArray, /) -> None:
         raise NotImplementedError("only a local directory keeps before-images")
+
+    def _get(self, name: str) -> Buffer | None:
+        return sync(self._store.get(name, default_buffer_prototype()))
+
+    def _set(self, name: str, data: Buffer) -> None:
+        sync(self._store.set(name, data))
+
+    def _delete(self, name: str) -> None:
+        sync(self._store.delete(name))
 
     def _name(self, chunk: tuple[int, ...]) -> str:
         name = self._metadata.encode_chunk_key(chunk[: len(self.shape)])
@@ -492,7 +496,20 @@ class _KeepingChunks(ZarrChunks):
     ) -> None:
         super().__init__(store, path, array)
         self._array = array
+        self._files = store
         self._kept = kept
+
+    # Directly: each turn of an event loop costs as much as a small chunk.
+
+    def _get(self, name: str) -> Buffer | None:
+        data = self._files.read(name)
+        return None if data is None else default_buffer_prototype().buffer.from_bytes(data)
+
+    def _set(self, name: str, data: Buffer) -> None:
+        self._files.write(name, data.as_buffer_like())
+
+    def _delete(self, name: str) -> None:
+        self._files.remove(name)
 
     def before_image(self, chunk: tuple[int, ...], /) -> tuple[int, bytes] | None:
         name = self._name(chunk)
