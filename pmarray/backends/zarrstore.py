@@ -39,8 +39,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import zarr
+import zarr.api.asynchronous
 from numpy.typing import NDArray
+from zarr import AsyncArray, AsyncGroup
 from zarr.abc.store import Store
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.buffer.cpu import NDBuffer
@@ -199,20 +200,18 @@ class ZarrBackend:
     def _load_hierarchy(self) -> Checkpoint | None:
         try:
             with zarr_format.quiet():
-                node = zarr.open(self._store, mode="r")
-                if isinstance(node, zarr.Array):
+                node, members, self.refused = sync(_open(self._store))
+                if isinstance(node, AsyncArray):
                     return self._one_array(node)
-                members, self.refused = sync(_members(node))
         except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError) as error:
-            prototype = default_buffer_prototype()
-            if all(sync(self._store.get(key, prototype)) is None for key in _DOCUMENTS):
+            if all(document is None for document in self._read(_DOCUMENTS)):
                 return None
             raise DamagedError(f"the Zarr metadata of {self.where} are damaged: {error}") from error
         except (PMArrayError, MemoryError):
             raise
         except Exception as error:  # of zarr-python, over arbitrary metadata
-            found = sync(self._store.get("zarr.json", default_buffer_prototype()))
-            kind = zarr_format.unsupported(None if found is None else found.to_bytes())
+            (found,) = self._read(["zarr.json"])
+            kind = zarr_format.unsupported(found)
             if kind is not None:
                 raise ForeignDataError(
                     f"{self.where} is of type {kind}, which is not read here"
@@ -220,7 +219,7 @@ class ZarrBackend:
             raise DamagedError(f"the Zarr metadata of {self.where} are damaged: {error}") from error
         return self._several_arrays(node, members)
 
-    def _several_arrays(self, node: zarr.Group, members: Mapping[str, Any]) -> Checkpoint:
+    def _several_arrays(self, node: AsyncGroup, members: Mapping[str, Any]) -> Checkpoint:
         arrays: dict[str, ArrayMetadata] = {}
         for name, array in sorted(members.items()):
             if not is_name(name):
@@ -245,7 +244,7 @@ class ZarrBackend:
         )
         return Checkpoint(metadata, transaction)
 
-    def _one_array(self, node: zarr.Array[Any]) -> Checkpoint:
+    def _one_array(self, node: AsyncArray[Any]) -> Checkpoint:
         self.can_create = False
         self._attributes(node)  # refused where they make no sense
         array = zarr_format.from_zarr(node.metadata, "array")
@@ -253,7 +252,7 @@ class ZarrBackend:
         identity = str(uuid.uuid5(uuid.NAMESPACE_URL, self.where))
         return Checkpoint(GroupMetadata(identity, 1, {"array": array}, array.attrs))
 
-    def _attributes(self, node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
+    def _attributes(self, node: AsyncArray[Any] | AsyncGroup) -> dict[str, Any]:
         attributes: Any = node.metadata.attributes
         try:
             check_depth(attributes)
@@ -430,13 +429,20 @@ class ZarrBackend:
         pass
 
 
-async def _members(group: zarr.Group) -> tuple[dict[str, Any], dict[str, str]]:
+async def _open(
+    store: Store,
+) -> tuple[AsyncArray[Any] | AsyncGroup, dict[str, Any], dict[str, str]]:
+    """Return an array, or a group and its `_members`."""
+    node = await zarr.api.asynchronous.open(store=store, mode="r")
+    return (node, {}, {}) if isinstance(node, AsyncArray) else (node, *await _members(node))
+
+
+async def _members(node: AsyncGroup) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the metadata of the arrays in a group, by name, and why others are not read.
 
     zarr-python has the same; but where one is damaged, it leaves the errors of the others to the
     event loop, which prints them.
     """
-    node = group._async_group
     consolidated = node.metadata.consolidated_metadata
     if consolidated is not None:
         return {
