@@ -202,7 +202,7 @@ class Journal:
             self._grow(max(need, nbytes * 2))
             self.barrier()
             nbytes = self.region.capacity
-        self._replace_header(nbytes, min(max(need, self._header.reach * 2), nbytes))
+        self._replace_header(nbytes, min(4 * need, nbytes))  # so that this happens seldom
 
     def _grow(self, nbytes: int) -> None:
         before = self.region.capacity

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from pmarray._journal import FIRST, Journal, Record, StoredImage
 from pmarray._metadata import Checkpoint, GroupMetadata
+from pmarray._protocols import RememberedProtocol
 from pmarray._records import checksum
 from pmarray._sizes import format_bytes
 from pmarray.backends import Backend, ChunkBackend, ImageTarget, RegionBackend
@@ -33,7 +34,7 @@ OpenTarget = Callable[[int], ImageTarget | None]
 
 
 @runtime_checkable
-class _Readable(Protocol):
+class _Readable(Protocol, metaclass=RememberedProtocol):
     """A place for before-images that tells what it holds."""
 
     @property
