@@ -107,11 +107,16 @@ def open_path(path: str, flags: int, mode: int = 0) -> int:
     """Open a path as `os.open` does; if it is `Below` a directory, from there."""
     if not isinstance(path, Below) or not path.names:
         return os.open(path, flags, mode)
-    root = os.open(path.root, _DIRECTORY)
     try:
-        if _has_openat2():
-            return _openat2(root, "/".join(path.names), flags, mode)
-        return _open_by_steps(root, path.names, flags, mode)
+        if len(path.names) == 1:
+            return _open_step(None, path, flags, mode)
+        root = os.open(path.root, _DIRECTORY)
+        try:
+            if _has_openat2():
+                return _openat2(root, "/".join(path.names), flags, mode)
+            return _open_by_steps(root, path.names, flags, mode)
+        finally:
+            os.close(root)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise OSError(
@@ -119,17 +124,16 @@ def open_path(path: str, flags: int, mode: int = 0) -> int:
             ) from None
         error.filename = str(path)
         raise
-    finally:
-        os.close(root)
 
 
 @contextmanager
 def directory_of(path: str) -> Iterator[tuple[int | None, str]]:
     """Return what the calls of `os` that take ``dir_fd=`` need to reach an entry.
 
-    None and the path itself if it is not `Below` anything.
+    None and the path itself if it is in the directory that is trusted, or not `Below` any. These
+    calls do not follow the entry itself.
     """
-    if not isinstance(path, Below) or not path.names:
+    if not isinstance(path, Below) or len(path.names) < 2:
         yield None, path
         return
     fd = open_path(path.parent, _DIRECTORY)
@@ -148,8 +152,9 @@ def status(path: str) -> os.stat_result | None:
         It cannot be looked at, which is not the same as missing.
     """
     try:
+        followed = not isinstance(path, Below) or not path.names
         with directory_of(path) as (fd, name):
-            return os.stat(name, dir_fd=fd, follow_symlinks=fd is None)
+            return os.stat(name, dir_fd=fd, follow_symlinks=followed)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -260,7 +265,7 @@ def _open_by_steps(root: int, names: Sequence[str], flags: int, mode: int) -> in
         os.close(here)
 
 
-def _open_step(here: int, name: str, flags: int, mode: int) -> int:
+def _open_step(here: int | None, name: str, flags: int, mode: int) -> int:
     try:
         return os.open(name, flags | os.O_NOFOLLOW, mode, dir_fd=here)
     except NotADirectoryError:

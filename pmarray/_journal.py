@@ -1,7 +1,7 @@
 """The journal of a group: before-images and commits, one after another in one region.
 
-It begins with two slots of a *header*, which says how long the region is at least; then come the
-records (`_records`):
+It begins with two slots of a *header*, which says how long the region is at least, and up to where
+there may be records; then come the records (`_records`):
 
 - BEFORE: before-images. Bytes that were all zero have no payload.
 - COMMIT: the metadata of the group as of this transaction.
@@ -23,7 +23,10 @@ bad for another reason has had some, and reading on without it would give wrong 
 - A record of a later generation than the metadata's shows that those have been replaced by older
   ones: the journal is not reused before newer metadata are durable.
 - The region grows, durably, before the header says so, and the header says so before a record
-  counts on it. It is shortened the other way round. One of its slots is valid at any time.
+  counts on it. It is shortened the other way round. One of its slots is valid at any time: a slot
+  is written when the other one is durable.
+- No record is written beyond where the header says that there may be some, so nobody has to look
+  for them there. A barrier that covers such a record covers the header.
 
 All of this is for one fault at a time. A journal that was replaced as a whole is not noticed.
 
@@ -36,6 +39,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,7 +64,8 @@ from pmarray.layout import BLOCK_BYTES
 
 __all__ = ["FIRST", "MAX_PAYLOAD_BYTES", "Image", "Journal", "Record", "StoredImage"]
 
-_HEADER = struct.Struct("<8sIIQQ")  # magic, crc, -, number of the header, least bytes
+_HEADER = struct.Struct("<8sIIQQQ")
+# magic, crc, -; number of the header, least bytes, where records end at the latest
 _HEADER_MAGIC = b"pmarrayH"
 _SLOTS = 2
 FIRST = _SLOTS * BLOCK_BYTES
@@ -68,8 +73,18 @@ FIRST = _SLOTS * BLOCK_BYTES
 MAX_PAYLOAD_BYTES = MAX_IMAGE_BYTES
 """A record holds at most this much, unless the metadata are larger."""
 _INITIAL_BYTES = 4 << 20
+_INITIAL_REACH = FIRST + (64 << 10)
+"""Where the first records end at the latest; every opener looks so far."""
 _PIECE_BYTES = 64 << 10
 """Small enough for memory that was used before: new pages cost more than to read them again."""
+
+
+class _Header(NamedTuple):
+    number: int = 0
+    nbytes: int = 0
+    """The region has at least these."""
+    reach: int = 0
+    """Records end here at the latest."""
 
 
 class Journal:
@@ -88,8 +103,9 @@ class Journal:
         self.adopt(nonce, generation)
         self.position = self.durable_to = FIRST
         """Where the next record goes, and up to where a barrier has covered all."""
-        self._header = (0, 0)
-        """Number and length of the header in force."""
+        self._header = _Header()
+        """The one in force."""
+        self._header_is_durable = True
         self._staging = memoryview(mmap.mmap(-1, 2 * BLOCK_BYTES + MAX_PAYLOAD_BYTES))
 
     # -- its length -----------------------------------------------------------------------------
@@ -101,7 +117,7 @@ class Journal:
     @property
     def stop(self) -> int:
         """Where records end at the latest."""
-        return min(self._header[1] or self.region.capacity, self.region.capacity)
+        return min(self._header.reach or self.region.capacity, self.region.capacity)
 
     def make(self) -> None:
         """Make an empty journal, durably, whatever is there; no metadata may count on it yet."""
@@ -116,8 +132,9 @@ class Journal:
     def mend(self) -> None:
         """Make the header anew, durably."""
         self._grow(_INITIAL_BYTES)
+        nbytes = self.region.capacity
         for number in range(_SLOTS):
-            self._write_header((number, self.region.capacity))
+            self._write_header(_Header(number, nbytes, min(_INITIAL_REACH, nbytes)))
         self.barrier()
 
     def check_length(self) -> None:
@@ -131,7 +148,7 @@ class Journal:
         slots = self._slots()
         while True:
             valid = [slot for slot in slots if slot is not None]
-            if valid and self._reaches(max(valid)[1]):
+            if valid and self._reaches(max(valid).nbytes):
                 self._header = max(valid)
                 return
             again = self._slots()  # a writer may have shortened it meanwhile
@@ -141,43 +158,51 @@ class Journal:
         if not valid:
             raise DamagedError(f"the journal has no header ({self.region.capacity} bytes)")
         raise DamagedError(
-            f"the journal was cut: it has {self.region.capacity} bytes, and had {max(valid)[1]}"
+            f"the journal was cut: it has {self.region.capacity} bytes, and had {max(valid).nbytes}"
         )
 
     def bad_slots(self) -> int:
         """Return how many slots hold no header."""
         return sum(slot is None for slot in self._slots())
 
-    def _slots(self) -> list[tuple[int, int] | None]:
-        found: list[tuple[int, int] | None] = []
+    def _slots(self) -> list[_Header | None]:
+        found: list[_Header | None] = []
         for slot in range(_SLOTS):
             block = self._read(slot * BLOCK_BYTES, BLOCK_BYTES)
             if len(block) < BLOCK_BYTES:
                 found.append(None)
                 continue
-            magic, crc, _, number, nbytes = _HEADER.unpack_from(block)
+            magic, crc, _, *fields = _HEADER.unpack_from(block)
             whole = magic == _HEADER_MAGIC and crc == checksum(
                 bytes(block[:8]) + bytes(4) + bytes(block[12:])
             )
-            found.append((number, nbytes) if whole else None)
+            found.append(_Header(*fields) if whole else None)
         return found
 
-    def _write_header(self, header: tuple[int, int]) -> None:
+    def _write_header(self, header: _Header) -> None:
         """Write the next header, to the slot that does not have the last; durable at a barrier."""
         block = memoryview(mmap.mmap(-1, BLOCK_BYTES))
         block[: _HEADER.size] = _HEADER.pack(_HEADER_MAGIC, 0, 0, *header)
         block[8:12] = struct.pack("<I", checksum(block))
-        self.region.write(header[0] % _SLOTS * BLOCK_BYTES, [block])
-        self._header = header
+        self.region.write(header.number % _SLOTS * BLOCK_BYTES, [block])
+        self._header, self._header_is_durable = header, False
+
+    def _replace_header(self, nbytes: int, reach: int) -> None:
+        if not self._header_is_durable:
+            self.barrier()
+        self._write_header(_Header(self._header.number + 1, nbytes, reach))
 
     def reserve(self, nbytes: int) -> None:
         """Make room for `nbytes` more bytes of records, or raise and change nothing."""
         need = self.position + nbytes
-        if need <= self._header[1]:
+        if need <= self._header.reach:
             return
-        self._grow(max(need, self._header[1] * 2))
-        self.barrier()  # also of the header before this one
-        self._write_header((self._header[0] + 1, self.region.capacity))
+        nbytes = self._header.nbytes
+        if need > nbytes:
+            self._grow(max(need, nbytes * 2))
+            self.barrier()
+            nbytes = self.region.capacity
+        self._replace_header(nbytes, min(4 * need, nbytes))  # so that this happens seldom
 
     def _grow(self, nbytes: int) -> None:
         before = self.region.capacity
@@ -188,10 +213,13 @@ class Journal:
             self.region.write(offset, [zeros[:length]])
 
     def trim(self, nbytes: int) -> None:
-        """Give back the space beyond `nbytes`; no record may be there."""
-        number, length = self._header
-        if length > nbytes:
-            self._write_header((number + 1, nbytes))
+        """Give back the space beyond `nbytes` of an empty journal, and let nobody look far."""
+        before = self._header
+        length = min(before.nbytes, nbytes)
+        reach = min(before.reach, _INITIAL_REACH, length)
+        if before != (before.number, length, reach):
+            self._replace_header(length, reach)
+        if before.nbytes > nbytes:
             self.barrier()
         self.region.trim(nbytes)
 
@@ -225,7 +253,7 @@ class Journal:
         """Return when all records are durable."""
         position = self.position
         self.region.barrier()
-        self.durable_to = position
+        self.durable_to, self._header_is_durable = position, True
 
     def restart(self, nonce: int, generation: int) -> None:
         """Begin anew: the metadata of this checkpoint are durable and need no older record."""

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from pmarray._journal import FIRST, Journal, Record, StoredImage
 from pmarray._metadata import Checkpoint, GroupMetadata
+from pmarray._protocols import RememberedProtocol
 from pmarray._records import checksum
 from pmarray._sizes import format_bytes
 from pmarray.backends import Backend, ChunkBackend, ImageTarget, RegionBackend
@@ -33,7 +34,7 @@ OpenTarget = Callable[[int], ImageTarget | None]
 
 
 @runtime_checkable
-class _Readable(Protocol):
+class _Readable(Protocol, metaclass=RememberedProtocol):
     """A place for before-images that tells what it holds."""
 
     @property
@@ -176,13 +177,15 @@ def read_committed(
         found = again
     if end is not None and found.end != end:
         raise DamagedError(f"the journal is damaged at byte {found.end}. {_advice(checkpoint)}")
+    committed: bytes | None = None
     for record in found.records:
         if record.metadata is None:
             state.images.extend(record.images)
             continue
-        state.metadata = Checkpoint.from_bytes(record.metadata, "a journal record").metadata
-        state.transaction = record.number
+        committed, state.transaction = record.metadata, record.number
         state.images = [image for image in state.images if image.number > record.number]
+    if committed is not None:
+        state.metadata = Checkpoint.from_bytes(committed, "a journal record").metadata
     state.position = found.end
     if lost is not None:
         last = max((one.start for one in found.records if one.metadata is not None), default=0)

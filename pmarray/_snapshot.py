@@ -50,12 +50,21 @@ class Snapshot:
         Of the group.
     checkpoint
         The metadata in force.
+    stamp
+        What the backend's was before they were loaded; without it they are loaded again.
     thorough
         Whether to look behind the journal's last record for signs of damage, and into all
         before-images.
     """
 
-    def __init__(self, backend: Backend, checkpoint: Checkpoint, *, thorough: bool = True) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        checkpoint: Checkpoint,
+        *,
+        stamp: object = None,
+        thorough: bool = True,
+    ) -> None:
         self._backend = backend
         self._lock = threading.Lock()
         self.images: defaultdict[int, list[StoredImage]] = defaultdict(list)
@@ -63,7 +72,9 @@ class Snapshot:
         self._journal: Journal | None = None
         while True:
             self._stamp = backend.stamp()
-            checkpoint = backend.load() or checkpoint
+            if stamp is None or stamp != self._stamp:
+                checkpoint = backend.load() or checkpoint
+            stamp = None
             try:
                 state = self._read_journal(checkpoint, thorough=thorough)
             except DamagedError:

@@ -45,6 +45,7 @@ from pmarray.errors import (
     GroupLockedError,
     GroupNotFoundError,
     LayoutError,
+    PMArrayError,
     PoisonedError,
     ReadOnlyError,
     SnapshotExpiredError,
@@ -124,13 +125,14 @@ class Group(Contents):
         self._removed: list[int] = []
         self._published: dict[str, int] | None = None
         self._snapshot: Snapshot | None = None
+        stamp = self._stamp()
         loaded = backend.load()
         self._exists = loaded is not None
         self._metadata = GroupMetadata(uuid=str(uuid.uuid4()))
         self._committer = Committer(backend, loaded or Checkpoint(self._metadata))
         self._cache = ChunkCache(cache_bytes, self._committer)
         if loaded is not None:
-            self._adopt(loaded)
+            self._adopt(loaded, stamp)
         self._closed = False
         _lifetime.begin(self)
 
@@ -682,10 +684,11 @@ class Group(Contents):
 
     def _refresh(self) -> None:
         while True:
+            stamp = self._stamp()
             loaded = self._backend.load()
             try:
                 if loaded is not None:
-                    self._adopt(loaded)
+                    self._adopt(loaded, stamp)
                 return
             except SnapshotExpiredError:
                 continue  # a writer has deleted one of the open arrays, which are not many
@@ -912,7 +915,14 @@ class Group(Contents):
             self._do(self._become_writer)
             return self._committer.saved.transaction
 
-    def _adopt(self, loaded: Checkpoint) -> None:
+    def _stamp(self) -> object:
+        """What tells these metadata from later ones, to be noted before they are loaded."""
+        try:
+            return self._backend.stamp() if self._backend.has_journal else None
+        except PMArrayError:
+            return None  # there are none, or loading says what is the matter
+
+    def _adopt(self, loaded: Checkpoint, stamp: object = None) -> None:
         """Move on to what is there now, which another writer may have left."""
         follows = self._snapshot is not None
         if self._snapshot is not None:
@@ -920,7 +930,7 @@ class Group(Contents):
             self._snapshot = None
         metadata = loaded.metadata
         if not self._locked and self._backend.has_journal:
-            self._snapshot = Snapshot(self._backend, loaded, thorough=not follows)
+            self._snapshot = Snapshot(self._backend, loaded, stamp=stamp, thorough=not follows)
             metadata = self._snapshot.metadata
         self._cache.forget()
         self._metadata = metadata

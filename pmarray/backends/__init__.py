@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pmarray._dtypes import DType
 from pmarray._metadata import ArrayMetadata, Checkpoint
+from pmarray._protocols import RememberedProtocol
 from pmarray._url import URL
 from pmarray.errors import URLError
 from pmarray.layout import Layout
@@ -83,7 +84,7 @@ class Region(Protocol):
 
 
 @runtime_checkable
-class PersistentRegion(Region, Protocol):
+class PersistentRegion(Region, Protocol, metaclass=RememberedProtocol):
     """A region that is memory and keeps what is stored to it: what `write` wrote is durable."""
 
     @property
@@ -162,7 +163,7 @@ class Backend(Protocol):
 
 
 @runtime_checkable
-class RegionBackend(Backend, Protocol):
+class RegionBackend(Backend, Protocol, metaclass=RememberedProtocol):
     """A backend that keeps one byte-addressable region an array."""
 
     def create(self, file_id: int, nbytes: int, /, *, aligned: bool) -> Region:
@@ -205,7 +206,7 @@ class Chunks(Protocol):
 
 
 @runtime_checkable
-class ChunkBackend(Backend, Protocol):
+class ChunkBackend(Backend, Protocol, metaclass=RememberedProtocol):
     """A backend that keeps chunks as objects of their own."""
 
     @property
@@ -257,7 +258,7 @@ class ChunkBackend(Backend, Protocol):
 
 
 @runtime_checkable
-class LosesLock(Protocol):
+class LosesLock(Protocol, metaclass=RememberedProtocol):
     """A backend whose lock is a file that somebody can remove."""
 
     def refuse_lost_lock(self) -> None:
@@ -265,7 +266,7 @@ class LosesLock(Protocol):
 
 
 @runtime_checkable
-class Overwritable(Protocol):
+class Overwritable(Protocol, metaclass=RememberedProtocol):
     """A backend on a medium that may hold something else, as a device does."""
 
     def make_way(self) -> None:

@@ -30,7 +30,7 @@ from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 
 from pmarray.errors import DamagedError, ForeignDataError
 
-__all__ = ["bounded_codecs", "decompress"]
+__all__ = ["bounded_codecs", "decompress", "is_direct"]
 
 # What a compressor adds to what it cannot compress, once for each of those that follow another.
 _MIN_OVERHEAD_BYTES = 64 << 10
@@ -95,8 +95,13 @@ def _bounded(codec: Codec) -> Codec:
     if isinstance(codec, ArrayArrayCodec):
         _check_types(getattr(codec, "codec_config", {}))
     if isinstance(codec, BytesBytesCodec) and _name(codec) in _LIMITS:
-        return _BoundedCodec(codec)
+        return (_DirectBoundedCodec if is_direct(codec) else _BoundedCodec)(codec)
     return codec
+
+
+def is_direct(codec: Codec) -> bool:
+    """Whether a codec can be called without an event loop, as many of zarr-python's can."""
+    return hasattr(codec, "_decode_sync") and hasattr(codec, "_encode_sync")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +129,7 @@ class _BoundedCodec(BytesBytesCodec):
     is_fixed_size = False
 
     def evolve_from_array_spec(self, array_spec: ArraySpec) -> _BoundedCodec:
-        return _BoundedCodec(self.codec.evolve_from_array_spec(array_spec))
+        return type(self)(self.codec.evolve_from_array_spec(array_spec))
 
     def to_dict(self) -> dict[str, Any]:
         return self.codec.to_dict()
@@ -140,6 +145,23 @@ class _BoundedCodec(BytesBytesCodec):
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
         return self.codec.compute_encoded_size(input_byte_length, chunk_spec)
+
+
+class _DirectBoundedCodec(_BoundedCodec):
+    """The same for one that can be called without an event loop."""
+
+    def _decode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        made = decompress(_name(self.codec), chunk_data.to_bytes(), _bound_of(chunk_spec))
+        if made is not None:
+            return chunk_spec.prototype.buffer.from_bytes(made)
+        codec: Any = self.codec
+        result: Buffer = codec._decode_sync(chunk_data, chunk_spec)
+        return result
+
+    def _encode_sync(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> Buffer | None:
+        codec: Any = self.codec
+        result: Buffer | None = codec._encode_sync(chunk_data, chunk_spec)
+        return result
 
 
 class _BoundedNumcodec(numcodecs.abc.Codec):  # type: ignore[misc]  # numcodecs has no types

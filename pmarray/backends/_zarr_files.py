@@ -95,7 +95,7 @@ class FileStore(Store):
         prototype: BufferPrototype | None = None,
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
-        data = await asyncio.to_thread(self.read, key)
+        data = self.read(key)  # documents, which are small: another thread would cost more
         if data is None:
             return None
         make = (prototype or default_buffer_prototype()).buffer.from_bytes

@@ -20,14 +20,12 @@ from zarr.abc.codec import (
     ArrayBytesCodec,
     BytesBytesCodec,
     Codec,
-    CodecPipeline,
 )
 from zarr.codecs import ShardingCodec, TransposeCodec
-from zarr.core.array_spec import ArrayConfig, ArraySpec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.errors import UnstableSpecificationWarning
-from zarr.registry import get_codec_class, get_pipeline_class
+from zarr.registry import get_codec_class
 from zarr.storage import MemoryStore
 
 from pmarray._dtypes import DType, decode_dtype, encode_dtype, parse_dtype
@@ -44,13 +42,11 @@ __all__ = [
     "OURS",
     "attributes_with",
     "check",
-    "chunk_spec",
     "documents",
     "foreign_id",
     "from_zarr",
     "identity",
     "our_attribute",
-    "pipeline",
     "plan",
     "quiet",
     "stored_chunk_shape",
@@ -431,21 +427,6 @@ def _order(metadata: ZarrMetadata) -> Order:
         if isinstance(codec, TransposeCodec) and codec.order == backwards and len(backwards) > 1:
             return "col"
     return "row"
-
-
-def chunk_spec(metadata: ZarrMetadata) -> ArraySpec:
-    """Return what codecs are told of a chunk."""
-    order = metadata.order if isinstance(metadata, ArrayV2Metadata) else "C"
-    config = ArrayConfig.from_dict({"order": order})
-    return metadata.get_chunk_spec((0,) * len(metadata.shape), config, default_buffer_prototype())
-
-
-def pipeline(metadata: ZarrMetadata) -> CodecPipeline:
-    """Return what decodes and encodes whole chunks, and no more than they hold."""
-    try:
-        return get_pipeline_class().from_codecs(bounded_codecs(metadata))
-    except (TypeError, ValueError) as error:
-        raise DamagedError(f"the codecs of an array make no sense: {error}") from error
 
 
 def stored_chunk_shape(array: ArrayMetadata) -> tuple[int, ...]:

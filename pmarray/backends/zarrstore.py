@@ -39,8 +39,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import zarr
+import zarr.api.asynchronous
 from numpy.typing import NDArray
+from zarr import AsyncArray, AsyncGroup
 from zarr.abc.store import Store
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.buffer.cpu import NDBuffer
@@ -64,6 +65,7 @@ from pmarray._url import URL
 from pmarray.backends import _zarr_format as zarr_format
 from pmarray.backends import _zarr_leftovers as leftovers
 from pmarray.backends._file_region import FileRegion, make_journal_file
+from pmarray.backends._zarr_codecs import ChunkCodecs
 from pmarray.backends._zarr_documents import Documents
 from pmarray.backends._zarr_files import FileStore, KeptObjects
 from pmarray.backends._zarr_threads import keep_working
@@ -92,24 +94,21 @@ class ZarrChunks:
         self._metadata = metadata = zarr_format.to_zarr(array)
         self.shape = zarr_format.stored_chunk_shape(array)
         self._fill = np.frombuffer(array.fill, array.dtype)[0]
-        self._spec = zarr_format.chunk_spec(metadata)
-        self._pipeline = zarr_format.pipeline(metadata)
+        self._codecs = ChunkCodecs(metadata)
 
     def grow(self, array_shape: tuple[int, ...], /) -> None:
         pass
 
     def read_into(self, chunk: tuple[int, ...], out: AnyArray, /) -> None:
         name = self._name(chunk)
-        data = sync(self._store.get(name, default_buffer_prototype()))
+        data = self._get(name)
         if data is None:
             out[...] = self._fill
             return
         if not len(data):
             raise DamagedError(f"chunk {name} is empty: restore it from a backup")
         try:
-            (decoded,) = sync(self._pipeline.decode([(data, self._spec)]))
-            assert decoded is not None
-            out.reshape(self.shape)[...] = decoded.as_numpy_array()
+            out.reshape(self.shape)[...] = self._codecs.decode(data).as_numpy_array()
         except (StorageError, MemoryError):
             raise
         except Exception as error:  # of whatever codec
@@ -118,17 +117,14 @@ class ZarrChunks:
             ) from error
 
     def write(self, chunk: tuple[int, ...], values: AnyArray, /) -> None:
-        items = NDBuffer.from_numpy_array(values.reshape(self.shape))
-        data: Buffer | None = None
-        if not items.all_equal(self._spec.fill_value):
-            (data,) = sync(self._pipeline.encode([(items, self._spec)]))
+        data = self._codecs.encode(NDBuffer.from_numpy_array(values.reshape(self.shape)))
         if data is None:
             self.delete(chunk)
         else:
-            sync(self._store.set(self._name(chunk), data))
+            self._set(self._name(chunk), data)
 
     def delete(self, chunk: tuple[int, ...], /) -> None:
-        sync(self._store.delete(self._name(chunk)))
+        self._delete(self._name(chunk))
 
     def key(self, chunk: tuple[int, ...], /) -> bytes:
         return self._name(chunk).encode()
@@ -138,6 +134,15 @@ class ZarrChunks:
 
     def read_image_into(self, offset: int, chunk: tuple[int, ...], out: AnyArray, /) -> None:
         raise NotImplementedError("only a local directory keeps before-images")
+
+    def _get(self, name: str) -> Buffer | None:
+        return sync(self._store.get(name, default_buffer_prototype()))
+
+    def _set(self, name: str, data: Buffer) -> None:
+        sync(self._store.set(name, data))
+
+    def _delete(self, name: str) -> None:
+        sync(self._store.delete(name))
 
     def _name(self, chunk: tuple[int, ...]) -> str:
         name = self._metadata.encode_chunk_key(chunk[: len(self.shape)])
@@ -195,20 +200,18 @@ class ZarrBackend:
     def _load_hierarchy(self) -> Checkpoint | None:
         try:
             with zarr_format.quiet():
-                node = zarr.open(self._store, mode="r")
-                if isinstance(node, zarr.Array):
+                node, members, self.refused = sync(_open(self._store))
+                if isinstance(node, AsyncArray):
                     return self._one_array(node)
-                members, self.refused = sync(_members(node))
         except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError) as error:
-            prototype = default_buffer_prototype()
-            if all(sync(self._store.get(key, prototype)) is None for key in _DOCUMENTS):
+            if all(document is None for document in self._read(_DOCUMENTS)):
                 return None
             raise DamagedError(f"the Zarr metadata of {self.where} are damaged: {error}") from error
         except (PMArrayError, MemoryError):
             raise
         except Exception as error:  # of zarr-python, over arbitrary metadata
-            found = sync(self._store.get("zarr.json", default_buffer_prototype()))
-            kind = zarr_format.unsupported(None if found is None else found.to_bytes())
+            (found,) = self._read(["zarr.json"])
+            kind = zarr_format.unsupported(found)
             if kind is not None:
                 raise ForeignDataError(
                     f"{self.where} is of type {kind}, which is not read here"
@@ -216,7 +219,7 @@ class ZarrBackend:
             raise DamagedError(f"the Zarr metadata of {self.where} are damaged: {error}") from error
         return self._several_arrays(node, members)
 
-    def _several_arrays(self, node: zarr.Group, members: Mapping[str, Any]) -> Checkpoint:
+    def _several_arrays(self, node: AsyncGroup, members: Mapping[str, Any]) -> Checkpoint:
         arrays: dict[str, ArrayMetadata] = {}
         for name, array in sorted(members.items()):
             if not is_name(name):
@@ -241,7 +244,7 @@ class ZarrBackend:
         )
         return Checkpoint(metadata, transaction)
 
-    def _one_array(self, node: zarr.Array[Any]) -> Checkpoint:
+    def _one_array(self, node: AsyncArray[Any]) -> Checkpoint:
         self.can_create = False
         self._attributes(node)  # refused where they make no sense
         array = zarr_format.from_zarr(node.metadata, "array")
@@ -249,7 +252,7 @@ class ZarrBackend:
         identity = str(uuid.uuid5(uuid.NAMESPACE_URL, self.where))
         return Checkpoint(GroupMetadata(identity, 1, {"array": array}, array.attrs))
 
-    def _attributes(self, node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
+    def _attributes(self, node: AsyncArray[Any] | AsyncGroup) -> dict[str, Any]:
         attributes: Any = node.metadata.attributes
         try:
             check_depth(attributes)
@@ -426,13 +429,20 @@ class ZarrBackend:
         pass
 
 
-async def _members(group: zarr.Group) -> tuple[dict[str, Any], dict[str, str]]:
+async def _open(
+    store: Store,
+) -> tuple[AsyncArray[Any] | AsyncGroup, dict[str, Any], dict[str, str]]:
+    """Return an array, or a group and its `_members`."""
+    node = await zarr.api.asynchronous.open(store=store, mode="r")
+    return (node, {}, {}) if isinstance(node, AsyncArray) else (node, *await _members(node))
+
+
+async def _members(node: AsyncGroup) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the metadata of the arrays in a group, by name, and why others are not read.
 
     zarr-python has the same; but where one is damaged, it leaves the errors of the others to the
     event loop, which prints them.
     """
-    node = group._async_group
     consolidated = node.metadata.consolidated_metadata
     if consolidated is not None:
         return {
@@ -492,7 +502,20 @@ class _KeepingChunks(ZarrChunks):
     ) -> None:
         super().__init__(store, path, array)
         self._array = array
+        self._files = store
         self._kept = kept
+
+    # Directly: each turn of an event loop costs as much as a small chunk.
+
+    def _get(self, name: str) -> Buffer | None:
+        data = self._files.read(name)
+        return None if data is None else default_buffer_prototype().buffer.from_bytes(data)
+
+    def _set(self, name: str, data: Buffer) -> None:
+        self._files.write(name, data.as_buffer_like())
+
+    def _delete(self, name: str) -> None:
+        self._files.remove(name)
 
     def before_image(self, chunk: tuple[int, ...], /) -> tuple[int, bytes] | None:
         name = self._name(chunk)

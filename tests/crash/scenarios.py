@@ -574,9 +574,10 @@ class Growing(Transactions):
 
     @contextmanager
     def surroundings(self) -> Iterator[None]:
-        """Where a journal begins with ten blocks, and grows by a few."""
+        """Where a journal begins with ten blocks, two of them for records, and grows by a few."""
         sizes = (
             (_journal, "_INITIAL_BYTES", 40 << 10),
+            (_journal, "_INITIAL_REACH", 16 << 10),
             (_file_region, "_GROW_MIN_BYTES", 20 << 10),
             (_commits, "_MAX_IDLE_JOURNAL_BYTES", 40 << 10),
         )
