@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pmarray
+from pmarray import _journal
 from pmarray._journal import FIRST, Image, Journal
 from pmarray._metadata import Checkpoint
 from pmarray._records import MAX_IMAGE_BYTES
@@ -436,6 +437,37 @@ def test_the_journal_grows_and_is_shortened(monkeypatch: pytest.MonkeyPatch) -> 
     journal.trim(4 << 20)
     other.check_length()
     assert other._header[1] == 4 << 20
+
+
+@given(BLOCKS)
+def test_no_record_stands_where_nobody_looks(kinds: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_journal, "_INITIAL_REACH", FIRST + BLOCK_BYTES)
+        journal = filled(kinds)
+        other = Journal(journal.region, 7)
+        other.check_length()
+        assert journal.position <= other.stop <= max(4 * journal.position, FIRST + BLOCK_BYTES)
+        journal.restart(8, 1)
+        journal.trim(64 << 20)
+        other.check_length()
+        assert other.stop == FIRST + BLOCK_BYTES
+
+
+def test_a_reader_looks_for_records_where_they_can_be(
+    crashed: Path, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal has 4 MiB, nearly all of it zeros; reading them took most of an opening."""
+    read: list[int] = []
+    real = pmarray.backends._file_region.FileRegion.read_into
+
+    def count(self: Any, offset: int, out: memoryview, /) -> None:
+        read.append(out.nbytes)
+        real(self, offset, out)
+
+    monkeypatch.setattr(pmarray.backends._file_region.FileRegion, "read_into", count)
+    with pmarray.open_group(f"{scheme}:{crashed}", mode="r"):
+        assert 0 < sum(read) < 1 << 20
+    assert journal_of(crashed).stat().st_size >= 4 << 20
 
 
 def test_a_sample_of_the_campaign() -> None:
