@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Literal, cast
 from uuid import NAMESPACE_URL, uuid5
 
@@ -322,15 +323,27 @@ def identity(attributes: Mapping[str, Any], where: str) -> tuple[str, int, int]:
 def to_zarr(array: ArrayMetadata) -> ZarrMetadata:
     """Return the metadata of an array as Zarr has them."""
     assert array.document is not None
-    value = json.loads(array.document)
+    if array.attrs:
+        return _parse(array.document, array.shape, array.attrs)
+    return _parse_without_attrs(array.document, array.shape)
+
+
+@lru_cache(maxsize=64)
+def _parse_without_attrs(document: str, shape: tuple[int, ...]) -> ZarrMetadata:
+    """Keep what is asked for several times whenever a group is opened."""
+    return _parse(document, shape, {})
+
+
+def _parse(document: str, shape: tuple[int, ...], attrs: dict[str, Any]) -> ZarrMetadata:
+    value = json.loads(document)
     ours = our_attribute(value.get("attributes", {}))
-    value["attributes"] = attributes_with(array.attrs, ours)
+    value["attributes"] = attributes_with(attrs, ours)
     with quiet():
         if value["zarr_format"] == 2:
             metadata: ZarrMetadata = ArrayV2Metadata.from_dict(value)
         else:
             metadata = ArrayV3Metadata.from_dict(value)
-        return metadata.update_shape(array.shape)
+        return metadata.update_shape(shape)
 
 
 def documents(metadata: ZarrMetadata) -> dict[str, bytes]:
