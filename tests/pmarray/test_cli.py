@@ -1,7 +1,8 @@
-"""``python -m pmarray``, in a process of its own where output and status matter."""
+"""``python -m pmarray``, in a process of its own where terminals, signals and locks matter."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -11,22 +12,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import pmarray
 from pmarray._doctor import examine
 from pmarray.errors import URLError
 from tests import machine
-from tests.persistent import pretend_devices
+from tests.persistent import pretend_dax, pretend_devices
 
 
-def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pmarray", *map(str, args)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "120", **env},
+def run(
+    *args: object, program: str = "pmarray", answer: str = "", **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Call the command line here: an exception that it does not turn into a line is raised."""
+    app = importlib.import_module(f"{program}.cli").app
+    words = [str(arg) for arg in args]
+    done = CliRunner(env={"COLUMNS": "120", **env}).invoke(
+        app, words, input=answer, catch_exceptions=False, prog_name=program
     )
+    return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
 
 
 @pytest.fixture
@@ -188,11 +192,16 @@ with pretend_dax(), pretend_devices():
 
 
 def pretending(*args: object, answer: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the command line where every file system takes MAP_SYNC, and dax* are devices."""
+    """Call the command line where every file system takes MAP_SYNC, and dax* are devices."""
+    with pretend_dax(), pretend_devices():
+        return run(*args, answer=answer)
+
+
+def pretending_apart(*args: object) -> subprocess.CompletedProcess[str]:
+    """The same in another process."""
     return subprocess.run(
         [sys.executable, "-c", PRETEND, *map(str, args)],
-        input=answer, capture_output=True, text=True, check=False,
-        env={**os.environ, "COLUMNS": "120"},
+        capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "120"},
     )  # fmt: skip
 
 
@@ -272,11 +281,7 @@ def test_doctor_of_a_url_that_is_none(url: str) -> None:
 @pytest.mark.parametrize("program", ["pmarray", "swag"])
 def test_both_command_lines_have_the_same_habits(program: str) -> None:
     def call(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", f"from {program}.cli import app; app(prog_name={program!r})",
-             *words],
-            capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "120"},
-        )  # fmt: skip
+        return run(*words, program=program)
 
     assert call("-h").stdout == call("--help").stdout
     assert "--install-completion" in call("-h").stdout
@@ -371,7 +376,7 @@ def test_format_of_a_pool_deletes_its_arrays(device: Path) -> None:
     with pretend_devices(), pmarray.open_group(f"shelf:{device}") as group:
         assert list(group) == []
         group.attrs["a"] = 1  # becomes the writer
-        done = pretending("format", device, "--yes")
+        done = pretending_apart("format", device, "--yes")
         assert done.returncode == 1
         assert "is being written to" in done.stderr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
@@ -292,40 +293,33 @@ def test_a_killed_copy_is_no_array(
      ((40, 300, 600), "row", "col"), ((40, 300, 600), "col", "row"), ((2500, 3000), "row", "row")],
 )  # fmt: skip
 def test_nothing_is_read_or_written_twice(
-    shape: Any, read: str, written: str, scratch: Path, python: Callable[..., Any]
+    shape: Any, read: str, written: str, scratch: Path
 ) -> None:
     """An array seven times the memory and more; counted by the kernel."""
-    process = python(
-        """
-        import os, sys, math, numpy as np, pmarray
-        where, read, written, *shape = sys.argv[1:]
-        shape = tuple(map(int, shape))
-        with pmarray.open(where + "/a", shape, "float32", layout=read) as a:
-            for i, box in enumerate(a.iter_chunks(1 << 20)):
-                a[box] = i
-        with pmarray.open_group(where + "/b") as group, group.transaction():
-            group.attrs["journal"] = "made once, and not counted"
-        # It is looked through when the group is opened, and again by its writer.
-        journal = {"rchar:": 2 * os.path.getsize(where + "/b/journal"), "wchar:": 0}
-        def io():
-            text = open("/proc/self/io").read().split()
-            return dict(zip(text[::2], map(int, text[1::2])))
-        before = io()
-        pmarray.copy(where + "/a", where + "/b", layout=written, cache="4 MiB")
-        after = io()
-        for key in ("rchar:", "wchar:"):
-            print((after[key] - before[key] - journal[key]) / (4 * math.prod(shape)))
-        with pmarray.open(where + "/a", mode="r") as a, pmarray.open(where + "/b", mode="r") as b:
-            print(np.array_equal(a[...], b[...]), b.layout)
-        """,
-        scratch, read, written, *shape,
-    )  # fmt: skip
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    *traffic, result = out.splitlines()
-    assert result == f"True {written}"
-    for factor in map(float, traffic):
+    if not Path("/proc/self/io").exists():
+        pytest.skip("this kernel does not count bytes read")
+    with pmarray.open(scratch / "a", shape, "float32", layout=read) as a:
+        for i, box in enumerate(a.iter_chunks(1 << 20)):
+            a[box] = i
+    with pmarray.open_group(scratch / "b") as group, group.transaction():
+        group.attrs["journal"] = "made once, and not counted"
+    # It is looked through when the group is opened, and again by its writer.
+    journal = {"rchar": 2 * (scratch / "b/journal").stat().st_size, "wchar": 0}
+    before = traffic()
+    pmarray.copy(scratch / "a", scratch / "b", layout=written, cache="4 MiB")
+    after = traffic()
+    for key, uncounted in journal.items():
+        factor = (after[key] - before[key] - uncounted) / (4 * math.prod(shape))
         assert 1 <= factor < 1.04  # padding of lines, blocks at the edges of tiles, metadata
+    with pmarray.open(scratch / "a", mode="r") as a, pmarray.open(scratch / "b", mode="r") as b:
+        assert b.layout == written
+        np.testing.assert_array_equal(a[...], b[...])
+
+
+def traffic() -> dict[str, int]:
+    """Bytes that the process has asked the system for, and has given it."""
+    fields = (line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return {name: int(count) for name, count in fields}
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -333,19 +327,20 @@ def test_nothing_is_read_or_written_twice(
 def test_memory_stays_within_the_cache(turned: bool, scheme: str, scratch: Any) -> None:
     """An array eight times the memory of the copy; ``dram:`` as the source is memory itself."""
     script = f"""
-        import resource, pmarray
+        import resource, threading, pmarray
+        threading.stack_size(512 << 10)  # of which all counts, and little is used
         from pmarray._stream import stream  # what is loaded first is not counted
         url = "{scheme}:{scratch}/a"
-        with pmarray.open(url, (1 << 20, 32), "float32", layout="col", cache="16 MiB") as a:
+        with pmarray.open(url, (1 << 18, 32), "float32", layout="col", cache="4 MiB") as a:
             for j in range(32):
                 a[:, j] = j
         pmarray.open("dram:small", (9, 9)).close()
         pmarray.copy("dram:small", "{scratch}/small", layout="col", cache="1 MiB")
         status = lambda: int(open("/proc/self/status").read().split("VmData:")[1].split()[0])
-        resource.setrlimit(resource.RLIMIT_DATA, ((status() + 16 * 1024 + 12 * 1024) << 10,) * 2)
-        pmarray.copy(url, "{scratch}/b", layout={"row" if turned else "col"!r}, cache="16 MiB")
+        resource.setrlimit(resource.RLIMIT_DATA, ((status() + 4 * 1024 + 6 * 1024) << 10,) * 2)
+        pmarray.copy(url, "{scratch}/b", layout={"row" if turned else "col"!r}, cache="4 MiB")
         with pmarray.open("{scratch}/b", mode="r", cache="2 MiB") as b:
-            assert (b[::99_999] == list(range(32))).all()
+            assert (b[::24_999] == list(range(32))).all()
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],

@@ -19,6 +19,7 @@ import pytest
 import pmarray
 from pmarray._functions._registry import STREAMED
 from tests.pmarray.calls import CALLS, Call
+from tests.sampling import sampled
 
 _NOT_CALLED = {
     **dict.fromkeys(["save", "savez", "savez_compressed", "savetxt"], "writes a file"),
@@ -85,7 +86,7 @@ class Place:
             self._free[one.shape, one.dtype, one.layout].append(one)
 
 
-@pytest.fixture(scope="module", params=["dram", "memmap", "zarr"])
+@pytest.fixture(scope="module")
 def place(request: Any, tmp_path_factory: Any) -> Iterator[Place]:
     """A group in which pieces are small."""
     scheme = request.param
@@ -128,7 +129,14 @@ def same(found: Any, expected: Any, rtol: float = 1e-12) -> None:
         assert found == expected
 
 
-@pytest.mark.parametrize("name", sorted(CALLS))
+# What a function does with an array is seen in memory, and with small pieces in files; that its
+# reads and writes reach a chunk store as well, in a sample.
+_PLACES = [(scheme, name) for scheme in ("dram", "memmap") for name in sorted(CALLS)]
+_PLACES += sampled([("zarr", name) for name in sorted(CALLS)], 80)
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize(("place", "name"), _PLACES, indirect=["place"])
 def test_result_and_arguments_are_numpys(name: str, place: Place) -> None:
     for number, call in enumerate(CALLS[name]):
         # Of deviations in float32, asked for by dtype=, the squares are summed in another order.

@@ -24,6 +24,7 @@ from pmarray.backends.dram import DRAMRegion
 from pmarray.errors import DamagedError, GroupNotFoundError, PoisonedError
 from pmarray.layout import BLOCK_BYTES
 from tests.crash.damage import Outcome, damage_campaign
+from tests.sampling import sampled
 
 SHAPE = (512, 12)  # a column is a block
 COMMITS = 6
@@ -132,6 +133,7 @@ def outcome(root: Path, url: str, step: int) -> bool:
     return refused[0]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("fault", ["bit", "zeros", "noise"])
 def test_no_bad_block_of_the_journal_gives_other_values(
     crashed: Path, scheme: str, tmp_path: Path, fault: str
@@ -141,8 +143,7 @@ def test_no_bad_block_of_the_journal_gives_other_values(
     refused, last = 0, records_of(crashed)[-1].end - 1
     blocks = blocks_in_use(crashed)
     assert len(blocks) > 12
-    if fault != "bit":
-        blocks = sorted(rng.sample(blocks[:-1], 8))
+    blocks = sampled(blocks, 12 if fault == "bit" else 4)
     for block in blocks:
         root = tmp_path / "damaged"
         shutil.copytree(crashed, root, symlinks=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import random
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +18,7 @@ from pmarray import _osops
 from pmarray.errors import GroupLockedError, LockLostError, StorageError
 from tests.crash.faults import Injector, all_faults
 from tests.persistent import MEMORY
+from tests.sampling import sampled
 
 SCHEMES = ["memmap", "zarr"]
 
@@ -66,6 +66,7 @@ def _program(url: str) -> None:
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors by /proc")
+@pytest.mark.sampled
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_no_failure_leaves_a_descriptor_or_a_lock(scheme: str) -> None:
     with tempfile.TemporaryDirectory(prefix="pmarray-leaks-", dir=MEMORY) as directory:
@@ -80,7 +81,7 @@ def _suffer(scheme: str, directory: str) -> None:
     faults = [fault for fault in all_faults(counter.calls) if fault.kind not in ("EINTR", "short")]
     # Of each call the first of every kind, and a few of the others.
     chosen = [fault for fault in faults if not fault.index]
-    chosen += random.Random(1).sample(faults, 30)
+    chosen += sampled(faults, 10)
     for number, fault in enumerate(chosen):
         url = f"{scheme}:{directory}/{number}"
         with Injector(fault), suppress(OSError, pmarray.errors.PMArrayError):

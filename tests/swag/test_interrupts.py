@@ -216,7 +216,7 @@ def test_a_store_whose_counters_do_not_fit_is_refused(change: dict[str, Any]) ->
 def test_real_signals() -> None:
     """In a process of its own, so that one that hangs is told from one that is slow."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.swag.signals", "--seconds", "5"],
+        [sys.executable, "-m", "tests.swag.signals", "--seconds", "2"],
         capture_output=True,
         text=True,
         timeout=180,
