@@ -18,9 +18,9 @@ from rich.table import Table
 
 import pmarray
 from benchmarks._tables import in_bytes, in_ms, machine
-from pmarray import _osops, _pmem
-from pmarray.backends import _device
-from pmarray.backends.shelf import is_dax
+from pmarray._system import osops, pmem
+from pmarray.backends.shelf import devices
+from pmarray.backends.shelf.engines import is_dax
 
 __all__ = ["WORKLOADS", "compare"]
 
@@ -100,7 +100,7 @@ def _where(place: Path | None) -> Iterator[tuple[dict[str, tuple[str, str]], str
 
             stack.enter_context(pretend_dax())
             parent, what = MEMORY, "DRAM that stands for persistent memory: no such latencies"
-        elif _device.find_device(str(place)) is not None:
+        elif devices.find_device(str(place)) is not None:
             url = f"shelf:{place}"
             yield {"in place": (url, "auto"), "write cache": (url, _CACHE)}, "a DAX device"
             return
@@ -126,7 +126,7 @@ def compare(console: Console, *, rows: int, columns: int, rounds: int, place: Pa
     console.print(machine(), highlight=False, soft_wrap=True)
     with _where(place) as (contenders, what):
         console.print(
-            f"{place or 'memory'}: {what}; stores by {_pmem.persistence()}; "
+            f"{place or 'memory'}: {what}; stores by {pmem.persistence()}; "
             f"{rows:,} x {columns} float32, a column is {in_bytes(theta.nbytes)}",
             highlight=False,
             soft_wrap=True,
@@ -178,12 +178,12 @@ def _time(
 
 
 def _store_bandwidth(theta: Vector) -> float:
-    """Return bytes a second of `_osops.store` where there is no medium but DRAM."""
+    """Return bytes a second of `_system.osops.store` where there is no medium but DRAM."""
     target: Any = np.zeros(theta.nbytes, np.uint8)
     data = theta.view(np.uint8)
     best = float("inf")
     for _ in range(5):
         started = time.perf_counter()
-        _osops.store(target, data)
+        osops.store(target, data)
         best = min(best, time.perf_counter() - started)
     return theta.nbytes / best

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from pmarray import errors, linalg
 from pmarray._config import config
-from pmarray._contents import Subgroup
-from pmarray._copy import copy, copy_group
-from pmarray._from_array import from_array
-from pmarray._open import open, open_group
-from pmarray._verify import Finding, Recovery, recover, verify
+from pmarray._copying.copy import copy, copy_group
+from pmarray._copying.from_array import from_array
+from pmarray._geometry.layout import Layout
+from pmarray._group.attributes import Attributes
+from pmarray._group.contents import Subgroup
+from pmarray._group.transaction import Transaction
+from pmarray._opening import open, open_group
+from pmarray._upkeep.verify import Finding, Recovery, recover, verify
 from pmarray.array import PMArray
-from pmarray.attributes import Attributes
 from pmarray.errors import PersistenceWarning, PMArrayError
 from pmarray.group import Group
-from pmarray.layout import Layout
-from pmarray.transaction import Transaction
 
 __version__ = "0.1.0"
 

@@ -14,33 +14,33 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from pmarray._arithmetic import Arithmetic
+from pmarray._array.loans import Borrowing
+from pmarray._array.overlap import apart_from, overlap
 from pmarray._config import config
-from pmarray._fancy import FancySelection, orthogonal, parse, pointwise
-from pmarray._fields import names_fields, read_fields, write_fields
-from pmarray._gather import gather, scatter, update
-from pmarray._indexing import Selection, select, storage_axes
-from pmarray._interop import Interop
-from pmarray._loans import Borrowing
-from pmarray._masks import is_large_mask, read_masked, write_masked
-from pmarray._metadata import ArrayMetadata
-from pmarray._methods import Methods, normal_axis
-from pmarray._overlap import apart_from, overlap
+from pmarray._exchange.interop import Interop
+from pmarray._formats.metadata import ArrayMetadata
+from pmarray._geometry.layout import Layout, Order, refuse_unaddressable
+from pmarray._group.attributes import Attributes
+from pmarray._numpy.arithmetic import Arithmetic
+from pmarray._numpy.fields import names_fields, read_fields, write_fields
+from pmarray._numpy.masks import is_large_mask, read_masked, write_masked
+from pmarray._numpy.methods import Methods, normal_axis
+from pmarray._selection.basic import Selection, select, storage_axes
+from pmarray._selection.fancy import FancySelection, orthogonal, parse, pointwise
 from pmarray._sizes import format_bytes
-from pmarray._storage import Storage
-from pmarray._uninterrupted import go_on
-from pmarray.attributes import Attributes
+from pmarray._storage.items import Storage
+from pmarray._storage.transfer import gather, scatter, update
+from pmarray._system.uninterrupted import go_on
 from pmarray.errors import (
     ArrayNotFoundError,
     LayoutError,
     LoanError,
     SelectionError,
 )
-from pmarray.layout import Layout, Order, refuse_unaddressable
 
 if TYPE_CHECKING:
+    from pmarray._group.transaction import Transaction
     from pmarray.group import Group
-    from pmarray.transaction import Transaction
 
 __all__ = ["PMArray"]
 
@@ -247,8 +247,8 @@ class PMArray(Arithmetic, Methods, Interop):
             elif out.dtype == self.dtype and self.ndim:
                 self._storage.read(selection.axes, out[selection.to_block])
             else:
-                from pmarray._assignment import copy_items  # a view is an array itself
-                from pmarray._views import selection_view
+                from pmarray._numpy.assignment import copy_items  # a view is an array itself
+                from pmarray._storage.views import selection_view
 
                 copy_items(out, selection_view(self, selection))
             return out
@@ -343,7 +343,7 @@ class PMArray(Arithmetic, Methods, Interop):
         >>> pmarray.open("dram:", shape=(2, 3, 4)).transpose(1, 2, 0).shape
         (3, 4, 2)
         """
-        from pmarray._views import transpose_view  # a view is an array itself
+        from pmarray._storage.views import transpose_view  # a view is an array itself
 
         order = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
         if not order:
@@ -468,7 +468,7 @@ class PMArray(Arithmetic, Methods, Interop):
         value: ArrayLike,
     ) -> None:
         if isinstance(value, PMArray):
-            from pmarray._assignment import assign  # a view is an array itself
+            from pmarray._numpy.assignment import assign  # a view is an array itself
 
             assign(self, parse(index, self.shape), value)
             return
@@ -869,7 +869,7 @@ class Viewer:
         self._array = array
 
     def __getitem__(self, index: Any) -> PMArray:
-        from pmarray._views import slice_view  # a view is an array itself
+        from pmarray._storage.views import slice_view  # a view is an array itself
 
         with self._array._turn():
             self._array._admit()

@@ -16,12 +16,12 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 import pmarray
-from pmarray._doctor import examine, examine_machine
 from pmarray._dtypes import decode_dtype, encode_dtype
 from pmarray._sizes import format_bytes, parse_bytes
+from pmarray._upkeep.doctor import examine, examine_machine
 from pmarray._url import URL
-from pmarray.backends._device import find_device
-from pmarray.backends._pool import Pool
+from pmarray.backends.shelf.devices import find_device
+from pmarray.backends.shelf.pool import Pool
 from pmarray.errors import ArrayExistsError, GroupExistsError, URLError
 
 __all__ = ["app"]

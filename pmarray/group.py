@@ -15,27 +15,30 @@ from typing import Any, Self, TypeVar, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
-from pmarray import _lifetime
-from pmarray._cache import ChunkCache
-from pmarray._chunked import STORE_ID
-from pmarray._commits import Commit, CommittedStorage, Committer
-from pmarray._contents import Contents
-from pmarray._dropped import await_closing, close_later
+from pmarray._cache.cache import ChunkCache
+from pmarray._commits.committer import Commit, CommittedStorage, Committer
+from pmarray._commits.journal import Image
+from pmarray._commits.snapshot import Snapshot
 from pmarray._dtypes import DType, parse_dtype
-from pmarray._history import HistoryEntry, Versions
-from pmarray._journal import Image
-from pmarray._metadata import ArrayMetadata, Checkpoint, GroupMetadata
-from pmarray._npy import write_header
-from pmarray._persistent import PersistentStorage
-from pmarray._region import RegionStorage
-from pmarray._snapshot import Snapshot
-from pmarray._storage import Storage, plan_chunks
-from pmarray._storage_maker import StorageMaker
-from pmarray._uninterrupted import Task, await_abandoned
+from pmarray._formats.metadata import ArrayMetadata, Checkpoint, GroupMetadata
+from pmarray._formats.npy import write_header
+from pmarray._geometry.layout import Layout, Order, parse_layout, parse_shape, refuse_unaddressable
+from pmarray._group import lifetime
+from pmarray._group.attributes import Attributes
+from pmarray._group.contents import Contents
+from pmarray._group.dropped import await_closing, close_later
+from pmarray._group.kinds import StorageMaker
+from pmarray._group.transaction import OpenTransaction, Transaction
+from pmarray._storage.chunked import STORE_ID
+from pmarray._storage.items import Storage, plan_chunks
+from pmarray._storage.persistent import PersistentStorage
+from pmarray._storage.region import RegionStorage
+from pmarray._system.uninterrupted import Task, await_abandoned
 from pmarray._url import URL, check_name
 from pmarray.array import PMArray
-from pmarray.attributes import Attributes
-from pmarray.backends import ChunkBackend, ImageTarget, RegionBackend, open_backend
+from pmarray.backends._history import HistoryEntry, Versions
+from pmarray.backends._protocols import ChunkBackend, ImageTarget, RegionBackend
+from pmarray.backends._registry import open_backend
 from pmarray.errors import (
     ArrayExistsError,
     ArrayNotFoundError,
@@ -52,8 +55,6 @@ from pmarray.errors import (
     TransactionError,
     WriteBehindError,
 )
-from pmarray.layout import Layout, Order, parse_layout, parse_shape, refuse_unaddressable
-from pmarray.transaction import OpenTransaction, Transaction
 
 __all__ = ["Group", "parse_new"]
 
@@ -134,7 +135,7 @@ class Group(Contents):
         if loaded is not None:
             self._adopt(loaded, stamp)
         self._closed = False
-        _lifetime.begin(self)
+        lifetime.begin(self)
 
     # -- arrays ---------------------------------------------------------------------------------
 
@@ -459,7 +460,7 @@ class Group(Contents):
                 self._flush_for_good()
         finally:
             self._closed = True
-            _lifetime.end(self)
+            lifetime.end(self)
             with ExitStack() as releases:  # every one of them, also when one of them raises
                 releases.callback(self._backend.close)
                 if self._snapshot is not None:
@@ -988,7 +989,7 @@ class Group(Contents):
     def _give_up(self) -> None:
         """Close a group that could not be opened in its mode, changing nothing."""
         self._closed = True
-        _lifetime.end(self)
+        lifetime.end(self)
         self._committer.close()
         if self._snapshot is not None:
             self._snapshot.close()
@@ -1040,7 +1041,7 @@ class Group(Contents):
             backend.close()
             raise
         self._closed, self._forked = False, None
-        _lifetime.begin(self)
+        lifetime.begin(self)
 
 
 _NO_LOCK = nullcontext()

@@ -51,9 +51,9 @@ def taken(thing: str) -> bool:
 
 def has_libpmem() -> bool:
     """Whether libpmem is there, and has not been taken away."""
-    from pmarray import _pmem
+    from pmarray._system import pmem
 
-    return _pmem.libpmem() is not None
+    return pmem.libpmem() is not None
 
 
 def apply() -> None:
@@ -67,14 +67,14 @@ def apply() -> None:
         if package in without:
             sys.modules[package] = None  # type: ignore[assignment]  # importing it fails
     if "libpmem" in without:
-        from pmarray import _pmem
+        from pmarray._system import pmem
 
-        _pmem.libpmem = lambda: None  # type: ignore[assignment]
+        pmem.libpmem = lambda: None  # type: ignore[assignment]
     if "direct" in without:
-        from pmarray import _osops
+        from pmarray._system import osops
 
         for name in ("open_file", "open_nameless"):
-            setattr(_osops, name, _refusing_direct(getattr(_osops, name)))
+            setattr(osops, name, _refusing_direct(getattr(osops, name)))
     if "gpu" in without:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

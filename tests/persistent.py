@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pmarray import _osops
-from pmarray.backends import _device, _pool_format
+from pmarray._formats import pool
+from pmarray._system import osops
+from pmarray.backends.shelf import devices
 
 __all__ = ["MEMORY", "persistent_place", "pretend_dax", "pretend_devices"]
 
@@ -24,16 +25,16 @@ MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 @contextmanager
 def pretend_dax() -> Iterator[None]:
     """Let every file system take MAP_SYNC."""
-    real = _osops.map_shared
+    real = osops.map_shared
 
     def without_sync(*arguments: Any, sync: bool, **options: Any) -> Any:
         return real(*arguments, sync=False, **options)
 
-    _osops.map_shared = without_sync
+    osops.map_shared = without_sync
     try:
         yield
     finally:
-        _osops.map_shared = real
+        osops.map_shared = real
 
 
 @contextmanager
@@ -42,19 +43,19 @@ def pretend_devices(alignment: int = 2 << 20, volatile: str | None = None) -> It
 
     New pools have units of this alignment. With `volatile`, that is what the devices are.
     """
-    real, real_unit_bytes = _device.find_device, _pool_format.MIN_UNIT_BYTES
+    real, real_unit_bytes = devices.find_device, pool.MIN_UNIT_BYTES
 
-    def find(path: str) -> _device.Device | None:
+    def find(path: str) -> devices.Device | None:
         if os.path.basename(path).startswith("dax") and os.path.isfile(path):
             nbytes = os.path.getsize(path) // alignment * alignment
-            return _device.Device(path, nbytes, alignment, takes_msync=True, volatile=volatile)
+            return devices.Device(path, nbytes, alignment, takes_msync=True, volatile=volatile)
         return real(path)
 
-    _device.find_device, _pool_format.MIN_UNIT_BYTES = find, alignment
+    devices.find_device, pool.MIN_UNIT_BYTES = find, alignment
     try:
         yield
     finally:
-        _device.find_device, _pool_format.MIN_UNIT_BYTES = real, real_unit_bytes
+        devices.find_device, pool.MIN_UNIT_BYTES = real, real_unit_bytes
 
 
 @contextmanager

@@ -8,7 +8,7 @@ directory, mapped, with the kernel's page cache in front. It stands for the *mem
 persistent memory, where the processor does the same with DRAM as the cache.
 
 ``dram:?device=/dev/dax0.0`` lies on a volatile DAX device: CXL memory, or memory that the firmware
-has set apart (`_device_memory`).
+has set apart (`backends.shelf.memory`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from pmarray import _osops
 from pmarray._dtypes import DType
-from pmarray._metadata import ArrayMetadata, Checkpoint
+from pmarray._formats.metadata import ArrayMetadata, Checkpoint
+from pmarray._geometry.layout import Layout
 from pmarray._sizes import format_bytes
+from pmarray._system import osops
 from pmarray._url import URL
 from pmarray.errors import BudgetError, GroupLockedError, StorageError, URLError
-from pmarray.layout import Layout
 
 __all__ = ["DRAMBackend", "DRAMRegion", "SpillRegion", "open_backend"]
 
@@ -141,7 +141,7 @@ class SpillRegion(DRAMRegion):
     def __init__(self, nbytes: int, directory: str) -> None:
         self._directory = directory
         try:
-            self._fd = _osops.open_nameless(directory)
+            self._fd = osops.open_nameless(directory)
         except OSError as error:
             raise StorageError(
                 error.errno, f"cannot make a file to spill to: {error.strerror}", directory
@@ -171,10 +171,10 @@ class SpillRegion(DRAMRegion):
         capacity = -(-nbytes // _PAGE) * _PAGE
         try:
             # Allocated, so that a full disk is an error here and not a bus error at some store.
-            _osops.fallocate(self._fd, 0, capacity)
+            osops.fallocate(self._fd, 0, capacity)
             self._map = mmap.mmap(self._fd, capacity)  # old arrays show the same pages
         except BaseException:
-            _osops.ftruncate(self._fd, self.capacity)  # what was allocated before it was full
+            osops.ftruncate(self._fd, self.capacity)  # what was allocated before it was full
             raise
         self._memory = None
         self.capacity = capacity
@@ -313,7 +313,7 @@ def open_backend(url: URL, *, writable: bool) -> DRAMBackend:
         if option == "spill":
             make_region = partial(SpillRegion, directory=path)
         else:
-            from pmarray.backends._device_memory import DeviceRegion, device_memory
+            from pmarray.backends.shelf.memory import DeviceRegion, device_memory
 
             make_region = partial(DeviceRegion, owner=device_memory(path))
     if not url.path:

@@ -19,8 +19,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from pmarray._array.overlap import share
 from pmarray._config import config
-from pmarray._overlap import share
 from pmarray._sizes import parse_bytes
 from pmarray.array import PMArray
 from pmarray.errors import LayoutError

@@ -52,8 +52,8 @@ FAMILIES = {
             # What is put back was made durable before the data were touched; only a sector that a
             # power cut garbles while recovery writes it again could tell, and the checkpoint that
             # follows covers it.
-            "fdatasync _commits.py recover",
-            "fdatasync _commits.py roll_back",
+            "fdatasync _commits/committer.py recover",
+            "fdatasync _commits/committer.py roll_back",
         }),
         recovering="uncached",
         limit=32,
@@ -64,18 +64,18 @@ FAMILIES = {
         unseen=frozenset({
             # Removes the journal of a session that was closed. It takes three crashes in a row to
             # see it again: before that, before the next one has a journal of its own, and after.
-            "fsync_directory zarrstore.py _become_writer",
+            "fsync_directory zarr/store.py _become_writer",
             # For what other programs have written into the hierarchy; our own is durable already.
-            "fdatasync _zarr_files.py <listcomp>",
-            "fdatasync _zarr_files.py _make_way",
+            "fdatasync zarr/files.py <listcomp>",
+            "fdatasync zarr/files.py _make_way",
         }),
         slow=frozenset({
-            "fdatasync zarrstore.py checkpoint",
-            "fsync_directory zarrstore.py checkpoint",
-            "fsync_directory zarrstore.py _flush_for_good",
-            "fsync_directory zarrstore.py put_back",
+            "fdatasync zarr/store.py checkpoint",
+            "fsync_directory zarr/store.py checkpoint",
+            "fsync_directory zarr/store.py _flush_for_good",
+            "fsync_directory zarr/store.py put_back",
         }),
-        only="zarr",
+        only="zarr/",
         again=0.01,
         limit=8,
     ),
@@ -87,22 +87,22 @@ FAMILIES = {
             calls=calls,
             unseen=frozenset({
                 # The header of a data file is for other programs; shapes are those of the metadata.
-                "store _dax_region.py make_durable",
+                "store shelf/dax.py make_durable",
                 # What is put back is durable when it is stored; what else is noted there belonged
                 # to the transaction that is being undone.
-                "persist _stores.py put_back",
+                "persist shelf/stores.py put_back",
                 # In a file an fsync follows where it was just opened, and else a persist of the
                 # same bytes.
-                "store _dax_region.py put_back",
+                "store shelf/dax.py put_back",
                 # The units of a pool are zeros when a file gets them.
                 "store _grow begin",
                 "store _clear begin",
                 # The header of the journal is followed by a barrier of the same bytes.
                 "store _write_header begin",
                 # Matters where somebody stores through a tensor while its before-image is torn.
-                "persist _stores.py begin",
+                "persist shelf/stores.py begin",
                 # The process id of the writer, for messages.
-                "store _pool.py become_writer",
+                "store shelf/pool.py become_writer",
             }),
         )
         for kind, calls in {

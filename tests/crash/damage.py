@@ -26,7 +26,7 @@ from pathlib import Path
 import pmarray
 from pmarray._url import URL
 from pmarray.backends import open_backend
-from pmarray.backends.poolstore import PoolBackend
+from pmarray.backends.shelf.poolbackend import PoolBackend
 from pmarray.errors import DamagedError
 from pmarray.testing import State
 from tests.crash.check import record, scratch

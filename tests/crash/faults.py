@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import pmarray
-from pmarray import _osops
+from pmarray._system import osops
 from tests.crash.check import Scenario, scratch
 from tests.crash.events import Mark
 from tests.crash.images import images
@@ -78,9 +78,9 @@ class Injector:
 
     def __enter__(self) -> Self:
         for name in _ERRORS:
-            if hasattr(_osops, name):
-                self._saved[name] = getattr(_osops, name)
-                setattr(_osops, name, self._wrap(name, self._saved[name]))
+            if hasattr(osops, name):
+                self._saved[name] = getattr(osops, name)
+                setattr(osops, name, self._wrap(name, self._saved[name]))
         return self
 
     def __exit__(
@@ -90,7 +90,7 @@ class Injector:
         traceback: TracebackType | None,
     ) -> None:
         for name, real in self._saved.items():
-            setattr(_osops, name, real)
+            setattr(osops, name, real)
 
     def _wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:

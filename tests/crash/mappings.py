@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pmarray import _pmem
+from pmarray._system import pmem
 
 __all__ = ["Mappings", "Place"]
 
@@ -33,7 +33,7 @@ persist it."""
 
 @dataclass(frozen=True, slots=True)
 class _Mapped:
-    mapping: weakref.ref[_pmem.Mapping]
+    mapping: weakref.ref[pmem.Mapping]
     address: int
     pieces: tuple[tuple[int, int], ...]
     inode: int
@@ -128,7 +128,7 @@ class Mappings:
         self,
         fd: int,
         inode: int,
-        mapping: _pmem.Mapping,
+        mapping: pmem.Mapping,
         pieces: Sequence[tuple[int, int]],
         *,
         writable: bool,

@@ -20,17 +20,18 @@ from types import FrameType
 from typing import Any
 
 import pmarray
-from pmarray import _osops
+from pmarray._system import osops
 from tests.crash.recorder import LEFT_OUT
 
 __all__ = ["BARRIERS", "barrier_sites", "without_barrier"]
 
 BARRIERS = ("fdatasync", "fsync", "fsync_directory", "persist", "store")
 _PASSING_ON = (
-    "_osops.py", "_files.py", "_journal.py", "memmap.py", "_file_region.py", "_zarr_files.py",
-    "zarrstore.py", "_stores.py", "_dax_region.py", "poolstore.py",
+    "_system/osops.py", "_system/files.py", "_commits/journal.py", "files/memmap.py",
+    "files/region.py", "zarr/files.py", "zarr/store.py", "shelf/stores.py", "shelf/dax.py",
+    "shelf/poolbackend.py",
 )  # fmt: skip
-_PASSING_ON_FUNCTIONS = ("_pool.py _store",)
+_PASSING_ON_FUNCTIONS = ("shelf/pool.py _store",)
 _RIG = Path(__file__).parent
 _LIBRARY = Path(pmarray.__file__).parent
 _PROGRAMS = ("protocols.py", "scenarios.py")
@@ -45,9 +46,10 @@ def _site(frame: FrameType | None) -> str:
             continue
         if lines and path.parent != _RIG and _LIBRARY not in path.parents:
             break
-        lines.append(f"{path.name}:{frame.f_lineno} {frame.f_code.co_name}")
-        function = f"{path.name} {frame.f_code.co_name}"
-        if path.name not in _PASSING_ON and function not in _PASSING_ON_FUNCTIONS:
+        name = f"{path.parent.name}/{path.name}"
+        lines.append(f"{name}:{frame.f_lineno} {frame.f_code.co_name}")
+        function = f"{name} {frame.f_code.co_name}"
+        if name not in _PASSING_ON and function not in _PASSING_ON_FUNCTIONS:
             break
         frame = frame.f_back
     return " < ".join(lines)
@@ -70,14 +72,14 @@ def _watching(decide: Callable[[str], bool]) -> Iterator[None]:
         return call
 
     for name in BARRIERS:
-        if hasattr(_osops, name):
-            saved[name] = getattr(_osops, name)
-            setattr(_osops, name, watched(name, saved[name]))
+        if hasattr(osops, name):
+            saved[name] = getattr(osops, name)
+            setattr(osops, name, watched(name, saved[name]))
     try:
         yield
     finally:
         for name, real in saved.items():
-            setattr(_osops, name, real)
+            setattr(osops, name, real)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pmarray import _osops
+from pmarray._system import osops
 from tests.crash.check import Scenario
 from tests.crash.events import Mark
 from tests.crash.recorder import Recorder
@@ -26,7 +26,7 @@ def last(marks: Sequence[Mark], label: str, default: Any = None) -> Any:
 
 
 def write(fd: int, data: bytes, offset: int) -> None:
-    _osops.pwritev(fd, [memoryview(data)], offset)
+    osops.pwritev(fd, [memoryview(data)], offset)
 
 
 class Replace(Scenario):
@@ -47,12 +47,12 @@ class Replace(Scenario):
     def run(self, path: Path, recorder: Recorder) -> None:
         for i in range(1, self._rounds + 1):
             recorder.mark("begun", i)
-            fd = _osops.open_file(str(path / "new"), write=True, create=True)
+            fd = osops.open_file(str(path / "new"), write=True, create=True)
             write(fd, self.content(i), 0)
-            _osops.fsync(fd)
-            _osops.close(fd)
-            _osops.rename(str(path / "new"), str(path / "file"))
-            _osops.fsync_directory(str(path))
+            osops.fsync(fd)
+            osops.close(fd)
+            osops.rename(str(path / "new"), str(path / "file"))
+            osops.fsync_directory(str(path))
             recorder.mark("committed", i)
 
     def reopen(self, path: Path) -> bytes:
@@ -90,35 +90,35 @@ class Undo(Scenario):
         self._work(path, recorder, 0, self._rounds)
 
     def _work(self, path: Path, recorder: Recorder, done: int, rounds: int) -> None:
-        a, b, journal = (_osops.open_file(str(path / n), write=True) for n in (*"ab", "journal"))
+        a, b, journal = (osops.open_file(str(path / n), write=True) for n in (*"ab", "journal"))
         for i in range(done, rounds):
             recorder.mark("begun", i + 1)
             old = struct.pack("<QQ", i, i)
             write(journal, self._record(old), 0)
-            _osops.fdatasync(journal)
+            osops.fdatasync(journal)
             write(a, struct.pack("<Q", i + 1), 16)
             write(b, struct.pack("<Q", i + 1), 8)
-            _osops.fdatasync(a)
-            _osops.fdatasync(b)
+            osops.fdatasync(a)
+            osops.fdatasync(b)
             write(journal, bytes(24), 0)
-            _osops.fdatasync(journal)
+            osops.fdatasync(journal)
             recorder.mark("committed", i + 1)
         for fd in (a, b, journal):
-            _osops.close(fd)
+            osops.close(fd)
 
     @staticmethod
     def _record(old: bytes) -> bytes:
         return struct.pack("<Q", zlib.crc32(old) + (1 << 32)) + old
 
     def reopen(self, path: Path) -> tuple[int, int]:
-        a, b, journal = (_osops.open_file(str(path / n), write=True) for n in (*"ab", "journal"))
+        a, b, journal = (osops.open_file(str(path / n), write=True) for n in (*"ab", "journal"))
         record = os.pread(journal, 24, 0)
-        _osops.fdatasync(journal)
+        osops.fdatasync(journal)
         if record == self._record(record[8:]):
             write(a, record[8:16], 16)
             write(b, record[16:24], 8)
-            _osops.fdatasync(a)
-            _osops.fdatasync(b)
+            osops.fdatasync(a)
+            osops.fdatasync(b)
             # Not made durable: the record that might come back undoes what has been undone.
             write(journal, bytes(24), 0)
         found = (
@@ -126,7 +126,7 @@ class Undo(Scenario):
             struct.unpack("<Q", os.pread(b, 8, 8))[0],
         )
         for fd in (a, b, journal):
-            _osops.close(fd)
+            osops.close(fd)
         return found
 
     def resume(self, path: Path, recorder: Recorder) -> None:
@@ -161,11 +161,11 @@ class StoredUndo(Undo):
 
     @staticmethod
     def _map(path: Path) -> NDArray[np.uint64]:
-        fd = _osops.open_file(str(path / "memory"), write=True)
+        fd = osops.open_file(str(path / "memory"), write=True)
         try:
-            mapping = _osops.map_shared(fd, [(4096, 4096), (0, 4096)], write=True, sync=False)
+            mapping = osops.map_shared(fd, [(4096, 4096), (0, 4096)], write=True, sync=False)
         finally:
-            _osops.close(fd)
+            osops.close(fd)
         return mapping.memory.view(np.uint64)
 
     def _work(self, path: Path, recorder: Recorder, done: int, rounds: int) -> None:
@@ -173,23 +173,23 @@ class StoredUndo(Undo):
         for i in range(done, rounds):
             recorder.mark("begun", i + 1)
             record = np.frombuffer(self._record(struct.pack("<QQ", i, i)), np.uint8)
-            _osops.store(memory[self._RECORD].view(np.uint8), record)
+            osops.store(memory[self._RECORD].view(np.uint8), record)
             memory[self._A] = memory[self._B] = i + 1
-            _osops.persist(memory[self._A].view(np.uint8))
-            _osops.persist(memory[self._B].view(np.uint8))
+            osops.persist(memory[self._A].view(np.uint8))
+            osops.persist(memory[self._B].view(np.uint8))
             memory[self._RECORD] = 0
-            _osops.persist(memory[self._RECORD].view(np.uint8))
+            osops.persist(memory[self._RECORD].view(np.uint8))
             recorder.mark("committed", i + 1)
 
     def reopen(self, path: Path) -> tuple[int, int]:
         memory = self._map(path)
         record = memory[self._RECORD].tobytes()
         # Whoever stored it may have been killed, and the line not be written back yet.
-        _osops.persist(memory[self._RECORD].view(np.uint8))
+        osops.persist(memory[self._RECORD].view(np.uint8))
         if record == self._record(record[8:]):
             memory[self._A], memory[self._B] = struct.unpack("<8xQQ", record)
-            _osops.persist(memory[self._A].view(np.uint8))
-            _osops.persist(memory[self._B].view(np.uint8))
+            osops.persist(memory[self._A].view(np.uint8))
+            osops.persist(memory[self._B].view(np.uint8))
             memory[self._RECORD] = 0  # not made durable, as in the parent
         return int(memory[self._A][0]), int(memory[self._B][0])
 
@@ -205,11 +205,11 @@ class StoredTooSoon(StoredUndo):
             recorder.mark("begun", i + 1)
             memory[self._A] = i + 1
             record = np.frombuffer(self._record(struct.pack("<QQ", i, i)), np.uint8)
-            _osops.store(memory[self._RECORD].view(np.uint8), record)
+            osops.store(memory[self._RECORD].view(np.uint8), record)
             memory[self._B] = i + 1
-            _osops.persist(memory[512:].view(np.uint8))
+            osops.persist(memory[512:].view(np.uint8))
             memory[self._RECORD] = 0
-            _osops.persist(memory[self._RECORD].view(np.uint8))
+            osops.persist(memory[self._RECORD].view(np.uint8))
             recorder.mark("committed", i + 1)
 
 
@@ -222,11 +222,11 @@ class Overwrites(Scenario):
         (path / "file").write_bytes(bytes(1024))
 
     def run(self, path: Path, recorder: Recorder) -> None:
-        fd = _osops.open_file(str(path / "file"), write=True)
+        fd = osops.open_file(str(path / "file"), write=True)
         write(fd, b"\1", 0)
         write(fd, b"x" * 256, 512)
-        _osops.fdatasync(fd)
-        _osops.close(fd)
+        osops.fdatasync(fd)
+        osops.close(fd)
 
     def reopen(self, path: Path) -> bytes:
         data = (path / "file").read_bytes()

@@ -1,4 +1,4 @@
-"""Notes what passes through `pmarray._osops`, while it really happens in a real directory."""
+"""Notes what passes through `pmarray._system.osops`, and really happens in a real directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pmarray import _osops, _pmem
+from pmarray._system import osops, pmem
 from tests.crash.events import (
     Barrier,
     DirectoryBarrier,
@@ -38,9 +38,9 @@ LEFT_OUT = object()
 class Recorder:
     """A context manager: inside it every change below `root` is noted, on whatever thread.
 
-    The functions of `_osops` are replaced by ones that make the real call and note it when it has
-    succeeded; so recorders can be put over a fault injector, and calls elsewhere pass. What was
-    there before is taken for durable, unless it is given.
+    The functions of `_system.osops` are replaced by ones that make the real call and note it when
+    it has succeeded; so recorders can be put over a fault injector, and calls elsewhere pass. What
+    was there before is taken for durable, unless it is given.
 
     Calls that make, change or look up names take turns, each with its note: a thread that finds a
     name which another one has just made finds it here too. Writes and barriers overlap as they do.
@@ -81,11 +81,11 @@ class Recorder:
         self._saved: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
-        for name in _osops.__all__:
+        for name in osops.__all__:
             wrapper = getattr(self, f"_on_{name}", None)
             if wrapper is not None:
-                real = self._saved[name] = getattr(_osops, name)
-                setattr(_osops, name, _bind(wrapper, real))
+                real = self._saved[name] = getattr(osops, name)
+                setattr(osops, name, _bind(wrapper, real))
         return self
 
     def __exit__(
@@ -95,7 +95,7 @@ class Recorder:
         traceback: TracebackType | None,
     ) -> None:
         for name, real in self._saved.items():
-            setattr(_osops, name, real)
+            setattr(osops, name, real)
         with self._lock:
             self._look()
         if kind is None and self.races:
@@ -310,9 +310,9 @@ class Recorder:
         *,
         write: bool,
         **options: Any,
-    ) -> _pmem.Mapping:
+    ) -> pmem.Mapping:
         with self._lock:
-            mapping: _pmem.Mapping = real(fd, pieces, write=write, **options)
+            mapping: pmem.Mapping = real(fd, pieces, write=write, **options)
             inode = self._descriptors.get(fd)
             if inode is not None:
                 self._mappings.add(fd, inode, mapping, pieces, writable=write)

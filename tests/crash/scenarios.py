@@ -19,9 +19,9 @@ import numpy as np
 import zarr
 
 import pmarray
-from pmarray import _commits, _journal
+from pmarray._commits import committer, journal
 from pmarray._dtypes import parse_dtype
-from pmarray.backends import _file_region
+from pmarray.backends.files import region
 from pmarray.testing import Operation, State, Workload, filled
 from tests.crash.check import Scenario
 from tests.crash.events import Mark
@@ -576,10 +576,10 @@ class Growing(Transactions):
     def surroundings(self) -> Iterator[None]:
         """Where a journal begins with ten blocks, two of them for records, and grows by a few."""
         sizes = (
-            (_journal, "_INITIAL_BYTES", 40 << 10),
-            (_journal, "_INITIAL_REACH", 16 << 10),
-            (_file_region, "_GROW_MIN_BYTES", 20 << 10),
-            (_commits, "_MAX_IDLE_JOURNAL_BYTES", 40 << 10),
+            (journal, "_INITIAL_BYTES", 40 << 10),
+            (journal, "_INITIAL_REACH", 16 << 10),
+            (region, "_GROW_MIN_BYTES", 20 << 10),
+            (committer, "_MAX_IDLE_JOURNAL_BYTES", 40 << 10),
         )
         saved = [(module, name, getattr(module, name)) for module, name, _ in sizes]
         for module, name, nbytes in sizes:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pmarray import _osops
+from pmarray._system import osops
 from tests.crash.check import scratch
 from tests.crash.events import Event, Persist, Store
 from tests.crash.recorder import Recorder
@@ -31,11 +31,11 @@ def place(tmp_path: Path) -> Path:
 
 
 def mapped(path: Path, *pieces: tuple[int, int], write: bool = True) -> NDArray[np.uint8]:
-    fd = _osops.open_file(str(path / "f"), write=True)
+    fd = osops.open_file(str(path / "f"), write=True)
     try:
-        return _osops.map_shared(fd, pieces, write=write, sync=False).memory
+        return osops.map_shared(fd, pieces, write=write, sync=False).memory
     finally:
-        _osops.close(fd)
+        osops.close(fd)
 
 
 def disk_after(path: Path, recorder: Recorder) -> Disk:
@@ -66,7 +66,7 @@ def test_stores_in_place_are_noted_at_the_next_event(place: Path) -> None:
         assert facts(recorder.events) == [("store", 8, 16), ("store", 2 * PAGE + 8, 8)]
         recorder.mark("again")
         assert len(facts(recorder.events)) == 2
-        _osops.persist(memory[PAGE - 8 : PAGE + 8])  # the end of one piece, the start of another
+        osops.persist(memory[PAGE - 8 : PAGE + 8])  # the end of one piece, the start of another
         assert facts(recorder.events)[2:] == [("persist", 3 * PAGE - 8, 8), ("persist", 0, 8)]
     assert len(disk_after(place, recorder).files[2].pending) == 1  # lines are persisted whole
 
@@ -75,7 +75,7 @@ def test_a_store_that_nobody_persists_stays_pending(place: Path) -> None:
     with Recorder(place) as recorder:
         memory = mapped(place, (0, PAGE))
         memory[0] = 1
-        _osops.store(memory[64:72], np.full(8, 2, np.uint8))
+        osops.store(memory[64:72], np.full(8, 2, np.uint8))
     assert facts(recorder.events) == [("store", 0, 8), ("store", 64, 8), ("persist", 64, 8)]
     (left,) = disk_after(place, recorder).files[2].pending
     assert isinstance(left.event, Store)
@@ -85,17 +85,17 @@ def test_a_store_that_nobody_persists_stays_pending(place: Path) -> None:
 def test_an_old_mapping_is_seen_as_long_as_anybody_holds_it(place: Path) -> None:
     with Recorder(place) as recorder:
         old = mapped(place, (0, PAGE))[100:200]
-        fd = _osops.open_file(str(place / "f"), write=True)
-        _osops.fallocate(fd, 0, 8 * PAGE)
+        fd = osops.open_file(str(place / "f"), write=True)
+        osops.fallocate(fd, 0, 8 * PAGE)
         new = mapped(place, (0, 8 * PAGE))
         old[:] = 1
         new[6 * PAGE] = 2
-        _osops.pwritev(fd, [memoryview(b"x" * PAGE)], 8 * PAGE)  # longer, and mapped no further
+        osops.pwritev(fd, [memoryview(b"x" * PAGE)], 8 * PAGE)  # longer, and mapped no further
         del new
         gc.collect()
         old[0] = 3
-        _osops.ftruncate(fd, PAGE)
-        _osops.close(fd)
+        osops.ftruncate(fd, PAGE)
+        osops.close(fd)
     disk_after(place, recorder)
 
 
@@ -118,8 +118,8 @@ def test_what_is_mapped_elsewhere_is_nobodys_business(place: Path) -> None:
     with Recorder(place / "in") as recorder:
         memory = mapped(place, (0, PAGE))
         memory[0] = 1
-        _osops.store(memory[8:16], np.ones(8, np.uint8))
-        _osops.persist(memory)
+        osops.store(memory[8:16], np.ones(8, np.uint8))
+        osops.persist(memory)
     assert not recorder.events
 
 
@@ -127,12 +127,12 @@ def test_what_lies_between_two_stores_is_not_pending(place: Path) -> None:
     with Recorder(place) as recorder:
         memory = mapped(place, (0, PAGE))
         between = slice(512, 1024)
-        _osops.store(memory[between], np.ones(512, np.uint8))
+        osops.store(memory[between], np.ones(512, np.uint8))
         memory[:512] = 2  # by two threads, for one look
         memory[1024:1536] = 3
         recorder.mark("look")
-        _osops.persist(memory[:512])
-        _osops.persist(memory[1024:1536])
+        osops.persist(memory[:512])
+        osops.persist(memory[1024:1536])
     disk = disk_after(place, recorder)
     assert not disk.files[2].pending
 
@@ -145,8 +145,8 @@ def test_threads_store_while_another_one_calls(place: Path) -> None:
             mine = memory[i * 1024 : (i + 1) * 1024]
             for j in range(60):
                 mine[:512] = j
-                _osops.persist(mine[:512])
-                _osops.store(mine[512:], np.full(512, j, np.uint8))
+                osops.persist(mine[:512])
+                osops.store(mine[512:], np.full(512, j, np.uint8))
 
         threads = [threading.Thread(target=work, args=(i,)) for i in range(12)]
         for thread in threads:
@@ -166,7 +166,7 @@ def test_the_books_agree_with_the_file_whatever_is_done(seed: int) -> None:
     with scratch() as path:
         (path / "f").write_bytes(rng.randbytes(rng.choice([1, 4, 4]) * PAGE))
         with Recorder(path) as recorder:
-            fd = _osops.open_file(str(path / "f"), write=True)
+            fd = osops.open_file(str(path / "f"), write=True)
             held: list[tuple[NDArray[np.uint8], int]] = []
             for _ in range(25):
                 size = os.fstat(fd).st_size
@@ -181,10 +181,10 @@ def test_the_books_agree_with_the_file_whatever_is_done(seed: int) -> None:
                 elif kind == "drop" and held:
                     del held[rng.randrange(len(held))]
                 elif kind == "write":
-                    _osops.pwritev(fd, [memoryview(rng.randbytes(rng.randint(1, 5000)))], offset)
+                    osops.pwritev(fd, [memoryview(rng.randbytes(rng.randint(1, 5000)))], offset)
                 elif kind == "size":
                     needed = max((end for _, end in held), default=0)
-                    _osops.ftruncate(fd, max(needed, rng.choice([0, 3000, PAGE, 6 * PAGE])))
+                    osops.ftruncate(fd, max(needed, rng.choice([0, 3000, PAGE, 6 * PAGE])))
                 elif held and kind in ("set", "store", "persist"):
                     memory = rng.choice(held)[0]
                     start = rng.randrange(len(memory))
@@ -193,8 +193,8 @@ def test_the_books_agree_with_the_file_whatever_is_done(seed: int) -> None:
                     if kind == "set":
                         piece[:: rng.choice([1, 7])] = data[0]
                     elif kind == "store":
-                        _osops.store(piece, data)
+                        osops.store(piece, data)
                     else:
-                        _osops.persist(piece)
-            _osops.close(fd)
+                        osops.persist(piece)
+            osops.close(fd)
         disk_after(path, recorder)

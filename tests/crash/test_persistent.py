@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pmarray import _persistent
+from pmarray._storage import persistent
 from tests.crash.check import Campaign, scratch
 from tests.crash.choices import forget_pages
 from tests.crash.faults import Injector, all_faults, suffer
@@ -48,7 +48,7 @@ def test_stores_before_their_before_images_are_caught(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library made to break its own rule."""
-    real: Callable[..., Any] = _persistent.PersistentStorage._protect
+    real: Callable[..., Any] = persistent.PersistentStorage._protect
 
     def late(self: Any, axes: Any) -> Any:
         block = self.items[axes]
@@ -60,7 +60,7 @@ def test_stores_before_their_before_images_are_caught(
             return spans
         return real(self, axes)
 
-    monkeypatch.setattr(_persistent.PersistentStorage, "_protect", late)
+    monkeypatch.setattr(persistent.PersistentStorage, "_protect", late)
     report = Campaign(SCENARIOS[name](1), seed=1, limit=16, samples=8, again=0, patience=1).run()
     forget_pages()
     assert report.violations

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmarray import _osops
+from pmarray._system import osops
 from tests.crash.check import record, scratch
 from tests.crash.events import (
     Barrier,
@@ -307,32 +307,32 @@ def changed(path: Path, recorder: Recorder) -> Disk:
 
 
 def written(path: Path, data: bytes) -> None:
-    fd = _osops.open_file(str(path), write=True, create=True)
-    _osops.pwritev(fd, [memoryview(data)], 0)
-    _osops.fdatasync(fd)
-    _osops.close(fd)
+    fd = osops.open_file(str(path), write=True, create=True)
+    osops.pwritev(fd, [memoryview(data)], 0)
+    osops.fdatasync(fd)
+    osops.close(fd)
 
 
 def test_a_second_name_is_pending_in_its_own_directory(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "a").write_bytes(b"old     ")
     with Recorder(tmp_path) as recorder:
-        _osops.link(str(tmp_path / "a"), str(tmp_path / "kept" / "1"))
+        osops.link(str(tmp_path / "a"), str(tmp_path / "kept" / "1"))
         written(tmp_path / "a.new", b"new     ")
-        _osops.rename(str(tmp_path / "a.new"), str(tmp_path / "a"))
-        _osops.fsync_directory(str(tmp_path))
+        osops.rename(str(tmp_path / "a.new"), str(tmp_path / "a"))
+        osops.fsync_directory(str(tmp_path))
     found = all_shown(changed(tmp_path, recorder))
     assert found == {
         frozenset({("kept", None), ("a", b"new     "), *kept})
         for kept in ((), (("kept/1", b"old     "),))
     }
     with Recorder(tmp_path) as recorder:  # and back again: the scan knows two names of one file
-        _osops.link(str(tmp_path / "kept" / "1"), str(tmp_path / "a.new"))
-        _osops.rename(str(tmp_path / "a.new"), str(tmp_path / "a"))
-        fd = _osops.open_file(str(tmp_path / "a"), write=True)
-        _osops.pwritev(fd, [memoryview(b"shared  ")], 0)
-        _osops.fsync_directory(str(tmp_path))
-        _osops.close(fd)
+        osops.link(str(tmp_path / "kept" / "1"), str(tmp_path / "a.new"))
+        osops.rename(str(tmp_path / "a.new"), str(tmp_path / "a"))
+        fd = osops.open_file(str(tmp_path / "a"), write=True)
+        osops.pwritev(fd, [memoryview(b"shared  ")], 0)
+        osops.fsync_directory(str(tmp_path))
+        osops.close(fd)
     found = all_shown(changed(tmp_path, recorder))
     assert {dict(image)["a"] for image in found} == {b"old     ", b"shared  "}
     for image in found:  # what is pending of a file is so under both of its names
@@ -342,18 +342,18 @@ def test_a_second_name_is_pending_in_its_own_directory(tmp_path: Path) -> None:
 def test_renaming_one_name_of_a_file_over_the_other_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     with Recorder(tmp_path) as recorder:
-        _osops.link(str(tmp_path / "a"), str(tmp_path / "b"))
-        _osops.rename(str(tmp_path / "b"), str(tmp_path / "a"))
+        osops.link(str(tmp_path / "a"), str(tmp_path / "b"))
+        osops.rename(str(tmp_path / "b"), str(tmp_path / "a"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
     changed(tmp_path, recorder)
 
 
 def test_what_is_below_a_directory_is_lost_with_its_name(tmp_path: Path) -> None:
     with Recorder(tmp_path) as recorder:
-        _osops.mkdir(str(tmp_path / "d"))
-        _osops.mkdir(str(tmp_path / "d" / "e"))
+        osops.mkdir(str(tmp_path / "d"))
+        osops.mkdir(str(tmp_path / "d" / "e"))
         written(tmp_path / "d" / "e" / "f", b"x")
-        _osops.fsync_directory(str(tmp_path / "d" / "e"))
+        osops.fsync_directory(str(tmp_path / "d" / "e"))
     names = {
         frozenset(path for path, _ in image) for image in all_shown(changed(tmp_path, recorder))
     }
@@ -364,16 +364,16 @@ def test_a_directory_made_again_is_another_one(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "f").write_bytes(b"old     ")
     with Recorder(tmp_path) as recorder:
-        _osops.unlink(str(tmp_path / "d" / "f"))
-        _osops.rmdir(str(tmp_path / "d"))
-        _osops.mkdir(str(tmp_path / "d"))
+        osops.unlink(str(tmp_path / "d" / "f"))
+        osops.rmdir(str(tmp_path / "d"))
+        osops.mkdir(str(tmp_path / "d"))
         written(tmp_path / "d" / "f", b"new     ")
-        _osops.fsync_directory(str(tmp_path / "d"))
+        osops.fsync_directory(str(tmp_path / "d"))
         disk = changed(tmp_path, recorder)
         assert {dict(image).get("d/f") for image in all_shown(disk)} == {
             b"old     ", b"new     ", None,
         }  # fmt: skip
-        _osops.fsync_directory(str(tmp_path))
+        osops.fsync_directory(str(tmp_path))
     found = all_shown(changed(tmp_path, recorder))
     assert found == {frozenset({("d", None), ("d/f", b"new     ")})}
     assert not PowerCut(changed(tmp_path, recorder)).changes  # nor does the first one matter
@@ -388,13 +388,13 @@ def test_names_made_on_several_threads_are_known_to_all_of_them(tmp_path: Path) 
                 directory = tmp_path / f"d{j}"
                 if not directory.is_dir():
                     with suppress(FileExistsError):
-                        _osops.mkdir(str(directory))
+                        osops.mkdir(str(directory))
                 written(directory / f"f{i}.new", bytes([i + 1]))
-                _osops.rename(str(directory / f"f{i}.new"), str(directory / f"f{i}"))
+                osops.rename(str(directory / f"f{i}.new"), str(directory / f"f{i}"))
                 if i % 2:
-                    _osops.link(str(directory / f"f{i}"), str(tmp_path / f"{i}-{j}"))
-                    _osops.unlink(str(directory / f"f{i}"))
-                _osops.fsync_directory(str(directory))
+                    osops.link(str(directory / f"f{i}"), str(tmp_path / f"{i}-{j}"))
+                    osops.unlink(str(directory / f"f{i}"))
+                osops.fsync_directory(str(directory))
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(work, range(8)))
@@ -407,31 +407,31 @@ def test_the_recorder_sees_what_every_thread_does_and_nobody_else(tmp_path: Path
     with Recorder(tmp_path / "in") as recorder:
 
         def work(i: int) -> None:
-            fd = _osops.open_file(str(tmp_path / "in" / f"f{i}"), write=True, create=True)
+            fd = osops.open_file(str(tmp_path / "in" / f"f{i}"), write=True, create=True)
             for j in range(20):
-                _osops.pwritev(fd, [memoryview(bytes([i + 1]) * 100)], 100 * j)
-                _osops.fdatasync(fd)
-            _osops.close(fd)
+                osops.pwritev(fd, [memoryview(bytes([i + 1]) * 100)], 100 * j)
+                osops.fdatasync(fd)
+            osops.close(fd)
 
         threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        outside = _osops.open_file(str(tmp_path / "out"), write=True, create=True)
-        _osops.pwritev(outside, [memoryview(b"x")], 0)
-        _osops.close(outside)
+        outside = osops.open_file(str(tmp_path / "out"), write=True, create=True)
+        osops.pwritev(outside, [memoryview(b"x")], 0)
+        osops.close(outside)
     assert len(recorder.events) == 4 * (1 + 20 + 20)
     assert [e.end for e in recorder.events] == sorted(e.end for e in recorder.events)
     changed(tmp_path / "in", recorder)
-    assert _osops.pwritev.__module__ == "pmarray._osops"
+    assert osops.pwritev.__module__ == "pmarray._system.osops"
 
 
 def test_what_goes_past_the_seam_is_noticed(tmp_path: Path) -> None:
     with Recorder(tmp_path) as recorder:
         (tmp_path / "secret").write_bytes(b"x")
         with pytest.raises(RigError, match="behind the recorder's back"):
-            _osops.open_file(str(tmp_path / "secret"), write=True)
+            osops.open_file(str(tmp_path / "secret"), write=True)
     with pytest.raises(RigError, match="holds"):
         Stage(tmp_path).compare_with(recorder.before)
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from pmarray import _osops
+from pmarray._system import osops
 from tests.pmarray.objectstore import KEYS, Proxy, Server, running_server
 
 
 @dataclass
 class SystemCalls:
-    """Records what passes through `_osops`, and makes chosen calls fail.
+    """Records what passes through `_system.osops`, and makes chosen calls fail.
 
     The calls themselves are real: what is not told to fail reaches the file system.
     """
@@ -72,8 +72,8 @@ class SystemCalls:
 def calls(monkeypatch: pytest.MonkeyPatch) -> SystemCalls:
     """The system calls of the library, recorded from now on."""
     result = SystemCalls()
-    for name in _osops.__all__:
-        monkeypatch.setattr(_osops, name, result.wrap(name, getattr(_osops, name)))
+    for name in osops.__all__:
+        monkeypatch.setattr(osops, name, result.wrap(name, getattr(osops, name)))
     return result
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import pmarray
-from pmarray._beneath import exists
-from pmarray._files import replace_durably
+from pmarray._system.beneath import exists
+from pmarray._system.files import replace_durably
 from pmarray.errors import StorageError
 
 ACL = "system.posix_acl_access"

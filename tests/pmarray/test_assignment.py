@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pmarray
-from pmarray import _masks
+from pmarray._numpy import masks
 from pmarray.errors import BudgetError
 from pmarray.testing import array_shapes, basic_indices, budgets, layouts
 from tests.pmarray.test_arithmetic import dtypes, numbers, schemes, stored
@@ -160,14 +160,14 @@ def test_masks_larger_than_the_memory(
     model, mask = numbers(shape, dtype, 1), numbers(shape, "bool", 2)
     count = int(mask.sum())
     values = numbers((count,), data.draw(dtypes), 3)
-    before = _masks._SMALL_BYTES
+    before = masks._SMALL_BYTES
     with stored(scheme, model, layout, cache, memory) as array:
         index: Any = mask
         if is_stored:
             index = array.group.create("mask", shape, "bool", layout=data.draw(layouts()))
             index[...] = mask
         try:
-            _masks._SMALL_BYTES = 0
+            masks._SMALL_BYTES = 0
             np.testing.assert_array_equal(array[index], model[mask])
             for value in (values, 3, values[:1]):
                 array[index] = value
@@ -182,7 +182,7 @@ def test_masks_larger_than_the_memory(
                 with pytest.raises(ValueError, match=r"mask|broadcast"):
                     array[index] = np.ones(count + 1)
         finally:
-            _masks._SMALL_BYTES = before
+            masks._SMALL_BYTES = before
 
 
 # -- reading into memory ------------------------------------------------------------------------

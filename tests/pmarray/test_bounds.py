@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pmarray
+from pmarray._geometry.layout import parse_shape, refuse_unaddressable
 from pmarray.errors import LayoutError, URLError
-from pmarray.layout import parse_shape, refuse_unaddressable
 
 SCHEMES = ["dram", "memmap", "zarr", "icechunk"]
 

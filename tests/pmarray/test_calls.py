@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 import pmarray
-from pmarray._progress import reporting
+from pmarray._streams.progress import reporting
 from pmarray.errors import ForeignDataError, LayoutError
 
 URLS = ["dram:", "memmap:{}/m", "zarr:{}/z"]

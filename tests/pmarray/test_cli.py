@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import pmarray
-from pmarray._doctor import examine
+from pmarray._upkeep.doctor import examine
 from pmarray.errors import URLError
 from tests import machine
 from tests.persistent import pretend_dax, pretend_devices

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import pmarray
-from pmarray._functions._subscripts import read
+from pmarray._numpy.functions.subscripts import read
 from pmarray.errors import BudgetError, LayoutError
 from pmarray.testing import budgets, layouts
 from tests.pmarray.test_arithmetic import both, dtypes, numbers, schemes, stored

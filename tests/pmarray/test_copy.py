@@ -329,7 +329,7 @@ def test_memory_stays_within_the_cache(turned: bool, scheme: str, scratch: Any) 
     script = f"""
         import resource, threading, pmarray
         threading.stack_size(512 << 10)  # of which all counts, and little is used
-        from pmarray._stream import stream  # what is loaded first is not counted
+        from pmarray._streams.stream import stream  # what is loaded first is not counted
         url = "{scheme}:{scratch}/a"
         with pmarray.open(url, (1 << 18, 32), "float32", layout="col", cache="4 MiB") as a:
             for j in range(32):

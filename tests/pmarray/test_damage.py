@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pmarray
-from pmarray._metadata import Checkpoint, GroupMetadata
+from pmarray._formats.metadata import Checkpoint, GroupMetadata
 from pmarray.errors import DamagedError, ForeignDataError, GroupNotFoundError, PMArrayError
 from tests.sampling import examples
 

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import pmarray
-from pmarray import _osops, _pmem
-from pmarray.backends import _device
-from pmarray.backends._pool import Pool
-from pmarray.backends._pool_format import current
+from pmarray._formats.pool import current
+from pmarray._system import osops, pmem
+from pmarray.backends.shelf import devices
+from pmarray.backends.shelf.pool import Pool
 from pmarray.errors import (
     DamagedError,
     ForeignDataError,
@@ -59,7 +59,7 @@ def device() -> Iterator[Path]:
 
 def pool_of(path: Path) -> Pool:
     """What is on a device now."""
-    found = _device.find_device(str(path))
+    found = devices.find_device(str(path))
     assert found is not None
     pool = Pool(found, writable=False)
     assert pool.refresh()
@@ -543,7 +543,7 @@ def newer_format(path: Path) -> None:
 
 def half_formatted(path: Path) -> None:
     store(path, 0, bytes(8192))
-    store(path, 0, Pool(_device.find_device(str(path)), writable=False)  # type: ignore[arg-type]
+    store(path, 0, Pool(devices.find_device(str(path)), writable=False)  # type: ignore[arg-type]
           ._superblock.to_bytes())  # fmt: skip
 
 
@@ -617,11 +617,11 @@ def test_other_devices_are_refused() -> None:
 
 
 def test_without_libpmem_a_device_is_read_only(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = _device.find_device(str(pool))
+    found = devices.find_device(str(pool))
     assert found is not None
-    real = _device.Device(found.path, found.nbytes, found.alignment)
-    monkeypatch.setattr(_device, "find_device", lambda path: real)
-    monkeypatch.setattr(_pmem, "libpmem", lambda: None)
+    real = devices.Device(found.path, found.nbytes, found.alignment)
+    monkeypatch.setattr(devices, "find_device", lambda path: real)
+    monkeypatch.setattr(pmem, "libpmem", lambda: None)
     before = pool.read_bytes()
     for mode in ("a", "w", "r+"):
         with pytest.raises(StorageError, match="apt install libpmem1"):
@@ -717,7 +717,7 @@ def test_the_superblock_in_force_is_never_stored_to(
     pool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also by the first change after opening, and by formatting what is a pool already."""
-    real, replaced = _osops.store, 0
+    real, replaced = osops.store, 0
 
     def slots() -> list[bytes]:
         with pool.open("rb") as file:
@@ -733,11 +733,11 @@ def test_the_superblock_in_force_is_never_stored_to(
         assert slots()[found[0]] == before[found[0]]
         replaced += slots() != before
 
-    monkeypatch.setattr(_osops, "store", watched)
+    monkeypatch.setattr(osops, "store", watched)
     for mode in ("a", "r+", "w"):
         with pmarray.open_group(f"shelf:{pool}", mode=mode) as group:
             group.attrs["mode"] = mode
-    found = _device.find_device(str(pool))
+    found = devices.find_device(str(pool))
     assert found is not None
     Pool(found, writable=True).make_empty()
     assert replaced > 6

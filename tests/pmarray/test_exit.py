@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import pmarray
-from pmarray._threads import DaemonPool
+from pmarray._system.threads import DaemonPool
 
 AT_EXIT = """
 import atexit, sys, threading, time

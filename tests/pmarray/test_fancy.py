@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 import pmarray
 from pmarray._dtypes import DType
-from pmarray._fancy import fancy, pieces
+from pmarray._geometry.layout import Layout, Order
+from pmarray._selection.fancy import fancy, pieces
 from pmarray.errors import BudgetError, LayoutError, SelectionError
-from pmarray.layout import Layout, Order
 from pmarray.testing import (
     advanced_indices,
     array_dtypes,

@@ -136,7 +136,8 @@ def test_refusals(tmp_path: Path) -> None:
 def test_the_source_is_never_in_memory_as_a_whole(kind: str, scratch: Any) -> None:
     """An array four times cache and work memory together."""
     script = f"""
-        import resource, threading, numpy as np, dask.array, pmarray, pmarray._dask, pmarray._stream
+        import resource, threading, numpy as np, dask.array
+        import pmarray, pmarray._exchange.dask, pmarray._streams.stream
         threading.stack_size(512 << 10)  # of which all counts, and little is used
         pmarray.config.work_memory = "4 MiB"
         x = np.lib.format.open_memmap("{scratch}/x.npy", "w+", "float32", (1 << 18, 32))

@@ -86,10 +86,10 @@ def test_a_fault_in_the_core_is_an_error_like_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real one, of a repository in place of which there is a file, deep in its own code."""
-    from pmarray.backends import icechunkstore
+    from pmarray.backends.zarr import icechunk
 
     (tmp_path / "file").write_text("x")
-    monkeypatch.setattr(icechunkstore, "exists", lambda path: False)
+    monkeypatch.setattr(icechunk, "exists", lambda path: False)
     with pytest.raises(StorageError, match="Icechunk refused") as raised:
         pmarray.open(f"icechunk:{tmp_path}/file", (3,))
     assert isinstance(raised.value, OSError)

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from pmarray._indexing import select
+from pmarray._selection.basic import select
 from pmarray.errors import SelectionError
 from tests.sampling import examples
 

@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pmarray
-from pmarray import _journal
-from pmarray._journal import FIRST, Image, Journal
-from pmarray._metadata import Checkpoint
-from pmarray._records import MAX_IMAGE_BYTES
-from pmarray._recovery import survey
+from pmarray._commits import journal
+from pmarray._commits.journal import FIRST, Image, Journal
+from pmarray._commits.recovery import survey
+from pmarray._formats.metadata import Checkpoint
+from pmarray._formats.records import MAX_IMAGE_BYTES
+from pmarray._geometry.layout import BLOCK_BYTES
 from pmarray.backends.dram import DRAMRegion
 from pmarray.errors import DamagedError, GroupNotFoundError, PoisonedError
-from pmarray.layout import BLOCK_BYTES
 from tests.crash.damage import Outcome, damage_campaign
 from tests.sampling import sampled
 
@@ -322,7 +322,7 @@ def test_verify_reads_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pmarray.open(tmp_path / "g", (3 << 18,)) as array:
         array[-1] = 1
     read: list[int] = []
-    real = pmarray.backends._file_region.FileRegion.read_into
+    real = pmarray.backends.files.region.FileRegion.read_into
 
     def count(self: Any, offset: int, out: memoryview, /) -> None:
         read.append(out.nbytes)
@@ -330,7 +330,7 @@ def test_verify_reads_every_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             raise pmarray.errors.StorageError(errno.EIO, "cannot read: bad sector", "it")
         real(self, offset, out)
 
-    monkeypatch.setattr(pmarray.backends._file_region.FileRegion, "read_into", count)
+    monkeypatch.setattr(pmarray.backends.files.region.FileRegion, "read_into", count)
     assert pmarray.verify(tmp_path / "g") == []
     (finding,) = pmarray.verify(tmp_path / "g", data=True)
     assert finding.damaged
@@ -443,13 +443,13 @@ def test_the_journal_grows_and_is_shortened(monkeypatch: pytest.MonkeyPatch) -> 
 @given(BLOCKS)
 def test_no_record_stands_where_nobody_looks(kinds: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_journal, "_INITIAL_REACH", FIRST + BLOCK_BYTES)
-        journal = filled(kinds)
-        other = Journal(journal.region, 7)
+        patch.setattr(journal, "_INITIAL_REACH", FIRST + BLOCK_BYTES)
+        written = filled(kinds)
+        other = Journal(written.region, 7)
         other.check_length()
-        assert journal.position <= other.stop <= max(4 * journal.position, FIRST + BLOCK_BYTES)
-        journal.restart(8, 1)
-        journal.trim(64 << 20)
+        assert written.position <= other.stop <= max(4 * written.position, FIRST + BLOCK_BYTES)
+        written.restart(8, 1)
+        written.trim(64 << 20)
         other.check_length()
         assert other.stop == FIRST + BLOCK_BYTES
 
@@ -459,13 +459,13 @@ def test_a_reader_looks_for_records_where_they_can_be(
 ) -> None:
     """The journal has 4 MiB, nearly all of it zeros; reading them took most of an opening."""
     read: list[int] = []
-    real = pmarray.backends._file_region.FileRegion.read_into
+    real = pmarray.backends.files.region.FileRegion.read_into
 
     def count(self: Any, offset: int, out: memoryview, /) -> None:
         read.append(out.nbytes)
         real(self, offset, out)
 
-    monkeypatch.setattr(pmarray.backends._file_region.FileRegion, "read_into", count)
+    monkeypatch.setattr(pmarray.backends.files.region.FileRegion, "read_into", count)
     with pmarray.open_group(f"{scheme}:{crashed}", mode="r"):
         assert 0 < sum(read) < 1 << 20
     assert journal_of(crashed).stat().st_size >= 4 << 20

@@ -11,10 +11,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from pmarray._indexing import select
-from pmarray._storage import plan_chunks
+from pmarray._geometry.layout import (
+    BLOCK_BYTES,
+    PAD_FROM_BYTES,
+    Extent,
+    Layout,
+    Order,
+    parse_layout,
+)
+from pmarray._selection.basic import select
+from pmarray._storage.items import plan_chunks
 from pmarray.errors import LayoutError
-from pmarray.layout import BLOCK_BYTES, PAD_FROM_BYTES, Extent, Layout, Order, parse_layout
 from tests.sampling import examples
 
 # Large items make long lines of few items, so that padding is met and brute force stays cheap.

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import pmarray
-from pmarray import _osops
+from pmarray._system import osops
 from pmarray.errors import GroupLockedError, LockLostError, StorageError
 from tests.crash.faults import Injector, all_faults
 from tests.persistent import MEMORY
@@ -104,7 +104,7 @@ def test_a_full_disk_while_the_lock_is_taken(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(_osops, "pwritev", full)
+        patch.setattr(osops, "pwritev", full)
         for _ in range(3):
             with pytest.raises(StorageError, match="No space left"):
                 first.attrs["a"] = 1
@@ -129,7 +129,7 @@ def test_transactions_refused_for_want_of_space_leave_no_descriptors(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(_osops, "fallocate", full)
+        patch.setattr(osops, "fallocate", full)
         for _ in range(20):
             with pytest.raises(StorageError), group.transaction():
                 pass

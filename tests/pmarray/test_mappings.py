@@ -100,14 +100,14 @@ def test_a_file_is_not_cut_under_another_handle_of_the_process(tmp_path: Path) -
 
 
 def test_what_has_no_locks_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pmarray import _osops
+    from pmarray._system import osops
 
     url, _ = _made("memmap", tmp_path)
 
     def no_locks(*_: Any, **__: Any) -> None:
         raise OSError(37, os.strerror(37))
 
-    monkeypatch.setattr(_osops, "lock", no_locks)
+    monkeypatch.setattr(osops, "lock", no_locks)
     with pmarray.open(url, mode="r") as array:
         found = np.asarray(array)
         assert found.sum() == LINES * 8192

@@ -23,7 +23,7 @@ def test_the_caller_does_the_work_himself(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(_thread, "start_new_thread", refuse)
-    monkeypatch.setattr("pmarray._uninterrupted._idle", [])
+    monkeypatch.setattr("pmarray._system.uninterrupted._idle", [])
     with pmarray.open_group(url, cache="64 KiB") as group:
         x = group.create("x", (1000, 0), "float32", layout="col", fill_value=2)
         with group.transaction():

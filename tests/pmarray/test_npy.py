@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import pmarray
-from pmarray._npy import parse_header, write_header
+from pmarray._formats.npy import parse_header, write_header
+from pmarray._geometry.layout import Layout
 from pmarray.errors import (
     DamagedError,
     ForeignDataError,
@@ -23,7 +24,6 @@ from pmarray.errors import (
     PMArrayError,
     TransactionError,
 )
-from pmarray.layout import Layout
 from pmarray.testing import array_dtypes, array_shapes, filled, layouts
 
 

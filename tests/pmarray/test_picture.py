@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pmarray
-from pmarray._picture import MOST_CELLS, Cell, aggregate, draw, tabulate
+from pmarray._exchange.picture import MOST_CELLS, Cell, aggregate, draw, tabulate
 
 SVG = "{http://www.w3.org/2000/svg}"
 

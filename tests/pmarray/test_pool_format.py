@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pmarray.backends._pool_format import (
+from pmarray._formats.pool import (
     SUPERBLOCK_BYTES,
     Directory,
     Runs,

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 import pmarray
-from pmarray.backends import _pymm
+from pmarray.backends.shelf import pymm
 from pmarray.errors import (
     GroupNotFoundError,
     StorageError,
@@ -30,7 +30,7 @@ from pmarray.testing import ArrayMachine
 from tests.persistent import MEMORY
 from tests.sampling import examples
 
-real = pytest.mark.skipif(not _pymm.is_installed(), reason=f"{_pymm.why_not()}")
+real = pytest.mark.skipif(not pymm.is_installed(), reason=f"{pymm.why_not()}")
 pytestmark = pytest.mark.filterwarnings("ignore::pmarray.PersistenceWarning")
 OPTIONS = "?engine=pymm&size=128MiB"
 
@@ -237,14 +237,14 @@ def test_sizes_that_cannot_be(directory: Path) -> None:
 # -- where PyMM is not, or another package is ------------------------------------------------------
 
 
-@pytest.mark.skipif(_pymm.is_installed(), reason="the real PyMM is installed")
+@pytest.mark.skipif(pymm.is_installed(), reason="the real PyMM is installed")
 def test_without_it_the_engine_is_refused(tmp_path: Path) -> None:
     with pytest.raises(URLError, match=r"IBM's Python Memory Management, is not installed"):
         pmarray.open(f"shelf:{tmp_path}/g?engine=pymm", (3,))
     assert not (tmp_path / "g").exists()
 
 
-@pytest.mark.skipif(_pymm.is_installed(), reason="the real PyMM is installed")
+@pytest.mark.skipif(pymm.is_installed(), reason="the real PyMM is installed")
 def test_another_package_of_the_name_is_refused_and_not_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,7 +258,7 @@ def test_another_package_of_the_name_is_refused_and_not_imported(
     assert (tmp_path / "g/pmarray.json").exists()
 
 
-@pytest.mark.skipif(_pymm.is_installed(), reason="the real PyMM is installed")
+@pytest.mark.skipif(pymm.is_installed(), reason="the real PyMM is installed")
 def test_a_shelf_is_not_taken_for_an_empty_directory_where_pymm_is_missing(tmp_path: Path) -> None:
     (tmp_path / "pmarray-0123456789ab.data").write_bytes(bytes(100))
     (tmp_path / "pmarray-0123456789ab.map").write_text("0x100000000000 0x8000000")
@@ -269,6 +269,6 @@ def test_a_shelf_is_not_taken_for_an_empty_directory_where_pymm_is_missing(tmp_p
 
 @given(st.integers(128, 1 << 20))
 def test_an_arena_is_less_than_its_shelf(mebibytes: int) -> None:
-    nbytes = _pymm.arena_bytes(mebibytes << 20)
+    nbytes = pymm.arena_bytes(mebibytes << 20)
     assert 0 < nbytes < mebibytes << 20
     assert nbytes % (2 << 20) == 0

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import pmarray
-from pmarray import _osops, _pmem
-from pmarray._persistent import PersistentStorage
-from pmarray._region import RegionStorage
-from pmarray.backends import shelf
+from pmarray._storage.persistent import PersistentStorage
+from pmarray._storage.region import RegionStorage
+from pmarray._system import osops, pmem
+from pmarray.backends.shelf import engines
 from pmarray.errors import (
     ForeignDataError,
     PersistenceWarning,
@@ -316,8 +316,8 @@ def test_a_cache_is_a_choice(dax: Path) -> None:
 def test_without_libpmem_the_kernel_makes_it_durable(
     dax: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_pmem, "libpmem", lambda: None)
-    assert _pmem.persistence() == "msync"
+    monkeypatch.setattr(pmem, "libpmem", lambda: None)
+    assert pmem.persistence() == "msync"
     with make(dax) as a:
         with a.transaction():
             a[::7, 1:3] = 2
@@ -400,9 +400,9 @@ def test_a_full_disk_is_an_error_and_changes_nothing(dax: Path, calls: Any) -> N
 
 
 def test_dax_is_asked_of_a_file_and_leaves_none(tmp_path: Path) -> None:
-    assert not shelf.is_dax(str(tmp_path / "not/there"))
+    assert not engines.is_dax(str(tmp_path / "not/there"))
     with pretend_dax():
-        assert shelf.is_dax(str(tmp_path / "not/there"))
+        assert engines.is_dax(str(tmp_path / "not/there"))
     assert not os.listdir(tmp_path)
 
 
@@ -478,7 +478,7 @@ def test_the_last_pages_of_a_disk_can_be_spilled_to(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than was asked for is reserved only where there is more; and nothing of it kept."""
-    real, room = _osops.fallocate, 60 << 10
+    real, room = osops.fallocate, 60 << 10
     lengths: list[int] = []
 
     def allocate(fd: int, offset: int, nbytes: int) -> None:
@@ -487,7 +487,7 @@ def test_the_last_pages_of_a_disk_can_be_spilled_to(
         if nbytes > room:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(_osops, "fallocate", allocate)
+    monkeypatch.setattr(osops, "fallocate", allocate)
     with pmarray.open(f"dram:?spill={scratch}", (48 << 10,), "uint8") as a:
         a[...] = 1
         a.append(np.full(8 << 10, 2, "uint8"))

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmarray._spans import SpanSet
+from pmarray._geometry.spans import SpanSet
 from tests.sampling import examples
 
 END = 40

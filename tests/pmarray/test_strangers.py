@@ -17,12 +17,12 @@ import pytest
 import zarr
 
 import pmarray
-from pmarray import _beneath, _osops
-from pmarray._beneath import Below
-from pmarray._journal import Image, Journal
-from pmarray._metadata import Checkpoint, _checksum
-from pmarray.backends import _pymm
-from pmarray.backends._file_region import FileRegion
+from pmarray._commits.journal import Image, Journal
+from pmarray._formats.metadata import Checkpoint, _checksum
+from pmarray._system import beneath, osops
+from pmarray._system.beneath import Below
+from pmarray.backends.files.region import FileRegion
+from pmarray.backends.shelf import pymm
 from pmarray.errors import (
     ArrayNotFoundError,
     DamagedError,
@@ -39,10 +39,10 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """With the system call that does it, and where the kernel has none."""
     name: str = request.param
     if name == "openat2":
-        if not _beneath._has_openat2():
+        if not beneath._has_openat2():
             pytest.skip("this kernel has no openat2, or a filter keeps it")
     else:
-        monkeypatch.setattr(_beneath, "_has_openat2", lambda: False)
+        monkeypatch.setattr(beneath, "_has_openat2", lambda: False)
     return name
 
 
@@ -284,17 +284,17 @@ def test_only_regular_files(tmp_path: Path, way: str) -> None:
     root = Below(str(tmp_path))
     for write in (False, True):
         with pytest.raises(OSError, match="a FIFO, and no regular file"):
-            _osops.open_file(root / "fifo", write=write)
+            osops.open_file(root / "fifo", write=write)
         with pytest.raises(IsADirectoryError):
-            _osops.open_file(root / "directory", write=write)
+            osops.open_file(root / "directory", write=write)
         with pytest.raises(OSError, match="none is followed"):
-            _osops.open_file(root / "link", write=write)
-        os.close(_osops.open_file(root / "file", write=write))
+            osops.open_file(root / "link", write=write)
+        os.close(osops.open_file(root / "file", write=write))
     with pytest.raises(FileNotFoundError):
-        _osops.open_file(root / "missing")
+        osops.open_file(root / "missing")
     with pytest.raises(NotADirectoryError):
-        _osops.open_file(root / "file/x")
-    os.close(_osops.open_file(str(tmp_path / "link")))  # the user's own
+        osops.open_file(root / "file/x")
+    os.close(osops.open_file(str(tmp_path / "link")))  # the user's own
 
 
 # -- memory ---------------------------------------------------------------------------------------
@@ -602,6 +602,6 @@ def test_where_a_shelf_says_that_it_belongs(tmp_path: Path, text: str) -> None:
     os.truncate(tmp_path / "pmarray-1.data", 128 << 20)
     (tmp_path / "pmarray-1.map").write_text(text)
     with pytest.raises(DamagedError, match="does not say where"):
-        _pymm._place_of(str(tmp_path), "pmarray-1")
+        pymm._place_of(str(tmp_path), "pmarray-1")
     (tmp_path / "pmarray-1.map").write_text(f"0x{0x1000_0000_0000:x} 0x{128 << 20:x}")
-    assert _pymm._place_of(str(tmp_path), "pmarray-1") == (0x1000_0000_0000, 128 << 20)
+    assert pymm._place_of(str(tmp_path), "pmarray-1") == (0x1000_0000_0000, 128 << 20)

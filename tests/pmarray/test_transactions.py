@@ -19,7 +19,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import pmarray
-from pmarray import _osops, errors
+from pmarray import errors
+from pmarray._system import osops
 from tests.persistent import persistent_place, pretend_dax
 from tests.sampling import examples
 
@@ -30,7 +31,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     calls: Counter[str] = Counter()
 
     def wrap(name: str) -> Any:
-        real = getattr(_osops, name)
+        real = getattr(osops, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             calls[name] += 1
@@ -40,7 +41,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 
     with monkeypatch.context() as patch:
         for name in ("pwritev", "fdatasync", "fsync", "fsync_directory", "rename"):
-            patch.setattr(_osops, name, wrap(name))
+            patch.setattr(osops, name, wrap(name))
         yield calls
 
 
@@ -78,7 +79,7 @@ def test_waiting_commits_share_their_barriers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, release = threading.Event(), threading.Event()
-    real = _osops.fdatasync
+    real = osops.fdatasync
 
     def slow(fd: int) -> None:
         entered.set()
@@ -90,14 +91,14 @@ def test_waiting_commits_share_their_barriers(
         with group.transaction(wait=True):
             x.append(np.zeros(100_000))
         with monkeypatch.context() as patch:
-            patch.setattr(_osops, "fdatasync", slow)
+            patch.setattr(osops, "fdatasync", slow)
             with group.transaction():
                 x.append(np.ones(100_000))
             assert entered.wait(10)
             for i in range(2, 8):  # they queue up behind the first one's barrier
                 with group.transaction():
                     x.append(np.full(100_000, i))
-            patch.setattr(_osops, "fdatasync", real)
+            patch.setattr(osops, "fdatasync", real)
             with counted(monkeypatch) as calls:
                 release.set()
                 group.flush()
@@ -381,7 +382,7 @@ def test_a_failed_data_barrier_poisons_and_reopening_recovers(
     with group.transaction():
         x[:] = 1
     with monkeypatch.context() as patch:
-        patch.setattr(_osops, "fdatasync", fail)
+        patch.setattr(osops, "fdatasync", fail)
         with pytest.raises(errors.PoisonedError), group.transaction():
             x[:] = 2
     for use in (lambda: x[0, 0], group.flush, group.transaction().__enter__):
@@ -405,7 +406,7 @@ def test_a_failed_pipelined_commit_surfaces_later(
     with group.transaction(wait=True):
         x[:] = 1
     with monkeypatch.context() as patch:
-        patch.setattr(_osops, "fdatasync", fail)
+        patch.setattr(osops, "fdatasync", fail)
         with group.transaction():
             x[:] = 2
         with pytest.raises(errors.PoisonedError):
@@ -429,7 +430,7 @@ def test_a_full_disk_before_the_data_is_an_ordinary_rollback(
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(_osops, "fallocate", full)
+            patch.setattr(osops, "fallocate", full)
             with pytest.raises(errors.StorageError, match="No space") as caught:
                 with group.transaction():
                     x[:] = 2
@@ -520,18 +521,18 @@ def test_a_missing_journal_is_damage(tmp_path: Path) -> None:
 
 
 def no_room_for_metadata(patch: pytest.MonkeyPatch) -> None:
-    real = _osops.open_file
+    real = osops.open_file
 
     def full(path: str, **flags: bool) -> int:
         if path.endswith("pmarray.json.new"):
             raise OSError(28, "No space left on device")
         return real(path, **flags)
 
-    patch.setattr(_osops, "open_file", full)
+    patch.setattr(osops, "open_file", full)
 
 
 def no_durable_directories(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_osops, "fsync_directory", fail)
+    patch.setattr(osops, "fsync_directory", fail)
 
 
 def test_a_journal_that_cannot_be_retired_takes_no_commit_back(

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import pmarray
-from pmarray._doctor import examine
-from pmarray.backends import _device
-from pmarray.backends._device_memory import device_memory
+from pmarray._upkeep.doctor import examine
+from pmarray.backends.shelf import devices
+from pmarray.backends.shelf.memory import device_memory
 from pmarray.errors import GroupLockedError, PersistenceWarning, StorageError, URLError
 from tests.persistent import MEMORY, pretend_devices
 
@@ -69,9 +69,9 @@ def test_the_bus_tells_what_a_device_is(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _sysfs(tmp_path, kind)
-    monkeypatch.setattr(_device, "_SYSFS_ROOT", str(tmp_path))
-    monkeypatch.setattr(_device, "_SYSFS", f"{tmp_path}/dev/char")
-    device = _device.find_device("/dev/null")
+    monkeypatch.setattr(devices, "_SYSFS_ROOT", str(tmp_path))
+    monkeypatch.setattr(devices, "_SYSFS", f"{tmp_path}/dev/char")
+    device = devices.find_device("/dev/null")
     assert device is not None
     assert device.nbytes == 1 << 30
     expected = KINDS[kind][2]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import pmarray
-from pmarray import _osops
+from pmarray._system import osops
 from pmarray.errors import (
     GroupLockedError,
     PoisonedError,
@@ -120,7 +120,7 @@ def test_a_rollback_forgets_what_could_not_be_written(
 
         with pytest.raises(KeyError), array.transaction():
             with monkeypatch.context() as patch:
-                patch.setattr(_osops, "pwritev", full)
+                patch.setattr(osops, "pwritev", full)
                 # Less than half of the cache, then more: it leaves behind the last operation.
                 array[...] = 2
                 array.append(np.full(100_000, 3.0))
@@ -197,7 +197,7 @@ def test_a_write_that_takes_nothing_is_an_error_and_no_endless_loop(
     array: pmarray.PMArray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(_osops, "pwritev", lambda *args: 0)
+        patch.setattr(osops, "pwritev", lambda *args: 0)
         array[0, 0] = 2
         with pytest.raises(StorageError, match="took no bytes"):
             array.flush()
@@ -372,7 +372,7 @@ def test_one_failing_group_keeps_no_other_from_closing_at_exit(scratch: Path, py
     process = python(
         """
         import sys, pmarray
-        from pmarray import _osops
+        from pmarray._system import osops
         groups = [pmarray.open_group(f"{sys.argv[1]}/{i}") for i in range(5)]
         for group in groups:
             group.create("x", (3,))[:] = 1

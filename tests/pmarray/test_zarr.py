@@ -229,7 +229,7 @@ def test_columns_are_chunks_and_whole_columns_are_written_without_reading(tmp_pa
 
 def encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the objects written from now on."""
-    from pmarray.backends._zarr_files import FileStore
+    from pmarray.backends.zarr.files import FileStore
 
     result: list[str] = []
     write = FileStore.write

@@ -15,10 +15,10 @@ from zarr.core.buffer.cpu import NDBuffer
 from zarr.core.sync import sync
 
 import pmarray
-from pmarray._metadata import ArrayMetadata
-from pmarray.backends import _zarr_format as zarr_format
-from pmarray.backends._zarr_codecs import ChunkCodecs
-from pmarray.layout import Layout
+from pmarray._formats.metadata import ArrayMetadata
+from pmarray._geometry.layout import Layout
+from pmarray.backends.zarr import translation as zarr_format
+from pmarray.backends.zarr.codecs import ChunkCodecs
 
 CODECS: list[list[Any]] = [
     [],
@@ -69,7 +69,7 @@ def test_which_codecs_need_no_event_loop() -> None:
 def test_a_reader_loads_the_metadata_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """zarr-python takes a few milliseconds for it."""
     pmarray.open(f"zarr:{tmp_path}/g", (3,)).close()
-    kind = pmarray.backends.zarrstore.LocalZarrBackend
+    kind = pmarray.backends.zarr.store.LocalZarrBackend
     real, loads = kind.load, []
 
     def load(self: Any) -> Any:

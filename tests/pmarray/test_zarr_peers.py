@@ -19,7 +19,7 @@ from zarr.storage import LocalStore
 from zarr.testing.strategies import arrays as zarr_arrays
 
 import pmarray
-from pmarray._xarray import StoredArrays
+from pmarray._exchange.xarray import StoredArrays
 from pmarray.errors import ForeignDataError, LayoutError
 from pmarray.testing.strategies import filled
 from tests.sampling import examples

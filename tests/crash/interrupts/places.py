@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pmarray import _osops
+from pmarray._system import osops
 from tests.persistent import pretend_dax, pretend_devices
 
 __all__ = ["PLACES", "Place", "slow_barriers"]
@@ -73,7 +73,7 @@ PLACES = {
 @contextmanager
 def slow_barriers(seconds: float = _BARRIER_SECONDS) -> Iterator[None]:
     """Let barriers take as long as those of a disk, so that more arrives while they do."""
-    saved = {name: getattr(_osops, name) for name in ("fdatasync", "fsync", "persist")}
+    saved = {name: getattr(osops, name) for name in ("fdatasync", "fsync", "persist")}
 
     def slow(real: Any) -> Any:
         def call(*arguments: Any, **options: Any) -> Any:
@@ -84,8 +84,8 @@ def slow_barriers(seconds: float = _BARRIER_SECONDS) -> Iterator[None]:
 
     try:
         for name, real in saved.items():
-            setattr(_osops, name, slow(real))
+            setattr(osops, name, slow(real))
         yield
     finally:
         for name, real in saved.items():
-            setattr(_osops, name, real)
+            setattr(osops, name, real)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pmarray
-import pmarray._loans
+import pmarray._array.loans
 from tests.crash.interrupts.aftermath import Aftermath, Violation, kind_of, leaks, locks_held
 from tests.crash.interrupts.books import left_open
 from tests.crash.interrupts.company import Company
@@ -200,7 +200,7 @@ def run_trial(trial: Trial, interrupted: Callable[[Outcome], None]) -> Outcome:
         if company is not None:
             company.begin()
         raised = _operate(trial, run, outcome, afterwards)
-    torn_loan = _came_first_in(pmarray._loans.Borrowing.__exit__, outcome)
+    torn_loan = _came_first_in(pmarray._array.loans.Borrowing.__exit__, outcome)
     if trial.seed % 5 or run.stage.group is None or torn_loan:
         raised = None  # and what it was raised in goes, such as a handle that nobody has closed
     interrupted(outcome)

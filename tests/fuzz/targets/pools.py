@@ -10,9 +10,9 @@ from pathlib import Path
 import google_crc32c
 
 import pmarray
-from pmarray._metadata import Checkpoint
-from pmarray.backends import _pymm
-from pmarray.backends._pool_format import Directory, Superblock, current
+from pmarray._formats.metadata import Checkpoint
+from pmarray._formats.pool import Directory, Superblock, current
+from pmarray.backends.shelf import pymm
 from tests.fuzz.mutate import change_bytes, change_json
 from tests.fuzz.targets.files import changed_checkpoint
 from tests.fuzz.targets.use import attempt, use_group
@@ -100,7 +100,7 @@ def shelf_map(base: Path) -> Use:
 
     def use(rng: random.Random, mode: str) -> None:
         (base / "pmarray-1.map").write_bytes(change_bytes(rng, whole))
-        place = attempt(lambda: _pymm._place_of(str(base), "pmarray-1"))
+        place = attempt(lambda: pymm._place_of(str(base), "pmarray-1"))
         if place is not None:
             assert 0x1000_0000_0000 <= place[0] <= 0x5000_0000_0000 - place[1]
             assert 0 < place[1] <= 128 << 20

@@ -25,12 +25,12 @@ from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
 import pmarray
-from pmarray._journal import Image, Journal
-from pmarray._metadata import Checkpoint
-from pmarray.backends import _zarr_format as zarr_format
-from pmarray.backends._zarr_files import FileStore
-from pmarray.backends._zarr_zip import ArchiveStore
-from pmarray.backends.zarrstore import ZarrChunks, _PutBack
+from pmarray._commits.journal import Image, Journal
+from pmarray._formats.metadata import Checkpoint
+from pmarray.backends.zarr import translation as zarr_format
+from pmarray.backends.zarr.archive import ArchiveStore
+from pmarray.backends.zarr.files import FileStore
+from pmarray.backends.zarr.store import ZarrChunks, _PutBack
 from tests.fuzz.mutate import change_bytes, change_json, name
 from tests.fuzz.targets.files import Memory, changed_checkpoint, sealed
 from tests.fuzz.targets.use import Template, attempt, use_group

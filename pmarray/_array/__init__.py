@@ -1,0 +1,1 @@
+"""What an array does beside reading and writing: loans of its memory, overlaps."""

@@ -1,0 +1,116 @@
+"""Which arrays hold the same items, so that writing one changes the other.
+
+What is computed piece by piece reads an operand after parts of the result were written. Where an
+operand has items that the result overwrites, at other places, it is copied first, as NumPy copies
+it. Two arrays of the same items in the same order need no copy: each piece is read before it is
+written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pmarray._config import config
+
+if TYPE_CHECKING:
+    from pmarray._storage.items import Axes
+    from pmarray.array import PMArray
+
+__all__ = ["apart_from", "is_stored", "overlap", "root", "share"]
+
+
+def is_stored(value: Any) -> bool:
+    """Whether it is a `PMArray`."""
+    from pmarray.array import PMArray  # which is made of this module's functions
+
+    return isinstance(value, PMArray)
+
+
+def root(array: PMArray) -> PMArray:
+    """The array that a view is of."""
+    while (base := getattr(array, "_base", None)) is not None:
+        array = base
+    return array
+
+
+def apart_from(value: Any, targets: Iterable[Any], what: str = "the operand") -> Any:
+    """Return `value`, or a copy of it in memory if writing one of `targets` could change it.
+
+    Raises
+    ------
+    BudgetError
+        The copy would not fit into memory.
+    """
+    if not any(overlap(target, value) for target in targets):
+        return value
+    config.check_result(value.nbytes, f"{what} overlaps what is written: write to another array")
+    return value[...] if is_stored(value) else value.copy()
+
+
+def overlap(target: Any, value: Any) -> bool:
+    """Whether writing items of `target` may change items of `value` that are read later.
+
+    Either may be anything; only a `PMArray` and a `numpy.ndarray` share anything.
+    """
+    if target is value:
+        return False
+    if not (_is_array(target) and _is_array(value)) or not (target.size and value.size):
+        return False
+    if is_stored(target) and is_stored(value):
+        return _views_overlap(target, value)
+    if is_stored(target):
+        return root(target)._storage.shows(value)
+    if is_stored(value):
+        return root(value)._storage.shows(target)
+    return bool(np.may_share_memory(target, value))
+
+
+def share(one: Any, other: Any) -> bool:
+    """Whether they have items in common, also where both are the same items in the same order."""
+    if one is other or overlap(one, other):
+        return True
+    return is_stored(one) and is_stored(other) and _same_items(one, other)
+
+
+def _is_array(value: Any) -> bool:
+    return is_stored(value) or isinstance(value, np.ndarray)
+
+
+def _views_overlap(target: PMArray, value: PMArray) -> bool:
+    if root(target) is not root(value):
+        # Two handles on one place in memory; of files, each sees what the other has flushed.
+        items = getattr(root(value)._storage, "items", None)
+        return items is not None and root(target)._storage.shows(items)
+    if _same_items(target, value):
+        return False
+    return not any(
+        _disjoint(one, other) for one, other in zip(_in_root(target), _in_root(value), strict=True)
+    )
+
+
+def _same_items(one: PMArray, other: PMArray) -> bool:
+    """Whether they are views that were made alike."""
+    while one is not other:
+        items, others = getattr(one, "_items", None), getattr(other, "_items", None)
+        if items is None or others is None or items.look != others.look:
+            return False
+        one, other = items.base, others.base
+    return True
+
+
+def _in_root(array: Any) -> Axes:
+    """The items of a view as slices of the array behind all views."""
+    axes: Axes = tuple(slice(0, n, 1) for n in array.shape)
+    while hasattr(array, "_base"):
+        axes = array.in_base(axes)
+        array = array._base
+    return axes
+
+
+def _disjoint(one: slice, other: slice) -> bool:
+    if one.start >= other.stop or other.start >= one.stop:
+        return True
+    return bool(one.step == other.step and (one.start - other.start) % one.step)

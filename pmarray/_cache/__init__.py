@@ -1,0 +1,1 @@
+"""Chunks in memory under one budget, and the thread that writes them behind."""

@@ -1,0 +1,648 @@
+"""The DRAM chunk cache of one group: write-combining above, large ordered writes below.
+
+Books. A cached chunk keeps three sets of byte spans. *Valid* bytes hold what the array holds.
+*Dirty* bytes are valid and newer than the medium. *In-flight* bytes are valid and being written by
+the writer thread. A byte is dirty or in flight, never both; a chunk may be evicted when it has
+neither and is not pinned by a loan.
+
+Rules.
+
+1. All books are kept under one lock, the cache's own. Nobody waits with it held: what cannot go on
+   raises `MustWait`, and `until` waits without the lock and makes the attempt again, from its
+   beginning. So an attempt changes nothing before its last wait.
+2. Reads from the medium happen under the lock; chunk stores fetch on threads of their own, without.
+   Writes happen on the writer thread, without the lock.
+3. In-flight bytes do not change. A write that would touch them waits until they have landed.
+4. Spans become dirty in whole blocks of the storage (`block_bytes`), so that what leaves is always
+   aligned; the rest of a block is read before the first write to a part of it.
+5. A chunk leaves when every byte of it is dirty (a sequential writer fills one chunk after
+   another), when more than half of the budget is dirty (oldest first), and at `flush`. In a
+   transaction a full chunk waits for the end if it holds committed bytes; leaving early would cost
+   a barrier of the journal.
+6. The pool's budget is never exceeded: whoever needs a buffer evicts the least recently used chunk
+   that may go, or waits for the writer, then for other threads to end their loans. It fails with
+   `BudgetError` when nobody is left who could: everything is on loan to threads that wait
+   themselves. A loan may be ended by another thread than the one that began it, which nobody can
+   foresee, so the wait for loans has an end too (`LOAN_WAIT_SECONDS`).
+7. A failed write leaves its bytes dirty, so that nothing is lost, and is raised once, by the next
+   operation on the group; `flush` then tries again.
+8. An exception may arrive at any call (see `_system.uninterrupted`). So bytes are marked dirty
+   before they change, in the same breath: between the two there is no call, which is where an
+   exception could arrive. A span that leaves is in flight and queued in one breath, too. What is
+   counted besides (`_torn`) is counted anew by whoever finds that an attempt did not end. A pin
+   and a loan live as long as what holds them; lent bytes whose loan died unended are forgotten,
+   unless written since.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+import time
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeVar
+
+from numpy.typing import NDArray
+
+from pmarray._cache.buffers import BufferPool
+from pmarray._cache.writer import Sink, Write, Writer
+from pmarray._commits.committer import Commit
+from pmarray._commits.journal import Image
+from pmarray._geometry.spans import SpanSet
+from pmarray._sizes import format_bytes
+from pmarray._system.uninterrupted import caller
+from pmarray.errors import BudgetError, PoisonedError, ReentrantCallError
+
+__all__ = ["CachedChunk", "ChunkCache", "ChunkSource", "Pin"]
+
+T = TypeVar("T")
+
+WRITE_THROUGH_BYTES = 1 << 20
+"""The transient chunk of a group that was opened with ``cache=0``."""
+MIN_BUDGET_BYTES = 16 * 1024
+_LOOK_SECONDS = 0.5
+"""Who waits looks by himself as well: who should have woken him may have been torn away."""
+LOAN_WAIT_SECONDS = 30.0
+"""How long memory that is wanted waits for loans of other threads, of which none ends."""
+
+
+class ChunkSource(Protocol):
+    """One array's chunks on their medium, as the cache sees them."""
+
+    @property
+    def block_bytes(self) -> int:
+        """Writes begin and end at multiples of this."""
+
+    def load(self, chunk: tuple[int, ...], start: int, out: memoryview, /) -> None:
+        """Fill `out` with the bytes of `chunk` from `start` on; called under the lock."""
+
+    def prepare(self, chunk: tuple[int, ...], out: memoryview, /) -> None:
+        """Set the padding in a fresh buffer, which may hold anything."""
+
+    def store(self, writes: list[Write], /) -> None:
+        """Write adjacent pieces in one go; called on the writer thread, without the lock."""
+
+    def address(self, chunk: tuple[int, ...], /) -> int:
+        """The position of `chunk` on the medium; adjacent chunks have adjacent addresses."""
+
+    def complete(self, chunk: CachedChunk, /) -> None:
+        """Make all that has to be written together with the dirty bytes dirty; under the lock."""
+
+    def before_images(self, writes: Iterable[Write], /) -> Iterator[Image]:
+        """Yield what the last durable commit has where `writes` go; on the writer thread."""
+
+    @property
+    def protected_nbytes(self) -> int:
+        """Up to this address there may be bytes of a commit that was sealed."""
+
+
+class MustWait(Exception):  # noqa: N818  # it is no error, and never leaves the package
+    """An attempt cannot go on before something is over."""
+
+    def __init__(self, *, for_loans: bool = False) -> None:
+        super().__init__()
+        self.for_loans = for_loans
+
+
+class Pin:
+    """Keeps a chunk in memory for as long as the pin itself is kept."""
+
+    __slots__ = ("__weakref__", "holder")
+
+    def __init__(self, holder: int | None) -> None:
+        self.holder = holder
+        """The thread that has it; None for one of our own, which ends by itself."""
+
+
+class CachedChunk:
+    """One chunk in DRAM, and the state of its bytes."""
+
+    __slots__ = ("_pins", "buffer", "dirty", "index", "inflight", "source", "valid")
+
+    def __init__(self, source: ChunkSource, index: tuple[int, ...], buffer: memoryview) -> None:
+        self.source = source
+        self.index = index
+        self.buffer = buffer
+        self.valid = SpanSet()
+        self.dirty = SpanSet()
+        self.inflight = SpanSet()
+        self._pins: tuple[weakref.ref[Pin], ...] = ()
+
+    @property
+    def pins(self) -> list[Pin]:
+        """Those that somebody has."""
+        return [pin for ref in self._pins if (pin := ref()) is not None]
+
+    @property
+    def evictable(self) -> bool:
+        return not (self.dirty or self.inflight or (self._pins and self.pins))
+
+    def pin(self, pin: Pin, died: Callable[[Any], object] | None = None) -> None:
+        """Stay for as long as `pin` is kept; tell `died` when nobody has it any more."""
+        self._pins = (*(ref for ref in self._pins if ref() is not None), weakref.ref(pin, died))
+
+    def unpin(self, pin: Pin) -> None:
+        """Stay for others only; nobody is told that this one has died."""
+        self._pins = tuple([ref for ref in self._pins if ref() is not pin])
+
+
+class ChunkCache:
+    """The chunk cache of one group.
+
+    Parameters
+    ----------
+    budget_bytes
+        Bytes of DRAM for chunks, clean and dirty together. 0 keeps nothing: every operation works
+        through one transient chunk and returns when its writes have left.
+    """
+
+    def __init__(self, budget_bytes: int, sink: Sink) -> None:
+        if 0 < budget_bytes < MIN_BUDGET_BYTES:
+            raise BudgetError(
+                f"a cache of {format_bytes(budget_bytes)} is too small to work with: "
+                f"give 0 (none) or at least {format_bytes(MIN_BUDGET_BYTES)}"
+            )
+        self.budget_bytes = budget_bytes
+        self.write_through = budget_bytes == 0
+        self._pool = BufferPool(budget_bytes or 2 * WRITE_THROUGH_BYTES)
+        self.lock = threading.RLock()
+        self._chunks: OrderedDict[tuple[int, tuple[int, ...]], CachedChunk] = OrderedDict()
+        self._dirty_bytes = 0
+        self._torn = False
+        """Whether an attempt has begun and not ended."""
+        self._writer = Writer(self.lock, self._landed, self.signal, sink)
+        self._waiters: deque[Any] = deque()
+        self._blocked: set[int] = set()
+        """Threads that wait, and end no loan until they are done."""
+        self._releases = 0
+        self.before_eviction: deque[Callable[[], None]] = deque()
+        """What other threads want done, under the lock, at the latest when memory is wanted."""
+        self._lost: deque[tuple[CachedChunk, int, int]] = deque()
+        """What was lent to somebody who is no more, and never ended the loan."""
+        self.on_loan = False
+        """Whether anything was ever lent: who waits for the group is noted from then on."""
+        self.transaction: int | None = None
+        """The number of the open transaction, to which everything dirty belongs."""
+
+    def set_sink(self, sink: Sink) -> None:
+        """Write to another sink from now on; nothing is queued."""
+        self._writer.sink = sink
+
+    @property
+    def poison(self) -> PoisonedError | None:
+        """Why the group can only be closed, if so; set by whoever finds out."""
+        return self._writer.poison
+
+    @poison.setter
+    def poison(self, error: PoisonedError) -> None:
+        self._writer.poison = error
+
+    @property
+    def unreported(self) -> BaseException | None:
+        """A failure behind the caller's back that nobody has been told of."""
+        return self._writer.unreported
+
+    @property
+    def max_chunk_bytes(self) -> int:
+        """The largest chunk that leaves room for a second one; buffers are whole pages."""
+        return self._pool.budget_bytes // 2 // mmap.PAGESIZE * mmap.PAGESIZE
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of DRAM that chunks occupy now."""
+        return self._pool.allocated_bytes
+
+    def raise_failure(self) -> None:
+        """Raise what failed behind the caller's back."""
+        with self.lock:
+            self._writer.raise_failure()
+
+    def check(self) -> None:
+        """The same for a look at one chunk, which is no attempt; called under the lock."""
+        self._writer.raise_failure()
+        if self._lost:
+            self._forget_lost()
+
+    def until(self, attempt: Callable[[], T], *, check: bool = True) -> T:
+        """Make an attempt under the lock, again and again until it need not wait.
+
+        With `check`, raise what failed behind the caller's back.
+        """
+        loans_until: float | None = None
+        while True:
+            with self.lock:
+                if check:
+                    self._writer.raise_failure()
+                if self._torn:
+                    self._count_anew()
+                if self._lost:
+                    self._forget_lost()
+                self._torn = True
+                try:
+                    result = attempt()
+                except MustWait as wait:
+                    for_loans, releases = wait.for_loans, self._releases
+                    waiter = threading.Lock()
+                    waiter.acquire()
+                    self._waiters.append(waiter)
+                else:
+                    self._torn = False
+                    return result
+                self._torn = False
+            if not for_loans:
+                loans_until = None
+            elif loans_until is None:
+                loans_until = time.monotonic() + LOAN_WAIT_SECONDS
+            elif time.monotonic() >= loans_until:
+                raise self._all_on_loan()
+            self._wait(waiter, for_loans=for_loans)
+            if self._releases != releases:
+                loans_until = None
+
+    def end_operation(self) -> None:
+        """Let go of what a group without memory does not keep; after each operation."""
+        if self.write_through:
+            self.flush()
+            self.until(self._evict_all)
+
+    def _wait(self, waiter: Any, *, for_loans: bool) -> None:
+        """Return when something is over, or may be; then the attempt is made again."""
+        self.refuse_reentry()
+        try:
+            if for_loans:
+                self.note_blocked()
+            self._writer.kick()
+            if not self.before_eviction:
+                waiter.acquire(timeout=_LOOK_SECONDS)
+        finally:
+            self.note_free()
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def refuse_reentry(self) -> None:
+        """Raise where this thread is in an attempt already: it would wait for itself."""
+        if self.lock._is_owned():  # type: ignore[attr-defined]  # C, and what Condition asks
+            raise ReentrantCallError(
+                "a signal handler used the group in the middle of an operation on it: raise an "
+                "exception in the handler, and use the group after it"
+            )
+
+    def signal(self) -> None:
+        """Wake all that wait; needs no lock."""
+        for waiter in tuple(self._waiters):
+            try:
+                waiter.release()
+            except RuntimeError:
+                pass  # somebody else has woken it
+
+    def _count_anew(self) -> None:
+        """Put right what an attempt that was torn away may have left uncounted."""
+        self._dirty_bytes = sum(chunk.dirty.nbytes for chunk in self._chunks.values())
+        self._pool.count_anew([chunk.buffer for chunk in self._chunks.values()])
+
+    def _forget_lost(self) -> None:
+        while self._lost:
+            self.revert(*self._lost[0])
+            self._lost.popleft()  # not before: this may be torn away, too
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def peek(self, source: ChunkSource, index: tuple[int, ...]) -> CachedChunk | None:
+        """Return the chunk if it is cached; it counts as used."""
+        key = (id(source), index)
+        chunk = self._chunks.get(key)
+        if chunk is not None:
+            self._chunks.move_to_end(key)
+        return chunk
+
+    def acquire(
+        self, source: ChunkSource, index: tuple[int, ...], nbytes: int, *, needed: bool = True
+    ) -> CachedChunk:
+        """Return the chunk, with nothing valid in it where it was not cached. May wait.
+
+        One that is not `needed` is not worth waiting for other threads' loans to end.
+        """
+        chunk = self.peek(source, index)
+        if chunk is None:
+            buffer = self._take_buffer(nbytes, needed=needed)
+            source.prepare(index, buffer)
+            chunk = CachedChunk(source, index, buffer)
+            self._chunks[id(source), index] = chunk
+        return chunk
+
+    def load(self, chunk: CachedChunk, start: int, stop: int) -> None:
+        """Make the bytes ``[start, stop)`` of the chunk valid."""
+        for gap_start, gap_stop in chunk.valid.gaps(start, stop):
+            chunk.source.load(chunk.index, gap_start, chunk.buffer[gap_start:gap_stop])
+        chunk.valid.add(start, stop)
+
+    def pin(self, chunk: CachedChunk, holder: int | None) -> Pin:
+        """Keep a chunk in memory as long as what is returned is kept; see `unpin`."""
+        pin = Pin(holder)
+        self.on_loan = True
+        chunk.pin(pin, self._pin_died)
+        return pin
+
+    def lend(self, chunk: CachedChunk, start: int, stop: int, holder: int) -> Pin:
+        """Pin a chunk whose bytes ``[start, stop)`` somebody fills who will say when he is done.
+
+        They count as valid, so that nobody reads the medium into memory that the borrower is
+        filling: not a reader, and not the writer of another part of a block.
+        """
+        pin = Pin(holder)
+        self.on_loan = True
+
+        def died(_: Any) -> None:
+            self._lost.append((chunk, start, stop))
+            self._pin_died(_)
+
+        chunk.pin(pin, died)
+        chunk.valid.add(start, stop)
+        return pin
+
+    def _pin_died(self, _: Any) -> None:
+        self._releases += 1
+        self.signal()
+
+    def unpin(self, chunk: CachedChunk, pin: Pin) -> None:
+        """Let go of a chunk, on any thread."""
+        chunk.unpin(pin)
+        self._releases += 1
+        self.signal()
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def prepare_write(self, chunk: CachedChunk, start: int, stop: int, *, exact: bool) -> None:
+        """Make ``[start, stop)`` ready to be written: nothing in flight, whole blocks valid.
+
+        With `exact`, the caller will write every byte, and only the rest of the outer blocks is
+        read.
+        """
+        self.await_landing(chunk, start, stop)
+        low, high = self._blocks(chunk, start, stop)
+        if exact:
+            self.load(chunk, low, start)
+            self.load(chunk, stop, high)
+        else:
+            self.load(chunk, low, high)
+
+    def await_landing(self, chunk: CachedChunk, start: int, stop: int) -> None:
+        """Go on when no byte of the blocks of ``[start, stop)`` is in flight."""
+        if chunk.inflight.intersects(*self._blocks(chunk, start, stop)):
+            raise MustWait
+
+    def write(
+        self,
+        chunk: CachedChunk,
+        spans: Iterable[tuple[int, int]],
+        items: NDArray[Any],
+        values: NDArray[Any],
+    ) -> None:
+        """Store `values`, of the same dtype, into `items`, which lie at `spans` of the chunk."""
+        valid, dirty = chunk.valid, chunk.dirty
+        for start, stop in spans:
+            low, high = self._blocks(chunk, start, stop)
+            valid, dirty = valid.with_span(low, high), dirty.with_span(low, high)
+        added = dirty.nbytes - chunk.dirty.nbytes
+        # Rule 8: no call from here to the store, and items of one dtype are copied without any.
+        chunk.valid = valid
+        chunk.dirty = dirty
+        items[...] = values
+        self._dirty_bytes += added
+        self._pass_on(chunk)
+
+    def mark_written(self, chunk: CachedChunk, start: int, stop: int) -> None:
+        """Note that ``[start, stop)`` has been written, and pass on what should leave now."""
+        low, high = self._blocks(chunk, start, stop)
+        chunk.valid.add(low, high)
+        before = chunk.dirty.nbytes
+        chunk.dirty.add(low, high)
+        self._dirty_bytes += chunk.dirty.nbytes - before
+        self._pass_on(chunk)
+
+    def _pass_on(self, chunk: CachedChunk) -> None:
+        address = chunk.source.address(chunk.index)
+        may_leave = self.transaction is None or address >= chunk.source.protected_nbytes
+        if may_leave and chunk.dirty.covers(0, chunk.buffer.nbytes):
+            self._send(chunk)
+        elif self._dirty_bytes > self._pool.budget_bytes // 2:
+            for oldest in list(self._chunks.values()):
+                self._send(oldest)
+                if self._dirty_bytes <= self._pool.budget_bytes // 4:
+                    break
+
+    def invalidate(self, chunk: CachedChunk, start: int, stop: int) -> None:
+        """Forget ``[start, stop)``: the next reader takes it from the medium."""
+        before = chunk.dirty.nbytes
+        chunk.dirty.remove(start, stop)
+        chunk.valid.remove(start, stop)
+        self._dirty_bytes -= before - chunk.dirty.nbytes
+
+    def revert(self, chunk: CachedChunk, start: int, stop: int) -> None:
+        """Go back to what the medium has in ``[start, stop)``, unless it is on its way there."""
+        if not chunk.dirty.intersects(start, stop) and not chunk.inflight.intersects(start, stop):
+            self.invalidate(chunk, start, stop)
+
+    def discard(self, source: ChunkSource) -> None:
+        """Forget every chunk of `source`, written or not, after what is in flight has landed."""
+        self.discard_chunks(source, lambda _: True)
+
+    def discard_from(self, source: ChunkSource, address: int) -> None:
+        """Forget the bytes of `source` at `address` and above, written or not."""
+
+        def attempt() -> None:
+            self._await_writer()
+            for key, chunk in list(self._chunks.items()):
+                if chunk.source is source:
+                    start = max(0, address - source.address(chunk.index))
+                    if start == 0 and not chunk.pins:
+                        self._forget(key, chunk)
+                    else:
+                        # The block that the end cuts stays whole (rule 4).
+                        _, start = self._blocks(chunk, start, start)
+                        self.invalidate(chunk, start, chunk.buffer.nbytes)
+
+        self.until(attempt, check=False)
+
+    def discard_chunks(self, source: ChunkSource, gone: Callable[[tuple[int, ...]], bool]) -> None:
+        """Forget the chunks of `source` that are `gone`, written or not."""
+
+        def attempt() -> None:
+            self._await_writer()
+            for key, chunk in list(self._chunks.items()):
+                if chunk.source is source and gone(chunk.index):
+                    self._drop(key, chunk)
+
+        self.until(attempt, check=False)
+
+    def forget(self) -> None:
+        """Forget everything, written or not, after what was handed over has landed.
+
+        What an open transaction has spilled is cached as if it were there for good: that is why
+        a rollback forgets clean chunks too. That something could not be written is forgotten with
+        it: nobody wants it any more.
+        """
+
+        def attempt() -> None:
+            self._await_writer()
+            self._writer.forget_failure()
+            for key, chunk in list(self._chunks.items()):
+                self._drop(key, chunk)
+            self.transaction = None
+
+        self.until(attempt, check=False)
+
+    def flush(self, source: ChunkSource | None = None) -> None:
+        """Write out everything that is dirty (of one source), and wait until it has landed.
+
+        This hands the bytes to the operating system; it is no barrier.
+        """
+        self.until(lambda: self._send_all(source))
+        self.settle()
+
+    def seal(self, commit: Commit) -> None:
+        """Hand over the open transaction: its dirty bytes, then the commit itself."""
+
+        def attempt() -> None:
+            self._send_all(None)
+            self._writer.put_commit(commit)
+            self.transaction = None
+
+        self.until(attempt)
+
+    def settle(self) -> None:
+        """Return when nothing is queued; raise if anything failed."""
+        self.until(self._await_writer)
+
+    def _send_all(self, source: ChunkSource | None) -> None:
+        chunks = [c for c in self._chunks.values() if source is None or c.source is source]
+        chunks.sort(key=lambda chunk: (id(chunk.source), chunk.source.address(chunk.index)))
+        for chunk in chunks:
+            self._send(chunk)
+
+    def cached(self, source: ChunkSource) -> list[tuple[tuple[int, ...], int, int]]:
+        """Return index, valid bytes and bytes not yet landed of each cached chunk of `source`."""
+        with self.lock:
+            return [
+                (chunk.index, chunk.valid.nbytes, chunk.dirty.nbytes + chunk.inflight.nbytes)
+                for chunk in self._chunks.values()
+                if chunk.source is source
+            ]
+
+    def close(self) -> None:
+        """Stop the writer thread and free the buffers; the caller has flushed."""
+        self._writer.close()
+        with self.lock:
+            self._chunks.clear()
+
+    # -- books --------------------------------------------------------------------------------
+
+    def _blocks(self, chunk: CachedChunk, start: int, stop: int) -> tuple[int, int]:
+        block = chunk.source.block_bytes
+        return start // block * block, min(-(-stop // block) * block, chunk.buffer.nbytes)
+
+    def _send(self, chunk: CachedChunk) -> None:
+        """Hand the dirty bytes of a chunk to the writer."""
+        if not chunk.dirty:
+            return
+        before = chunk.dirty.nbytes
+        chunk.source.complete(chunk)
+        self._dirty_bytes += chunk.dirty.nbytes - before
+        hand_over = self._writer.queue.append
+        for start, stop in chunk.dirty:
+            # A span that was written again while it was in flight waited for it (rule 3), so the
+            # two sets are disjoint here.
+            inflight = chunk.inflight.with_span(start, stop)
+            dirty = chunk.dirty.with_span(0, 0)
+            dirty.remove(start, stop)
+            write = Write(chunk.source, chunk, start, stop, self.transaction)
+            # Rule 8: no call from here to the one that hands it over.
+            chunk.dirty = dirty
+            chunk.inflight = inflight
+            hand_over(write)
+            self._dirty_bytes -= stop - start
+        self._writer.kick()
+
+    def _landed(self, write: Write, succeeded: bool) -> None:
+        """Called by the writer, under the lock, when a write is over."""
+        chunk = write.chunk
+        chunk.inflight.remove(write.start, write.stop)
+        if not succeeded:
+            before = chunk.dirty.nbytes
+            chunk.dirty.add(write.start, write.stop)
+            self._dirty_bytes += chunk.dirty.nbytes - before
+
+    def _take_buffer(self, nbytes: int, *, needed: bool) -> memoryview:
+        if nbytes > self._pool.budget_bytes:
+            raise BudgetError(
+                f"one chunk needs {format_bytes(nbytes)}, the cache has "
+                f"{format_bytes(self._pool.budget_bytes)}: open the group with a larger cache="
+            )
+        while True:
+            while self.before_eviction:
+                self.before_eviction[0]()
+                self.before_eviction.popleft()
+            buffer = self._pool.take(nbytes)
+            if buffer is not None:
+                return buffer
+            if self._evict_one():
+                continue
+            dirty = next((chunk for chunk in self._chunks.values() if chunk.dirty), None)
+            if dirty is not None:
+                self._send(dirty)
+            if self._writer.busy:
+                raise MustWait
+            if dirty is not None:
+                continue  # it has been written at once, where there is no other thread
+            self._refuse_if_hopeless(needed=needed)
+            raise MustWait(for_loans=True)
+
+    def _refuse_if_hopeless(self, *, needed: bool) -> None:
+        holders = {pin.holder for chunk in self._chunks.values() for pin in chunk.pins}
+        if not needed or holders <= {*self._blocked, caller()}:
+            raise self._all_on_loan()
+
+    def _all_on_loan(self) -> BudgetError:
+        return BudgetError(
+            f"all {format_bytes(self._pool.budget_bytes)} of the cache are on loan or pinned: end "
+            "some loans, or open the group with a larger cache="
+        )
+
+    def note_blocked(self) -> None:
+        """Note that the caller is about to wait, and ends no loan until it is let in."""
+        self._blocked.add(caller())
+        self.signal()
+
+    def note_free(self) -> None:
+        """Note that it has been let in."""
+        self._blocked.discard(caller())
+
+    def _evict_one(self) -> bool:
+        for key, chunk in self._chunks.items():
+            if chunk.evictable:
+                self._forget(key, chunk)
+                return True
+        return False
+
+    def _evict_all(self) -> None:
+        while self._evict_one():
+            pass
+
+    def _forget(self, key: tuple[int, tuple[int, ...]], chunk: CachedChunk) -> None:
+        self.invalidate(chunk, 0, chunk.buffer.nbytes)
+        del self._chunks[key]
+        self._pool.give(chunk.buffer)
+
+    def _drop(self, key: tuple[int, tuple[int, ...]], chunk: CachedChunk) -> None:
+        """Forget a chunk, or the bytes of one that somebody holds."""
+        if chunk.pins:
+            self.invalidate(chunk, 0, chunk.buffer.nbytes)
+        else:
+            self._forget(key, chunk)
+
+    def _await_writer(self) -> None:
+        """Go on when nothing is queued or in flight."""
+        if self._writer.busy:
+            raise MustWait

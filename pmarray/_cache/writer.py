@@ -1,0 +1,288 @@
+"""The one thread of a group that writes to the medium, in the order things were handed over.
+
+Adjacent pieces leave as one write, and transactions that wait in the queue are committed together.
+The thread starts with the first piece.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pmarray._commits.committer import Commit
+from pmarray._system.uninterrupted import start_thread
+from pmarray.errors import PMArrayError, PoisonedError, WriteBehindError
+
+if TYPE_CHECKING:
+    from pmarray._cache.cache import CachedChunk, ChunkSource
+
+__all__ = ["MAX_WRITE_BYTES", "Sink", "Write", "Writer"]
+
+MAX_WRITE_BYTES = 32 << 20
+"""Adjacent pieces are merged up to this size."""
+_MAX_PIECES = 512  # IOV_MAX is 1024 on Linux
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Bytes ``[start, stop)`` of a chunk that have to reach the medium."""
+
+    source: ChunkSource
+    chunk: CachedChunk
+    start: int
+    stop: int
+    number: int | None
+    """The transaction they belong to, if any."""
+
+    @property
+    def address(self) -> int:
+        """Where on the medium the bytes belong."""
+        return self.source.address(self.chunk.index) + self.start
+
+    @property
+    def data(self) -> memoryview:
+        """The bytes."""
+        return self.chunk.buffer[self.start : self.stop]
+
+
+class Sink(Protocol):
+    """What the writer thread does with what it is given."""
+
+    def store(self, writes: list[Write], /) -> None:
+        """Write adjacent pieces in one go."""
+
+    def commit(self, writes: list[list[Write]], commits: list[Commit], /) -> None:
+        """Commit sealed transactions with what is left of their writes, grouped by adjacency."""
+
+
+class Writer:
+    """A queue of writes and commits, and the thread that carries them out in order.
+
+    Callers wait for it on raw locks of their own (`ChunkCache.until`), and it waits for work on
+    `_wake`: an exception in a caller can leave neither in a state that stops the other. What
+    was queued and not told to the thread is told by whoever waits next.
+
+    Parameters
+    ----------
+    lock
+        The cache's; the queue is changed under it.
+    landed
+        Called under the lock for each write that is over, with whether it succeeded.
+    signal
+        Called, without the lock, whenever something is over.
+    sink
+        Carries them out; called on the thread, without the lock.
+    """
+
+    def __init__(
+        self,
+        lock: AbstractContextManager[Any],
+        landed: Callable[[Write, bool], None],
+        signal: Callable[[], None],
+        sink: Sink,
+    ) -> None:
+        self._lock = lock
+        self._landed = landed
+        self._signal = signal
+        self.sink = sink
+        self.queue: deque[Write | Commit] = deque()
+        """What is handed over; one `append` of a complete item does it."""
+        self._in_hand = 0
+        self._commits_queued = 0
+        self._failure: BaseException | None = None
+        self.poison: PoisonedError | None = None
+        """Why nothing can be done any more, if so."""
+        self._wake = threading.Lock()
+        self._running = threading.Lock()
+        """Held by the thread as long as it lives."""
+        self._closing = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is queued or being written; read under the lock."""
+        return bool(self.queue) or self._in_hand > 0
+
+    def put_commit(self, commit: Commit) -> None:
+        """Queue a commit behind what is there; called under the lock."""
+        self._commits_queued += 1
+        self.queue.append(commit)
+        self.kick()
+
+    def kick(self) -> None:
+        """Tell the thread that there is something to do; starts it where there is none."""
+        if not self._running.locked() and not start_thread(self._run):
+            self._carry_out_here()
+            return
+        try:
+            self._wake.release()
+        except RuntimeError:
+            pass  # it has been told
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong since the last call; called under the lock.
+
+        A poisoned writer raises at every call.
+        """
+        if self.poison is not None:
+            self._failure = None
+            raise self.poison
+        failure, self._failure = self._failure, None
+        if failure is None:
+            return
+        if isinstance(failure, OSError):
+            raise WriteBehindError(
+                failure.errno,
+                f"writing behind failed: {failure.strerror}; the data are still in memory: "
+                "free space or repair the medium, then flush again",
+                failure.filename,
+            ) from failure
+        raise failure
+
+    def forget_failure(self) -> None:
+        """Nobody wants any more what could not be written; called under the lock."""
+        self._failure = None
+
+    @property
+    def unreported(self) -> BaseException | None:
+        """A failure that nobody has seen yet."""
+        return self._failure
+
+    def close(self) -> None:
+        """Let the thread finish its queue and end."""
+        self._closing = True
+        while self._running.locked() or self.queue:
+            self.kick()
+            with self._running:
+                pass
+
+    def _run(self) -> None:
+        if not self._running.acquire(blocking=False):
+            return  # two callers have started one
+        try:
+            while self._carry_out():
+                pass
+        finally:
+            self._running.release()
+
+    def _carry_out_here(self) -> None:
+        """Do everything on the caller's thread, where there can be no other."""
+        if not self._running.acquire(blocking=False):
+            return  # it is at it already
+        try:
+            while self.queue:
+                self._carry_out()
+        finally:
+            self._running.release()
+
+    def _carry_out(self) -> bool:
+        """Do what comes next, or wait; return whether there may be more."""
+        with self._lock:
+            writes, commits = self._next_batch()
+            self._in_hand = len(writes) + len(commits)
+            failure: BaseException | None = self.poison
+            if commits and failure is None:
+                failure = self._failure  # a piece of it that left early did not arrive
+            idle = not self._in_hand
+            if idle and self._closing:
+                return False
+        if idle:
+            self._wake.acquire()
+            return True
+        if failure is None:
+            try:
+                if commits:
+                    self.sink.commit(_runs(writes), commits)
+                else:
+                    self.sink.store(writes)
+            except BaseException as error:
+                # Whatever it is belongs to the caller, not to this thread's stderr.
+                failure = error
+        with self._lock:
+            if failure is not None:
+                self._note(failure, commits)
+            self._in_hand = 0
+            for write in writes:
+                self._landed(write, failure is None)
+            for commit in commits:
+                commit.finish(failure)
+        self._signal()
+        return True
+
+    def _note(self, failure: BaseException, commits: list[Commit]) -> None:
+        if failure is self.poison:
+            return
+        if isinstance(failure, PoisonedError):
+            self.poison = failure
+        elif not isinstance(failure, OSError | PMArrayError):
+            # Nobody knows how far it has come.
+            self._poison(failure, f"the writer thread failed ({failure!r})")
+        elif any(not commit.waited_for for commit in commits):
+            # The caller has gone on from a state that never came to be.
+            self._poison(
+                failure, f"a pipelined commit failed ({failure}): it and its successors are lost"
+            )
+        if not commits or not all(commit.waited_for for commit in commits):
+            self._failure = failure  # who waits for a commit is told by the commit
+
+    def _poison(self, failure: BaseException, what: str) -> None:
+        code = failure.errno if isinstance(failure, OSError) else None
+        self.poison = PoisonedError(
+            code, f"{what}; close the group and open it again, as of the last commit"
+        )
+        self.poison.__cause__ = failure
+
+    def _next_batch(self) -> tuple[list[Write], list[Commit]]:
+        """Take all up to the last commit in the queue; else what is adjacent at its front."""
+        writes: list[Write] = []
+        commits: list[Commit] = []
+        nbytes = 0
+        while self.queue:
+            item = self.queue[0]
+            if isinstance(item, Commit):
+                commits.append(item)
+                self._commits_queued -= 1
+            else:
+                if not self._commits_queued and (
+                    commits
+                    or len(writes) == _MAX_PIECES
+                    or (writes and not _adjacent(writes[-1], item))
+                    or (writes and nbytes + item.stop - item.start > MAX_WRITE_BYTES)
+                ):
+                    break
+                writes.append(item)
+                nbytes += item.stop - item.start
+            self.queue.popleft()
+        return writes, commits
+
+
+def _adjacent(first: Write, second: Write) -> bool:
+    return (
+        first.source is second.source
+        and first.number == second.number
+        and first.address + first.stop - first.start == second.address
+    )
+
+
+def _runs(writes: list[Write]) -> list[list[Write]]:
+    """Group writes that can leave as one."""
+    runs: list[list[Write]] = []
+    nbytes = 0
+    for write in writes:
+        size = write.stop - write.start
+        if (
+            runs
+            and len(runs[-1]) < _MAX_PIECES
+            and nbytes + size <= MAX_WRITE_BYTES
+            and runs[-1][-1].source is write.source
+            and runs[-1][-1].address + runs[-1][-1].stop - runs[-1][-1].start == write.address
+        ):
+            runs[-1].append(write)
+            nbytes += size
+        else:
+            runs.append([write])
+            nbytes = size
+    return runs

@@ -1,0 +1,1 @@
+"""The commit protocol: journal, commits, recovery, and what readers see."""

@@ -1,0 +1,236 @@
+"""How a handle that does not hold the lock reads: the last commit, and nothing newer.
+
+A writer puts before-images into the journal before it changes the data, so the journal holds the
+old version of everything that a reader might find changed. Reading takes no lock:
+
+1. Note the stamp of the metadata file. If it has changed since the snapshot was taken, the journal
+   may have been reused: go on if no transaction has been committed since, else the snapshot has
+   expired.
+2. Read the data.
+3. Read what was added to the journal, and let the before-images of everything above the
+   snapshot's transaction, committed meanwhile or not, override what was read; where there are
+   several of one byte, the oldest.
+4. If the stamp has changed since step 1, begin again.
+
+A byte that changed before step 2 has its image in the journal by step 3, unless the journal was
+reused, which step 4 notices: reuse follows the replacement of the metadata file.
+
+Writes outside any transaction are not covered, and appear when they appear.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+
+from pmarray._commits.journal import FIRST, Journal, StoredImage
+from pmarray._commits.recovery import (
+    CommittedState,
+    Targets,
+    check_images,
+    missing_journal,
+    read_committed,
+)
+from pmarray._formats.metadata import Checkpoint, GroupMetadata
+from pmarray._formats.records import checksum
+from pmarray._geometry.spans import SpanSet
+from pmarray.backends._protocols import Backend, Region
+from pmarray.errors import DamagedError, SnapshotExpiredError
+
+__all__ = ["Snapshot"]
+
+
+class Snapshot:
+    """A group as of the last commit at the time of construction.
+
+    Parameters
+    ----------
+    backend
+        Of the group.
+    checkpoint
+        The metadata in force.
+    stamp
+        What the backend's was before they were loaded; without it they are loaded again.
+    thorough
+        Whether to look behind the journal's last record for signs of damage, and into all
+        before-images.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        checkpoint: Checkpoint,
+        *,
+        stamp: object = None,
+        thorough: bool = True,
+    ) -> None:
+        self._backend = backend
+        self._lock = threading.Lock()
+        self.images: defaultdict[int, list[StoredImage]] = defaultdict(list)
+        """What overrides the data files, by file, oldest first."""
+        self._journal: Journal | None = None
+        while True:
+            self._stamp = backend.stamp()
+            if stamp is None or stamp != self._stamp:
+                checkpoint = backend.load() or checkpoint
+            stamp = None
+            try:
+                state = self._read_journal(checkpoint, thorough=thorough)
+            except DamagedError:
+                if self._stamp == backend.stamp():
+                    raise
+                continue
+            if self._stamp == backend.stamp():
+                break
+        self.metadata: GroupMetadata = state.metadata
+        self.transaction = state.transaction
+        self._adopt(state)
+
+    def _read_journal(self, checkpoint: Checkpoint, *, thorough: bool) -> CommittedState:
+        if checkpoint.generation == 0:
+            return read_committed(checkpoint, None)
+        if self._journal is None:
+            region = self._backend.open_journal(create=False)
+            if region is None:
+                raise missing_journal(checkpoint)
+            self._journal = Journal(region, checkpoint.nonce)
+        self._journal.adopt(checkpoint.nonce, checkpoint.generation)
+        state = read_committed(checkpoint, self._journal, scan=thorough)
+        if thorough:
+            targets = Targets(self._backend, state.metadata)
+            try:
+                check_images(self._journal, state, targets)
+            finally:
+                targets.close()
+        return state
+
+    def _adopt(self, state: CommittedState) -> None:
+        self.images.clear()
+        self._position = state.position
+        self._add(state.images)
+
+    def _add(self, images: list[StoredImage] | tuple[StoredImage, ...]) -> None:
+        for image in images:
+            self.images[image.file_id].append(image)
+
+    def read(self, fetch: Callable[[], None], override: Callable[[], None]) -> None:
+        """Read as of this snapshot; steps 1 to 4.
+
+        `fetch` takes what is on the medium, and may run on several threads at a time; `override`
+        lets `images` override it.
+        """
+        while True:
+            with self._lock:
+                self.check()  # 1
+                stamp = self._stamp
+            try:
+                fetch()  # 2
+                with self._lock:
+                    self._catch_up()  # 3
+                    override()
+            except DamagedError:
+                if stamp == self._backend.stamp():
+                    raise
+                continue
+            if stamp == self._backend.stamp():  # 4
+                return
+
+    def read_into(self, file_id: int, region: Region, offset: int, out: memoryview) -> None:
+        """Fill `out` with bytes of a data file as of this snapshot."""
+        self.read(
+            lambda: region.read_into(offset, out),
+            lambda: self._override(file_id, region, offset, out),
+        )
+
+    def is_latest(self) -> bool:
+        """Whether no transaction has been committed since."""
+        checkpoint = self._backend.load()
+        if checkpoint is None:
+            return False
+        latest = Snapshot(self._backend, checkpoint)
+        latest.close()
+        return latest.metadata == self.metadata
+
+    def check(self) -> None:
+        """Raise if the snapshot has expired."""
+        while (stamp := self._backend.stamp()) != self._stamp:
+            try:
+                self._follow()
+            except DamagedError:
+                if stamp == self._backend.stamp():
+                    raise
+                continue  # the journal has been reused meanwhile
+            self._stamp = stamp
+
+    def _follow(self) -> None:
+        checkpoint = self._backend.load()
+        if checkpoint is None or checkpoint.transaction != self.transaction:
+            raise SnapshotExpiredError(
+                "what this handle was reading has been replaced by later commits: call refresh() "
+                "on the group to read the last one"
+            )
+        state = self._read_journal(checkpoint, thorough=False)
+        self._adopt(state)
+        # Commits since that checkpoint are newer than this snapshot: their images count too.
+        if state.transaction != self.transaction:
+            self.images.clear()
+            self._position = FIRST
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        if self._journal is None:
+            return
+        for record in self._journal.records(self._position):
+            self._add(record.images)
+            self._position = record.end
+
+    def fetch(self, image: StoredImage) -> memoryview:
+        """Return the bytes of one of `images`."""
+        assert self._journal is not None
+        return self._journal.fetch(image)
+
+    def _override(self, file_id: int, region: Region, offset: int, out: memoryview) -> None:
+        if file_id not in self.images or self._journal is None:
+            return
+        stop = offset + out.nbytes
+        bad = SpanSet()
+        for image in reversed(self.images[file_id]):  # the oldest last
+            low, high = max(offset, image.offset), min(stop, image.offset + image.nbytes)
+            if low < high:
+                data, lost = self._image(image, region, low - image.offset, high - image.offset)
+                out[low - offset : high - offset] = data[low - image.offset : high - image.offset]
+                bad.remove(low, high)
+                for start, end in lost:
+                    bad.add(image.offset + start, image.offset + end)
+        if bad.intersects(offset, stop):
+            raise DamagedError(
+                "a before-image in the journal is damaged: close the group and open it again, "
+                "which says what is lost"
+            )
+
+    def _image(
+        self, image: StoredImage, region: Region, start: int, stop: int
+    ) -> tuple[memoryview, list[tuple[int, int]]]:
+        """Return an image that is right from `start` to `stop`, and where it is not.
+
+        Of a record that is being written, or was when its writer died, blocks may be missing: then
+        the data have not changed yet, and are fetched in their place.
+        """
+        data, lost = self.fetch(image), []
+        for low, high, crc in image.blocks():
+            if low < stop and start < high and checksum(data[low:high]) != crc:
+                block = memoryview(bytearray(high - low))
+                region.read_into(image.offset + low, block)
+                if checksum(block) != crc:
+                    block = self.fetch(image)[low:high]  # the writer has finished it meanwhile
+                if checksum(block) != crc:
+                    lost.append((low, high))
+                data[low:high] = block
+        return data, lost
+
+    def close(self) -> None:
+        """Release the journal."""
+        if self._journal is not None:
+            self._journal.region.close()
+            self._journal = None

@@ -1,0 +1,1 @@
+"""Arrays copied between backends, and made from others' arrays."""

@@ -1,0 +1,438 @@
+"""`pmarray.copy` and `pmarray.copy_group`: from any backend and layout to any other.
+
+What is copied appears in one transaction of the destination: the arrays are created, filled and,
+where they replace others, take their place in it. So there is no moment, and no crash, after which
+a part of a copy could be taken for the whole.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from pmarray._geometry.layout import Order, parse_layout
+from pmarray._opening import _cache_bytes, _open_group
+from pmarray._streams.progress import Progress, reporting
+from pmarray._streams.stream import ArraySource, Source, stream
+from pmarray._system.uninterrupted import go_on, uninterrupted
+from pmarray._url import DEFAULT_NAME, URL
+from pmarray.array import PMArray
+from pmarray.errors import ArrayExistsError, GroupExistsError, ReadOnlyError, URLError
+from pmarray.group import Group
+
+__all__ = [
+    "Task",
+    "copy",
+    "copy_group",
+    "create",
+    "fill",
+    "in_one_step",
+    "parse_mode",
+    "refuse_itself",
+    "refuse_taken",
+    "writes_through",
+]
+
+_SMALLEST_BYTES = 128 << 10
+
+
+def copy(
+    src: str | os.PathLike[str] | PMArray,
+    dst: str | os.PathLike[str],
+    *,
+    mode: str = "w-",
+    layout: str | None = None,
+    chunks: str | int | tuple[int, ...] = "auto",
+    cache: int | str = "auto",
+    progress: bool | Progress = False,
+    **options: Any,
+) -> None:
+    """Copy one array to another URL: another backend, another layout, another name.
+
+    The copy is one transaction of the destination's group. Others see all of it or nothing, also
+    after a crash, and it is durable on return; if it fails, what was there is there still, and a
+    group that was new is left empty. In a store without transactions (`zarr:` that is not in a
+    local directory) it is made and filled step by step, and removed if that fails.
+
+    Each item is read once and written once, but for chunks of another shape than what is written
+    at a time, which are completed from the store if the cache cannot hold them. Shape, dtype,
+    fill value and the array's attributes stay; those of the group come along by `copy_group`.
+
+    Parameters
+    ----------
+    src
+        A URL, as `open` takes it, whose last commit or flush is copied; or an open `PMArray`, also
+        a view of one, with everything written to it so far.
+    dst
+        A URL; ``#name`` is the name of the copy, "array" unless told.
+    mode
+        ``"w-"`` the array must not exist, ``"w"`` it is replaced if it does. The old one stays
+        until the new one is complete, so that there has to be room for both.
+    layout
+        "row" or "col"; the source's unless told.
+    chunks
+        The unit of writing: see `Group.create`.
+    cache
+        The memory that the copy may take altogether, besides the cache of a group that is open
+        already: bytes, ``"1 GiB"``, ``"auto"`` for 256 MiB
+        or a quarter of the free memory, whichever is less; not less than 128 KiB are taken. Where
+        the layout changes, the runs that are read and written grow with the square root of it.
+    progress
+        True draws a bar on the terminal; a function is called, on a thread of the library's, with
+        the bytes that are done and the bytes there are.
+    **options
+        How a chunk store stores the copy: see `Group.create`.
+
+    Raises
+    ------
+    URLError
+        `src` and `dst` are the same array, or `dst` is an anonymous ``dram:``, which would be gone
+        on return.
+    ReadOnlyError
+        `src` is open with ``mode="r"`` in the group that `dst` names.
+    ArrayExistsError
+        There is an array of this name, and the mode is not ``"w"``.
+    PMArrayError
+        What `open` raises for either, and `Group.transaction` for the destination.
+
+    Examples
+    --------
+    >>> import pmarray
+    >>> with pmarray.open("dram:rows#x", shape=(4, 3), fill_value=2) as x:
+    ...     x[0] = 1
+    >>> pmarray.copy("dram:rows#x", "memmap:./columns#x", layout="col")
+    >>> with pmarray.open("./columns#x", mode="r") as y:
+    ...     y.layout, y[:, 0]
+    ('col', array([1., 2., 2., 2.]))
+    """
+    parse_mode(mode)
+    order = parse_layout(layout)
+    to = _parse_destination(dst)
+    name = to.name or DEFAULT_NAME
+    budget = _Budget.of(_cache_bytes(cache))
+    uninterrupted(lambda: _copy(src, to, name, mode, order, chunks, budget, progress, options))
+
+
+def _copy(
+    src: str | os.PathLike[str] | PMArray,
+    to: URL,
+    name: str,
+    mode: str,
+    order: Order | None,
+    chunks: str | int | tuple[int, ...],
+    budget: _Budget,
+    progress: bool | Progress,
+    options: Mapping[str, Any],
+) -> None:
+    with _array_of(src, to, budget) as source:
+        refuse_itself(source, to, name)
+        task = Task(
+            name,
+            source.shape,
+            source.dtype,
+            order or source.layout,
+            source._array.fill,
+            ArraySource(source),
+            dict(source.attrs),
+        )
+        with _destination(source.group, to, budget) as group:
+            refuse_taken(group, name, mode)
+            with reporting(progress) as report, in_one_step(group):
+                if name in group:
+                    del group[name]
+                fill(group, [task], chunks, budget.buffers, report, options)
+
+
+def copy_group(
+    src: str | os.PathLike[str] | Group,
+    dst: str | os.PathLike[str],
+    *,
+    mode: str = "w-",
+    layout: str | None = None,
+    cache: int | str = "auto",
+    progress: bool | Progress = False,
+    **options: Any,
+) -> None:
+    """Copy all arrays and attributes of a group to another URL.
+
+    One transaction, with the guarantees of `copy`: all of it appears or nothing.
+
+    Parameters
+    ----------
+    src
+        A URL, or an open `Group`.
+    dst
+        A URL without a name.
+    mode
+        ``"w-"`` the group must not exist, or be empty; ``"w"`` everything in it is replaced.
+    layout
+        "row" or "col", for all arrays; that of each unless told.
+    cache, progress, **options
+        As in `copy`.
+
+    Raises
+    ------
+    URLError
+        One of the two names an array, or they are the same group.
+    GroupExistsError
+        There is something in the destination, and the mode is not ``"w"``.
+    PMArrayError
+        What `open_group` raises for either, and `Group.transaction` for the destination.
+
+    Examples
+    --------
+    >>> import pmarray
+    >>> with pmarray.open_group("dram:run") as group:
+    ...     weights = group.create("weights", (3,), fill_value=1)
+    ...     group.attrs["step"] = 5
+    >>> pmarray.copy_group("dram:run", "memmap:./saved")
+    >>> with pmarray.open_group("./saved", mode="r") as saved:
+    ...     saved["weights"][:], saved.attrs["step"]
+    (array([1., 1., 1.]), 5)
+    """
+    parse_mode(mode)
+    order = parse_layout(layout)
+    to = _parse_destination(dst)
+    if to.name is not None:
+        raise URLError(f"{dst!r} names an array, and a group is copied: leave out '#{to.name}'")
+    budget = _Budget.of(_cache_bytes(cache))
+    uninterrupted(lambda: _copy_group(src, to, mode, order, budget, progress, options))
+
+
+def _copy_group(
+    src: str | os.PathLike[str] | Group,
+    to: URL,
+    mode: str,
+    order: Order | None,
+    budget: _Budget,
+    progress: bool | Progress,
+    options: Mapping[str, Any],
+) -> None:
+    with _group_of(src, budget) as source:
+        if same_place(source, to):
+            raise URLError(f"{source.url} is the source itself: give another URL")
+        with _open_group(to, "a", budget.destination) as group:
+            if mode == "w-" and (len(group) or len(group.attrs)):
+                raise GroupExistsError(
+                    f"{group.url} is not empty: mode='w' replaces all that is in it"
+                )
+            arrays = [source[name] for name in source]
+            tasks = [
+                Task(array.name, array.shape, array.dtype, order or array.layout,
+                     array._array.fill, ArraySource(array), dict(array.attrs))
+                for array in arrays
+            ]  # fmt: skip
+            with reporting(progress) as report, in_one_step(group):
+                for name in list(group):
+                    del group[name]
+                group.attrs.clear()
+                group.attrs.update(source.attrs)
+                fill(group, tasks, "auto", budget.buffers, report, options)
+
+
+# -- shared with from_array ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One array to make, and where its items come from."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Any
+    layout: str
+    fill: bytes
+    source: Source
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the items."""
+        return math.prod(self.shape) * int(self.dtype.itemsize)
+
+
+def fill(
+    group: Group,
+    tasks: Iterable[Task],
+    chunks: str | int | tuple[int, ...],
+    nbytes: int,
+    report: Progress,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> list[PMArray]:
+    """Create the arrays and write all their items; called in `in_one_step` of `group`."""
+    tasks = list(tasks)
+    total = sum(task.nbytes for task in tasks)
+    done = 0
+    report(0, total)
+    made = []
+    for task in tasks:
+        target = create(group, task, chunks, options)
+        for step in stream(task.source, target, nbytes):
+            done += step
+            go_on()  # or give up, where the caller was interrupted
+            report(done, total)
+        made.append(target)
+    return made
+
+
+def create(
+    group: Group,
+    task: Task,
+    chunks: str | int | tuple[int, ...],
+    options: Mapping[str, Any],
+) -> PMArray:
+    """Create the array of a task, its items unwritten."""
+    fill_value = np.frombuffer(task.fill, task.dtype)[0]
+    order = parse_layout(task.layout)
+    with group._turn():
+        group._admit_writer()
+        made = group._do(
+            lambda: group._create(
+                task.name, task.shape, task.dtype, order, chunks, fill_value, options
+            )
+        )
+    if task.attrs:
+        made.attrs.update(task.attrs)
+    return made
+
+
+@contextmanager
+def in_one_step(group: Group) -> Iterator[None]:
+    """A transaction, or where there is none, the next best: what is made is removed on failure."""
+    if group._can_commit:
+        with group.transaction(wait=True):
+            yield
+        return
+    before = set(group)
+    try:
+        yield
+        group.flush()
+    except BaseException:
+        for name in set(group) - before:
+            del group[name]
+        group.flush()
+        raise
+
+
+def parse_mode(mode: str) -> None:
+    """Refuse a mode that does not create."""
+    if mode not in ("w", "w-"):
+        raise ValueError(f"mode={mode!r}: use 'w-' (must not exist) or 'w' (is replaced)")
+
+
+def refuse_itself(source: PMArray, url: URL, name: str) -> None:
+    """Raise if array `name` at `url` is the source, or what the source is a view of."""
+    if same_place(source.group, url) and source.name == name:
+        raise URLError(f"{source.group.url}#{name} is the source itself: give another #name")
+
+
+def refuse_taken(group: Group, name: str, mode: str) -> None:
+    """Raise if there is such an array and it may not be replaced."""
+    if mode == "w-" and name in group:
+        raise ArrayExistsError(
+            f"{group.url} has an array {name!r} already: mode='w' replaces it, or give "
+            "another #name"
+        )
+
+
+def same_place(group: Group, url: URL) -> bool:
+    """Whether `url` is where `group` is."""
+    one = URL.parse(group.url)
+    if one.scheme != url.scheme or is_anonymous(url):
+        return False
+    if one.local_path is not None and url.local_path is not None:
+        return os.path.realpath(one.local_path) == os.path.realpath(url.local_path)
+    return one.path == url.path
+
+
+def writes_through(group: Group, url: URL) -> bool:
+    """Whether a source's own handle is the one to write with.
+
+    Raises
+    ------
+    ReadOnlyError
+        It is, and cannot write. A second handle would move on from the state that this one reads.
+    """
+    if not same_place(group, url):
+        return False
+    if group.mode == "r":
+        raise ReadOnlyError(
+            f"{group.url} is open with mode='r', and a copy within it is written through the "
+            "handle that reads: open it with 'r+' or 'a', or give the source as a URL"
+        )
+    return True
+
+
+def is_anonymous(url: URL) -> bool:
+    """Whether every opener of `url` gets a new group."""
+    return url.scheme == "dram" and not url.path
+
+
+# -- the two sides ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Budget:
+    """What `cache=` is divided into."""
+
+    buffers: int
+    destination: int
+    source: int
+
+    @classmethod
+    def of(cls, nbytes: int) -> _Budget:
+        nbytes = max(nbytes, _SMALLEST_BYTES)
+        # Long runs are what memory is good for here. The source's cache only serves runs that are
+        # too short to be read by themselves.
+        return cls(nbytes * 5 // 8, nbytes // 4, nbytes // 8)
+
+
+def _parse_destination(dst: str | os.PathLike[str]) -> URL:
+    url = URL.parse(dst)
+    if is_anonymous(url):
+        raise URLError(f"a copy at {dst!r} would be gone on return: name it, as in 'dram:name'")
+    return url
+
+
+@contextmanager
+def _array_of(src: str | os.PathLike[str] | PMArray, to: URL, budget: _Budget) -> Iterator[PMArray]:
+    if isinstance(src, PMArray):
+        yield src
+        return
+    url = URL.parse(src)
+    place = replace(url, name=None)
+    with _open_group(place, "r", budget.source) as group:
+        if not same_place(group, to):
+            yield group[url.name or DEFAULT_NAME]
+            return
+    # One handle for both sides, since a writer need not wait for its own reader.
+    with _open_group(place, "r+", budget.destination) as group:
+        yield group[url.name or DEFAULT_NAME]
+
+
+@contextmanager
+def _group_of(src: str | os.PathLike[str] | Group, budget: _Budget) -> Iterator[Group]:
+    if isinstance(src, Group):
+        yield src
+        return
+    url = URL.parse(src)
+    if url.name is not None:
+        raise URLError(f"{src!r} names an array: pmarray.copy copies one")
+    with _open_group(url, "r", budget.source) as group:
+        yield group
+
+
+@contextmanager
+def _destination(source: Group, to: URL, budget: _Budget) -> Iterator[Group]:
+    if writes_through(source, to):
+        yield source
+        return
+    with _open_group(replace(to, name=None), "a", budget.destination) as group:
+        yield group

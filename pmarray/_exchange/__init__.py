@@ -1,0 +1,1 @@
+"""What other libraries see of an array: NumPy, PyTorch, dask, xarray, pickle, notebooks."""

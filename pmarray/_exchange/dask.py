@@ -1,0 +1,63 @@
+"""A `PMArray` as a `dask.array.Array`."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pmarray._config import config
+
+if TYPE_CHECKING:
+    from pmarray.array import PMArray
+
+__all__ = ["to_dask", "token"]
+
+
+def to_dask(a: PMArray, chunks: Any) -> Any:
+    """Return a `dask.array.Array`; see `PMArray.to_dask`."""
+    import dask.array
+    from dask.base import tokenize
+
+    if chunks is None:
+        nbytes = config.work_memory // 2
+        lines = a._layout.chunk_shape(nbytes, nbytes)
+        chunks = tuple(max(1, min(n, m)) for n, m in zip(lines, a.shape, strict=False))
+    from_array: Any = dask.array.from_array
+    return from_array(
+        a,
+        chunks=chunks,
+        name=f"pmarray-{tokenize(a, chunks)}",
+        lock=False,  # the group has its own
+        meta=np.empty((0,) * a.ndim, a.dtype),
+    )
+
+
+def token(a: PMArray) -> Any:
+    """Return what tells the items apart from others: place and state.
+
+    What has no state that could be named gets a new token each time: what is open for writing, in
+    memory, a view, or in files that another handle has written to since this one opened them.
+    """
+    from pmarray._storage.views import ArrayView  # a view is an array itself
+
+    group = a.group
+    with a._turn():
+        a._admit()
+        region: Any = None if isinstance(a, ArrayView) else getattr(a._storage, "region", None)
+        stamp = region.unchanged_stamp() if hasattr(region, "unchanged_stamp") else None
+        if stamp is None or group._locked:
+            return ("pmarray", group.url, a.name, uuid.uuid4().hex)
+        saved = group._committer.saved
+        return (
+            "pmarray",
+            group.url,
+            a.name,
+            group._metadata.uuid,
+            saved.transaction,
+            a._array.file_id,
+            a.shape,
+            repr(group._backend.stamp()),
+            stamp,
+        )

@@ -1,0 +1,1 @@
+"""What is written on a medium, byte by byte, and how it is read with suspicion."""

@@ -1,0 +1,1 @@
+"""Where items lie: layouts, grids of chunks, spans of bytes. Arithmetic alone."""

@@ -1,0 +1,1 @@
+"""What stands behind a group: attributes, transactions, the life of its handle."""

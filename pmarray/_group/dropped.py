@@ -1,0 +1,111 @@
+"""Groups that nobody has any more and nobody has closed.
+
+A destructor runs on any thread, in the middle of anything: on the writer of a group or an event
+loop, which closing waits for, or under a lock that closing wants. So another thread closes, and
+only the main thread waits for it, if it runs no event loop, and not for ever. Who opens a group
+or becomes its writer waits as well, for one that was dropped may still have the lock.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from queue import SimpleQueue
+from typing import Protocol
+
+from pmarray._system.uninterrupted import start_thread
+
+__all__ = ["await_closing", "close_later"]
+
+_PATIENCE_S = 60.0
+
+
+class _Group(Protocol):
+    def close(self) -> None: ...
+
+    def _abandon(self) -> None: ...
+
+
+class _Dropped:
+    """A group on its way to be closed."""
+
+    def __init__(self, group: _Group, *, waited_for: bool) -> None:
+        self.group = group
+        self.waited_for = waited_for
+        # A plain lock: an interrupt in the wait for an Event could leave that held.
+        self._open = threading.Lock()
+        self._open.acquire()
+        self.error: BaseException | None = None
+
+    def wait(self) -> bool:
+        """Wait, not for ever, until it is closed; return whether it is."""
+        closed = self._open.acquire(timeout=_PATIENCE_S)
+        if closed:
+            self._open.release()
+        return closed
+
+    def close(self) -> None:
+        try:
+            self.group.close()
+        except BaseException as error:
+            self.error = error
+            if not self.waited_for:
+                thread = threading.current_thread()
+                threading.excepthook(
+                    threading.ExceptHookArgs((type(error), error, error.__traceback__, thread))
+                )
+        finally:
+            _dropped.remove(self)
+            self._open.release()
+
+
+_dropped: list[_Dropped] = []
+"""What is in the queue, and what is being closed."""
+# A destructor may interrupt its `put`, which no other queue allows.
+_queue: SimpleQueue[_Dropped] = SimpleQueue()
+_closer: list[int] = []
+"""The thread that closes, once there is one."""
+
+
+def close_later(group: _Group) -> None:
+    """Close a group; called by its destructor. Raises only where it has waited."""
+    on_main = threading.current_thread() is threading.main_thread()
+    dropped = _Dropped(group, waited_for=on_main and not _runs_a_loop())
+    _dropped.append(dropped)
+    _queue.put(dropped)
+    if not _closer and not start_thread(_work):  # so late that no thread can be started
+        _queue.get().close()
+    if dropped.waited_for and dropped.wait() and dropped.error is not None:
+        raise dropped.error
+
+
+def await_closing() -> None:
+    """Return when groups that were dropped before have been closed."""
+    if _dropped and threading.get_ident() not in _closer:
+        for dropped in _dropped.copy():  # the other thread takes them out
+            dropped.wait()
+
+
+def _runs_a_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")  # who runs a loop has imported it
+    return asyncio is not None and asyncio._get_running_loop() is not None
+
+
+def _work() -> None:
+    _closer.append(threading.get_ident())  # a second one does no harm
+    while True:
+        _queue.get().close()
+
+
+def _begin_in_child() -> None:
+    global _queue
+    for dropped in _dropped:
+        dropped.group._abandon()
+    _dropped.clear()
+    _queue = SimpleQueue()
+    _closer.clear()  # the thread is the parent's
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_in_child)

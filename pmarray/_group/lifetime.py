@@ -1,0 +1,73 @@
+"""The groups that are open in this process: closed when it ends, given up where it forks."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cache
+from typing import TYPE_CHECKING
+
+from pmarray._group.dropped import await_closing
+
+if TYPE_CHECKING:
+    from pmarray.group import Group
+
+__all__ = ["begin", "call_after_closing", "close_before_threads_end", "end"]
+
+_OPEN: weakref.WeakSet[Group] = weakref.WeakSet()
+_after: list[Callable[[], object]] = []
+
+
+def begin(group: Group) -> None:
+    """Close this group at exit, if nobody does before."""
+    _OPEN.add(group)
+
+
+def end(group: Group) -> None:
+    """The group is closed."""
+    _OPEN.discard(group)
+
+
+def call_after_closing(function: Callable[[], object]) -> None:
+    """Call a function at exit when all groups are closed: it ends what they need for that."""
+    _after.append(function)
+
+
+@cache
+def close_before_threads_end() -> None:
+    """Close groups sooner than `atexit` would, for those that need thread pools to write.
+
+    The interpreter ends its thread pools before it waits for other threads, and before it calls
+    what `atexit` has. What is registered here it calls before that; so threads that go on writing
+    get `ClosedError`. Without this private function such a group has to be closed.
+    """
+    getattr(threading, "_register_atexit", lambda _: None)(_close_all)
+
+
+def _close_all() -> None:
+    """What was written and not closed reaches its medium all the same."""
+    with ExitStack() as closes:  # all of them, also when one raises
+        for group in list(_OPEN):
+            closes.callback(group.close)
+
+
+def _end() -> None:
+    with ExitStack() as ends:
+        for function in _after:
+            ends.callback(function)
+        ends.callback(_close_all)
+        ends.callback(await_closing)  # called first
+
+
+def _abandon_all() -> None:
+    for group in list(_OPEN):
+        group._abandon()
+
+
+atexit.register(_end)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)

@@ -1,0 +1,1 @@
+"""NumPy's operators, functions and methods, for arrays that do not fit into memory."""

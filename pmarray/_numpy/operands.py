@@ -1,0 +1,54 @@
+"""What may stand beside a `PMArray` in an expression, and what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date, timedelta
+from decimal import Decimal
+from numbers import Number
+from typing import Any
+
+import numpy as np
+
+from pmarray._array.overlap import is_stored
+
+__all__ = ["as_operand", "in_dask", "is_dask", "is_operand"]
+
+_SCALARS = (np.generic, Number, Decimal, str, bytes, date, timedelta)
+
+
+def is_operand(value: Any) -> bool:
+    """Whether NumPy would take it, and it does not say itself what becomes of it."""
+    if isinstance(value, np.ndarray):
+        return type(value).__array_ufunc__ is np.ndarray.__array_ufunc__
+    if value is None or is_stored(value) or isinstance(value, (*_SCALARS, list, tuple, range)):
+        return True
+    # Tensors, for example: arrays to NumPy, and no more than that.
+    return hasattr(value, "__array__") and not hasattr(value, "__array_ufunc__")
+
+
+def as_operand(value: Any) -> Any:
+    """Return it with a shape and a dtype; scalars as they are, which have a say in dtypes."""
+    if value is None or is_stored(value) or isinstance(value, (*_SCALARS, np.ndarray)):
+        return value
+    return np.asarray(value)
+
+
+def is_dask(kind: type) -> bool:
+    """Whether it is a class of dask's arrays; asked so that dask is not imported for others."""
+    return any(base.__module__.startswith("dask.array") for base in kind.__mro__)
+
+
+def in_dask(function: Callable[..., Any], args: Any, options: Any) -> Any:
+    """Call a function of NumPy's with every `PMArray` as an array of dask: the result is lazy."""
+    return function(*_to_dask(args), **_to_dask(options))
+
+
+def _to_dask(value: Any) -> Any:
+    if is_stored(value):
+        return value.to_dask()
+    if type(value) in (list, tuple):
+        return type(value)(map(_to_dask, value))
+    if type(value) is dict:
+        return {key: _to_dask(one) for key, one in value.items()}
+    return value

@@ -1,0 +1,316 @@
+"""`pmarray.open` and `pmarray.open_group`: an array, or a group, by URL."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+from numpy.typing import DTypeLike
+
+from pmarray._dtypes import parse_dtype
+from pmarray._geometry.layout import parse_layout, parse_shape, refuse_unaddressable
+from pmarray._group.dropped import await_closing
+from pmarray._sizes import available_memory_bytes, parse_bytes
+from pmarray._system.uninterrupted import uninterrupted
+from pmarray._url import DEFAULT_NAME, URL
+from pmarray.array import PMArray
+from pmarray.backends._protocols import Overwritable
+from pmarray.backends._registry import open_backend
+from pmarray.errors import (
+    ArrayExistsError,
+    ArrayNotFoundError,
+    GroupExistsError,
+    GroupNotFoundError,
+    LayoutError,
+    URLError,
+)
+from pmarray.group import Group, parse_new
+
+__all__ = ["open", "open_group"]
+
+
+_MODES = ("r", "r+", "a", "w", "w-")
+_AUTO_CACHE_BYTES = 256 << 20
+
+
+def open_group(
+    url: str | os.PathLike[str],
+    *,
+    mode: str = "a",
+    cache: int | str | None = "auto",
+    commit: Literal["durable", "pipelined"] = "durable",
+) -> Group:
+    """Open a group of arrays.
+
+    Parameters
+    ----------
+    url
+        ``"memmap:/dir"``, ``"dram:"``, ``"zarr:/dir"``, ``"zarr:s3://bucket/x"``,
+        ``"icechunk:/dir"``, or a path, which means ``memmap:``, or ``zarr:`` where it ends in
+        ``.zarr``.
+    mode
+        ``"r"`` read only, must exist; ``"r+"`` read and write, must exist; ``"a"`` read and write,
+        created if missing; ``"w"`` created, whatever was there is deleted; ``"w-"`` created, must
+        not exist. The lock of the one writer is taken at the first write.
+    cache
+        The memory for cached and not yet written chunks: bytes, ``"256 MiB"``, 0 for none,
+        ``"auto"`` (or None) for 256 MiB or a quarter of the free memory, whichever is less.
+    commit
+        Whether a transaction ends when it is durable, or, ``"pipelined"``, when it is on its way;
+        see `Group.transaction`.
+
+    Raises
+    ------
+    URLError
+        Not a URL, or of an unknown scheme.
+    GroupNotFoundError, GroupExistsError
+        As the mode has it.
+    ForeignDataError, DamagedError
+        What is there is not ours, or not whole.
+    GroupLockedError
+        Another process is writing to it.
+
+    Examples
+    --------
+    >>> group = open_group("dram:")
+    >>> group.create("x", (3,))[:]
+    array([0., 0., 0.])
+    """
+    parsed = URL.parse(url)
+    if parsed.name is not None:
+        raise URLError(
+            f"{url!r} names an array: open it with pmarray.open, or leave out '#{parsed.name}' and "
+            "take it from the group"
+        )
+    return _open_group(parsed, mode, cache, commit)
+
+
+def _open_group(
+    parsed: URL,
+    mode: str,
+    cache: int | str | None,
+    commit: str = "durable",
+    *,
+    overwrite: bool = False,
+    admit: Callable[[Group], None] = lambda group: None,
+) -> Group:
+    """Open a group; what `admit` raises stops it before anything is made."""
+    if mode not in _MODES:
+        raise ValueError(f"mode={mode!r}: use one of {', '.join(map(repr, _MODES))}")
+    if commit not in ("durable", "pipelined"):
+        raise ValueError(f"commit={commit!r}: use 'durable' or 'pipelined'")
+    cache_bytes = _cache_bytes(cache)
+    return uninterrupted(
+        lambda: _enter_group(parsed, mode, cache, cache_bytes, commit, overwrite, admit)
+    )
+
+
+def _enter_group(
+    parsed: URL,
+    mode: str,
+    cache: int | str | None,
+    cache_bytes: int,
+    commit: str,
+    overwrite: bool,
+    admit: Callable[[Group], None],
+) -> Group:
+    await_closing()
+    parsed = parsed.absolute()  # the process may work in another directory when it is used
+    backend = open_backend(parsed, writable=mode != "r")
+    if (overwrite or mode == "w") and isinstance(backend, Overwritable):
+        backend.make_way()
+    # Where the medium is memory it is reached directly, unless a cache is asked for.
+    write_cache = cache not in (None, "auto") and cache_bytes > 0
+    group = Group(parsed, backend, mode, cache_bytes, write_cache=write_cache)
+    group._wait = commit == "durable"
+    try:
+        admit(group)
+        _enter_mode(group, mode)
+    except BaseException:
+        group._give_up()
+        raise
+    return group
+
+
+def _enter_mode(group: Group, mode: str) -> None:
+    exists = group._exists
+    if mode in ("r", "r+") and not exists:
+        raise GroupNotFoundError(
+            f"there is no group at {group.url}; mode='a' creates one, for an array with its shape"
+        )
+    if mode == "w-" and exists:
+        raise GroupExistsError(f"{group.url} exists already; mode='a' opens it, 'w' replaces it")
+    if mode == "w" and exists:
+        for name in list(group):
+            del group[name]
+        group.attrs.clear()
+    if mode == "w" or not exists:
+        with group._turn():
+            group._admit_writer()
+            group._do(group._flush)
+
+
+def _cache_bytes(cache: int | str | None) -> int:
+    if cache is None or cache == "auto":
+        return max(1 << 20, min(_AUTO_CACHE_BYTES, available_memory_bytes() // 4))
+    try:
+        return parse_bytes(cache)
+    except ValueError as error:
+        raise ValueError(f"cache={cache!r}: {error}") from error
+
+
+def open(
+    url: str | os.PathLike[str],
+    shape: int | tuple[int, ...] | None = None,
+    dtype: DTypeLike | None = None,
+    *,
+    mode: str = "a",
+    layout: str | None = None,
+    order: str | None = None,
+    chunks: str | int | tuple[int, ...] = "auto",
+    cache: int | str | None = "auto",
+    fill_value: Any = None,
+    **options: Any,
+) -> PMArray:
+    """Open one array, and the group that holds it.
+
+    Parameters
+    ----------
+    url
+        ``"memmap:/dir"``, ``"dram:"``, ``"shelf:/mnt/pmem0"``, ``"shelf:/dev/dax0.0"``,
+        ``"zarr:/dir"``, ``"icechunk:/dir"``, a directory, or an existing ``.npy`` file; ``#name``
+        picks an array of the group, "array" unless told.
+    shape
+        Extent of each axis; needed to create, checked when the array exists.
+    dtype
+        Type of the items; float64 unless told, checked when the array exists.
+    mode
+        ``"r"`` read only, must exist; ``"r+"`` read and write, must exist; ``"a"`` read and write,
+        created if missing; ``"w"`` created, an array of this name is deleted; ``"w-"`` created,
+        must not exist.
+    layout, order
+        "row" or "col", alias "C" or "F"; row-major unless told, checked when the array exists.
+    chunks
+        The unit of caching: see `Group.create`.
+    cache
+        The group's memory: see `open_group`.
+    fill_value
+        What items hold until they are written; 0 unless told.
+    **options
+        How a chunk store stores a new array: see `Group.create`.
+
+    Returns
+    -------
+    PMArray
+        Closing it closes its group.
+
+    Raises
+    ------
+    LayoutError
+        The array exists, and not with this shape, dtype or layout; or no such array can be.
+    ArrayNotFoundError, ArrayExistsError
+        As the mode has it.
+    PMArrayError
+        What `open_group` raises.
+
+    Examples
+    --------
+    >>> import pmarray
+    >>> a = pmarray.open("dram:demo", shape=(1000, 3), dtype="float32", layout="col")
+    >>> a[:, 2] = 1
+    >>> a.close()
+    >>> b = pmarray.open("dram:demo", mode="r")
+    >>> b.shape, b.layout, float(b[5, 2])
+    ((1000, 3), 'col', 1.0)
+    """
+    if isinstance(shape, str):
+        raise LayoutError(
+            f"shape={shape!r}: the second argument is the shape of a new array; for a mode write "
+            f"mode={shape!r}"
+        )
+    parsed = URL.parse(url)
+    name = parsed.name or DEFAULT_NAME
+    kind = "float64" if dtype is None else dtype
+    fill = 0 if fill_value is None else fill_value
+    # Refused before a medium is touched: "w" may overwrite one that held something else.
+    if shape is not None:
+        refuse_unaddressable(parse_shape(shape), parse_dtype(kind).itemsize)
+        parse_layout(layout, order)
+    elif mode in ("w", "w-"):
+        raise LayoutError(f"mode={mode!r} creates an array: give shape=")
+
+    def admit(group: Group) -> None:
+        """Refuse, before anything is created or deleted for it, what cannot be."""
+        if shape is not None and (mode in ("w", "w-") or (mode == "a" and name not in group)):
+            extents, item, lines, value = parse_new(name, shape, kind, layout, order, fill)
+            group._plan(name, extents, item, lines, chunks, value, options)
+
+    # "w" and "w-" are about the array: its neighbours in the group are left alone. Without a shape
+    # "a" can create nothing, and leaves no empty group behind.
+    group_mode = "a" if mode in ("w", "w-") else "r+" if mode == "a" and shape is None else mode
+    overwrite = mode == "w"
+
+    def work() -> PMArray:
+        group = _open_group(
+            replace(parsed, name=None), group_mode, cache, overwrite=overwrite, admit=admit
+        )
+        try:
+            return find_or_create(group)
+        except BaseException:
+            group._forget_changes()
+            group.close()
+            raise
+
+    def find_or_create(group: Group) -> PMArray:
+        if mode == "w-" and name in group:
+            raise ArrayExistsError(
+                f"{group.url} has an array {name!r} already; mode='a' opens it, 'w' replaces it"
+            )
+        if mode == "w" and name in group:
+            del group[name]
+        if name in group:
+            result = group._get(name, chunks)
+            _check(result, shape, dtype, layout, order)
+            return result
+        if mode in ("r", "r+"):
+            return group[name]  # raises, and says what there is
+        if shape is None:
+            raise ArrayNotFoundError(f"no array {name!r} in {group.url}; give shape= to create it")
+        return group.create(
+            name,
+            shape,
+            kind,
+            layout=layout,
+            order=order,
+            chunks=chunks,
+            fill_value=fill,
+            **options,
+        )
+
+    return uninterrupted(work)
+
+
+def _check(
+    array: PMArray,
+    shape: int | tuple[int, ...] | None,
+    dtype: DTypeLike | None,
+    layout: str | None,
+    order: str | None,
+) -> None:
+    """Refuse an array that is not as the caller describes it."""
+    asked = parse_layout(layout, order)
+    wanted = {
+        "shape": None if shape is None else parse_shape(shape),
+        "dtype": None if dtype is None else parse_dtype(dtype),
+        # One axis or none has no order to speak of.
+        "layout": asked if array.ndim > 1 else None,
+    }
+    for what, value in wanted.items():
+        stored = getattr(array, what)
+        if value is not None and value != stored:
+            raise LayoutError(
+                f"{array.group.url}#{array.name} has {what} {stored}, not {value}; open it "
+                f"without {what}=, or replace it with mode='w'"
+            )

@@ -1,0 +1,1 @@
+"""What an index selects, and in which pieces. Arithmetic alone."""

@@ -1,0 +1,1 @@
+"""Items of one array on one kind of medium: mapped, cached, in chunks; and views of them."""

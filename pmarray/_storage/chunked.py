@@ -1,0 +1,468 @@
+"""Items in a chunk store: whole chunks are decoded into the cache and encoded from it.
+
+A chunk is read, decoded, encoded and written by the store's library, several at a time on threads
+of our own, since a store far away answers slowly and a codec takes a core. Writes collect in the
+cache until a chunk is full, or has to leave: so a chunk is encoded once, not once a write. What
+was not written of it is then read from the store.
+
+Chunks that an array has lost by shrinking are *doomed*: they count as absent at once, and are
+deleted from the store with the commit, or at the flush, that makes the new shape durable.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmarray._cache.cache import CachedChunk, ChunkCache, Pin
+from pmarray._cache.writer import Write
+from pmarray._commits.journal import Image
+from pmarray._commits.snapshot import Snapshot
+from pmarray._dtypes import DType
+from pmarray._geometry.grid import ChunkGrid
+from pmarray._geometry.layout import Extent, Layout
+from pmarray._storage.cached import CachedItems
+from pmarray._storage.items import Axes, Loan, as_array, nothing
+from pmarray._system.chunkthreads import THREADS, on_a_thread, on_threads, start
+from pmarray._system.uninterrupted import Task
+from pmarray.backends._protocols import ChunkBackend, Chunks
+from pmarray.errors import BudgetError, DamagedError
+
+__all__ = ["STORE_ID", "ChunkStorage"]
+
+AnyArray = NDArray[Any]
+Chunk = tuple[int, ...]
+
+STORE_ID = 0
+"""Stands in the journal where a data file would: before-images name the object they are of."""
+_EVERYTHING = 1 << 62
+
+
+class ChunkStorage(CachedItems):
+    """The items of one array in a chunk store, through the group's chunk cache.
+
+    Parameters
+    ----------
+    chunks
+        Its chunks in the store.
+    layout
+        Of the array, without padding.
+    dtype
+        Of the items.
+    fill
+        One item, as new items are.
+    cache
+        Of the group.
+    backend
+        Of the group.
+    new
+        Whether no commit has any of it yet.
+    snapshot
+        Through which a handle reads that does not hold the lock.
+    """
+
+    holds_fill = True
+    block_bytes = 1
+
+    def __init__(
+        self,
+        chunks: Chunks,
+        layout: Layout,
+        dtype: DType,
+        fill: bytes,
+        cache: ChunkCache,
+        backend: ChunkBackend,
+        *,
+        new: bool,
+        snapshot: Snapshot | None,
+    ) -> None:
+        self._chunks = chunks
+        self._dtype = dtype
+        self._fill = np.frombuffer(fill, dtype)[0]
+        self._cache = cache
+        self._backend = backend
+        self._snapshot = snapshot
+        self.chunk_shape = chunks.shape or (1,)
+        self._adopt(layout)
+        self._chunk_nbytes = self._grid.chunk_nbytes
+        self._committed_grid = None if new else self._grid
+        """As of the last durable commit; the writer thread's to know."""
+        self._unsynced = new
+        self._doomed: set[Chunk] = set()
+        self._doomed_before: set[Chunk] = set()
+        self._marks = 0
+        self._sealed: dict[int, tuple[ChunkGrid, set[Chunk]]] = {}
+        """By the mark that `seal` returned: shape and doomed chunks of a transaction."""
+        self._ahead: dict[Chunk, _Fetch] = {}
+        """Chunks in the cache, pinned, that a thread is filling."""
+        self._next_line = -1
+        """The place along the slow axis that a reader in order would go to now."""
+        self._protect()
+
+    def _adopt(self, layout: Layout) -> None:
+        self.layout = layout
+        self._grid = ChunkGrid(layout, self.chunk_shape)
+
+    def _protect(self) -> None:
+        """What lies beyond the last line of today may leave while a transaction is open."""
+        self.protected_nbytes = (
+            self._committed_grid.shape[self.layout.slow_axis] * self._line_of_chunks_nbytes
+            if self._committed_grid is not None
+            else 0
+        )
+
+    @property
+    def _line_of_chunks_nbytes(self) -> int:
+        slow = self.layout.slow_axis
+        first = tuple(int(axis == slow) for axis in range(len(self.chunk_shape)))
+        return self._grid.number(first) * self._chunk_nbytes
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """Bytes of a chunk in memory."""
+        return self._chunk_nbytes
+
+    # -- the cache's side -----------------------------------------------------------------------
+
+    def address(self, chunk: Chunk, /) -> int:
+        return self._grid.number(chunk) * self._chunk_nbytes
+
+    def load(self, chunk: Chunk, start: int, out: memoryview, /) -> None:
+        whole = self._whole(chunk, start)
+        np.frombuffer(out, np.uint8)[:] = _bytes_of(whole)[start : start + out.nbytes]
+
+    def _whole(self, chunk: Chunk, start: int) -> AnyArray:
+        """Return a chunk as the store has it, of which bytes from `start` on are wanted.
+
+        In memory of its own: the thread that fills it goes on when its caller is torn away.
+        """
+        whole = self._fresh()
+        if start < self._grid.used_nbytes(chunk):
+            on_a_thread(lambda: self._fetch(chunk, whole))
+        else:
+            whole[...] = self._fill
+        return whole
+
+    def prepare(self, chunk: Chunk, out: memoryview, /) -> None:
+        if self._grid.used_nbytes(chunk) < self._chunk_nbytes:
+            self._as_chunk(out)[...] = self._fill  # what is beyond the edge may reach the store
+
+    def complete(self, chunk: CachedChunk, /) -> None:
+        gaps = list(chunk.valid.gaps(0, self._chunk_nbytes))
+        if gaps:
+            data = _bytes_of(self._whole(chunk.index, gaps[0][0]))
+            for start, stop in gaps:
+                chunk.buffer[start:stop] = data[start:stop].data
+            chunk.valid.add(0, self._chunk_nbytes)
+        chunk.dirty.add(0, self._chunk_nbytes)
+
+    def store(self, writes: list[Write], /) -> None:
+        if len(writes) == 1:
+            self._store_one(writes[0])
+            return
+        on_threads([partial(self._store_one, write) for write in writes])
+
+    def _store_one(self, write: Write) -> None:
+        chunk = write.chunk.index
+        self._chunks.write(chunk, self._as_chunk(write.chunk.buffer))
+        self._doomed.discard(chunk)
+
+    def before_images(self, writes: Iterable[Write], /) -> Iterator[Image]:
+        yield from self._images(write.chunk.index for write in writes)
+
+    def _images(self, chunks: Iterable[Chunk]) -> Iterator[Image]:
+        committed = self._committed_grid
+        if committed is None:
+            return
+        kept = [self._chunks.before_image(chunk) for chunk in chunks if committed.holds(chunk)]
+        images = [image for image in kept if image is not None]
+        if images:
+            self._backend.images_kept()
+        for offset, data in images:
+            yield Image(STORE_ID, offset, memoryview(data))
+
+    def images_of_deletes(self, mark: int, /) -> Iterator[Image]:
+        for sealed in self._sealed_up_to(mark):
+            yield from self._images(self._sealed[sealed][1])
+
+    def barrier(self, mark: int, /) -> None:
+        for sealed in self._sealed_up_to(mark):
+            self._delete(self._sealed[sealed][1] & self._doomed)
+        self._backend.barrier()
+
+    def committed(self, mark: int, /) -> None:
+        for sealed in self._sealed_up_to(mark):
+            self._committed_grid, _ = self._sealed.pop(sealed)
+
+    def _sealed_up_to(self, mark: int) -> list[int]:
+        """Return what a commit covers; meanwhile the caller's thread may seal the next one."""
+        return [sealed for sealed in list(self._sealed) if sealed <= mark]
+
+    def _delete(self, chunks: set[Chunk]) -> None:
+        on_threads([partial(self._chunks.delete, chunk) for chunk in chunks])
+        self._doomed.difference_update(chunks)
+
+    # -- the array's side -----------------------------------------------------------------------
+
+    def read(self, axes: Axes, out: AnyArray, /) -> None:
+        extents = list(self._extents(axes))
+        window = self._window()
+        self._forget_failures()
+        try:
+            for i, extent in enumerate(extents):
+                for other in extents[i : i + window]:
+                    self._fetch_ahead(other.chunk, needed=True)
+                self._land(extent.chunk)
+                target = out[extent.block]
+                self._cache.until(partial(self._read_extent, extent, target))
+        except BaseException:
+            self._land_all()
+            raise
+        self._cache.end_operation()
+        if extents and window > 1:
+            self._read_ahead([extent.chunk for extent in extents])
+
+    def item(self, position: tuple[int, ...], offset: int, /) -> Any:
+        return None
+
+    def lend(self, axes: Axes, /) -> Loan:
+        extents = list(self._extents(axes))
+        if (
+            len(extents) == 1
+            and extents[0].spans == ((0, self._chunk_nbytes),)
+            and not self._cache.write_through
+        ):
+            self._land_all()
+            return super().lend(axes)
+        block = self._scratch(axes)
+        return Loan(block, lambda: self.write(axes, block), nothing)
+
+    def pin(self, axes: Axes, /) -> Loan:
+        block = self._scratch(axes)
+        self.read(axes, block)
+        block.flags.writeable = False
+        return Loan(block, nothing, nothing)
+
+    def write(self, axes: Axes, values: AnyArray, /) -> None:
+        self._land_all()
+        super().write(axes, values)
+
+    def set_shape(self, shape: tuple[int, ...], /) -> list[Axes] | None:
+        self._cache.raise_failure()
+        self._land_all()
+        before = self._grid
+        plain = Layout(shape, self.layout.itemsize, self.layout.order, 0)
+        layout = Layout(shape, plain.itemsize, plain.order, plain.line_nbytes)
+        grid = ChunkGrid(layout, self.chunk_shape)
+        if any(new < old for new, old in zip(grid.shape, before.shape, strict=True)):
+            self._cache.discard_chunks(self, lambda chunk: not grid.holds(chunk))
+            self._doomed.update(before.outside(grid))
+        if any(new > old for new, old in zip(shape, before.layout.shape, strict=True)):
+            self._chunks.grow(shape)
+        self._unsynced = True
+        self._adopt(layout)
+        if shape[: layout.slow_axis] != before.layout.shape[: layout.slow_axis] or (
+            shape[layout.slow_axis + 1 :] != before.layout.shape[layout.slow_axis + 1 :]
+        ):
+            self.protected_nbytes = _EVERYTHING  # the numbers of the chunks have changed
+        return before.uncovered(layout)
+
+    def view(self) -> AnyArray | None:
+        return None
+
+    def make_durable(self, ndim: int, /) -> None:
+        if self._doomed:
+            self._delete(set(self._doomed))
+        if self._unsynced:
+            self._backend.barrier()
+            self._unsynced = False
+        self._committed_grid = self._grid
+        self._protect()
+
+    def begin(self) -> None:
+        self._doomed_before = set(self._doomed)
+
+    def seal(self) -> int | None:
+        if not self._unsynced:
+            return None
+        self._unsynced = False
+        self._marks += 1
+        self._sealed[self._marks] = self._grid, set(self._doomed)
+        self.protected_nbytes = max(
+            self.protected_nbytes,
+            self._grid.shape[self.layout.slow_axis] * self._line_of_chunks_nbytes,
+        )
+        return self._marks
+
+    def roll_back(self, layout: Layout, /) -> None:
+        self._land_all()
+        self._cache.discard(self)  # what was fetched ahead may be what is taken back now
+        tried = self._grid
+        self._adopt(layout)
+        if self._backend.commits:
+            self._doomed = self._doomed_before  # the store has taken everything back
+            return
+        # What the transaction has written beyond the old edge is in the store, or may be.
+        beyond = {chunk for chunk in self._doomed if not self._grid.holds(chunk)}
+        self._doomed = self._doomed_before | beyond | set(tried.outside(self._grid))
+
+    def retire(self) -> None:
+        self._land_all()
+        super().retire()
+
+    def trim(self) -> None:
+        pass
+
+    def discard(self) -> None:
+        self.retire()
+        self.close()
+
+    def close(self) -> None:
+        self._land_all()
+
+    # -- reading the store ----------------------------------------------------------------------
+
+    def _fetch(self, chunk: Chunk, out: AnyArray) -> None:
+        """Fill `out`, an array of the shape of a chunk; may run on any thread."""
+        if chunk in self._doomed:
+            out[...] = self._fill
+        elif self._snapshot is None:
+            self._chunks.read_into(chunk, out)
+        else:
+            self._fetch_as_of(self._snapshot, chunk, out)
+
+    def _fetch_as_of(self, snapshot: Snapshot, chunk: Chunk, out: AnyArray) -> None:
+        key = self._chunks.key(chunk)
+        damage: DamagedError | None = None
+
+        def fetch() -> None:
+            nonlocal damage
+            damage = None
+            try:
+                self._chunks.read_into(chunk, out)
+            except DamagedError as error:
+                damage = error  # unless it belongs to an array that may replace this one
+
+        def override() -> None:
+            for image in snapshot.images[STORE_ID]:  # the oldest first
+                name = bytes(snapshot.fetch(image))
+                if name == key or (name.endswith(b"/") and key.startswith(name)):
+                    self._chunks.read_image_into(image.offset, chunk, out)
+                    return
+            if damage is not None:
+                raise damage
+
+        snapshot.read(fetch, override)
+
+    def _window(self) -> int:
+        """How many chunks may be decoded at a time: they take a quarter of the cache."""
+        if self._cache.write_through:
+            return 1
+        pages = -(-self._chunk_nbytes // mmap.PAGESIZE)  # buffers are whole ones
+        return min(THREADS, self._cache.max_chunk_bytes // 2 // (pages * mmap.PAGESIZE))
+
+    def _fetch_ahead(self, index: Chunk, *, needed: bool) -> None:
+        """Have a thread fill a chunk of the cache, if it is not there yet."""
+
+        def attempt() -> None:
+            if index in self._ahead or self._cache.peek(self, index) is not None:
+                return
+            chunk = self._cache.acquire(self, index, self._chunk_nbytes, needed=needed)
+            items = self._items(chunk)
+            # Noted before it begins: the thread must not fill memory that nobody keeps for it.
+            fetch = self._ahead[index] = _Fetch(
+                chunk,
+                self._cache.pin(chunk, None),
+                Task(lambda: self._fetch(index, items), lambda: self._arrived(index, fetch)),
+            )
+            start(fetch.task)
+
+        self._cache.until(attempt)
+
+    def _arrived(self, index: Chunk, fetch: _Fetch) -> None:
+        # A chunk that nobody comes for must not stay pinned; an error waits for who comes. Not
+        # here: whoever has the lock may be waiting for this thread to do something else.
+        if fetch.task.error is None:
+            self._cache.before_eviction.append(lambda: self._note_landed(index, fetch))
+            self._cache.signal()
+
+    def _read_ahead(self, chunks: list[Chunk]) -> None:
+        """Fetch what comes next when a reader goes through the array in order."""
+        slow = self.layout.slow_axis
+        first, last = chunks[0], chunks[-1]
+        if first[slow] == self._next_line and last[slow] > self._next_line - 1:
+            after = (*last[:slow], last[slow] + 1, *last[slow + 1 :])
+            if self._grid.holds(after):
+                try:
+                    self._fetch_ahead(after, needed=False)
+                except BudgetError:
+                    pass  # all of the cache is on loan: whoever wants the chunk will say so
+        self._next_line = last[slow] + 1
+
+    def _land(self, index: Chunk) -> None:
+        """Wait until a chunk that a thread is filling is there."""
+        fetch = self._ahead.get(index)
+        if fetch is not None:
+            start(fetch.task)  # where it has never been handed over
+            fetch.task.wait()
+            self._cache.until(lambda: self._note_landed(index, fetch))
+            fetch.task.result()
+
+    def _forget_failures(self) -> None:
+        """What could not be fetched ahead for an earlier reader may be there for this one."""
+        for index, fetch in list(self._ahead.items()):
+            if fetch.task.over and fetch.task.error is not None:
+                self._cache.until(partial(self._note_landed, index, fetch))
+
+    def _land_all(self) -> None:
+        """Wait for all of them; errors are met again by whoever wants the chunk."""
+        for index, fetch in list(self._ahead.items()):
+            start(fetch.task)
+            fetch.task.wait()
+            self._cache.until(partial(self._note_landed, index, fetch), check=False)
+
+    def _note_landed(self, index: Chunk, fetch: _Fetch) -> None:
+        """Keep the books of a chunk that has arrived, or has not; under the cache's lock."""
+        if self._ahead.get(index) is not fetch:
+            return  # somebody else was faster
+        del self._ahead[index]  # first: it must not be noted a second time
+        if fetch.task.error is None:
+            fetch.chunk.valid.add(0, self._chunk_nbytes)
+        self._cache.unpin(fetch.chunk, fetch.pin)
+
+    # -- memory ---------------------------------------------------------------------------------
+
+    def _extents(self, axes: Axes) -> Iterator[Extent]:
+        return self._grid.extents(axes)
+
+    def _items(self, chunk: CachedChunk) -> AnyArray:
+        return self._as_chunk(chunk.buffer)
+
+    def _as_chunk(self, buffer: memoryview) -> AnyArray:
+        return as_array(buffer, self._grid.chunk, self._dtype, self.chunk_shape)
+
+    def _fresh(self) -> AnyArray:
+        return self._empty_block(self.chunk_shape)
+
+    def _scratch(self, axes: Axes) -> AnyArray:
+        return self._empty_block(tuple(len(range(a.start, a.stop, a.step)) for a in axes))
+
+    def _empty_block(self, shape: tuple[int, ...]) -> AnyArray:
+        return np.empty(shape, self._dtype, order="F" if self.layout.order == "col" else "C")
+
+
+class _Fetch(NamedTuple):
+    """A chunk of the cache that a thread is filling."""
+
+    chunk: CachedChunk
+    pin: Pin
+    task: Task[None]
+
+
+def _bytes_of(block: AnyArray) -> NDArray[np.uint8]:
+    return block.reshape(-1, order="A").view(np.uint8)

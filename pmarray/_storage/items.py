@@ -1,0 +1,179 @@
+"""How one array's items are reached, in memory (`_storage.mapped`) or through a cache.
+
+Storages take canonical selections and blocks (`_selection.basic.Selection`), so that the array
+above does not know which it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmarray._dtypes import DType
+from pmarray._geometry.layout import Layout, parse_chunks
+from pmarray._sizes import format_bytes
+from pmarray.errors import BudgetError, LayoutError
+
+__all__ = [
+    "Axes",
+    "Items",
+    "Loan",
+    "Storage",
+    "as_array",
+    "nothing",
+    "plan_chunks",
+    "refuse_large_chunk",
+    "unfilled",
+]
+
+AnyArray = NDArray[Any]
+Axes = tuple[slice, ...]
+
+TARGET_CHUNK_BYTES = 4 << 20
+"""Chunks of small lines collect about this much; one large line is a chunk of its own."""
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Loan:
+    """A writable block that belongs to the storage, until `done` or `failed` ends the loan."""
+
+    block: AnyArray
+    """The items, with the shape of the selection; unspecified contents."""
+    done: Callable[[], None]
+    """The items have been written."""
+    failed: Callable[[], None]
+    """The items have not, or not all; old values where they can be had."""
+
+
+class Items(Protocol):
+    """The items of one array, or of a view of one."""
+
+    layout: Layout
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """The unit of caching."""
+
+    def read(self, axes: Axes, out: AnyArray, /) -> None:
+        """Copy the selected items into `out`."""
+
+    def item(self, position: tuple[int, ...], offset: int, /) -> Any:
+        """Return the item at a position, `offset` bytes from the start; or None: `read` it."""
+
+    def write(self, axes: Axes, values: AnyArray, /) -> None:
+        """Copy `values`, broadcast to the selection, into the selected items."""
+
+    def lend(self, axes: Axes, /) -> Loan:
+        """Lend the memory of a contiguous selection itself."""
+
+    def pin(self, axes: Axes, /) -> Loan:
+        """Lend the memory for reading only: it stays where it is and holds the items."""
+
+    def view(self) -> AnyArray | None:
+        """Return the whole as a read-only array without copying, if possible."""
+
+
+class Storage(Items, Protocol):
+    """The items of one array, and what its group does with them."""
+
+    @property
+    def holds_fill(self) -> bool:
+        """Whether items that were never written hold the fill value."""
+
+    def shows(self, values: AnyArray, /) -> bool:
+        """Whether an array in memory may show items of this storage, and change with them."""
+
+    def set_shape(self, shape: tuple[int, ...], /) -> list[Axes] | None:
+        """Change the shape in place; return None where that cannot be without copying.
+
+        Otherwise return the blocks of new items that do not hold the fill value yet.
+        """
+
+    def make_durable(self, ndim: int, /) -> None:
+        """Return when what was flushed from the cache is durable, and described for others."""
+
+    def begin(self) -> None:
+        """A transaction begins: be ready to go back to this moment."""
+
+    def seal(self) -> int | None:
+        """The transaction ends: return a mark for the commit, or None if it touched nothing."""
+
+    def roll_back(self, layout: Layout, /) -> None:
+        """Go back to the moment of `begin`, with this layout; the cache has forgotten its part."""
+
+    def retire(self) -> None:
+        """The array is deleted, unless that is rolled back: nothing is to be written any more."""
+
+    def trim(self) -> None:
+        """Give back space that was reserved ahead of need."""
+
+    def discard(self) -> None:
+        """Drop everything that is cached, written or not, and release the handles."""
+
+    def close(self) -> None:
+        """Release the handles; the caller has flushed."""
+
+
+def plan_chunks(
+    layout: Layout, chunks: str | int | tuple[int, ...], max_nbytes: int
+) -> tuple[int, ...]:
+    """Return the chunk shape that ``chunks=`` asks for.
+
+    Raises
+    ------
+    LayoutError
+        Not a number of lines, nor a shape that is contiguous in this layout.
+    BudgetError
+        One chunk would take more than `max_nbytes`.
+    """
+    chunks = parse_chunks(chunks)
+    if chunks == "auto":
+        result = layout.chunk_shape(min(TARGET_CHUNK_BYTES, max_nbytes // 4), max_nbytes)
+    else:
+        full = [max(1, n) for n in layout.shape]
+        if isinstance(chunks, int):
+            full[layout.slow_axis] = chunks
+            chunks = tuple(full)
+        if len(chunks) != len(full) or any(
+            n != full[i] for i, n in enumerate(chunks) if i != layout.slow_axis
+        ):
+            raise LayoutError(
+                f"chunks={chunks!r} of an array of shape {layout.shape}: give 'auto', a number of "
+                "lines, or a shape of whole lines"
+            )
+        result = tuple(max(1, n) for n in chunks)
+    refuse_large_chunk(result, layout.chunk_nbytes(result), max_nbytes)
+    return result
+
+
+def refuse_large_chunk(shape: tuple[int, ...], nbytes: int, max_nbytes: int) -> None:
+    """Raise `BudgetError` for a chunk that the cache has no room for."""
+    if nbytes > max_nbytes:
+        raise BudgetError(
+            f"one chunk of shape {shape} needs {format_bytes(nbytes)}; the cache has room for "
+            f"{format_bytes(max_nbytes)} a chunk: open the group with a larger cache="
+        )
+
+
+def unfilled(before: Layout, after: Layout, used: int) -> list[Axes]:
+    """The block of new lines that hold anything: those up to the byte `used` of the region."""
+    stop = min(after.lines, -(-used // max(1, after.line_stride)))
+    if stop <= before.lines:
+        return []
+    axes = [slice(0, n, 1) for n in after.shape]
+    axes[after.slow_axis] = slice(before.lines, stop, 1)
+    return [tuple(axes)]
+
+
+def as_array(buffer: Any, layout: Layout, dtype: DType, shape: tuple[int, ...]) -> AnyArray:
+    if 0 in shape:
+        return np.empty(shape, dtype)  # nothing to point at, perhaps not even a buffer
+    return np.ndarray(shape, dtype, buffer, strides=layout.strides)
+
+
+def nothing() -> None:
+    """End a loan that needs no ending."""

@@ -1,0 +1,150 @@
+"""Items in byte-addressable memory."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmarray._dtypes import DType
+from pmarray._geometry.layout import Layout
+from pmarray._storage.items import Axes, Loan, as_array, nothing, unfilled
+from pmarray.backends._protocols import Region
+
+__all__ = ["MappedStorage"]
+
+AnyArray = NDArray[Any]
+
+
+class MappedStorage:
+    """Items in byte-addressable memory: NumPy works on them in place."""
+
+    def __init__(
+        self,
+        region: Region,
+        layout: Layout,
+        dtype: DType,
+        chunk_shape: tuple[int, ...],
+        *,
+        new: bool,
+        holds_fill: bool,
+    ) -> None:
+        self.region = region
+        self.layout = layout
+        self.chunk_shape = chunk_shape
+        self.holds_fill = holds_fill
+        self._dtype = dtype
+        self._items: AnyArray | None = None
+        # As in `CachedStorage`.
+        self._used = layout.nbytes if new else region.capacity
+        self._undo: list[tuple[Axes, AnyArray]] | None = None
+        # Loans end on other threads, and must not while the memory moves.
+        self._moving = threading.Lock()
+
+    @property
+    def items(self) -> AnyArray:
+        """The whole array, in place."""
+        if self._items is None:
+            memory = self.region.memory
+            assert memory is not None
+            self._items = as_array(memory, self.layout, self._dtype, self.layout.shape)
+        return self._items
+
+    def read(self, axes: Axes, out: AnyArray, /) -> None:
+        out[...] = self.items[axes]
+
+    def item(self, position: tuple[int, ...], offset: int, /) -> Any:
+        # A structured item would be a view of this memory.
+        return self.items[position] if self._dtype.kind != "V" and position else None
+
+    def write(self, axes: Axes, values: AnyArray, /) -> None:
+        self._keep(axes)
+        self.items[axes] = values
+
+    def _keep(self, axes: Axes) -> None:
+        """Note, in a transaction, the committed items that are about to change."""
+        if self._undo is None:
+            return
+        slow = self.layout.slow_axis
+        lines = axes[slow]
+        stop = min(lines.stop, self._undo_lines)
+        if stop > lines.start:
+            old = (*axes[:slow], slice(lines.start, stop, lines.step), *axes[slow + 1 :])
+            self._undo.append((old, self.items[old].copy()))
+
+    def begin(self) -> None:
+        self._undo = []
+        self._undo_lines = self.layout.lines
+
+    def roll_back(self, layout: Layout, /) -> None:
+        undo, self._undo = self._undo or [], None
+        if layout.lines > self.layout.lines:
+            self.set_shape(layout.shape)
+        for axes, old in reversed(undo):
+            self.items[axes] = old
+        self.set_shape(layout.shape)
+
+    def lend(self, axes: Axes, /) -> Loan:
+        self._keep(axes)
+        memory = self.region.memory
+        block = self.items[axes]
+
+        def done() -> None:
+            with self._moving:
+                if self.region.memory is not memory:
+                    self.items[axes] = block  # the array has grown into other memory meanwhile
+
+        return Loan(block, done, nothing)
+
+    def pin(self, axes: Axes, /) -> Loan:
+        block = self.items[axes]
+        block.flags.writeable = False
+        return Loan(block, nothing, nothing)
+
+    def set_shape(self, shape: tuple[int, ...], /) -> list[Axes] | None:
+        layout, before = self.layout.with_lines(shape[self.layout.slow_axis]), self.layout
+        if layout.shape != shape:
+            return None
+        with self._moving:
+            self._items = None  # memory that nobody looks at can grow in place
+            self.region.reserve(layout.nbytes)
+            self.layout = layout
+        used, self._used = self._used, max(self._used, layout.nbytes)
+        return unfilled(before, layout, used if self.holds_fill else layout.nbytes)
+
+    def share(self, view: AnyArray, /) -> AnyArray:
+        """Return a view of the memory writable, for somebody who will not say what is stored."""
+        # Nobody will report the stores to the transaction, so it keeps all they may change.
+        self._keep(tuple(slice(0, n, 1) for n in self.layout.shape))
+        view.flags.writeable = True
+        return view
+
+    def shows(self, values: AnyArray, /) -> bool:
+        return np.may_share_memory(values, self.items)
+
+    def view(self) -> AnyArray | None:
+        result = self.items[...]
+        result.flags.writeable = False
+        return result
+
+    def seal(self) -> int | None:
+        self._undo = None
+        return None
+
+    def make_durable(self, ndim: int, /) -> None:
+        self.region.barrier()
+
+    def retire(self) -> None:
+        pass
+
+    def trim(self) -> None:
+        pass
+
+    def discard(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._items = None
+        self.region.close()

@@ -1,0 +1,298 @@
+"""Items in a region that is reached by system calls, through the group's chunk cache."""
+
+from __future__ import annotations
+
+import mmap
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmarray._cache.cache import CachedChunk, ChunkCache
+from pmarray._cache.writer import Write
+from pmarray._commits.journal import MAX_PAYLOAD_BYTES, Image
+from pmarray._commits.snapshot import Snapshot
+from pmarray._dtypes import DType
+from pmarray._geometry.layout import BLOCK_BYTES, Extent, Layout
+from pmarray._storage.cached import CachedItems
+from pmarray._storage.items import TARGET_CHUNK_BYTES, Axes, as_array, unfilled
+from pmarray.backends._protocols import Region
+
+__all__ = ["RegionStorage"]
+
+AnyArray = NDArray[Any]
+
+# A run shorter than this is cheaper to copy out of a chunk than to fetch with its own system call.
+_MIN_DIRECT_READ_BYTES = 16 << 10
+
+
+class RegionStorage(CachedItems):
+    """Items in a region that is reached by system calls, through the group's chunk cache."""
+
+    def __init__(
+        self,
+        region: Region,
+        layout: Layout,
+        dtype: DType,
+        cache: ChunkCache,
+        chunk_shape: tuple[int, ...],
+        *,
+        file_id: int,
+        new: bool,
+        holds_fill: bool,
+        snapshot: Snapshot | None,
+    ) -> None:
+        self.region = region
+        self.file_id = file_id
+        self.layout = layout
+        self.chunk_shape = chunk_shape
+        self.holds_fill = holds_fill
+        self.protected_nbytes = self._read_nbytes = 0 if new else layout.nbytes
+        """What readers may be at: before a commit that cut the array, it was longer."""
+        self.snapshot = snapshot
+        """Through which a handle reads that does not hold the lock."""
+        self._dtype = dtype
+        self._cache = cache
+        self._chunk_nbytes = layout.chunk_nbytes(chunk_shape)
+        self._sequential_at = 0
+        self._views: list[weakref.ref[Any]] = []
+        """The mappings that `view` has handed out and somebody still has."""
+        self._unsynced = new
+        # A crash may have left an older header than the metadata have.
+        self._stale_header = True
+        # A new file holds zeros; an old one may hold, beyond its last line, what was cut off.
+        self._used = layout.nbytes if new else region.capacity
+
+    @staticmethod
+    def is_aligned(layout: Layout, chunk_shape: tuple[int, ...]) -> bool:
+        """Whether all chunks begin on a block of the medium, as direct I/O needs it."""
+        return layout.is_aligned(chunk_shape)
+
+    # -- the cache's side -----------------------------------------------------------------------
+
+    @property
+    def block_bytes(self) -> int:  # type: ignore[override]  # direct I/O may turn out not to work
+        return self.region.block_bytes
+
+    def address(self, chunk: tuple[int, ...], /) -> int:
+        return self.layout.chunk_start(chunk, self.chunk_shape)
+
+    def load(self, chunk: tuple[int, ...], start: int, out: memoryview, /) -> None:
+        offset = self.address(chunk) + start
+        # The last chunk may reach beyond what is reserved; nothing is stored there.
+        there = max(0, min(out.nbytes, self.region.capacity - offset))
+        if there:
+            self._fetch(offset, out[:there])
+        if there < out.nbytes:
+            np.frombuffer(out, np.uint8)[there:] = 0
+
+    def prepare(self, chunk: tuple[int, ...], out: memoryview, /) -> None:
+        layout = self.layout
+        stride, used = layout.line_stride, layout.line_nbytes
+        if stride == used:
+            return
+        data = np.frombuffer(out, np.uint8)
+        # Counted from the chunk's start, padding lies at [used, stride) of every line.
+        start = self.address(chunk) % stride
+        for line in range(0, start + out.nbytes, stride):
+            data[max(0, line + used - start) : max(0, line + stride - start)] = 0
+
+    def store(self, writes: list[Write], /) -> None:
+        self.region.write(writes[0].address, [write.data for write in writes])
+
+    def complete(self, chunk: CachedChunk, /) -> None:
+        """Any run of whole blocks can be written."""
+
+    def before_images(self, writes: Iterable[Write], /) -> Iterator[Image]:
+        for write in writes:
+            low = write.address // BLOCK_BYTES * BLOCK_BYTES
+            high = min(
+                -(-(write.address + write.stop - write.start) // BLOCK_BYTES) * BLOCK_BYTES,
+                -(-self._read_nbytes // BLOCK_BYTES) * BLOCK_BYTES,
+                self.region.capacity,
+            )
+            for start in range(low, high, MAX_PAYLOAD_BYTES):
+                data = memoryview(mmap.mmap(-1, min(MAX_PAYLOAD_BYTES, high - start)))
+                self.region.read_into(start, data)
+                yield Image(self.file_id, start, data)
+
+    def images_of_deletes(self, mark: int, /) -> Iterable[Image]:
+        return ()
+
+    def barrier(self, mark: int, /) -> None:
+        self.region.barrier()
+
+    def committed(self, mark: int, /) -> None:
+        self._read_nbytes = max(self._read_nbytes, mark)
+
+    def _fetch(self, offset: int, out: memoryview) -> None:
+        if self.snapshot is None:
+            self.region.read_into(offset, out)
+        else:
+            self.snapshot.read_into(self.file_id, self.region, offset, out)
+
+    # -- the array's side -----------------------------------------------------------------------
+
+    def expect(self, axes: Axes, /) -> None:
+        """Hint that items are wanted soon, so that the medium has many requests to work on."""
+        for extent in self._extents(axes):
+            first = self.layout.chunk_start(extent.chunk, self.chunk_shape)
+            for start, stop in extent.spans:
+                self.region.will_read(first + start, stop - start)
+
+    def item(self, position: tuple[int, ...], offset: int, /) -> Any:
+        if self._cache.write_through or self._dtype.kind == "V" or not position:
+            return None
+        with self._cache.lock:
+            self._cache.check()
+            index = tuple([i // n for i, n in zip(position, self.chunk_shape, strict=False)])
+            chunk = self._cache.peek(self, index)
+            if chunk is not None:
+                start = offset - self.address(index)
+                if chunk.valid.covers(start, start + self._dtype.itemsize):
+                    return np.ndarray((), self._dtype, chunk.buffer, start)[()]
+                if chunk.valid.intersects(start, start + self._dtype.itemsize):
+                    return None
+            data = bytearray(self._dtype.itemsize)
+            self._fetch(offset, memoryview(data))
+            return np.ndarray((), self._dtype, data)[()]
+
+    def write(self, axes: Axes, values: AnyArray, /) -> None:
+        if self.shows(values):
+            values = values.copy()  # the file changes under it as soon as the first chunk leaves
+        super().write(axes, values)
+
+    def shows(self, values: AnyArray, /) -> bool:
+        if not self._views:
+            return False
+        owner = _owner(values)
+        return any(view() is owner for view in self._views)
+
+    def set_shape(self, shape: tuple[int, ...], /) -> list[Axes] | None:
+        layout, before = self.layout.with_lines(shape[self.layout.slow_axis]), self.layout
+        if layout.shape != shape:
+            return None
+        self._cache.raise_failure()
+        if layout.lines < before.lines:
+            self._cache.discard_from(self, layout.nbytes)
+        else:
+            self.region.reserve(layout.nbytes)
+        self._unsynced = self._stale_header = True
+        self.layout = layout
+        used, self._used = self._used, max(self._used, layout.nbytes)
+        return unfilled(before, layout, used if self.holds_fill else layout.nbytes)
+
+    def view(self) -> AnyArray | None:
+        if self._cache.transaction is not None or (self.snapshot and self.snapshot.images):
+            return None  # the file does not hold, or not only, what the caller should see
+        self._cache.flush(self)
+        data = self.region.view(self.layout.nbytes)
+        if data is None:
+            return None
+        views = [view for view in self._views if view() is not None]
+        if data.nbytes:
+            views.append(weakref.ref(_owner(data)))
+        self._views = views
+        return as_array(data, self.layout, self._dtype, self.layout.shape)
+
+    def make_durable(self, ndim: int, /) -> None:
+        if self._stale_header:
+            self.region.describe(self.layout, self._dtype, ndim)
+        if self._stale_header or self._unsynced:
+            self.region.barrier()
+            self._stale_header = self._unsynced = False
+        self.protected_nbytes = self._read_nbytes = self.layout.nbytes
+
+    def begin(self) -> None:
+        pass
+
+    def seal(self) -> int | None:
+        if not self._unsynced:
+            return None
+        self._unsynced = False
+        self.protected_nbytes = max(self.protected_nbytes, self.layout.nbytes)
+        return self.layout.nbytes
+
+    def roll_back(self, layout: Layout, /) -> None:
+        self.layout = layout
+
+    def trim(self) -> None:
+        self.region.trim(self.layout.nbytes)
+
+    def discard(self) -> None:
+        self.retire()
+        self.close()
+
+    def close(self) -> None:
+        self.region.close()
+
+    def _extents(self, axes: Axes) -> Iterator[Extent]:
+        return self.layout.extents(axes, self.chunk_shape)
+
+    def _items(self, chunk: CachedChunk) -> AnyArray:
+        # A full chunk, also at the edge of the array: an edge that moves stays inside.
+        return as_array(chunk.buffer, self.layout, self._dtype, self.chunk_shape)
+
+    def _read_directly(self, extent: Extent, target: AnyArray) -> bool:
+        """Read uncached items straight into the caller's memory, where the runs are long."""
+        layout = self.layout
+        if not extent.exact and len(extent.spans) == 1 and target.shape[layout.slow_axis] > 1:
+            return False
+        start = layout.chunk_start(extent.chunk, self.chunk_shape)
+        runs = self._runs(extent, target)
+        if runs is None:
+            return False
+        for offset, run in runs:
+            self._read_ahead(start + offset, run.nbytes)
+            self._fetch(start + offset, run.data)
+        return True
+
+    def _runs(self, extent: Extent, target: AnyArray) -> list[tuple[int, AnyArray]] | None:
+        """Pair each contiguous run of the chunk with the contiguous memory it goes to."""
+        layout = self.layout
+        flag: Literal["F", "C"] = "F" if layout.order == "col" else "C"
+        first = extent.spans[0][0]
+        if not extent.exact:
+            return None
+        if len(layout.shape) == 1 or layout.line_stride == layout.line_nbytes:
+            if len(extent.spans) == 1 and target.flags[flag] and target.nbytes:
+                return [(first, _as_bytes(target))]
+            if len(extent.spans) == 1:
+                return None
+        slow = layout.slow_axis
+        lines = extent.within[slow]
+        count = target.shape[slow]
+        runs = []
+        for i in range(count):
+            run = target[(slice(None),) * slow + (i,)]
+            if not run.flags[flag] or (count > 1 and run.nbytes < _MIN_DIRECT_READ_BYTES):
+                return None
+            offset = first + i * lines.step * layout.line_stride
+            runs.append((offset, _as_bytes(run)))
+        return runs
+
+    def _read_ahead(self, offset: int, nbytes: int) -> None:
+        """Ask for the next bytes when a reader goes through the array in order."""
+        # The padding between two lines is not read, and no step out of order.
+        padding = self.layout.line_stride - self.layout.line_nbytes
+        if 0 <= offset - self._sequential_at <= padding:
+            ahead = min(nbytes, TARGET_CHUNK_BYTES)
+            if offset + nbytes < self.layout.nbytes:
+                self.region.will_read(offset + nbytes, ahead)
+        self._sequential_at = offset + nbytes
+
+
+def _owner(array: AnyArray) -> Any:
+    """The object that has the memory of an array."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray) and owner.base is not None:
+        owner = owner.base
+    return owner.obj if isinstance(owner, memoryview) else owner
+
+
+def _as_bytes(run: AnyArray) -> AnyArray:
+    # reshape in memory order is a view because the run is contiguous; ml_dtypes arrays have no
+    # buffer interface of their own, bytes do.
+    return run.reshape(-1, order="A").view(np.uint8)

@@ -1,0 +1,1 @@
+"""Arrays gone through in pieces that fit into memory."""

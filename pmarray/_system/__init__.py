@@ -1,0 +1,1 @@
+"""The operating system: the one seam for its calls, files, locks, threads."""

@@ -1,0 +1,111 @@
+"""The lock file of a group: one writer, and who it is."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from pmarray._system import osops
+from pmarray._system.beneath import status
+from pmarray._system.files import write_fully
+from pmarray.errors import GroupLockedError, LockLostError, StorageError
+
+__all__ = ["LockFile"]
+
+
+class LockFile:
+    """A lock on a file, which holds the process id of its owner.
+
+    Taking it: the file is made where it is missing, then locked; and since the last owner may
+    remove it at the end (`release` with `remove`), it is looked at again whether the file that
+    was locked is still the one that has the name.
+    """
+
+    def __init__(self, path: str, group: str) -> None:
+        self.path = path
+        self._group = group
+        self._fd: int | None = None
+        self._identity: tuple[int, int] | None = None
+        """Of the file that is locked: device and inode."""
+
+    @property
+    def held(self) -> bool:
+        """Whether this handle holds it."""
+        return self._fd is not None
+
+    def acquire(self) -> None:
+        """Take the lock, or raise `GroupLockedError`, which names the owner."""
+        while True:
+            fd = self._open_locked()
+            found = os.fstat(fd)
+            self._identity = found.st_dev, found.st_ino
+            if self._is_in_place():
+                break
+            osops.close(fd)
+        try:
+            write_fully(fd, [memoryview(f"{os.getpid():<31}\n".encode())], 0, path=self.path)
+        except BaseException:
+            osops.close(fd)  # and nobody has it
+            raise
+        self._fd = fd
+
+    def _is_in_place(self) -> bool:
+        """Whether the file that is locked is still the one that has the name."""
+        found = status(self.path)
+        return found is not None and (found.st_dev, found.st_ino) == self._identity
+
+    def refuse_lost(self) -> None:
+        """Raise `LockLostError` if the lock keeps nobody out any more."""
+        if self._fd is not None and not self._is_in_place():
+            raise LockLostError(
+                errno.ESTALE,
+                "the lock file was removed or replaced while this writer had it, so that another "
+                "one may be at work: nothing more is written; close the group, and open it again",
+                self.path,
+            )
+
+    def _open_locked(self) -> int:
+        try:
+            try:
+                fd = osops.open_file(self.path, write=True, create=True)
+            except FileExistsError:
+                fd = osops.open_file(self.path, write=True)
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot open: {error.strerror}", self.path) from error
+        try:
+            osops.lock(fd, exclusive=True)
+        except (BlockingIOError, PermissionError) as error:
+            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            osops.close(fd)
+            raise GroupLockedError(
+                f"{self._group} is being written to by process {holder}"
+                f"{' (this one)' if holder == str(os.getpid()) else ''}; wait for it, close it, "
+                "or open with mode='r'"
+            ) from error
+        except OSError as error:
+            osops.close(fd)
+            raise StorageError(error.errno, f"cannot lock: {error.strerror}", self.path) from error
+        return fd
+
+    def release(self, *, remove: bool = False) -> None:
+        """Give the lock up, if it is held."""
+        if self._fd is None:
+            return
+        fd, self._fd = self._fd, None
+        try:
+            try:
+                if remove and self._is_in_place():
+                    osops.unlink(self.path)
+                osops.unlock(fd)
+            finally:
+                osops.close(fd)
+        except OSError as error:
+            raise StorageError(
+                error.errno, f"cannot unlock: {error.strerror}", self.path
+            ) from error
+
+    def abandon(self) -> None:
+        """In a forked child: close the copy, and do not unlock, which would unlock the parent's."""
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            os.close(fd)

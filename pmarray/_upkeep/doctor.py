@@ -1,0 +1,302 @@
+"""What a place is, which durability it gets here, and why: ``pmarray doctor``."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, field, replace
+from glob import glob
+
+from pmarray._sizes import format_bytes
+from pmarray._system import osops, pmem
+from pmarray._url import URL
+from pmarray.backends._registry import known_schemes, open_backend
+from pmarray.backends.files.memmap import METADATA_NAME
+from pmarray.backends.shelf import devices, pymm
+from pmarray.backends.shelf.engines import is_dax
+from pmarray.backends.shelf.pool import Pool
+from pmarray.errors import DamagedError, ForeignDataError, PMArrayError
+
+__all__ = ["Diagnosis", "examine", "examine_machine"]
+
+_VOLATILE = ("tmpfs", "ramfs", "devtmpfs")
+_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs", "lustre")
+_DOMAINS = {
+    "cpu_cache": "what has left the processor's core survives a power cut, its caches included",
+    "memory_controller": "caches are lost in a power cut, so that lines have to be written back",
+}
+
+
+@dataclass(slots=True)
+class Diagnosis:
+    """Facts about a place, and what follows from them."""
+
+    place: str
+    """The path, or "this machine"."""
+    facts: dict[str, str] = field(default_factory=dict)
+    """What was found, by its name."""
+    url: str | None = None
+    """How to open it; None where it cannot be used."""
+    durability: str = ""
+    """What is promised there, and why."""
+
+
+def examine(place: str) -> Diagnosis:
+    """Find out what a place is; nothing on it is changed.
+
+    Parameters
+    ----------
+    place
+        A URL, as `pmarray.open_group` takes it: a directory, which need not exist yet, a DAX
+        device, an object store.
+
+    Returns
+    -------
+    Diagnosis
+        With `Diagnosis.url` None where it cannot be used, and the reason in
+        `Diagnosis.durability`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     found = examine(place)
+    >>> sorted(found.facts)[:3]
+    ['DAX', 'O_DIRECT', 'file system']
+    >>> examine("dram:").durability
+    'none: it is memory; a block that raises is rolled back all the same'
+    """
+    url = URL.parse(place)
+    if url.scheme not in known_schemes():
+        open_backend(url, writable=False)  # raises, and says which there are
+    path = url.local_path
+    try:
+        if path is None:
+            return _examine_elsewhere(url)
+        device = devices.find_device(path) if url.scheme in ("memmap", "shelf") else None
+        if device is not None:
+            return _examine_device(device)
+        return _examine_path(path, url.scheme)
+    except PMArrayError as error:
+        return Diagnosis(path or place, durability=f"cannot be used: {error}")
+
+
+def _examine_elsewhere(url: URL) -> Diagnosis:
+    """What is in no directory: memory, and stores of objects."""
+    found = Diagnosis(str(url), url=str(replace(url, name=None)))
+    if url.scheme == "dram" or url.path.startswith("memory://"):
+        found.facts["kind"] = "memory of this process"
+        found.durability = "none: it is memory; a block that raises is rolled back all the same"
+        if url.scheme == "zarr":
+            found.durability = "none: it is memory, and has no transactions"
+        return found
+    open_backend(url, writable=False).close()  # what is wrong with the URL, it says
+    found.facts["kind"] = "object store"
+    found.durability = (
+        "a commit takes place or not, and is as durable as the store; several writers may work"
+        if url.scheme == "icechunk"
+        else "each object is as durable as the store when flush returns; it has no transactions: "
+        "icechunk: has"
+    )
+    return found
+
+
+def _examine_path(path: str, scheme: str) -> Diagnosis:
+    if path.endswith(".npy") and os.path.isfile(path):
+        found = Diagnosis(path, {"kind": ".npy file"}, f"memmap:{path}")
+        found.durability = "what was flushed survives power cuts; a single file has no transactions"
+        return found
+    if path.endswith(".zip") and scheme == "zarr":
+        found = Diagnosis(path, {"kind": "zip archive"}, f"zarr:{path}")
+        found.durability = "it is written once, and is durable when its group has been closed"
+        return found
+    found = _examine_directory(path)
+    if scheme in ("zarr", "icechunk") and found.url is not None:
+        found.url = f"{scheme}:{path}"
+        found.facts["holds"] = _contents_of_hierarchy(path)
+    return found
+
+
+def _contents_of_hierarchy(path: str) -> str:
+    for names, what in _HIERARCHIES.items():
+        if any(os.path.exists(os.path.join(path, name)) for name in names):
+            return what
+    return "no group yet"
+
+
+_HIERARCHIES = {
+    ("zarr.json", ".zgroup", ".zarray"): "a Zarr hierarchy",
+    ("refs", "repo", "snapshots"): "an Icechunk repository",
+}
+
+
+def _examine_device(device: devices.Device) -> Diagnosis:
+    found = Diagnosis(device.path)
+    found.facts |= {
+        "kind": "DAX device" if device.volatile is None else f"DAX device: {device.volatile}",
+        "size": format_bytes(device.nbytes),
+        "alignment": format_bytes(device.alignment),
+        "granularity": "cache line (64 B)",
+        "stores": pmem.persistence() if pmem.libpmem() else "libpmem is missing",
+    }
+    if device.volatile is not None:
+        found.url = f"dram:?device={device.path}"
+        found.durability = (
+            "none beyond a reboot: it is memory, and no persistent one; as a shelf, by "
+            f"shelf:{device.path}?volatile=1, a commit survives kill -9"
+        )
+        return found
+    pool = Pool(device, writable=False)
+    found.facts["holds"] = pool.contents()
+    try:
+        pool.refresh()
+    except (ForeignDataError, DamagedError):
+        found.durability = "cannot be used: it holds something else, unless it is formatted"
+        return found
+    found.facts["free"] = format_bytes(pool.free_bytes)
+    if pmem.libpmem() is None:
+        found.durability = (
+            "read only: stores to a device are made durable by libpmem alone (Debian: libpmem1)"
+        )
+        return found
+    found.url = f"shelf:{device.path}"
+    found.durability = (
+        "a commit or flush survives kill -9 and power cuts: stores are written back from the "
+        "processor's caches, and no file system is in the way"
+    )
+    return found
+
+
+def _examine_directory(path: str) -> Diagnosis:
+    found = Diagnosis(path)
+    if os.path.exists(path) and not os.path.isdir(path):
+        found.durability = "cannot be used: it is a file, and a group is a directory"
+        return found
+    place = path
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    kind, options = _file_system(place)
+    space = os.statvfs(place)
+    dax = is_dax(path)
+    found.facts |= {
+        "kind": "directory" if place == path else "does not exist yet",
+        "file system": kind,
+        "DAX": "yes: MAP_SYNC is granted" if dax else _why_no_dax(kind, options),
+        "granularity": "cache line (64 B)" if dax else "page (4 KiB)",
+        "free": format_bytes(space.f_bavail * space.f_frsize),
+        "O_DIRECT": "yes" if _takes_direct(place) else "no",
+        "holds": (
+            "a group of pmarray"
+            if os.path.exists(os.path.join(path, METADATA_NAME))
+            else "no group yet"
+        ),
+    }
+    if dax:
+        found.facts["stores"] = pmem.persistence()
+        found.url = f"shelf:{path}"
+        found.durability = (
+            "a commit or flush survives kill -9 and power cuts: stores go to the medium itself, "
+            + (
+                "written back by libpmem"
+                if pmem.libpmem()
+                else "written back by msync, which is slower than libpmem (Debian: libpmem1)"
+            )
+        )
+    else:
+        found.url = f"memmap:{path}"
+        found.durability = _durability_of_files(kind)
+    if not os.access(place, os.W_OK):
+        found.durability = "read only: this user may not write here"
+    return found
+
+
+def _why_no_dax(kind: str, options: str) -> str:
+    if kind in ("ext4", "xfs") and "dax" not in options:
+        return "no: MAP_SYNC is refused (on persistent memory, mount with -o dax=always)"
+    return "no: MAP_SYNC is refused"
+
+
+def _durability_of_files(kind: str) -> str:
+    if kind in _VOLATILE:
+        return f"none beyond a reboot: {kind} is memory; a commit survives kill -9"
+    if kind in _NETWORK:
+        return (
+            f"that of the server, as far as {kind} passes fsync on; its locks may not keep a "
+            "second writer out"
+        )
+    return "a commit or flush survives kill -9 and power cuts, by fsync, as far as the device obeys"
+
+
+def _file_system(directory: str) -> tuple[str, str]:
+    """Return type and options of the mount that a directory is on."""
+    device = os.stat(directory).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo") as file:
+            for line in file:
+                fields = line.split()
+                if fields[2] == wanted:
+                    dash = fields.index("-")
+                    return fields[dash + 1], f"{fields[5]},{fields[dash + 3]}"
+    except OSError:
+        pass
+    return "unknown", ""
+
+
+def _takes_direct(directory: str) -> bool:
+    try:
+        fd = osops.open_nameless(directory, direct=True)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EACCES, errno.EROFS, errno.EOPNOTSUPP):
+            return False
+        raise
+    osops.close(fd)
+    return True
+
+
+def examine_machine() -> Diagnosis:
+    """Find out what this machine has for persistent memory.
+
+    Examples
+    --------
+    >>> "libpmem" in examine_machine().facts
+    True
+    """
+    found = Diagnosis("this machine")
+    library = pmem.libpmem()
+    found.facts["libpmem"] = "no (Debian: apt install libpmem1)" if library is None else "yes"
+    found.facts["PyMM"] = pymm.why_not() or "yes"
+    for path in sorted(glob("/sys/bus/nd/devices/region*/persistence_domain")):
+        with open(path) as file:
+            domain = file.read().strip()
+        region = os.path.basename(os.path.dirname(path))
+        found.facts[region] = f"{domain}: {_DOMAINS.get(domain, 'unknown')}"
+    devices = [f"/dev/{os.path.basename(path)}" for path in glob("/sys/bus/dax/devices/dax*")]
+    found.facts["DAX devices"] = ", ".join(sorted(devices)) or "none"
+    found.facts["DAX mounts"] = ", ".join(_dax_mounts()) or "none"
+    volatile = [path for path in devices if _is_volatile(path)]
+    found.facts["volatile DAX devices"] = ", ".join(sorted(volatile)) or "none"
+    usable = len(devices) > len(volatile) or _dax_mounts()
+    found.durability = (
+        "persistent memory is there: `pmarray doctor PATH` says more of each place"
+        if usable
+        else "no persistent memory: shelf: works on any directory, by fsync"
+    )
+    return found
+
+
+def _is_volatile(path: str) -> bool:
+    try:
+        device = devices.find_device(path)
+    except PMArrayError:
+        return False
+    return device is not None and device.volatile is not None
+
+
+def _dax_mounts() -> list[str]:
+    try:
+        with open("/proc/self/mountinfo") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return []
+    return sorted(f[4] for f in lines if "dax" in f[-1].replace("dax=never", "").replace("=", ","))

@@ -1,0 +1,272 @@
+"""What a backend is: one that keeps a region an array, or one object a chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmarray._dtypes import DType
+from pmarray._formats.metadata import ArrayMetadata, Checkpoint
+from pmarray._geometry.layout import Layout
+from pmarray._protocols import RememberedProtocol
+from pmarray._url import URL
+
+__all__ = [
+    "Backend",
+    "ChunkBackend",
+    "Chunks",
+    "ImageTarget",
+    "LosesLock",
+    "OpenBackend",
+    "Overwritable",
+    "PersistentRegion",
+    "Region",
+    "RegionBackend",
+]
+
+
+class Region(Protocol):
+    """The bytes of one array on their medium, counted from its first item."""
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that may be read and written."""
+
+    @property
+    def block_bytes(self) -> int:
+        """Every write starts and ends at a multiple of this (1 where any will do)."""
+
+    @property
+    def memory(self) -> NDArray[np.uint8] | None:
+        """The bytes themselves, where loads and stores are the fast way to them."""
+
+    def read_into(self, offset: int, out: memoryview, /) -> None:
+        """Fill `out` from `offset` on. May run on any thread, also during `write`."""
+
+    def will_read(self, offset: int, nbytes: int, /) -> None:
+        """A hint that these bytes are wanted next; returns at once."""
+
+    def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
+        """Write `buffers` one after another from `offset` on; on one thread at a time."""
+
+    def barrier(self) -> None:
+        """Return when everything written before is durable."""
+
+    def reserve(self, nbytes: int, /) -> None:
+        """Make `capacity` at least `nbytes`, or raise and change nothing; new bytes are zeros."""
+
+    def refresh(self) -> None:
+        """Take note of a `capacity` that another process has changed."""
+
+    def describe(self, layout: Layout, dtype: DType, ndim: int, /) -> None:
+        """Note shape and dtype beside the bytes, for the convenience of other programs."""
+
+    def trim(self, nbytes: int, /) -> None:
+        """Give back the space beyond `nbytes`."""
+
+    def view(self, nbytes: int, /) -> NDArray[np.uint8] | None:
+        """Return the first `nbytes` bytes as a read-only array without copying, if possible."""
+
+    def close(self) -> None:
+        """Release the handles; what was written stays."""
+
+
+@runtime_checkable
+class PersistentRegion(Region, Protocol, metaclass=RememberedProtocol):
+    """A region that is memory and keeps what is stored to it: what `write` wrote is durable."""
+
+    @property
+    def memory(self) -> NDArray[np.uint8]:
+        """The bytes themselves; others after `reserve` and `trim`, which old arrays outlive."""
+
+    def will_store(self, offset: int, nbytes: int, /) -> None:
+        """Make ready bytes that are about to be stored to `memory`; they keep their values."""
+
+    def stored(self, offset: int, nbytes: int, /) -> None:
+        """Note that bytes have been stored to `memory`; `barrier` makes them durable."""
+
+
+class ImageTarget(Protocol):
+    """Where before-images are put back; a `Region` is one."""
+
+    def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
+        """Put back one image."""
+
+    def barrier(self) -> None:
+        """Return when everything put back before is durable."""
+
+    def close(self) -> None:
+        """Release the handles."""
+
+
+class Backend(Protocol):
+    """One group on its medium: what all backends have."""
+
+    @property
+    def can_create(self) -> bool:
+        """Whether arrays can be created and deleted, and attributes kept."""
+
+    @property
+    def has_journal(self) -> bool:
+        """Whether transactions can be made to survive a crash, by `open_journal`."""
+
+    def load(self) -> Checkpoint | None:
+        """Return what `save` wrote last, or None where there is no group."""
+
+    def save(self, checkpoint: Checkpoint, /) -> None:
+        """Replace the metadata in one durable step."""
+
+    def admit(self, array: ArrayMetadata, /) -> None:
+        """Raise `LayoutError` where an array cannot become like this; asked before it does."""
+
+    def stamp(self) -> object:
+        """Return, cheaply, a value that differs after each `save`."""
+
+    def open_journal(self, *, create: bool) -> Region | None:
+        """Open the region of the journal; None where there is none and `create` is false."""
+
+    def lock(self) -> None:
+        """Become the group's one writer, or raise `GroupLockedError`."""
+
+    def committed(self) -> None:
+        """A commit is durable: before-images are needed no more."""
+
+    def remove(self, file_id: int, /) -> None:
+        """Delete the data of an array that no metadata name any more."""
+
+    def remove_orphans(self, keep: Collection[int], /) -> None:
+        """Delete the data that a crash left behind: of all arrays but those in `keep`."""
+
+    def publish(self, names: Mapping[str, int], /) -> None:
+        """Make the arrays findable by name for other programs."""
+
+    def settle(self) -> None:
+        """The writer closes, and all is durable: drop what only a crash would have needed."""
+
+    def close(self) -> None:
+        """Release the lock and the handles."""
+
+    def abandon(self) -> None:
+        """Close this process's copies of the handles in a forked child; release nothing."""
+
+
+@runtime_checkable
+class RegionBackend(Backend, Protocol, metaclass=RememberedProtocol):
+    """A backend that keeps one byte-addressable region an array."""
+
+    def create(self, file_id: int, nbytes: int, /, *, aligned: bool) -> Region:
+        """Make a new region of zeros; `aligned` promises writes in whole blocks."""
+
+    def open(self, file_id: int, nbytes: int, /, *, aligned: bool) -> Region:
+        """Open the region of an array that needs `nbytes` bytes."""
+
+
+class Chunks(Protocol):
+    """The chunks of one array in their store. All methods may be called on any thread."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extent of a chunk along each axis of the array."""
+
+    def grow(self, array_shape: tuple[int, ...], /) -> None:
+        """The array has grown to this shape; the metadata say so when they are saved."""
+
+    def read_into(self, chunk: tuple[int, ...], out: NDArray[Any], /) -> None:
+        """Fill `out`, an array of the shape of a chunk; with the fill value if there is none."""
+
+    def write(self, chunk: tuple[int, ...], values: NDArray[Any], /) -> None:
+        """Replace a whole chunk."""
+
+    def delete(self, chunk: tuple[int, ...], /) -> None:
+        """Remove a chunk, if it is there."""
+
+    def key(self, chunk: tuple[int, ...], /) -> bytes:
+        """The name of a chunk in the store."""
+
+    def before_image(self, chunk: tuple[int, ...], /) -> tuple[int, bytes] | None:
+        """Keep what is there now; return what brings it back, as offset and bytes of an image.
+
+        The bytes are the chunk's `key`. None where the store's transactions need no images.
+        """
+
+    def read_image_into(self, offset: int, chunk: tuple[int, ...], out: NDArray[Any], /) -> None:
+        """Fill `out` with the chunk as a before-image kept it."""
+
+
+@runtime_checkable
+class ChunkBackend(Backend, Protocol, metaclass=RememberedProtocol):
+    """A backend that keeps chunks as objects of their own."""
+
+    @property
+    def commits(self) -> bool:
+        """Whether `save` makes everything since the last one appear in one step."""
+
+    def has_changes(self) -> bool:
+        """Whether something waits for `save`, even where the metadata are the same."""
+
+    def roll_back(self) -> None:
+        """Where the backend commits itself: forget everything since the last `save`."""
+
+    def merged(self) -> Checkpoint | None:
+        """Return what is there now, if the last `save` has joined it with what others saved."""
+
+    def plan(
+        self,
+        name: str,
+        array: ArrayMetadata,
+        chunks: str | int | tuple[int, ...],
+        max_nbytes: int,
+        options: Mapping[str, Any],
+        /,
+    ) -> ArrayMetadata:
+        """Complete the metadata of a new array by all that decides how chunks are stored."""
+
+    def create_chunks(self, name: str, array: ArrayMetadata, /) -> Chunks:
+        """Make room for a new array, of which nothing is there afterwards."""
+
+    def open_chunks(self, name: str, array: ArrayMetadata, /) -> Chunks:
+        """Open the chunks of an array."""
+
+    def images_of_name(self, name: str, /, *, had_array: bool) -> list[tuple[int, bytes]]:
+        """Keep all that a name has, under which an array is about to be created.
+
+        Returns offset and bytes of each before-image. With `had_array`, the last commit has an
+        array there: that nothing of it is stored has to be known too, or chunks of the new one
+        would pass for its own.
+        """
+
+    def images(self) -> ImageTarget:
+        """Return where before-images are put back."""
+
+    def images_kept(self) -> None:
+        """Return when what `before_image` kept is durable."""
+
+    def barrier(self) -> None:
+        """Return when all chunks written and deleted before are durable."""
+
+
+@runtime_checkable
+class LosesLock(Protocol, metaclass=RememberedProtocol):
+    """A backend whose lock is a file that somebody can remove."""
+
+    def refuse_lost_lock(self) -> None:
+        """Raise `LockLostError` where it has been; asked, cheaply, before anything is written."""
+
+
+@runtime_checkable
+class Overwritable(Protocol, metaclass=RememberedProtocol):
+    """A backend on a medium that may hold something else, as a device does."""
+
+    def make_way(self) -> None:
+        """Overwrite what is there, if it is no group of ours: ``mode="w"`` was asked for."""
+
+
+@runtime_checkable
+class OpenBackend(Protocol):
+    """The object behind an entry point."""
+
+    def __call__(self, url: URL, *, writable: bool) -> RegionBackend | ChunkBackend:
+        """Return the backend for `url`; nothing is created and nothing is locked yet."""

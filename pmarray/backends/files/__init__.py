@@ -1,0 +1,1 @@
+"""Directories of `.npy` files, and single ones."""

@@ -1,0 +1,280 @@
+"""The items of one array, or a journal, in a file that is reached by system calls."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import sys
+import time
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmarray._dtypes import DType
+from pmarray._formats.npy import write_header
+from pmarray._geometry.layout import BLOCK_BYTES, Layout
+from pmarray._sizes import format_bytes
+from pmarray._system import osops
+from pmarray._system.beneath import Below, status
+from pmarray._system.files import barrier, read_fully, write_fully
+from pmarray.errors import ForeignDataError, StorageError
+
+__all__ = ["MAPPED_BYTE", "FileRegion", "make_journal_file"]
+
+_GROW_MIN_BYTES = 64 << 20
+_GROW_MAX_BYTES = 1 << 30
+
+
+MAPPED_BYTE = 1
+"""Whoever maps a file has a shared lock of this byte, whoever cuts it an exclusive one."""
+_TRIES = 100
+_RETRY_S = 0.01
+# Memory for pages that nobody is going to store to is not reserved. Python names it from 3.13 on.
+_MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+_CLOCK_NS = 2_000_000_000
+"""Two writes within this may leave a file with the same times."""
+
+
+class FileRegion:
+    """The items of one array in a file, `data_offset` bytes from its start.
+
+    Parameters
+    ----------
+    path
+        The file, which exists.
+    data_offset
+        Where the items begin.
+    writable
+        Whether it may be written.
+    aligned
+        Whether all writes come in whole blocks; then, and where the file system allows it, they
+        are direct.
+    foreign_nbytes
+        Set for a file of another program: how many bytes of items it has. Its header is left
+        alone, and so is what follows the items.
+    """
+
+    memory = None
+
+    def __init__(
+        self,
+        path: str,
+        data_offset: int,
+        *,
+        writable: bool,
+        aligned: bool,
+        foreign_nbytes: int | None = None,
+    ) -> None:
+        self.path = path
+        self._offset = data_offset
+        self.capacity = 0
+        self._closed = False
+        self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+        self._direct_fd: int | None = None
+        try:
+            self._fd = osops.open_file(path, write=writable)
+            try:
+                if writable and aligned and data_offset % BLOCK_BYTES == 0:
+                    self._direct_fd = _open_direct(path)
+                self._opened = self._settled_stamp()
+                self.refresh()
+            except BaseException:
+                self.close()
+                raise
+            self._foreign = foreign_nbytes is not None
+            self._followed = foreign_nbytes is not None and self.capacity > foreign_nbytes
+            if foreign_nbytes is not None:
+                self.capacity = min(self.capacity, foreign_nbytes)
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot open: {error.strerror}", path) from error
+        self._direct_proved = False
+        self.block_bytes = BLOCK_BYTES if self._direct_fd is not None else 1
+
+    def unchanged_stamp(self) -> tuple[int, ...] | None:
+        """Tell this state of the file from all others.
+
+        None where something was written since the file was opened, so that a cache may hold the
+        old and the new, or so shortly before that its times cannot tell.
+        """
+        stamp = self._settled_stamp()
+        return stamp if stamp == self._opened else None
+
+    def _settled_stamp(self) -> tuple[int, ...] | None:
+        found = os.fstat(self._fd)
+        if abs(time.time_ns() - found.st_mtime_ns) < _CLOCK_NS:
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+    def read_into(self, offset: int, out: memoryview, /) -> None:
+        read_fully(self._fd, out, self._offset + offset, path=self.path)
+
+    def will_read(self, offset: int, nbytes: int, /) -> None:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._fd, self._offset + offset, nbytes, os.POSIX_FADV_WILLNEED)
+
+    def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
+        if self._direct_fd is not None:
+            try:
+                write_fully(self._direct_fd, buffers, self._offset + offset, path=self.path)
+                self._direct_proved = True
+                return
+            except StorageError as error:
+                # Some file systems take O_DIRECT at open and refuse it at the first write. Once
+                # one direct write has succeeded the file stays with them.
+                if error.errno != errno.EINVAL or self._direct_proved:
+                    raise
+            osops.close(self._direct_fd)
+            self._direct_fd = None
+        write_fully(self._fd, buffers, self._offset + offset, path=self.path)
+
+    def barrier(self) -> None:
+        barrier(self._fd, path=self.path)
+
+    def reserve(self, nbytes: int, /) -> None:
+        """Allocate ahead of need: a full disk is an error here, and extents stay large."""
+        if nbytes <= self.capacity:
+            return
+        if self._followed:
+            raise ForeignDataError(
+                f"{self.path} goes on after its array, perhaps with another one, and would be "
+                "overwritten; copy the array into a directory to let it grow"
+            )
+        step = min(max(self.capacity // 4, _GROW_MIN_BYTES), _GROW_MAX_BYTES)
+        exact = -(-nbytes // BLOCK_BYTES) * BLOCK_BYTES
+        generous = max(exact, self.capacity + step) if self.capacity else exact
+        before = self.capacity
+        try:
+            self._allocate(generous)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise StorageError(
+                    error.errno, f"cannot grow: {error.strerror}", self.path
+                ) from error
+            # What was allocated before the disk was full would leave none for the metadata.
+            self._unreserve(before)
+            try:
+                self._allocate(exact)
+            except OSError as again:
+                self._unreserve(before)
+                raise StorageError(
+                    again.errno,
+                    f"cannot reserve {format_bytes(exact - before)} more "
+                    f"({again.strerror}); nothing was changed: free space and try again",
+                    self.path,
+                ) from again
+
+    def _allocate(self, nbytes: int) -> None:
+        start = self._offset + self.capacity
+        osops.fallocate(self._fd, start, self._offset + nbytes - start)
+        self.capacity = nbytes
+
+    def _unreserve(self, nbytes: int) -> None:
+        try:
+            osops.ftruncate(self._fd, self._offset + nbytes)
+        except OSError:
+            pass  # the file is longer than it needs to be, which harms nothing
+
+    def refresh(self) -> None:
+        self.capacity = max(0, os.fstat(self._fd).st_size - self._offset)
+
+    def describe(self, layout: Layout, dtype: DType, ndim: int, /) -> None:
+        if self._foreign:
+            return  # `NpyFileBackend.save` does it, when the shape has changed
+        header = write_header(layout, dtype, ndim=ndim, nbytes=self._offset)
+        write_fully(self._fd, [memoryview(header)], 0, path=self.path)
+
+    def trim(self, nbytes: int, /) -> None:
+        """Give back the space beyond `nbytes`, unless somebody has it mapped.
+
+        A load from a page that was cut off would kill the process. The next writer tries again.
+        """
+        exact = nbytes if self._foreign else -(-nbytes // BLOCK_BYTES) * BLOCK_BYTES
+        if exact >= self.capacity or self._followed or any(True for _ in self._maps):
+            return
+        try:
+            try:
+                osops.lock(self._fd, exclusive=True, start=MAPPED_BYTE, nbytes=1)
+            except (BlockingIOError, PermissionError):
+                return
+            osops.ftruncate(self._fd, self._offset + exact)
+            self.capacity = exact
+            osops.unlock(self._fd)
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot cut: {error.strerror}", self.path) from error
+
+    def announce(self) -> bool:
+        """Keep every writer from cutting the file, for as long as this or a mapping is open.
+
+        The lock belongs to the open file, which a mapping keeps open, also in a forked process.
+        Returns false where that cannot be.
+        """
+        for _ in range(_TRIES):
+            try:
+                osops.lock(self._fd, exclusive=False, start=MAPPED_BYTE, nbytes=1)
+                return True
+            except (BlockingIOError, PermissionError):
+                time.sleep(_RETRY_S)  # it is being cut, which does not take long
+            except OSError:
+                return False  # a file system without locks
+        return False
+
+    def view(self, nbytes: int, /) -> NDArray[np.uint8] | None:
+        """Map the file; see `Region.view`.
+
+        The mapping is private and may be written: whoever stores to it in spite of the array's
+        flag gets a page of its own, and harms nobody. Pages that are not stored to are those of the
+        file, whoever changes it.
+        """
+        if nbytes == 0:
+            return np.frombuffer(b"", np.uint8)
+        stop = self._offset + nbytes
+        if not self.announce() or os.fstat(self._fd).st_size < stop:
+            return None
+        flags, prot = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+        try:
+            mapping = mmap.mmap(self._fd, stop, flags=flags, prot=prot)
+        except OSError:  # where the system counts all the same (vm.overcommit_memory=2)
+            mapping = mmap.mmap(self._fd, stop, access=mmap.ACCESS_READ)
+        self._maps.add(mapping)
+        return np.frombuffer(memoryview(mapping).toreadonly(), np.uint8)[self._offset :]
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            try:
+                if self._direct_fd is not None:
+                    osops.close(self._direct_fd)
+            finally:
+                osops.close(self._fd)
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot close: {error.strerror}", self.path) from error
+
+
+def _open_direct(path: str) -> int | None:
+    """Open for direct I/O, or return None where the file system has none."""
+    if not hasattr(os, "O_DIRECT"):
+        return None
+    try:
+        return osops.open_file(path, write=True, direct=True)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+            return None
+        raise
+
+
+def make_journal_file(path: Below) -> None:
+    """Make an empty file, durably, unless it is there."""
+    try:
+        if status(path) is None:
+            osops.close(osops.open_file(path, write=True, create=True))
+        # Also if it was there: whoever made it may have died before this.
+        osops.fsync_directory(path.parent)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(error.errno, f"cannot create: {error.strerror}", path) from error

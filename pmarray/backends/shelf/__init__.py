@@ -1,0 +1,1 @@
+"""Persistent memory: files on DAX, pools on devices, IBM's PyMM; and volatile devices."""

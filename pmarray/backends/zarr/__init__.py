@@ -1,0 +1,1 @@
+"""Zarr hierarchies, in directories, archives, object stores and Icechunk."""

@@ -1,0 +1,72 @@
+"""What a crash has left in a Zarr hierarchy in a local directory, and no metadata speak of.
+
+- temporary files of objects that were never renamed into place;
+- chunks beyond the edge of an array, which a transaction that grew it had written;
+- arrays that were never committed: chunks without a ``zarr.json``;
+- arrays that were deleted, and not all of their files: a ``zarr.json`` with a number of ours that
+  is no array's any more.
+
+What other programs have put into the hierarchy is none of these.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from pmarray._formats.metadata import ArrayMetadata, GroupMetadata
+from pmarray._geometry.grid import ChunkGrid
+from pmarray._system.beneath import is_directory
+from pmarray.backends.zarr import translation as zarr_format
+from pmarray.backends.zarr.files import NEW, FileStore
+
+__all__ = ["in_array", "in_group"]
+
+
+def in_group(store: FileStore, metadata: GroupMetadata, session: str) -> Iterator[str]:
+    """Yield the names of leftover objects of a group; one that ends in "/" is a whole tree."""
+    known = {array.file_id for array in metadata.arrays.values()}
+    for name in store.entries(""):
+        array = metadata.arrays.get(name)
+        if array is not None:
+            yield from in_array(store, name, array)
+        elif name == "zarr.json" + NEW:
+            yield name
+        elif name != session and is_directory(store.path(name)):
+            number = _number(store.read(f"{name}/zarr.json"))
+            deleted = number is not None and number < metadata.next_file_id and number not in known
+            if deleted or _is_unfinished(store.entries(name)):
+                yield f"{name}/"
+
+
+def _number(document: bytes | None) -> int | None:
+    """Return the number that we have given an array."""
+    try:
+        ours = json.loads(document or b"{}")["attributes"][zarr_format.OURS]
+        return int(ours["id"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_unfinished(names: tuple[str, ...]) -> bool:
+    return "zarr.json" not in names and {n.removesuffix(NEW) for n in names} <= {"c", "zarr.json"}
+
+
+def in_array(store: FileStore, path: str, array: ArrayMetadata) -> Iterator[str]:
+    """Yield the names of leftover objects of an array."""
+    grid = ChunkGrid(array.layout, zarr_format.stored_chunk_shape(array) or (1,))
+    encode = zarr_format.to_zarr(array).encode_chunk_key
+    prefix = f"{path}/" if path else ""
+    for key in store.keys(path):
+        if key.endswith(NEW):
+            yield key
+            continue
+        places = re.findall(r"\d+", key.removeprefix(prefix))
+        chunk = tuple(int(place) for place in places)
+        if (
+            len(chunk) == len(array.shape)
+            and prefix + encode(chunk) == key
+            and not grid.holds(chunk or (0,))
+        ):
+            yield key

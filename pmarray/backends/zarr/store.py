@@ -1,0 +1,844 @@
+"""``zarr:/dir`` - Zarr format 3, in a directory or in any store that zarr-python knows.
+
+An array of the group is an array of the Zarr hierarchy, which any Zarr reader opens. What Zarr has
+no word for is in its attributes under "pmarray": the layout of an array, the identity of a group.
+A column-major array is stored with the transpose codec, so that a chunk of several columns has
+them one after another. Hierarchies of other programs, of format 2 too (read only), open as groups.
+
+In a directory::
+
+    dir/
+      zarr.json                the group and its attributes
+      array/zarr.json          shape, dtype, codecs
+      array/c/0/17             a chunk, or a shard of several
+      .pmarray/                only while a writer is at work, or after it has crashed
+        pmarray.json           metadata as of the last checkpoint: the authority while it is there;
+                               and checksums of the zarr.json that may stand in the hierarchy
+        journal                commits, and the names of what they overwrite
+        lock                   locked by the one writer, and holding its process id
+        kept/1                 objects as they were, under second names
+
+A transaction is what it is for a region backend (`_commits.committer`), with one difference: the
+before-image of a chunk is a second name of its old file. When the group is closed, the metadata
+are those of the Zarr hierarchy, and ``.pmarray`` is gone.
+
+Elsewhere (memory, S3 and other object stores) there is neither a lock nor a transaction: what was
+written is in the store when `flush` returns. A zip archive is written once, and there when its
+group has been closed (`backends.zarr.archive`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import uuid
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import zarr.api.asynchronous
+from numpy.typing import NDArray
+from zarr import AsyncArray, AsyncGroup
+from zarr.abc.store import Store
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.buffer.cpu import NDBuffer
+from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
+from zarr.core.sync import sync
+from zarr.errors import GroupNotFoundError, NodeNotFoundError
+from zarr.storage import MemoryStore
+
+from pmarray._formats.metadata import (
+    FOREIGN_IDS,
+    ArrayMetadata,
+    Checkpoint,
+    GroupMetadata,
+    check_depth,
+)
+from pmarray._system import osops
+from pmarray._system.beneath import Below, entries, is_directory, is_name, status
+from pmarray._system.files import read_file, replace_durably
+from pmarray._system.lockfile import LockFile
+from pmarray._url import URL
+from pmarray.backends.files.region import FileRegion, make_journal_file
+from pmarray.backends.zarr import leftovers
+from pmarray.backends.zarr import translation as zarr_format
+from pmarray.backends.zarr.codecs import ChunkCodecs
+from pmarray.backends.zarr.documents import Documents
+from pmarray.backends.zarr.files import FileStore, KeptObjects
+from pmarray.backends.zarr.threads import keep_working
+from pmarray.errors import (
+    ConflictError,
+    DamagedError,
+    ForeignDataError,
+    PMArrayError,
+    StorageError,
+    URLError,
+)
+
+__all__ = ["LocalZarrBackend", "ZarrBackend", "ZarrChunks", "open_backend"]
+
+AnyArray = NDArray[Any]
+SESSION = ".pmarray"
+_DOCUMENTS = ("zarr.json", ".zgroup", ".zarray")
+
+
+class ZarrChunks:
+    """The chunks of one Zarr array."""
+
+    def __init__(self, store: Store, path: str, array: ArrayMetadata) -> None:
+        self._path = path
+        self._store = store
+        self._metadata = metadata = zarr_format.to_zarr(array)
+        self.shape = zarr_format.stored_chunk_shape(array)
+        self._fill = np.frombuffer(array.fill, array.dtype)[0]
+        self._codecs = ChunkCodecs(metadata)
+
+    def grow(self, array_shape: tuple[int, ...], /) -> None:
+        pass
+
+    def read_into(self, chunk: tuple[int, ...], out: AnyArray, /) -> None:
+        name = self._name(chunk)
+        data = self._get(name)
+        if data is None:
+            out[...] = self._fill
+            return
+        if not len(data):
+            raise DamagedError(f"chunk {name} is empty: restore it from a backup")
+        try:
+            out.reshape(self.shape)[...] = self._codecs.decode(data).as_numpy_array()
+        except (StorageError, MemoryError):
+            raise
+        except Exception as error:  # of whatever codec
+            raise DamagedError(
+                f"chunk {name} cannot be decoded: {error}; restore it from a backup"
+            ) from error
+
+    def write(self, chunk: tuple[int, ...], values: AnyArray, /) -> None:
+        data = self._codecs.encode(NDBuffer.from_numpy_array(values.reshape(self.shape)))
+        if data is None:
+            self.delete(chunk)
+        else:
+            self._set(self._name(chunk), data)
+
+    def delete(self, chunk: tuple[int, ...], /) -> None:
+        self._delete(self._name(chunk))
+
+    def key(self, chunk: tuple[int, ...], /) -> bytes:
+        return self._name(chunk).encode()
+
+    def before_image(self, chunk: tuple[int, ...], /) -> tuple[int, bytes] | None:
+        return None
+
+    def read_image_into(self, offset: int, chunk: tuple[int, ...], out: AnyArray, /) -> None:
+        raise NotImplementedError("only a local directory keeps before-images")
+
+    def _get(self, name: str) -> Buffer | None:
+        return sync(self._store.get(name, default_buffer_prototype()))
+
+    def _set(self, name: str, data: Buffer) -> None:
+        sync(self._store.set(name, data))
+
+    def _delete(self, name: str) -> None:
+        sync(self._store.delete(name))
+
+    def _name(self, chunk: tuple[int, ...]) -> str:
+        name = self._metadata.encode_chunk_key(chunk[: len(self.shape)])
+        return f"{self._path}/{name}" if self._path else name
+
+
+class ZarrBackend:
+    """One group in any Zarr store."""
+
+    has_journal = False
+    commits = False
+    shared = True
+    """Whether other programs may change the hierarchy while a writer of ours is at work."""
+    survives_fork = True
+
+    def __init__(self, where: str, store: Store, *, writable: bool) -> None:
+        keep_working()
+        self.where = where
+        self._store = store
+        self._writable = writable
+        self._paths: dict[int, str] = {}
+        """Where the arrays are, by number."""
+        self._known: Checkpoint | None = None
+        self._published: dict[str, bytes] = {}
+        self.refused: dict[str, str] = {}
+        """Arrays that no array here can be, by name, and why."""
+        self._documents = Documents(self._read)
+        self._writing = False
+        self.can_create = True
+
+    # -- metadata -------------------------------------------------------------------------------
+
+    def load(self) -> Checkpoint | None:
+        result = self._load_hierarchy()
+        self._adopt(result)
+        return result
+
+    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return what objects hold now."""
+
+        async def get() -> list[Any]:
+            prototype = default_buffer_prototype()
+            return await asyncio.gather(*(self._store.get(key, prototype) for key in keys))
+
+        return [None if buffer is None else buffer.to_bytes() for buffer in sync(get())]
+
+    def _adopt(self, checkpoint: Checkpoint | None) -> None:
+        self._known = checkpoint
+        if self._writing and self.shared:
+            self._documents.look(self._document_keys(checkpoint))
+        if checkpoint is not None and self.can_create:
+            arrays = checkpoint.metadata.arrays
+            self._paths = {array.file_id: name for name, array in arrays.items()}
+
+    def _load_hierarchy(self) -> Checkpoint | None:
+        try:
+            with zarr_format.quiet():
+                node, members, self.refused = sync(_open(self._store))
+                if isinstance(node, AsyncArray):
+                    return self._one_array(node)
+        except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError) as error:
+            if all(document is None for document in self._read(_DOCUMENTS)):
+                return None
+            raise DamagedError(f"the Zarr metadata of {self.where} are damaged: {error}") from error
+        except (PMArrayError, MemoryError):
+            raise
+        except Exception as error:  # of zarr-python, over arbitrary metadata
+            (found,) = self._read(["zarr.json"])
+            kind = zarr_format.unsupported(found)
+            if kind is not None:
+                raise ForeignDataError(
+                    f"{self.where} is of type {kind}, which is not read here"
+                ) from error
+            raise DamagedError(f"the Zarr metadata of {self.where} are damaged: {error}") from error
+        return self._several_arrays(node, members)
+
+    def _several_arrays(self, node: AsyncGroup, members: Mapping[str, Any]) -> Checkpoint:
+        arrays: dict[str, ArrayMetadata] = {}
+        for name, array in sorted(members.items()):
+            if not is_name(name):
+                raise DamagedError(f"an array of {self.where} is called {name!r}")
+            try:
+                found = zarr_format.from_zarr(array, name)
+            except ForeignDataError as error:
+                self.refused[name] = str(error)
+                continue  # of a type that no array here can have; the others can be used
+            if any(found.file_id == other.file_id for other in arrays.values()):
+                # Somebody has copied the directory of an array, its number with it.
+                found = replace(found, file_id=zarr_format.foreign_id(name))
+            arrays[name] = found
+        attributes = self._attributes(node)
+        identity, next_id, transaction = zarr_format.identity(attributes, self.where)
+        largest = max((a.file_id for a in arrays.values() if a.file_id < FOREIGN_IDS), default=0)
+        metadata = GroupMetadata(
+            uuid=identity,
+            next_file_id=max(next_id, largest + 1),
+            arrays=arrays,
+            attrs=zarr_format.user_attributes(attributes),
+        )
+        return Checkpoint(metadata, transaction)
+
+    def _one_array(self, node: AsyncArray[Any]) -> Checkpoint:
+        self.can_create = False
+        self._attributes(node)  # refused where they make no sense
+        array = zarr_format.from_zarr(node.metadata, "array")
+        self._paths[array.file_id] = ""
+        identity = str(uuid.uuid5(uuid.NAMESPACE_URL, self.where))
+        return Checkpoint(GroupMetadata(identity, 1, {"array": array}, array.attrs))
+
+    def _attributes(self, node: AsyncArray[Any] | AsyncGroup) -> dict[str, Any]:
+        attributes: Any = node.metadata.attributes
+        try:
+            check_depth(attributes)
+            return dict(attributes)
+        except (TypeError, ValueError) as error:
+            raise DamagedError(f"the attributes of {self.where} make no sense: {error}") from error
+
+    def save(self, checkpoint: Checkpoint, /) -> None:
+        contents = self._contents(checkpoint)
+        changes = [key for key, data in contents.items() if self._published.get(key) != data]
+        self._refuse_changed(changes)
+        self._publish(checkpoint, contents)
+
+    def _refuse_changed(self, keys: Iterable[str]) -> None:
+        """Raise where another program has replaced what is about to be replaced."""
+        key = self._documents.changed(keys) if self.shared else None
+        if key is not None:
+            raise ConflictError(
+                f"another program has changed {key} of {self.where} since this group became its "
+                "writer: it was left as it is. Close this group and open it again to go on from "
+                "there; only one program may change the hierarchy at a time"
+            )
+
+    def _publish(self, checkpoint: Checkpoint, contents: Mapping[str, bytes]) -> None:
+        for key, data in contents.items():
+            self._put(key, data)
+            self._documents.written(key, data)
+        self._known = checkpoint
+        # Deleted arrays keep their paths until they are removed; those that only the journal knew
+        # until now get theirs.
+        for name, array in checkpoint.metadata.arrays.items():
+            self._paths.setdefault(array.file_id, name)
+
+    def _document_keys(self, checkpoint: Checkpoint | None) -> list[str]:
+        """Name the documents that `save` will write."""
+        names = checkpoint.metadata.arrays if checkpoint and self.can_create else ()
+        return ["zarr.json", *(f"{name}/zarr.json" for name in names)]
+
+    def _contents(self, checkpoint: Checkpoint) -> dict[str, bytes]:
+        """Spell the metadata of the hierarchy."""
+        metadata = checkpoint.metadata
+        result: dict[str, bytes] = {}
+        if self.can_create:
+            attributes = zarr_format.attributes_with(metadata.attrs, self._ours(checkpoint))
+            group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+            result["zarr.json"] = json.dumps(group, indent=1).encode()
+        for name, array in metadata.arrays.items():
+            path = self._paths.get(array.file_id, name)
+            document = zarr_format.to_zarr(array)
+            for key, data in zarr_format.documents(document).items():
+                result[f"{path}/{key}" if path else key] = data
+        return result
+
+    def _ours(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """What the attributes of the group say of us."""
+        return {
+            "uuid": checkpoint.metadata.uuid,
+            "next": checkpoint.metadata.next_file_id,
+            "transaction": checkpoint.transaction,
+        }
+
+    def has_changes(self) -> bool:
+        return False
+
+    def roll_back(self) -> None:
+        raise NotImplementedError("this store has no transactions of its own")
+
+    def merged(self) -> Checkpoint | None:
+        return None
+
+    def _put(self, key: str, data: bytes) -> None:
+        if self._published.get(key) != data:
+            buffer = default_buffer_prototype().buffer.from_bytes(data)
+            sync(self._store.set(key, buffer))
+            self._published[key] = data
+
+    def admit(self, array: ArrayMetadata, /) -> None:
+        pass
+
+    def stamp(self) -> object:
+        return None
+
+    def open_journal(self, *, create: bool) -> FileRegion | None:
+        return None
+
+    def lock(self) -> None:
+        checkpoint = self._known
+        for name, array in (checkpoint.metadata.arrays if checkpoint else {}).items():
+            if isinstance(zarr_format.to_zarr(array), ArrayV2Metadata):
+                raise ForeignDataError(
+                    f"{self.where}#{name} is of Zarr format 2, which is read only here: copy it, "
+                    "with pmarray.copy, and write to the copy"
+                )
+        self._writing = True
+
+    # -- chunks ---------------------------------------------------------------------------------
+
+    def plan(
+        self,
+        name: str,
+        array: ArrayMetadata,
+        chunks: str | int | tuple[int, ...],
+        max_nbytes: int,
+        options: Mapping[str, Any],
+        /,
+    ) -> ArrayMetadata:
+        if name in self.refused:
+            raise ForeignDataError(f"{self.refused[name]}, nor replaced: choose another name")
+        unknown = set(options) - {"codecs", "shards", "dimension_names"}
+        if unknown:
+            raise TypeError(
+                f"zarr: takes codecs=, shards= and dimension_names=, not {', '.join(unknown)}"
+            )
+        return zarr_format.plan(array, chunks, max_nbytes, name=name, **options)
+
+    def create_chunks(self, name: str, array: ArrayMetadata, /) -> ZarrChunks:
+        if self.shared and self._documents.changed([f"{name}/zarr.json"]):
+            raise ConflictError(
+                f"another program has made {name!r} in {self.where}, which would be overwritten: "
+                "choose another name, or delete it there"
+            )
+        self._erase(name)
+        self._paths[array.file_id] = name
+        return self._chunks(name, array)
+
+    def open_chunks(self, name: str, array: ArrayMetadata, /) -> ZarrChunks:
+        return self._chunks(self._paths.setdefault(array.file_id, name), array)
+
+    def _chunks(self, path: str, array: ArrayMetadata) -> ZarrChunks:
+        return ZarrChunks(self._store, path, array)
+
+    def _erase(self, path: str) -> None:
+        sync(self._store.delete_dir(path))
+        self._forget_documents(path)
+
+    def _forget_documents(self, path: str) -> None:
+        self._documents.erased(path)
+        for key in [key for key in self._published if key.startswith(f"{path}/")]:
+            del self._published[key]
+
+    def images_of_name(self, name: str, /, *, had_array: bool) -> list[tuple[int, bytes]]:
+        return []
+
+    def images(self) -> Any:
+        raise NotImplementedError("only a local directory keeps before-images")
+
+    def images_kept(self) -> None:
+        pass
+
+    def barrier(self) -> None:
+        pass
+
+    def committed(self) -> None:
+        pass
+
+    def settle(self) -> None:
+        pass
+
+    def remove(self, file_id: int, /) -> None:
+        path = self._paths.pop(file_id, None)
+        if path is not None and path not in self._paths.values():
+            self._erase(path)
+
+    def remove_orphans(self, keep: Collection[int], /) -> None:
+        pass
+
+    def publish(self, names: Mapping[str, int], /) -> None:
+        pass
+
+    def close(self) -> None:
+        self._store.close()
+
+    def abandon(self) -> None:
+        pass
+
+
+async def _open(
+    store: Store,
+) -> tuple[AsyncArray[Any] | AsyncGroup, dict[str, Any], dict[str, str]]:
+    """Return an array, or a group and its `_members`."""
+    node = await zarr.api.asynchronous.open(store=store, mode="r")
+    return (node, {}, {}) if isinstance(node, AsyncArray) else (node, *await _members(node))
+
+
+async def _members(node: AsyncGroup) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the metadata of the arrays in a group, by name, and why others are not read.
+
+    zarr-python has the same; but where one is damaged, it leaves the errors of the others to the
+    event loop, which prints them.
+    """
+    consolidated = node.metadata.consolidated_metadata
+    if consolidated is not None:
+        return {
+            name: one
+            for name, one in consolidated.metadata.items()
+            if isinstance(one, ArrayV2Metadata | ArrayV3Metadata)
+        }, {}
+    turns = asyncio.Semaphore(zarr.config.get("async.concurrency"))
+    is_old = node.metadata.zarr_format == 2
+
+    async def read(name: str) -> Any:
+        async with turns:
+            place = f"{node.path}/{name}".lstrip("/")
+            data = await node.store.get(
+                f"{place}/{'.zarray' if is_old else 'zarr.json'}", default_buffer_prototype()
+            )
+            more = (
+                await node.store.get(f"{place}/.zattrs", default_buffer_prototype())
+                if is_old and data is not None
+                else None
+            )
+        if data is None:
+            return None
+        value = json.loads(data.to_bytes())
+        if is_old:
+            return ArrayV2Metadata.from_dict(
+                {**value, "attributes": json.loads(more.to_bytes()) if more is not None else {}}
+            )
+        if value["node_type"] == "group":
+            return None
+        if (kind := zarr_format.unsupported(data.to_bytes())) is not None:
+            return kind
+        with zarr_format.quiet():
+            return ArrayV3Metadata.from_dict(value)
+
+    names = [name async for name in node.store.list_dir(node.path)]
+    found = await asyncio.gather(*(read(name) for name in names), return_exceptions=True)
+    for name, one in zip(names, found, strict=True):
+        if isinstance(one, PMArrayError | MemoryError):
+            raise one
+        if isinstance(one, BaseException):
+            raise DamagedError(f"the metadata of the array {name!r} are damaged: {one!r}") from one
+    read_all = {name: one for name, one in zip(names, found, strict=True) if one is not None}
+    refused = {
+        name: f"{node.store_path}#{name} is of type {one}, which is not read here"
+        for name, one in read_all.items()
+        if isinstance(one, str)
+    }
+    return {name: one for name, one in read_all.items() if name not in refused}, refused
+
+
+class _KeepingChunks(ZarrChunks):
+    """The chunks of an array in a local directory."""
+
+    def __init__(
+        self, store: FileStore, path: str, array: ArrayMetadata, kept: KeptObjects
+    ) -> None:
+        super().__init__(store, path, array)
+        self._array = array
+        self._files = store
+        self._kept = kept
+
+    # Directly: each turn of an event loop costs as much as a small chunk.
+
+    def _get(self, name: str) -> Buffer | None:
+        data = self._files.read(name)
+        return None if data is None else default_buffer_prototype().buffer.from_bytes(data)
+
+    def _set(self, name: str, data: Buffer) -> None:
+        self._files.write(name, data.as_buffer_like())
+
+    def _delete(self, name: str) -> None:
+        self._files.remove(name)
+
+    def before_image(self, chunk: tuple[int, ...], /) -> tuple[int, bytes] | None:
+        name = self._name(chunk)
+        return self._kept.keep(name), name.encode()
+
+    def read_image_into(self, offset: int, chunk: tuple[int, ...], out: AnyArray, /) -> None:
+        name = self._name(chunk)
+        store = MemoryStore()
+        if offset:
+            data = default_buffer_prototype().buffer.from_bytes(self._kept.read(offset))
+            sync(store.set(name, data))
+        ZarrChunks(store, self._path, self._array).read_into(chunk, out)
+
+
+class _PutBack:
+    """Where before-images of objects are put back; see `ImageTarget`."""
+
+    def __init__(self, store: FileStore, kept: KeptObjects, documents: Documents) -> None:
+        self._store = store
+        self._kept = kept
+        self._documents = documents
+
+    def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
+        key = self._key(b"".join(buffers))
+        self._kept.put_back(offset, key)
+        if key.endswith("/zarr.json"):
+            self._documents.look([key])
+
+    def _key(self, data: bytes) -> str:
+        """Return the name of an object of an array; a whole array's ends in "/"."""
+        try:
+            key = data.decode()
+            if self._store.path(key.removesuffix("/")).names[0] == SESSION:
+                raise ValueError("that is not a hierarchy's")
+        except (ValueError, IndexError) as error:
+            raise DamagedError(
+                f"the journal of {self._store.root} names {data!r:.80}, which is no object of an "
+                f"array ({error}): restore the group from a backup"
+            ) from error
+        return key
+
+    def barrier(self) -> None:
+        self._store.barrier()
+
+    def close(self) -> None:
+        pass
+
+
+class LocalZarrBackend(ZarrBackend):
+    """One group in a local directory, with a lock and transactions."""
+
+    def __init__(self, directory: str, *, writable: bool) -> None:
+        self._files = FileStore(directory, read_only=not writable)
+        self.directory = directory
+        super().__init__(directory, self._files, writable=writable)
+        self._session = Below(directory) / SESSION
+        self._metadata_path = self._session / "pmarray.json"
+        self._journal_path = self._session / "journal"
+        self._lock = LockFile(self._session / "lock", directory)
+        self._kept = KeptObjects(self._files, self._session / "kept")
+        self._crashed = False
+        self._settled = False
+        self._conflict: ConflictError | None = None
+
+    @property
+    def has_journal(self) -> bool:  # type: ignore[override]  # an array alone has no place for it
+        return self.can_create
+
+    # -- metadata -------------------------------------------------------------------------------
+
+    def load(self) -> Checkpoint | None:
+        try:
+            data = read_file(self._metadata_path)
+        except (FileNotFoundError, NotADirectoryError):
+            result = self._load_hierarchy()
+            if result is None:
+                self._refuse_foreign_directory()
+        except OSError as error:
+            text = f"cannot open: {error.strerror}"
+            raise StorageError(error.errno, text, self._metadata_path) from error
+        else:
+            result = Checkpoint.from_bytes(data, self._metadata_path)
+            for name, array in result.metadata.arrays.items():
+                if name == SESSION:
+                    raise DamagedError(f"an array of {self.directory} is called {name!r}")
+                zarr_format.check(array, name)
+        self._adopt(result)
+        return result
+
+    def _refuse_foreign_directory(self) -> None:
+        try:
+            found = set(entries(self.directory))
+        except FileNotFoundError:
+            return
+        except NotADirectoryError as error:
+            raise ForeignDataError(
+                f"{self.directory} is a file; a Zarr group is a directory, or a .zip file"
+            ) from error
+        if found - {SESSION}:
+            raise ForeignDataError(
+                f"{self.directory} holds {', '.join(sorted(found)[:4])} but no zarr.json: it is "
+                "no Zarr group, and nothing was changed; choose another directory"
+            )
+
+    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [self._files.read(key) for key in keys]
+
+    def save(self, checkpoint: Checkpoint, /) -> None:
+        if not self.can_create:
+            super().save(checkpoint)
+        else:
+            contents = self._contents(checkpoint)
+            self._note_conflict(contents)
+            record = {"hierarchy": self._documents.record(contents)}
+            replace_durably(self._metadata_path, checkpoint.to_bytes(record))
+            self._kept.clear()  # the journal that named them is stale now
+            # In a conflict ours are there, and theirs in the hierarchy. This raises nothing: the
+            # journal goes on from the checkpoint.
+            if self._conflict is None:
+                self._publish(checkpoint, contents)
+        self._files.barrier()
+
+    def _note_conflict(self, keys: Iterable[str]) -> None:
+        """Find out whether another program is at work here."""
+        key = self._documents.changed(keys)
+        if key is not None:
+            self._conflict = self._conflict_about(key)
+
+    def _conflict_about(self, key: str) -> ConflictError:
+        return ConflictError(
+            f"another program has changed {key} of {self.directory} while a writer of pmarray was "
+            f"at work: it was left as it is, and what pmarray wrote is kept in {self._session}. "
+            f"Close this group; delete {self._session} to go on from what the other program left, "
+            f"or put back the {key} that was there before to go on from what pmarray wrote"
+        )
+
+    def _refuse_conflict(self) -> None:
+        if self._conflict is not None:
+            raise self._conflict
+
+    def merged(self) -> Checkpoint | None:
+        self._refuse_conflict()
+        return None
+
+    def _put(self, key: str, data: bytes) -> None:
+        if self._published.get(key) != data:
+            if self._files.read(key) == data:
+                self._files.note(self._files.path(key))
+            else:
+                self._files.write(key, data)
+            self._published[key] = data
+
+    def stamp(self) -> object:
+        result: list[object] = []
+        for path in (self._metadata_path, self._files.path("zarr.json")):
+            found = status(path)
+            stamp = None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
+            result.append(stamp)
+        return tuple(result)
+
+    def open_journal(self, *, create: bool) -> FileRegion | None:
+        path = self._journal_path
+        if create:
+            make_journal_file(path)
+        elif status(path) is None:
+            return None
+        return FileRegion(path, 0, writable=self._writable, aligned=True)
+
+    # -- the lock -------------------------------------------------------------------------------
+
+    def lock(self) -> None:
+        super().lock()
+        found = is_directory(self._session)
+        try:
+            self._files.make_directory(self._kept.directory)
+        except OSError as error:
+            raise StorageError(
+                error.errno, f"cannot make a directory: {error.strerror}", self._session
+            ) from error
+        self._lock.acquire()
+        self._settled = False
+        # What the last writer did is durable before anything is made of it: that it closed, too.
+        if self._known is None:
+            self._files.note(self.directory)
+        self._files.note(self._metadata_path)
+        self._files.note(self._kept.path(1))
+        self._files.barrier()
+        self._crashed = status(self._metadata_path) is not None or (found and not self.can_create)
+        self._refuse_changed_hierarchy()
+        if status(self._metadata_path) is None:
+            # Of a session that was closed: nothing may take it for this one's.
+            self._forget(self._journal_path)
+            self._kept.clear()
+            self._files.note(self._metadata_path)
+            self._files.barrier()
+
+    def _refuse_changed_hierarchy(self) -> None:
+        """Raise where another program went on in what a writer of ours left when it died."""
+        try:
+            record = json.loads(read_file(self._metadata_path))["hierarchy"]
+            key = self._documents.changed_since(record)
+        except (OSError, PMArrayError, ValueError, KeyError, TypeError, AttributeError):
+            return  # there is none, or it is damaged, which `load` says
+        if key is not None:
+            self._lock.release()
+            raise self._conflict_about(key)
+
+    @staticmethod
+    def _forget(path: Below) -> None:
+        try:
+            osops.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot delete: {error.strerror}", path) from error
+
+    def settle(self) -> None:
+        """Make the hierarchy the authority: it holds everything, durably."""
+        if not self._lock.held or not self.can_create:
+            return
+        self._note_conflict(self._document_keys(self._known))
+        self._refuse_conflict()
+        self._files.barrier()  # what the hierarchy still has of deleted arrays goes first
+        self._forget(self._metadata_path)
+        self._files.note(self._metadata_path)
+        self._files.barrier()
+        self._forget(self._journal_path)
+        self._kept.clear()
+        self._settled = True
+
+    def close(self) -> None:
+        super().close()
+        if self._settled or (self._lock.held and not self.can_create):
+            try:
+                osops.rmdir(self._kept.directory)
+            except OSError:
+                pass  # a later writer finds it, and uses it
+        self._lock.release(remove=self._settled or not self.can_create)
+        if self._settled or not self.can_create:
+            try:
+                osops.rmdir(self._session)
+            except OSError:
+                pass  # another writer has come
+
+    def refuse_lost_lock(self) -> None:
+        self._lock.refuse_lost()
+
+    def abandon(self) -> None:
+        self._lock.abandon()
+
+    # -- chunks ---------------------------------------------------------------------------------
+
+    def _chunks(self, path: str, array: ArrayMetadata) -> ZarrChunks:
+        return _KeepingChunks(self._files, path, array, self._kept)
+
+    def _erase(self, path: str) -> None:
+        self._files.remove_tree(path)
+        self._forget_documents(path)
+
+    def images_of_name(self, name: str, /, *, had_array: bool) -> list[tuple[int, bytes]]:
+        there = is_directory(self._files.path(name))
+        if not there and not had_array:
+            return []
+        keys = sorted(self._files.keys(name)) if there else []
+        kept = [(self._kept.keep(key), key.encode()) for key in keys]
+        if kept:
+            self._kept.barrier()
+        # Put back first, as the last: nothing of the new array stays beside them.
+        return [*kept, (0, f"{name}/".encode())]
+
+    def images(self) -> _PutBack:
+        return _PutBack(self._files, self._kept, self._documents)
+
+    def images_kept(self) -> None:
+        self._kept.barrier()
+
+    def barrier(self) -> None:
+        self._files.barrier()
+
+    def committed(self) -> None:
+        self._kept.clear()
+
+    def remove_orphans(self, keep: Collection[int], /) -> None:
+        """After a crash: delete what it has left that belongs to no array."""
+        if not self._crashed or self._known is None:
+            return
+        self._files.note_all()
+        metadata = self._known.metadata
+        if self.can_create:
+            names = list(leftovers.in_group(self._files, metadata, SESSION))
+        else:
+            names = list(leftovers.in_array(self._files, "", metadata.arrays["array"]))
+        for name in names:
+            (self._files.remove_tree if name.endswith("/") else self._files.remove)(name)
+        # Durable with the next commit or flush, or at `settle`: until then they are found again.
+
+
+_MEMORY: dict[str, MemoryStore] = {}
+_MEMORY_LOCK = threading.Lock()
+
+
+def open_backend(url: URL, *, writable: bool) -> ZarrBackend:
+    """Open ``zarr:/dir``, ``zarr:/file.zip``, ``zarr:memory://name``, ``zarr:s3://bucket/x``."""
+    path = url.path
+    if path.startswith("file://"):
+        path = path.removeprefix("file://")
+    if "://" in path:
+        if path.startswith("memory://"):
+            with _MEMORY_LOCK:
+                store: Store = _MEMORY.setdefault(path, MemoryStore())
+            return ZarrBackend(str(url), store, writable=writable)
+        from pmarray.backends.zarr.remote import remote_store
+
+        backend = ZarrBackend(str(url), remote_store(url, writable=writable), writable=writable)
+        backend.survives_fork = False  # the threads of obstore and fsspec do not
+        return backend
+    if url.options:
+        raise URLError(f"zarr: of a local path takes no options, got {url.options}")
+    if not path:
+        raise URLError("zarr: needs a directory, as in 'zarr:./run'")
+    path = os.path.join(os.getcwd(), os.path.expanduser(path))
+    if path.endswith(".zip"):
+        from pmarray.backends.zarr.archive import ZipBackend
+
+        return ZipBackend(path, writable=writable)
+    return LocalZarrBackend(path, writable=writable)
