@@ -20,7 +20,7 @@ from pmarray._dtypes import decode_dtype, encode_dtype
 from pmarray._sizes import format_bytes, parse_bytes
 from pmarray._upkeep.doctor import examine, examine_machine
 from pmarray._url import URL
-from pmarray.backends.shelf.devices import find_device
+from pmarray.backends.shelf import devices
 from pmarray.backends.shelf.pool import Pool
 from pmarray.errors import ArrayExistsError, GroupExistsError, URLError
 
@@ -268,7 +268,7 @@ def format_(
 ) -> None:
     """Make an empty pool on a DAX device, for one group; what is on it is lost."""
     with _errors_in_one_line():
-        found = find_device(device)
+        found = devices.find_device(device)
         if found is None:
             raise URLError(f"{device} is no DAX device; a directory needs no formatting")
         pool = Pool(found, writable=True)

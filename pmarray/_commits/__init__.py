@@ -1,1 +1,3 @@
 """The commit protocol: journal, commits, recovery, and what readers see."""
+
+__all__: list[str] = []

@@ -1,1 +1,3 @@
 """What other libraries see of an array: NumPy, PyTorch, dask, xarray, pickle, notebooks."""
+
+__all__: list[str] = []

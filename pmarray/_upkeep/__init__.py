@@ -1,1 +1,3 @@
 """Looking after what is stored: verify and doctor."""
+
+__all__: list[str] = []

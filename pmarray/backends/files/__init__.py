@@ -1,1 +1,3 @@
 """Directories of `.npy` files, and single ones."""
+
+__all__: list[str] = []

@@ -1,1 +1,3 @@
 """Zarr hierarchies, in directories, archives, object stores and Icechunk."""
+
+__all__: list[str] = []
