@@ -57,9 +57,9 @@ def _shelf(url: URL, *, writable: bool) -> Any:
 
 
 def _zarr(url: URL, *, writable: bool) -> Any:
-    from pmarray.backends.zarr import store
+    from pmarray.backends.zarr import opening
 
-    return store.open_backend(url, writable=writable)
+    return opening.open_backend(url, writable=writable)
 
 
 def _icechunk(url: URL, *, writable: bool) -> Any:

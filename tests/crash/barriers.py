@@ -64,16 +64,16 @@ FAMILIES = {
         unseen=frozenset({
             # Removes the journal of a session that was closed. It takes three crashes in a row to
             # see it again: before that, before the next one has a journal of its own, and after.
-            "fsync_directory zarr/store.py _become_writer",
+            "fsync_directory zarr/local.py _become_writer",
             # For what other programs have written into the hierarchy; our own is durable already.
             "fdatasync zarr/files.py <listcomp>",
             "fdatasync zarr/files.py _make_way",
         }),
         slow=frozenset({
-            "fdatasync zarr/store.py checkpoint",
-            "fsync_directory zarr/store.py checkpoint",
-            "fsync_directory zarr/store.py _flush_for_good",
-            "fsync_directory zarr/store.py put_back",
+            "fdatasync zarr/local.py checkpoint",
+            "fsync_directory zarr/local.py checkpoint",
+            "fsync_directory zarr/local.py _flush_for_good",
+            "fsync_directory zarr/local.py put_back",
         }),
         only="zarr/",
         again=0.01,

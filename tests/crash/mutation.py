@@ -28,7 +28,7 @@ __all__ = ["BARRIERS", "barrier_sites", "without_barrier"]
 BARRIERS = ("fdatasync", "fsync", "fsync_directory", "persist", "store")
 _PASSING_ON = (
     "_system/osops.py", "_system/files.py", "_commits/journal.py", "files/memmap.py",
-    "files/region.py", "zarr/files.py", "zarr/store.py", "shelf/stores.py", "shelf/dax.py",
+    "files/region.py", "zarr/files.py", "zarr/local.py", "shelf/stores.py", "shelf/dax.py",
     "shelf/poolbackend.py",
 )  # fmt: skip
 _PASSING_ON_FUNCTIONS = ("shelf/pool.py _store",)

@@ -19,6 +19,7 @@ from pmarray._formats.metadata import ArrayMetadata
 from pmarray._geometry.layout import Layout
 from pmarray.backends.zarr import translation as zarr_format
 from pmarray.backends.zarr.codecs import ChunkCodecs
+from pmarray.backends.zarr.local import LocalZarrBackend
 
 CODECS: list[list[Any]] = [
     [],
@@ -69,7 +70,7 @@ def test_which_codecs_need_no_event_loop() -> None:
 def test_a_reader_loads_the_metadata_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """zarr-python takes a few milliseconds for it."""
     pmarray.open(f"zarr:{tmp_path}/g", (3,)).close()
-    kind = pmarray.backends.zarr.store.LocalZarrBackend
+    kind = LocalZarrBackend
     real, loads = kind.load, []
 
     def load(self: Any) -> Any:

@@ -1,38 +1,18 @@
-"""``zarr:/dir`` - Zarr format 3, in a directory or in any store that zarr-python knows.
+"""``zarr:`` - Zarr format 3, in any store that zarr-python knows.
 
 An array of the group is an array of the Zarr hierarchy, which any Zarr reader opens. What Zarr has
 no word for is in its attributes under "pmarray": the layout of an array, the identity of a group.
 A column-major array is stored with the transpose codec, so that a chunk of several columns has
 them one after another. Hierarchies of other programs, of format 2 too (read only), open as groups.
 
-In a directory::
-
-    dir/
-      zarr.json                the group and its attributes
-      array/zarr.json          shape, dtype, codecs
-      array/c/0/17             a chunk, or a shard of several
-      .pmarray/                only while a writer is at work, or after it has crashed
-        pmarray.json           metadata as of the last checkpoint: the authority while it is there;
-                               and checksums of the zarr.json that may stand in the hierarchy
-        journal                commits, and the names of what they overwrite
-        lock                   locked by the one writer, and holding its process id
-        kept/1                 objects as they were, under second names
-
-A transaction is what it is for a region backend (`_commits.committer`), with one difference: the
-before-image of a chunk is a second name of its old file. When the group is closed, the metadata
-are those of the Zarr hierarchy, and ``.pmarray`` is gone.
-
-Elsewhere (memory, S3 and other object stores) there is neither a lock nor a transaction: what was
-written is in the store when `flush` returns. A zip archive is written once, and there when its
-group has been closed (`backends.zarr.archive`).
+There is neither a lock nor a transaction, but in a directory (`local`): what was written is in the
+store when `flush` returns.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-import threading
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -48,7 +28,6 @@ from zarr.core.buffer.cpu import NDBuffer
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.core.sync import sync
 from zarr.errors import GroupNotFoundError, NodeNotFoundError
-from zarr.storage import MemoryStore
 
 from pmarray._formats.metadata import (
     FOREIGN_IDS,
@@ -57,17 +36,11 @@ from pmarray._formats.metadata import (
     GroupMetadata,
     check_depth,
 )
-from pmarray._system import osops
-from pmarray._system.beneath import Below, entries, is_directory, is_name, status
-from pmarray._system.files import read_file, replace_durably
-from pmarray._system.lockfile import LockFile
-from pmarray._url import URL
-from pmarray.backends.files.region import FileRegion, make_journal_file
-from pmarray.backends.zarr import leftovers
+from pmarray._system.beneath import is_name
+from pmarray.backends.files.region import FileRegion
 from pmarray.backends.zarr import translation as zarr_format
 from pmarray.backends.zarr.codecs import ChunkCodecs
 from pmarray.backends.zarr.documents import Documents
-from pmarray.backends.zarr.files import FileStore, KeptObjects
 from pmarray.backends.zarr.threads import keep_working
 from pmarray.errors import (
     ConflictError,
@@ -75,13 +48,11 @@ from pmarray.errors import (
     ForeignDataError,
     PMArrayError,
     StorageError,
-    URLError,
 )
 
-__all__ = ["LocalZarrBackend", "ZarrBackend", "ZarrChunks", "open_backend"]
+__all__ = ["ZarrBackend", "ZarrChunks"]
 
 AnyArray = NDArray[Any]
-SESSION = ".pmarray"
 _DOCUMENTS = ("zarr.json", ".zgroup", ".zarray")
 
 
@@ -492,353 +463,3 @@ async def _members(node: AsyncGroup) -> tuple[dict[str, Any], dict[str, str]]:
         if isinstance(one, str)
     }
     return {name: one for name, one in read_all.items() if name not in refused}, refused
-
-
-class _KeepingChunks(ZarrChunks):
-    """The chunks of an array in a local directory."""
-
-    def __init__(
-        self, store: FileStore, path: str, array: ArrayMetadata, kept: KeptObjects
-    ) -> None:
-        super().__init__(store, path, array)
-        self._array = array
-        self._files = store
-        self._kept = kept
-
-    # Directly: each turn of an event loop costs as much as a small chunk.
-
-    def _get(self, name: str) -> Buffer | None:
-        data = self._files.read(name)
-        return None if data is None else default_buffer_prototype().buffer.from_bytes(data)
-
-    def _set(self, name: str, data: Buffer) -> None:
-        self._files.write(name, data.as_buffer_like())
-
-    def _delete(self, name: str) -> None:
-        self._files.remove(name)
-
-    def before_image(self, chunk: tuple[int, ...], /) -> tuple[int, bytes] | None:
-        name = self._name(chunk)
-        return self._kept.keep(name), name.encode()
-
-    def read_image_into(self, offset: int, chunk: tuple[int, ...], out: AnyArray, /) -> None:
-        name = self._name(chunk)
-        store = MemoryStore()
-        if offset:
-            data = default_buffer_prototype().buffer.from_bytes(self._kept.read(offset))
-            sync(store.set(name, data))
-        ZarrChunks(store, self._path, self._array).read_into(chunk, out)
-
-
-class _PutBack:
-    """Where before-images of objects are put back; see `ImageTarget`."""
-
-    def __init__(self, store: FileStore, kept: KeptObjects, documents: Documents) -> None:
-        self._store = store
-        self._kept = kept
-        self._documents = documents
-
-    def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
-        key = self._key(b"".join(buffers))
-        self._kept.put_back(offset, key)
-        if key.endswith("/zarr.json"):
-            self._documents.look([key])
-
-    def _key(self, data: bytes) -> str:
-        """Return the name of an object of an array; a whole array's ends in "/"."""
-        try:
-            key = data.decode()
-            if self._store.path(key.removesuffix("/")).names[0] == SESSION:
-                raise ValueError("that is not a hierarchy's")
-        except (ValueError, IndexError) as error:
-            raise DamagedError(
-                f"the journal of {self._store.root} names {data!r:.80}, which is no object of an "
-                f"array ({error}): restore the group from a backup"
-            ) from error
-        return key
-
-    def barrier(self) -> None:
-        self._store.barrier()
-
-    def close(self) -> None:
-        pass
-
-
-class LocalZarrBackend(ZarrBackend):
-    """One group in a local directory, with a lock and transactions."""
-
-    def __init__(self, directory: str, *, writable: bool) -> None:
-        self._files = FileStore(directory, read_only=not writable)
-        self.directory = directory
-        super().__init__(directory, self._files, writable=writable)
-        self._session = Below(directory) / SESSION
-        self._metadata_path = self._session / "pmarray.json"
-        self._journal_path = self._session / "journal"
-        self._lock = LockFile(self._session / "lock", directory)
-        self._kept = KeptObjects(self._files, self._session / "kept")
-        self._crashed = False
-        self._settled = False
-        self._conflict: ConflictError | None = None
-
-    @property
-    def has_journal(self) -> bool:  # type: ignore[override]  # an array alone has no place for it
-        return self.can_create
-
-    # -- metadata -------------------------------------------------------------------------------
-
-    def load(self) -> Checkpoint | None:
-        try:
-            data = read_file(self._metadata_path)
-        except (FileNotFoundError, NotADirectoryError):
-            result = self._load_hierarchy()
-            if result is None:
-                self._refuse_foreign_directory()
-        except OSError as error:
-            text = f"cannot open: {error.strerror}"
-            raise StorageError(error.errno, text, self._metadata_path) from error
-        else:
-            result = Checkpoint.from_bytes(data, self._metadata_path)
-            for name, array in result.metadata.arrays.items():
-                if name == SESSION:
-                    raise DamagedError(f"an array of {self.directory} is called {name!r}")
-                zarr_format.check(array, name)
-        self._adopt(result)
-        return result
-
-    def _refuse_foreign_directory(self) -> None:
-        try:
-            found = set(entries(self.directory))
-        except FileNotFoundError:
-            return
-        except NotADirectoryError as error:
-            raise ForeignDataError(
-                f"{self.directory} is a file; a Zarr group is a directory, or a .zip file"
-            ) from error
-        if found - {SESSION}:
-            raise ForeignDataError(
-                f"{self.directory} holds {', '.join(sorted(found)[:4])} but no zarr.json: it is "
-                "no Zarr group, and nothing was changed; choose another directory"
-            )
-
-    def _read(self, keys: Sequence[str]) -> list[bytes | None]:
-        return [self._files.read(key) for key in keys]
-
-    def save(self, checkpoint: Checkpoint, /) -> None:
-        if not self.can_create:
-            super().save(checkpoint)
-        else:
-            contents = self._contents(checkpoint)
-            self._note_conflict(contents)
-            record = {"hierarchy": self._documents.record(contents)}
-            replace_durably(self._metadata_path, checkpoint.to_bytes(record))
-            self._kept.clear()  # the journal that named them is stale now
-            # In a conflict ours are there, and theirs in the hierarchy. This raises nothing: the
-            # journal goes on from the checkpoint.
-            if self._conflict is None:
-                self._publish(checkpoint, contents)
-        self._files.barrier()
-
-    def _note_conflict(self, keys: Iterable[str]) -> None:
-        """Find out whether another program is at work here."""
-        key = self._documents.changed(keys)
-        if key is not None:
-            self._conflict = self._conflict_about(key)
-
-    def _conflict_about(self, key: str) -> ConflictError:
-        return ConflictError(
-            f"another program has changed {key} of {self.directory} while a writer of pmarray was "
-            f"at work: it was left as it is, and what pmarray wrote is kept in {self._session}. "
-            f"Close this group; delete {self._session} to go on from what the other program left, "
-            f"or put back the {key} that was there before to go on from what pmarray wrote"
-        )
-
-    def _refuse_conflict(self) -> None:
-        if self._conflict is not None:
-            raise self._conflict
-
-    def merged(self) -> Checkpoint | None:
-        self._refuse_conflict()
-        return None
-
-    def _put(self, key: str, data: bytes) -> None:
-        if self._published.get(key) != data:
-            if self._files.read(key) == data:
-                self._files.note(self._files.path(key))
-            else:
-                self._files.write(key, data)
-            self._published[key] = data
-
-    def stamp(self) -> object:
-        result: list[object] = []
-        for path in (self._metadata_path, self._files.path("zarr.json")):
-            found = status(path)
-            stamp = None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
-            result.append(stamp)
-        return tuple(result)
-
-    def open_journal(self, *, create: bool) -> FileRegion | None:
-        path = self._journal_path
-        if create:
-            make_journal_file(path)
-        elif status(path) is None:
-            return None
-        return FileRegion(path, 0, writable=self._writable, aligned=True)
-
-    # -- the lock -------------------------------------------------------------------------------
-
-    def lock(self) -> None:
-        super().lock()
-        found = is_directory(self._session)
-        try:
-            self._files.make_directory(self._kept.directory)
-        except OSError as error:
-            raise StorageError(
-                error.errno, f"cannot make a directory: {error.strerror}", self._session
-            ) from error
-        self._lock.acquire()
-        self._settled = False
-        # What the last writer did is durable before anything is made of it: that it closed, too.
-        if self._known is None:
-            self._files.note(self.directory)
-        self._files.note(self._metadata_path)
-        self._files.note(self._kept.path(1))
-        self._files.barrier()
-        self._crashed = status(self._metadata_path) is not None or (found and not self.can_create)
-        self._refuse_changed_hierarchy()
-        if status(self._metadata_path) is None:
-            # Of a session that was closed: nothing may take it for this one's.
-            self._forget(self._journal_path)
-            self._kept.clear()
-            self._files.note(self._metadata_path)
-            self._files.barrier()
-
-    def _refuse_changed_hierarchy(self) -> None:
-        """Raise where another program went on in what a writer of ours left when it died."""
-        try:
-            record = json.loads(read_file(self._metadata_path))["hierarchy"]
-            key = self._documents.changed_since(record)
-        except (OSError, PMArrayError, ValueError, KeyError, TypeError, AttributeError):
-            return  # there is none, or it is damaged, which `load` says
-        if key is not None:
-            self._lock.release()
-            raise self._conflict_about(key)
-
-    @staticmethod
-    def _forget(path: Below) -> None:
-        try:
-            osops.unlink(path)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise StorageError(error.errno, f"cannot delete: {error.strerror}", path) from error
-
-    def settle(self) -> None:
-        """Make the hierarchy the authority: it holds everything, durably."""
-        if not self._lock.held or not self.can_create:
-            return
-        self._note_conflict(self._document_keys(self._known))
-        self._refuse_conflict()
-        self._files.barrier()  # what the hierarchy still has of deleted arrays goes first
-        self._forget(self._metadata_path)
-        self._files.note(self._metadata_path)
-        self._files.barrier()
-        self._forget(self._journal_path)
-        self._kept.clear()
-        self._settled = True
-
-    def close(self) -> None:
-        super().close()
-        if self._settled or (self._lock.held and not self.can_create):
-            try:
-                osops.rmdir(self._kept.directory)
-            except OSError:
-                pass  # a later writer finds it, and uses it
-        self._lock.release(remove=self._settled or not self.can_create)
-        if self._settled or not self.can_create:
-            try:
-                osops.rmdir(self._session)
-            except OSError:
-                pass  # another writer has come
-
-    def refuse_lost_lock(self) -> None:
-        self._lock.refuse_lost()
-
-    def abandon(self) -> None:
-        self._lock.abandon()
-
-    # -- chunks ---------------------------------------------------------------------------------
-
-    def _chunks(self, path: str, array: ArrayMetadata) -> ZarrChunks:
-        return _KeepingChunks(self._files, path, array, self._kept)
-
-    def _erase(self, path: str) -> None:
-        self._files.remove_tree(path)
-        self._forget_documents(path)
-
-    def images_of_name(self, name: str, /, *, had_array: bool) -> list[tuple[int, bytes]]:
-        there = is_directory(self._files.path(name))
-        if not there and not had_array:
-            return []
-        keys = sorted(self._files.keys(name)) if there else []
-        kept = [(self._kept.keep(key), key.encode()) for key in keys]
-        if kept:
-            self._kept.barrier()
-        # Put back first, as the last: nothing of the new array stays beside them.
-        return [*kept, (0, f"{name}/".encode())]
-
-    def images(self) -> _PutBack:
-        return _PutBack(self._files, self._kept, self._documents)
-
-    def images_kept(self) -> None:
-        self._kept.barrier()
-
-    def barrier(self) -> None:
-        self._files.barrier()
-
-    def committed(self) -> None:
-        self._kept.clear()
-
-    def remove_orphans(self, keep: Collection[int], /) -> None:
-        """After a crash: delete what it has left that belongs to no array."""
-        if not self._crashed or self._known is None:
-            return
-        self._files.note_all()
-        metadata = self._known.metadata
-        if self.can_create:
-            names = list(leftovers.in_group(self._files, metadata, SESSION))
-        else:
-            names = list(leftovers.in_array(self._files, "", metadata.arrays["array"]))
-        for name in names:
-            (self._files.remove_tree if name.endswith("/") else self._files.remove)(name)
-        # Durable with the next commit or flush, or at `settle`: until then they are found again.
-
-
-_MEMORY: dict[str, MemoryStore] = {}
-_MEMORY_LOCK = threading.Lock()
-
-
-def open_backend(url: URL, *, writable: bool) -> ZarrBackend:
-    """Open ``zarr:/dir``, ``zarr:/file.zip``, ``zarr:memory://name``, ``zarr:s3://bucket/x``."""
-    path = url.path
-    if path.startswith("file://"):
-        path = path.removeprefix("file://")
-    if "://" in path:
-        if path.startswith("memory://"):
-            with _MEMORY_LOCK:
-                store: Store = _MEMORY.setdefault(path, MemoryStore())
-            return ZarrBackend(str(url), store, writable=writable)
-        from pmarray.backends.zarr.remote import remote_store
-
-        backend = ZarrBackend(str(url), remote_store(url, writable=writable), writable=writable)
-        backend.survives_fork = False  # the threads of obstore and fsspec do not
-        return backend
-    if url.options:
-        raise URLError(f"zarr: of a local path takes no options, got {url.options}")
-    if not path:
-        raise URLError("zarr: needs a directory, as in 'zarr:./run'")
-    path = os.path.join(os.getcwd(), os.path.expanduser(path))
-    if path.endswith(".zip"):
-        from pmarray.backends.zarr.archive import ZipBackend
-
-        return ZipBackend(path, writable=writable)
-    return LocalZarrBackend(path, writable=writable)

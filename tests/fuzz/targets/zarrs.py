@@ -30,7 +30,8 @@ from pmarray._formats.metadata import Checkpoint
 from pmarray.backends.zarr import translation as zarr_format
 from pmarray.backends.zarr.archive import ArchiveStore
 from pmarray.backends.zarr.files import FileStore
-from pmarray.backends.zarr.store import ZarrChunks, _PutBack
+from pmarray.backends.zarr.local import _PutBack
+from pmarray.backends.zarr.store import ZarrChunks
 from tests.fuzz.mutate import change_bytes, change_json, name
 from tests.fuzz.targets.files import Memory, changed_checkpoint, sealed
 from tests.fuzz.targets.use import Template, attempt, use_group
