@@ -11,8 +11,8 @@ from numpy.typing import DTypeLike
 
 from pmarray._dtypes import parse_dtype
 from pmarray._geometry.layout import parse_layout, parse_shape, refuse_unaddressable
-from pmarray._group.dropped import await_closing
 from pmarray._sizes import available_memory_bytes, parse_bytes
+from pmarray._system.dropped import await_closing
 from pmarray._system.uninterrupted import uninterrupted
 from pmarray._url import DEFAULT_NAME, URL
 from pmarray.array import PMArray

@@ -22,17 +22,18 @@ from pmarray._commits.snapshot import Snapshot
 from pmarray._dtypes import DType, parse_dtype
 from pmarray._formats.metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._formats.npy import write_header
+from pmarray._geometry.chunking import plan_chunks
 from pmarray._geometry.layout import Layout, Order, parse_layout, parse_shape, refuse_unaddressable
-from pmarray._group import lifetime
 from pmarray._group.attributes import Attributes
 from pmarray._group.contents import Contents
-from pmarray._group.dropped import await_closing, close_later
 from pmarray._group.kinds import StorageMaker
 from pmarray._group.transaction import OpenTransaction, Transaction
 from pmarray._storage.chunked import STORE_ID
-from pmarray._storage.items import Storage, plan_chunks
+from pmarray._storage.items import Storage
 from pmarray._storage.persistent import PersistentStorage
 from pmarray._storage.region import RegionStorage
+from pmarray._system import lifetime
+from pmarray._system.dropped import await_closing, close_later
 from pmarray._system.uninterrupted import Task, await_abandoned
 from pmarray._url import URL, check_name
 from pmarray.array import PMArray

@@ -13,8 +13,8 @@ from typing import Any
 import google_crc32c
 
 from pmarray._dtypes import DType, decode_dtype, encode_dtype
+from pmarray._formats.names import is_name
 from pmarray._geometry.layout import Layout, Order
-from pmarray._system.beneath import is_name
 from pmarray.errors import DamagedError, ForeignDataError
 
 __all__ = [

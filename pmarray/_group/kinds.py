@@ -9,8 +9,9 @@ from pmarray._cache.cache import ChunkCache
 from pmarray._commits.journal import Image
 from pmarray._commits.snapshot import Snapshot
 from pmarray._formats.metadata import ArrayMetadata
+from pmarray._geometry.chunking import plan_chunks, refuse_large_chunk
 from pmarray._storage.chunked import ChunkStorage
-from pmarray._storage.items import Storage, plan_chunks, refuse_large_chunk
+from pmarray._storage.items import Storage
 from pmarray._storage.mapped import MappedStorage
 from pmarray._storage.persistent import PersistentStorage
 from pmarray._storage.region import RegionStorage

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._dtypes import DType
+from pmarray._geometry.chunking import unfilled
 from pmarray._geometry.layout import Layout
-from pmarray._storage.items import Axes, Loan, as_array, nothing, unfilled
+from pmarray._storage.items import Axes, Loan, as_array, nothing
 from pmarray.backends._protocols import Region
 
 __all__ = ["MappedStorage"]

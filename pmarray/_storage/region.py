@@ -15,9 +15,10 @@ from pmarray._cache.writer import Write
 from pmarray._commits.journal import MAX_PAYLOAD_BYTES, Image
 from pmarray._commits.snapshot import Snapshot
 from pmarray._dtypes import DType
+from pmarray._geometry.chunking import TARGET_CHUNK_BYTES, unfilled
 from pmarray._geometry.layout import BLOCK_BYTES, Extent, Layout
 from pmarray._storage.cached import CachedItems
-from pmarray._storage.items import TARGET_CHUNK_BYTES, Axes, as_array, unfilled
+from pmarray._storage.items import Axes, as_array
 from pmarray.backends._protocols import Region
 
 __all__ = ["RegionStorage"]

@@ -9,10 +9,11 @@ from typing import Any, NoReturn, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._geometry.chunking import TARGET_CHUNK_BYTES
 from pmarray._geometry.layout import Layout, Order
 from pmarray._group.attributes import Attributes
 from pmarray._selection.basic import Selection, select
-from pmarray._storage.items import TARGET_CHUNK_BYTES, Axes, Items, Loan, Storage
+from pmarray._storage.items import Axes, Items, Loan, Storage
 from pmarray.array import PMArray
 from pmarray.errors import LayoutError, SelectionError
 

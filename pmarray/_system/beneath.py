@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Self
 
+from pmarray._formats.names import is_name
 from pmarray.errors import DamagedError, StorageError
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
     "entries",
     "exists",
     "is_directory",
-    "is_name",
     "open_path",
     "status",
     "walk",
@@ -89,18 +89,6 @@ class Below(str):
     def parent(self) -> Self:
         """The directory that it is in."""
         return type(self)(self.root, self.names[:-1])
-
-
-def is_name(name: str) -> bool:
-    """Whether that can be the name of something in a directory, and leads nowhere else.
-
-    >>> [is_name(name) for name in ("x", "x.npy", "", "..", "a/b")]
-    [True, True, False, False, False]
-    """
-    try:
-        return name not in ("", ".", "..") and "/" not in name and b"\0" not in os.fsencode(name)
-    except UnicodeEncodeError:  # a lone surrogate, which JSON can spell and no file system has
-        return False
 
 
 def open_path(path: str, flags: int, mode: int = 0) -> int:

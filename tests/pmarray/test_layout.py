@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
+from pmarray._geometry.chunking import plan_chunks
 from pmarray._geometry.layout import (
     BLOCK_BYTES,
     PAD_FROM_BYTES,
@@ -20,7 +21,6 @@ from pmarray._geometry.layout import (
     parse_layout,
 )
 from pmarray._selection.basic import select
-from pmarray._storage.items import plan_chunks
 from pmarray.errors import LayoutError
 from tests.sampling import examples
 

@@ -16,7 +16,7 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
-from pmarray._group import lifetime
+from pmarray._system import lifetime
 from pmarray._url import URL
 from pmarray.errors import PMArrayError, StorageError, URLError
 

@@ -36,7 +36,7 @@ from pmarray._formats.metadata import (
     GroupMetadata,
     check_depth,
 )
-from pmarray._system.beneath import is_name
+from pmarray._formats.names import is_name
 from pmarray.backends.files.region import FileRegion
 from pmarray.backends.zarr import translation as zarr_format
 from pmarray.backends.zarr.codecs import ChunkCodecs

@@ -14,7 +14,7 @@ from typing import Any
 from zarr.core import sync as zarr_sync
 from zarr.core.config import config as zarr_config
 
-from pmarray._group import lifetime
+from pmarray._system import lifetime
 from pmarray._system.threads import DaemonPool
 
 __all__ = ["keep_working"]

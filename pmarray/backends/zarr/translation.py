@@ -31,8 +31,8 @@ from zarr.storage import MemoryStore
 
 from pmarray._dtypes import DType, decode_dtype, encode_dtype, parse_dtype
 from pmarray._formats.metadata import FOREIGN_IDS, ArrayMetadata, check_extents, check_integer
+from pmarray._geometry.chunking import TARGET_CHUNK_BYTES, refuse_large_chunk
 from pmarray._geometry.layout import Layout, Order, parse_chunks
-from pmarray._storage.items import TARGET_CHUNK_BYTES, refuse_large_chunk
 from pmarray.backends.zarr import dtypes as zarr_dtypes
 from pmarray.backends.zarr.bounds import bounded_codecs
 from pmarray.errors import DamagedError, ForeignDataError, LayoutError

@@ -9,25 +9,29 @@ import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from pmarray._group.dropped import await_closing
-
-if TYPE_CHECKING:
-    from pmarray.group import Group
+from pmarray._system.dropped import await_closing
 
 __all__ = ["begin", "call_after_closing", "close_before_threads_end", "end"]
 
-_OPEN: weakref.WeakSet[Group] = weakref.WeakSet()
+
+class _Group(Protocol):
+    def close(self) -> None: ...
+
+    def _abandon(self) -> None: ...
+
+
+_OPEN: weakref.WeakSet[_Group] = weakref.WeakSet()
 _after: list[Callable[[], object]] = []
 
 
-def begin(group: Group) -> None:
+def begin(group: _Group) -> None:
     """Close this group at exit, if nobody does before."""
     _OPEN.add(group)
 
 
-def end(group: Group) -> None:
+def end(group: _Group) -> None:
     """The group is closed."""
     _OPEN.discard(group)
 
