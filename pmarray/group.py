@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from pmarray._cache.cache import ChunkCache
-from pmarray._commits.committer import Commit, CommittedStorage, Committer
-from pmarray._commits.journal import Image
+from pmarray._cache.source import Commit, CommittedStorage
+from pmarray._commits.committer import Committer
 from pmarray._commits.snapshot import Snapshot
 from pmarray._dtypes import DType, parse_dtype
 from pmarray._formats.metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._formats.npy import write_header
+from pmarray._formats.records import Image
 from pmarray._geometry.chunking import plan_chunks
 from pmarray._geometry.layout import Layout, Order, parse_layout, parse_shape, refuse_unaddressable
 from pmarray._group.attributes import Attributes

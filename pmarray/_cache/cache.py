@@ -39,23 +39,22 @@ from __future__ import annotations
 import mmap
 import threading
 import time
-import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
 from pmarray._cache.buffers import BufferPool
-from pmarray._cache.writer import Sink, Write, Writer
-from pmarray._commits.committer import Commit
-from pmarray._commits.journal import Image
-from pmarray._geometry.spans import SpanSet
+from pmarray._cache.source import CachedChunk, ChunkSource, Commit, Pin, Sink, Write
+from pmarray._cache.writer import Writer
 from pmarray._sizes import format_bytes
 from pmarray._system.uninterrupted import caller
 from pmarray.errors import BudgetError, PoisonedError, ReentrantCallError
 
-__all__ = ["CachedChunk", "ChunkCache", "ChunkSource", "Pin"]
+__all__ = [
+    "ChunkCache",
+]
 
 T = TypeVar("T")
 
@@ -68,84 +67,12 @@ LOAN_WAIT_SECONDS = 30.0
 """How long memory that is wanted waits for loans of other threads, of which none ends."""
 
 
-class ChunkSource(Protocol):
-    """One array's chunks on their medium, as the cache sees them."""
-
-    @property
-    def block_bytes(self) -> int:
-        """Writes begin and end at multiples of this."""
-
-    def load(self, chunk: tuple[int, ...], start: int, out: memoryview, /) -> None:
-        """Fill `out` with the bytes of `chunk` from `start` on; called under the lock."""
-
-    def prepare(self, chunk: tuple[int, ...], out: memoryview, /) -> None:
-        """Set the padding in a fresh buffer, which may hold anything."""
-
-    def store(self, writes: list[Write], /) -> None:
-        """Write adjacent pieces in one go; called on the writer thread, without the lock."""
-
-    def address(self, chunk: tuple[int, ...], /) -> int:
-        """The position of `chunk` on the medium; adjacent chunks have adjacent addresses."""
-
-    def complete(self, chunk: CachedChunk, /) -> None:
-        """Make all that has to be written together with the dirty bytes dirty; under the lock."""
-
-    def before_images(self, writes: Iterable[Write], /) -> Iterator[Image]:
-        """Yield what the last durable commit has where `writes` go; on the writer thread."""
-
-    @property
-    def protected_nbytes(self) -> int:
-        """Up to this address there may be bytes of a commit that was sealed."""
-
-
 class MustWait(Exception):  # noqa: N818  # it is no error, and never leaves the package
     """An attempt cannot go on before something is over."""
 
     def __init__(self, *, for_loans: bool = False) -> None:
         super().__init__()
         self.for_loans = for_loans
-
-
-class Pin:
-    """Keeps a chunk in memory for as long as the pin itself is kept."""
-
-    __slots__ = ("__weakref__", "holder")
-
-    def __init__(self, holder: int | None) -> None:
-        self.holder = holder
-        """The thread that has it; None for one of our own, which ends by itself."""
-
-
-class CachedChunk:
-    """One chunk in DRAM, and the state of its bytes."""
-
-    __slots__ = ("_pins", "buffer", "dirty", "index", "inflight", "source", "valid")
-
-    def __init__(self, source: ChunkSource, index: tuple[int, ...], buffer: memoryview) -> None:
-        self.source = source
-        self.index = index
-        self.buffer = buffer
-        self.valid = SpanSet()
-        self.dirty = SpanSet()
-        self.inflight = SpanSet()
-        self._pins: tuple[weakref.ref[Pin], ...] = ()
-
-    @property
-    def pins(self) -> list[Pin]:
-        """Those that somebody has."""
-        return [pin for ref in self._pins if (pin := ref()) is not None]
-
-    @property
-    def evictable(self) -> bool:
-        return not (self.dirty or self.inflight or (self._pins and self.pins))
-
-    def pin(self, pin: Pin, died: Callable[[Any], object] | None = None) -> None:
-        """Stay for as long as `pin` is kept; tell `died` when nobody has it any more."""
-        self._pins = (*(ref for ref in self._pins if ref() is not None), weakref.ref(pin, died))
-
-    def unpin(self, pin: Pin) -> None:
-        """Stay for others only; nobody is told that this one has died."""
-        self._pins = tuple([ref for ref in self._pins if ref() is not pin])
 
 
 class ChunkCache:

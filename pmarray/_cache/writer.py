@@ -10,53 +10,17 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from pmarray._commits.committer import Commit
+from pmarray._cache.source import Commit, Sink, Write
 from pmarray._system.uninterrupted import start_thread
 from pmarray.errors import PMArrayError, PoisonedError, WriteBehindError
 
-if TYPE_CHECKING:
-    from pmarray._cache.cache import CachedChunk, ChunkSource
-
-__all__ = ["MAX_WRITE_BYTES", "Sink", "Write", "Writer"]
+__all__ = ["MAX_WRITE_BYTES", "Writer"]
 
 MAX_WRITE_BYTES = 32 << 20
 """Adjacent pieces are merged up to this size."""
 _MAX_PIECES = 512  # IOV_MAX is 1024 on Linux
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """Bytes ``[start, stop)`` of a chunk that have to reach the medium."""
-
-    source: ChunkSource
-    chunk: CachedChunk
-    start: int
-    stop: int
-    number: int | None
-    """The transaction they belong to, if any."""
-
-    @property
-    def address(self) -> int:
-        """Where on the medium the bytes belong."""
-        return self.source.address(self.chunk.index) + self.start
-
-    @property
-    def data(self) -> memoryview:
-        """The bytes."""
-        return self.chunk.buffer[self.start : self.stop]
-
-
-class Sink(Protocol):
-    """What the writer thread does with what it is given."""
-
-    def store(self, writes: list[Write], /) -> None:
-        """Write adjacent pieces in one go."""
-
-    def commit(self, writes: list[list[Write]], commits: list[Commit], /) -> None:
-        """Commit sealed transactions with what is left of their writes, grouped by adjacency."""
 
 
 class Writer:

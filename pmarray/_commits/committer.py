@@ -60,13 +60,12 @@ until then.
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain, groupby
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from pmarray._commits.journal import Image, Journal
+from pmarray._cache.source import Commit, Write
+from pmarray._commits.journal import Journal
 from pmarray._commits.recovery import (
     Targets,
     check_images,
@@ -75,63 +74,15 @@ from pmarray._commits.recovery import (
     read_committed,
 )
 from pmarray._formats.metadata import Checkpoint, GroupMetadata
+from pmarray._formats.records import Image
 from pmarray.backends._protocols import Backend, ImageTarget, LosesLock
 from pmarray.errors import OutcomeUnknownError, PoisonedError, StorageError
 
-if TYPE_CHECKING:
-    from pmarray._cache.writer import Write
-
-__all__ = ["Commit", "CommittedStorage", "Committer"]
+__all__ = ["Committer"]
 
 # A journal that is fuller than this is retired at the next commit.
 _RETIRE_AT = 0.75
 _MAX_IDLE_JOURNAL_BYTES = 64 << 20
-
-
-@runtime_checkable
-class CommittedStorage(Protocol):
-    """What a commit asks of the storage of an array that it changes."""
-
-    def images_of_deletes(self, mark: int, /) -> Iterable[Image]:
-        """Yield before-images of what `barrier` will delete."""
-
-    def barrier(self, mark: int, /) -> None:
-        """Delete what the transaction deletes; return when everything stored is durable."""
-
-    def committed(self, mark: int, /) -> None:
-        """The commit is durable."""
-
-
-def _held_lock() -> Any:
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
-
-
-@dataclass(slots=True)
-class Commit:
-    """A sealed transaction in the writer's queue."""
-
-    number: int
-    metadata: GroupMetadata
-    marks: dict[CommittedStorage, int]
-    """The storages it touched, and what `Storage.seal` returned for each."""
-    removed: list[int]
-    """Files of arrays that it deletes or moves; unlinked after the commit point."""
-    error: BaseException | None = None
-    waited_for: bool = True
-    """Whether the caller waits for the outcome."""
-    _over: Any = field(default_factory=_held_lock)
-
-    def finish(self, error: BaseException | None) -> None:
-        """Note the outcome; the writer thread, and nobody else, does so."""
-        self.error = error
-        self._over.release()
-
-    def wait(self) -> None:
-        """Return when the outcome is known."""
-        with self._over:
-            pass
 
 
 class Committer:

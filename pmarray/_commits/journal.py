@@ -62,7 +62,11 @@ from pmarray._geometry.layout import BLOCK_BYTES
 from pmarray.backends._protocols import Region
 from pmarray.errors import DamagedError
 
-__all__ = ["FIRST", "MAX_PAYLOAD_BYTES", "Image", "Journal", "Record", "StoredImage"]
+__all__ = [
+    "FIRST",
+    "MAX_PAYLOAD_BYTES",
+    "Journal",
+]
 
 _HEADER = struct.Struct("<8sIIQQQ")
 # magic, crc, -; number of the header, least bytes, where records end at the latest

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from pmarray._commits.journal import FIRST, Journal, Record, StoredImage
+from pmarray._commits.journal import FIRST, Journal
 from pmarray._formats.metadata import Checkpoint, GroupMetadata
-from pmarray._formats.records import checksum
+from pmarray._formats.records import Record, StoredImage, checksum
 from pmarray._geometry.layout import BLOCK_BYTES
 from pmarray._protocols import RememberedProtocol
 from pmarray._sizes import format_bytes

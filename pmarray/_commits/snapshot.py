@@ -24,7 +24,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable
 
-from pmarray._commits.journal import FIRST, Journal, StoredImage
+from pmarray._commits.journal import FIRST, Journal
 from pmarray._commits.recovery import (
     CommittedState,
     Targets,
@@ -33,7 +33,7 @@ from pmarray._commits.recovery import (
     read_committed,
 )
 from pmarray._formats.metadata import Checkpoint, GroupMetadata
-from pmarray._formats.records import checksum
+from pmarray._formats.records import StoredImage, checksum
 from pmarray._geometry.spans import SpanSet
 from pmarray.backends._protocols import Backend, Region
 from pmarray.errors import DamagedError, SnapshotExpiredError

@@ -19,10 +19,9 @@ from pmarray._copying.copy import (
 )
 from pmarray._dtypes import parse_dtype
 from pmarray._geometry.layout import parse_layout
-from pmarray._numpy.operands import is_dask
 from pmarray._opening import _open_group
 from pmarray._streams.progress import Progress, reporting
-from pmarray._streams.sources import as_source, layout_of, shape_of, source_of, store_dask
+from pmarray._streams.sources import as_source, is_dask, layout_of, shape_of, source_of, store_dask
 from pmarray._url import DEFAULT_NAME, URL
 from pmarray.array import PMArray
 

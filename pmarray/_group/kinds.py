@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pmarray._cache.cache import ChunkCache
-from pmarray._commits.journal import Image
 from pmarray._commits.snapshot import Snapshot
 from pmarray._formats.metadata import ArrayMetadata
+from pmarray._formats.records import Image
 from pmarray._geometry.chunking import plan_chunks, refuse_large_chunk
 from pmarray._storage.chunked import ChunkStorage
 from pmarray._storage.items import Storage

@@ -12,8 +12,9 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
 from pmarray._config import config
-from pmarray._numpy.operands import in_dask, is_dask
+from pmarray._numpy.operands import in_dask
 from pmarray._numpy.ufuncs import array_ufunc, in_memory, is_foreign
+from pmarray._streams.sources import is_dask
 
 if TYPE_CHECKING:
     from pmarray.array import PMArray

@@ -31,7 +31,7 @@ MemoryOrder = Literal["C", "F", "A", "K"]
 class Methods:
     """Methods of `numpy.ndarray` besides arithmetic and reductions."""
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
 
     @property
     def _array_self(self) -> PMArray:

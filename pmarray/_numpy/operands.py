@@ -12,7 +12,7 @@ import numpy as np
 
 from pmarray._array.overlap import is_stored
 
-__all__ = ["as_operand", "in_dask", "is_dask", "is_operand"]
+__all__ = ["as_operand", "in_dask", "is_operand"]
 
 _SCALARS = (np.generic, Number, Decimal, str, bytes, date, timedelta)
 
@@ -32,11 +32,6 @@ def as_operand(value: Any) -> Any:
     if value is None or is_stored(value) or isinstance(value, (*_SCALARS, np.ndarray)):
         return value
     return np.asarray(value)
-
-
-def is_dask(kind: type) -> bool:
-    """Whether it is a class of dask's arrays; asked so that dask is not imported for others."""
-    return any(base.__module__.startswith("dask.array") for base in kind.__mro__)
 
 
 def in_dask(function: Callable[..., Any], args: Any, options: Any) -> Any:

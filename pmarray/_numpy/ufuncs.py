@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pmarray._array.overlap import apart_from, is_stored, root
 from pmarray._config import config
 from pmarray._geometry.layout import Layout, Order
-from pmarray._numpy.operands import as_operand, in_dask, is_dask, is_operand
+from pmarray._numpy.operands import as_operand, in_dask, is_operand
+from pmarray._streams.sources import is_dask
 
 if TYPE_CHECKING:
     from pmarray.array import PMArray

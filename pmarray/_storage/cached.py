@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pmarray._cache.cache import CachedChunk, ChunkCache, Pin
-from pmarray._cache.writer import Write
-from pmarray._commits.journal import Image
+from pmarray._cache.cache import ChunkCache
+from pmarray._cache.source import CachedChunk, Pin, Write
 from pmarray._dtypes import DType
+from pmarray._formats.records import Image
 from pmarray._geometry.layout import Extent, Layout
 from pmarray._storage.items import Axes, Loan, nothing
 from pmarray._system.uninterrupted import caller

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pmarray._cache.cache import CachedChunk, ChunkCache, Pin
-from pmarray._cache.writer import Write
-from pmarray._commits.journal import Image
+from pmarray._cache.cache import ChunkCache
+from pmarray._cache.source import CachedChunk, Pin, Write
 from pmarray._commits.snapshot import Snapshot
 from pmarray._dtypes import DType
+from pmarray._formats.records import Image
 from pmarray._geometry.grid import ChunkGrid
 from pmarray._geometry.layout import Extent, Layout
 from pmarray._storage.cached import CachedItems

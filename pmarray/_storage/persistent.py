@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._cache.cache import ChunkCache
-from pmarray._commits.journal import MAX_PAYLOAD_BYTES, Image
+from pmarray._commits.journal import MAX_PAYLOAD_BYTES
 from pmarray._dtypes import DType
+from pmarray._formats.records import Image
 from pmarray._geometry.layout import BLOCK_BYTES, Layout
 from pmarray._geometry.spans import SpanSet
 from pmarray._storage.items import Axes, Loan

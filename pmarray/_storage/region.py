@@ -10,11 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pmarray._cache.cache import CachedChunk, ChunkCache
-from pmarray._cache.writer import Write
-from pmarray._commits.journal import MAX_PAYLOAD_BYTES, Image
+from pmarray._cache.cache import ChunkCache
+from pmarray._cache.source import CachedChunk, Write
+from pmarray._commits.journal import MAX_PAYLOAD_BYTES
 from pmarray._commits.snapshot import Snapshot
 from pmarray._dtypes import DType
+from pmarray._formats.records import Image
 from pmarray._geometry.chunking import TARGET_CHUNK_BYTES, unfilled
 from pmarray._geometry.layout import BLOCK_BYTES, Extent, Layout
 from pmarray._storage.cached import CachedItems

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from pmarray._geometry.layout import Order, parse_shape
-from pmarray._numpy.operands import is_dask
 from pmarray._streams.progress import Progress
 from pmarray._streams.stream import ArraySource, SlicedSource, Source, stream
 from pmarray.array import PMArray
 from pmarray.errors import LayoutError
 
-__all__ = ["as_source", "layout_of", "shape_of", "source_of", "store_dask", "write_from"]
+__all__ = ["as_source", "is_dask", "layout_of", "shape_of", "source_of", "store_dask", "write_from"]
 
 
 def as_source(x: Any) -> Any:
@@ -92,3 +91,8 @@ class _Counted:
         with self._lock:
             self._done += values.nbytes
             self._report(self._done, self._target.nbytes)
+
+
+def is_dask(kind: type) -> bool:
+    """Whether it is a class of dask's arrays; asked so that dask is not imported for others."""
+    return any(base.__module__.startswith("dask.array") for base in kind.__mro__)

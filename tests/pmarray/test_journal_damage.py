@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 import pmarray
 from pmarray._commits import journal
-from pmarray._commits.journal import FIRST, Image, Journal
+from pmarray._commits.journal import FIRST, Journal
 from pmarray._commits.recovery import survey
 from pmarray._formats.metadata import Checkpoint
-from pmarray._formats.records import MAX_IMAGE_BYTES
+from pmarray._formats.records import MAX_IMAGE_BYTES, Image
 from pmarray._geometry.layout import BLOCK_BYTES
 from pmarray.backends.dram import DRAMRegion
 from pmarray.errors import DamagedError, GroupNotFoundError, PoisonedError

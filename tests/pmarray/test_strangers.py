@@ -17,8 +17,9 @@ import pytest
 import zarr
 
 import pmarray
-from pmarray._commits.journal import Image, Journal
+from pmarray._commits.journal import Journal
 from pmarray._formats.metadata import Checkpoint, _checksum
+from pmarray._formats.records import Image
 from pmarray._system import beneath, osops
 from pmarray._system.beneath import Below
 from pmarray.backends.files.region import FileRegion

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pmarray._commits.committer import Commit
+from pmarray._cache.source import Commit
 from pmarray.group import Group
 from tests.crash.interrupts.places import slow_barriers
 

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 import pmarray
-from pmarray._commits.journal import Image, Journal
+from pmarray._commits.journal import Journal
 from pmarray._commits.recovery import read_committed
 from pmarray._formats.metadata import Checkpoint, _checksum
 from pmarray._formats.npy import parse_header
+from pmarray._formats.records import Image
 from pmarray._geometry.chunking import plan_chunks
 from pmarray._url import URL
 from tests.fuzz.mutate import CANARY, change_bytes, change_json, change_tree

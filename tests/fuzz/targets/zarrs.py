@@ -25,8 +25,9 @@ from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
 import pmarray
-from pmarray._commits.journal import Image, Journal
+from pmarray._commits.journal import Journal
 from pmarray._formats.metadata import Checkpoint
+from pmarray._formats.records import Image
 from pmarray.backends.zarr import translation as zarr_format
 from pmarray.backends.zarr.archive import ArchiveStore
 from pmarray.backends.zarr.files import FileStore

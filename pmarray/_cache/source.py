@@ -1,0 +1,173 @@
+"""What the cache and the writer know of arrays, of a medium and of commits."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from pmarray._formats.metadata import GroupMetadata
+from pmarray._formats.records import Image
+from pmarray._geometry.spans import SpanSet
+
+__all__ = [
+    "CachedChunk",
+    "ChunkSource",
+    "Commit",
+    "CommittedStorage",
+    "Pin",
+    "Sink",
+    "Write",
+]
+
+
+class ChunkSource(Protocol):
+    """One array's chunks on their medium, as the cache sees them."""
+
+    @property
+    def block_bytes(self) -> int:
+        """Writes begin and end at multiples of this."""
+
+    def load(self, chunk: tuple[int, ...], start: int, out: memoryview, /) -> None:
+        """Fill `out` with the bytes of `chunk` from `start` on; called under the lock."""
+
+    def prepare(self, chunk: tuple[int, ...], out: memoryview, /) -> None:
+        """Set the padding in a fresh buffer, which may hold anything."""
+
+    def store(self, writes: list[Write], /) -> None:
+        """Write adjacent pieces in one go; called on the writer thread, without the lock."""
+
+    def address(self, chunk: tuple[int, ...], /) -> int:
+        """The position of `chunk` on the medium; adjacent chunks have adjacent addresses."""
+
+    def complete(self, chunk: CachedChunk, /) -> None:
+        """Make all that has to be written together with the dirty bytes dirty; under the lock."""
+
+    def before_images(self, writes: Iterable[Write], /) -> Iterator[Image]:
+        """Yield what the last durable commit has where `writes` go; on the writer thread."""
+
+    @property
+    def protected_nbytes(self) -> int:
+        """Up to this address there may be bytes of a commit that was sealed."""
+
+
+class Pin:
+    """Keeps a chunk in memory for as long as the pin itself is kept."""
+
+    __slots__ = ("__weakref__", "holder")
+
+    def __init__(self, holder: int | None) -> None:
+        self.holder = holder
+        """The thread that has it; None for one of our own, which ends by itself."""
+
+
+class CachedChunk:
+    """One chunk in DRAM, and the state of its bytes."""
+
+    __slots__ = ("_pins", "buffer", "dirty", "index", "inflight", "source", "valid")
+
+    def __init__(self, source: ChunkSource, index: tuple[int, ...], buffer: memoryview) -> None:
+        self.source = source
+        self.index = index
+        self.buffer = buffer
+        self.valid = SpanSet()
+        self.dirty = SpanSet()
+        self.inflight = SpanSet()
+        self._pins: tuple[weakref.ref[Pin], ...] = ()
+
+    @property
+    def pins(self) -> list[Pin]:
+        """Those that somebody has."""
+        return [pin for ref in self._pins if (pin := ref()) is not None]
+
+    @property
+    def evictable(self) -> bool:
+        return not (self.dirty or self.inflight or (self._pins and self.pins))
+
+    def pin(self, pin: Pin, died: Callable[[Any], object] | None = None) -> None:
+        """Stay for as long as `pin` is kept; tell `died` when nobody has it any more."""
+        self._pins = (*(ref for ref in self._pins if ref() is not None), weakref.ref(pin, died))
+
+    def unpin(self, pin: Pin) -> None:
+        """Stay for others only; nobody is told that this one has died."""
+        self._pins = tuple([ref for ref in self._pins if ref() is not pin])
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Bytes ``[start, stop)`` of a chunk that have to reach the medium."""
+
+    source: ChunkSource
+    chunk: CachedChunk
+    start: int
+    stop: int
+    number: int | None
+    """The transaction they belong to, if any."""
+
+    @property
+    def address(self) -> int:
+        """Where on the medium the bytes belong."""
+        return self.source.address(self.chunk.index) + self.start
+
+    @property
+    def data(self) -> memoryview:
+        """The bytes."""
+        return self.chunk.buffer[self.start : self.stop]
+
+
+class Sink(Protocol):
+    """What the writer thread does with what it is given."""
+
+    def store(self, writes: list[Write], /) -> None:
+        """Write adjacent pieces in one go."""
+
+    def commit(self, writes: list[list[Write]], commits: list[Commit], /) -> None:
+        """Commit sealed transactions with what is left of their writes, grouped by adjacency."""
+
+
+@runtime_checkable
+class CommittedStorage(Protocol):
+    """What a commit asks of the storage of an array that it changes."""
+
+    def images_of_deletes(self, mark: int, /) -> Iterable[Image]:
+        """Yield before-images of what `barrier` will delete."""
+
+    def barrier(self, mark: int, /) -> None:
+        """Delete what the transaction deletes; return when everything stored is durable."""
+
+    def committed(self, mark: int, /) -> None:
+        """The commit is durable."""
+
+
+def _held_lock() -> Any:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+@dataclass(slots=True)
+class Commit:
+    """A sealed transaction in the writer's queue."""
+
+    number: int
+    metadata: GroupMetadata
+    marks: dict[CommittedStorage, int]
+    """The storages it touched, and what `Storage.seal` returned for each."""
+    removed: list[int]
+    """Files of arrays that it deletes or moves; unlinked after the commit point."""
+    error: BaseException | None = None
+    waited_for: bool = True
+    """Whether the caller waits for the outcome."""
+    _over: Any = field(default_factory=_held_lock)
+
+    def finish(self, error: BaseException | None) -> None:
+        """Note the outcome; the writer thread, and nobody else, does so."""
+        self.error = error
+        self._over.release()
+
+    def wait(self) -> None:
+        """Return when the outcome is known."""
+        with self._over:
+            pass
