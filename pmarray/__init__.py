@@ -11,11 +11,11 @@ array([1., 2., 3.], dtype=float32)
 from __future__ import annotations
 
 from pmarray import errors, linalg
+from pmarray._array.attributes import Attributes
 from pmarray._config import config
 from pmarray._copying.copy import copy, copy_group
 from pmarray._copying.from_array import from_array
 from pmarray._geometry.layout import Layout
-from pmarray._group.attributes import Attributes
 from pmarray._group.contents import Subgroup
 from pmarray._group.transaction import Transaction
 from pmarray._opening import open, open_group

@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
+from pmarray._array.attributes import Attributes
 from pmarray._cache.cache import ChunkCache
 from pmarray._cache.source import Commit, CommittedStorage
 from pmarray._commits.committer import Committer
@@ -25,7 +26,6 @@ from pmarray._formats.npy import write_header
 from pmarray._formats.records import Image
 from pmarray._geometry.chunking import plan_chunks
 from pmarray._geometry.layout import Layout, Order, parse_layout, parse_shape, refuse_unaddressable
-from pmarray._group.attributes import Attributes
 from pmarray._group.contents import Contents
 from pmarray._group.kinds import StorageMaker
 from pmarray._group.transaction import OpenTransaction, Transaction
@@ -953,6 +953,24 @@ class Group(Contents):
         else:
             storage.retire()
             self._transaction.retired.append(storage)
+
+    @property
+    def _attributes(self) -> dict[str, Any]:
+        return self._metadata.attrs
+
+    def _replace_attributes(self, attrs: dict[str, Any]) -> None:
+        self._metadata = replace(self._metadata, attrs=attrs)
+
+    def _state(self, array: ArrayMetadata) -> tuple[object, ...] | None:
+        """What an array's committed state is told by; None while this handle may change it."""
+        if self._locked:
+            return None
+        transaction = self._committer.saved.transaction
+        return self._metadata.uuid, transaction, array.file_id, repr(self._backend.stamp())
+
+    def _admit_shape(self, array: ArrayMetadata) -> None:
+        """Refuse an array that the backend cannot have."""
+        self._backend.admit(array)
 
     def _update(self, name: str, array: ArrayMetadata) -> None:
         """Note what has become of an array."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from numpy.typing import NDArray
 
+from pmarray._array.stored import StoredArray
 from pmarray._selection.basic import Selection, storage_axes
 from pmarray._storage.items import Loan
 from pmarray.errors import ClosedError, LoanError
-
-if TYPE_CHECKING:
-    from pmarray.array import PMArray
 
 __all__ = ["Borrowing"]
 
@@ -32,7 +30,7 @@ class Borrowing:
 
     def __init__(
         self,
-        array: PMArray,
+        array: StoredArray,
         choose: Callable[[], Selection],
         on_failure: Callable[[Selection], None] | None,
     ) -> None:

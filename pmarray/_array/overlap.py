@@ -9,31 +9,26 @@ written.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from pmarray._array.stored import StoredArray
+from pmarray._array.views import ViewItems
 from pmarray._config import config
-
-if TYPE_CHECKING:
-    from pmarray._storage.items import Axes
-    from pmarray.array import PMArray
+from pmarray._storage.items import Axes
 
 __all__ = ["apart_from", "is_stored", "overlap", "root", "share"]
 
 
 def is_stored(value: Any) -> bool:
     """Whether it is a `PMArray`."""
-    from pmarray.array import PMArray  # which is made of this module's functions
-
-    return isinstance(value, PMArray)
+    return isinstance(value, StoredArray)
 
 
-def root(array: PMArray) -> PMArray:
+def root(array: StoredArray) -> StoredArray:
     """The array that a view is of."""
-    while (base := getattr(array, "_base", None)) is not None:
-        array = base
-    return array
+    return array._root
 
 
 def apart_from(value: Any, targets: Iterable[Any], what: str = "the operand") -> Any:
@@ -79,7 +74,7 @@ def _is_array(value: Any) -> bool:
     return is_stored(value) or isinstance(value, np.ndarray)
 
 
-def _views_overlap(target: PMArray, value: PMArray) -> bool:
+def _views_overlap(target: StoredArray, value: StoredArray) -> bool:
     if root(target) is not root(value):
         # Two handles on one place in memory; of files, each sees what the other has flushed.
         items = getattr(root(value)._storage, "items", None)
@@ -91,22 +86,25 @@ def _views_overlap(target: PMArray, value: PMArray) -> bool:
     )
 
 
-def _same_items(one: PMArray, other: PMArray) -> bool:
+def _same_items(one: StoredArray, other: StoredArray) -> bool:
     """Whether they are views that were made alike."""
     while one is not other:
-        items, others = getattr(one, "_items", None), getattr(other, "_items", None)
-        if items is None or others is None or items.look != others.look:
+        items, others = one._storage, other._storage
+        if not (isinstance(items, ViewItems) and isinstance(others, ViewItems)):
+            return False
+        if items.look != others.look:
             return False
         one, other = items.base, others.base
     return True
 
 
-def _in_root(array: Any) -> Axes:
+def _in_root(array: StoredArray) -> Axes:
     """The items of a view as slices of the array behind all views."""
     axes: Axes = tuple(slice(0, n, 1) for n in array.shape)
-    while hasattr(array, "_base"):
-        axes = array.in_base(axes)
-        array = array._base
+    items: Any = array._storage
+    while isinstance(items, ViewItems):
+        axes = items.to_base(axes)
+        items = items.base._storage
     return axes
 
 

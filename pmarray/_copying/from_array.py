@@ -112,7 +112,9 @@ def from_array(
             attrs = dict(x.attrs) if isinstance(x, PMArray) else {}
             task = Task(name, shape, dtype, order, fill_bytes, source_of(x), attrs)
             if is_dask(type(x)):
-                return store_dask(x, create(group, task, chunks, options), report)
+                target = create(group, task, chunks, options)
+                store_dask(x, target, report)
+                return target
             return fill(group, [task], chunks, config.work_memory, report, options)[0]
     except BaseException:
         if not shared:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from pmarray._array.stored import StoredArray
 from pmarray._config import config
-
-if TYPE_CHECKING:
-    from pmarray.array import PMArray
 
 __all__ = ["to_dask", "token"]
 
 
-def to_dask(a: PMArray, chunks: Any) -> Any:
+def to_dask(a: StoredArray, chunks: Any) -> Any:
     """Return a `dask.array.Array`; see `PMArray.to_dask`."""
     import dask.array
     from dask.base import tokenize
@@ -34,30 +32,18 @@ def to_dask(a: PMArray, chunks: Any) -> Any:
     )
 
 
-def token(a: PMArray) -> Any:
+def token(a: StoredArray) -> Any:
     """Return what tells the items apart from others: place and state.
 
     What has no state that could be named gets a new token each time: what is open for writing, in
     memory, a view, or in files that another handle has written to since this one opened them.
     """
-    from pmarray._storage.views import ArrayView  # a view is an array itself
-
-    group = a.group
+    group = a._group
     with a._turn():
         a._admit()
-        region: Any = None if isinstance(a, ArrayView) else getattr(a._storage, "region", None)
+        region: Any = None if a._base is not None else getattr(a._storage, "region", None)
         stamp = region.unchanged_stamp() if hasattr(region, "unchanged_stamp") else None
-        if stamp is None or group._locked:
+        state = group._state(a._array) if stamp is not None else None
+        if state is None:
             return ("pmarray", group.url, a.name, uuid.uuid4().hex)
-        saved = group._committer.saved
-        return (
-            "pmarray",
-            group.url,
-            a.name,
-            group._metadata.uuid,
-            saved.transaction,
-            a._array.file_id,
-            a.shape,
-            repr(group._backend.stamp()),
-            stamp,
-        )
+        return ("pmarray", group.url, a.name, a.shape, *state, stamp)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from pmarray._array.stored import StoredArray
 from pmarray._sizes import format_bytes
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.chunked import ChunkStorage
 from pmarray._storage.region import RegionStorage
 from pmarray._url import URL
 from pmarray.backends.files.region import FileRegion
-
-if TYPE_CHECKING:
-    from pmarray.array import PMArray
 
 __all__ = ["ArrayInfo", "ChunkState", "chunk_states", "describe"]
 
@@ -85,13 +83,13 @@ class ChunkState:
     """Those that have not landed on the medium: waiting, or on their way."""
 
 
-def describe(a: PMArray) -> ArrayInfo:
+def describe(a: StoredArray) -> ArrayInfo:
     """Return the numbers of `a`; see `PMArray.info`."""
     with a._turn():
         a._admit()
         states = chunk_states(a)
         return ArrayInfo(
-            url=a.group.url,
+            url=a._group.url,
             name=a.name,
             shape=a.shape,
             dtype=a.dtype,
@@ -101,17 +99,17 @@ def describe(a: PMArray) -> ArrayInfo:
             stored_nbytes=_stored_nbytes(a),
             cached_nbytes=sum(state.cached_nbytes for state in states),
             dirty_nbytes=sum(state.dirty_nbytes for state in states),
-            mode=a.group.mode,
-            backend=URL.parse(a.group.url).scheme,
+            mode=a._group.mode,
+            backend=URL.parse(a._group.url).scheme,
         )
 
 
-def _stored_nbytes(a: PMArray) -> int:
+def _stored_nbytes(a: StoredArray) -> int:
     storage = a._storage
     if isinstance(storage, RegionStorage) and isinstance(storage.region, FileRegion):
         return min(a._layout.nbytes, _occupied(storage.region.path))
     if isinstance(storage, ChunkStorage):
-        path = URL.parse(a.group.url).local_path
+        path = URL.parse(a._group.url).local_path
         directory = path and os.path.join(path, a.name)
         if directory and os.path.isdir(directory):
             return sum(
@@ -129,7 +127,7 @@ def _occupied(path: str) -> int:
         return 0  # removed meanwhile
 
 
-def chunk_states(a: PMArray) -> list[ChunkState]:
+def chunk_states(a: StoredArray) -> list[ChunkState]:
     """Return the chunks of `a` that are cached; none of a view, whose chunks are another's."""
     storage = a._storage
     if not isinstance(storage, CachedItems):

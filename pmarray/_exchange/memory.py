@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._array.stored import StoredArray
 from pmarray._storage.mapped import MappedStorage
-
-if TYPE_CHECKING:
-    from pmarray.array import PMArray
 
 __all__ = ["array_interface", "dlpack", "to_torch"]
 
@@ -35,7 +33,7 @@ def _buffer(view: AnyArray) -> AnyArray | None:
     return None
 
 
-def array_interface(a: PMArray) -> dict[str, Any]:
+def array_interface(a: StoredArray) -> dict[str, Any]:
     """Describe the memory of `a` to NumPy; AttributeError sends NumPy to ``__array__``."""
     with a._turn():
         a._admit()
@@ -60,7 +58,7 @@ def array_interface(a: PMArray) -> dict[str, Any]:
 
 
 def dlpack(
-    a: PMArray,
+    a: StoredArray,
     *,
     stream: Any,
     max_version: tuple[int, int] | None,
@@ -81,7 +79,7 @@ def dlpack(
         return block.__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device)
 
 
-def to_torch(a: PMArray, *, share: bool) -> Any:
+def to_torch(a: StoredArray, *, share: bool) -> Any:
     """Return a `torch.Tensor`; see `PMArray.torch`."""
     with a._turn():
         a._admit()
@@ -108,14 +106,12 @@ def to_torch(a: PMArray, *, share: bool) -> Any:
         return _tensor(block)
 
 
-def _shared(a: PMArray) -> AnyArray | None:
+def _shared(a: StoredArray) -> AnyArray | None:
     """Return the array's own memory, writable, if it lies in memory and may be written."""
-    from pmarray._storage.views import ArrayView  # a view is an array itself
-
     base = a
-    while isinstance(base, ArrayView):
+    while base._base is not None:
         base = base._base
-    if not isinstance(base._storage, MappedStorage) or a.group.mode == "r":
+    if not isinstance(base._storage, MappedStorage) or a._group.mode == "r":
         return None
     view = a._storage.view()
     if view is None or not view.size:

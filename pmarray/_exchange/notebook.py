@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
+from pmarray._array.stored import StoredArray
 from pmarray._exchange.info import chunk_states, describe
 from pmarray._exchange.picture import Cell, aggregate, draw, tabulate
 from pmarray._sizes import format_bytes
 from pmarray._storage.cached import CachedItems
 from pmarray.errors import PMArrayError
 
-if TYPE_CHECKING:
-    from pmarray.array import PMArray
-
 __all__ = ["cells_of", "to_html"]
 
 
-def to_html(a: PMArray) -> str:
+def to_html(a: StoredArray) -> str:
     """Return the table and the picture; of an array that cannot be used, the reason."""
     try:
         with a._turn():
@@ -28,7 +25,7 @@ def to_html(a: PMArray) -> str:
             rows.insert(0, ("url", f"{info.url}#{info.name}"))
             if not isinstance(a._storage, CachedItems):
                 return tabulate(rows, "not cached: memory of this process, or a view", "")
-            cache = a.group._cache
+            cache = a._group._cache
             group = f"{format_bytes(cache.used_bytes)} used of {format_bytes(cache.budget_bytes)}"
             mine = f"{format_bytes(info.cached_nbytes)}, {format_bytes(info.dirty_nbytes)} dirty"
             rows.append(("cache", f"{group} by the group; of this array {mine}"))
@@ -39,7 +36,7 @@ def to_html(a: PMArray) -> str:
         return tabulate([("array", repr(a))], str(error), "")
 
 
-def cells_of(a: PMArray) -> list[Cell]:
+def cells_of(a: StoredArray) -> list[Cell]:
     """Return the chunks of `a` in the order of the medium, put together into few cells."""
     layout, chunk_shape = a._layout, a._storage.chunk_shape
     grid = [-(-n // size) for n, size in zip(layout.shape, chunk_shape, strict=True)]

@@ -5,20 +5,19 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any
 
+from pmarray._array.views import ViewItems
 from pmarray._url import URL
 
 if TYPE_CHECKING:
     from pmarray.array import PMArray
 
-__all__ = ["reduce", "reopen"]
+__all__ = ["reduce", "reopen", "view_again"]
 
 
 def reduce(a: PMArray) -> tuple[Any, ...]:
     """Say how to open `a` again, and flush so that there is something to open."""
-    from pmarray._storage.views import ArrayView  # a view is an array itself
-
-    if isinstance(a, ArrayView):
-        return ArrayView, (a._base, a._storage)
+    if a._base is not None:
+        return view_again, (a._base, a._storage, a.shape)
     group = a.group
     with a._turn():
         a._admit()
@@ -35,6 +34,11 @@ def reduce(a: PMArray) -> tuple[Any, ...]:
             )
         group.flush()
     return reopen, (url, a.name, a._chunks)
+
+
+def view_again(base: PMArray, items: ViewItems, shape: tuple[int, ...]) -> PMArray:
+    """Look at an array as a view that was pickled did."""
+    return base._viewed(items, shape)
 
 
 def reopen(url: URL, name: str, chunks: str | int | tuple[int, ...]) -> PMArray:

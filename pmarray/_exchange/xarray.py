@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from xarray.namedarray.parallelcompat import ChunkManagerEntrypoint
 
-from pmarray.array import PMArray
+from pmarray._array.stored import StoredArray
 
 __all__ = ["StoredArrays"]
 
@@ -19,7 +19,7 @@ class StoredArrays(ChunkManagerEntrypoint[Any]):
     """Loads a `PMArray` when xarray wants values, and leaves parallel work to dask."""
 
     def __init__(self) -> None:
-        self.array_cls = PMArray
+        self.array_cls = StoredArray
 
     def chunks(self, data: Any) -> Any:
         """Return the extents of the chunks, axis by axis."""
@@ -30,7 +30,7 @@ class StoredArrays(ChunkManagerEntrypoint[Any]):
 
     def compute(self, *data: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Read the items, if they may be in memory."""
-        return tuple(np.asarray(one[...]) if isinstance(one, PMArray) else one for one in data)
+        return tuple(np.asarray(one[...]) if isinstance(one, StoredArray) else one for one in data)
 
     def normalize_chunks(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: there is nothing lazy here."""

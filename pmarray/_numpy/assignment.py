@@ -10,28 +10,26 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._array.overlap import apart_from, is_stored, overlap
+from pmarray._array.stored import StoredArray
+from pmarray._array.views import selection_view, slice_view
 from pmarray._config import config
 from pmarray._numpy.ufuncs import Index, part_of, walk
 from pmarray._selection.basic import Selection
 from pmarray._selection.fancy import FancySelection
-from pmarray._storage.views import selection_view
 from pmarray._url import URL
-
-if TYPE_CHECKING:
-    from pmarray.array import PMArray
 
 __all__ = ["assign", "copy_items"]
 
 AnyArray = NDArray[Any]
 
 
-def assign(target: PMArray, selection: Selection | FancySelection, value: PMArray) -> None:
+def assign(target: StoredArray, selection: Selection | FancySelection, value: StoredArray) -> None:
     """``target[selection] = value``, with NumPy's result where they overlap.
 
     Raises
@@ -51,7 +49,7 @@ def assign(target: PMArray, selection: Selection | FancySelection, value: PMArra
             target._write(selection, block)
         return
     while value.ndim > len(selection.shape) and value.shape[0] == 1:
-        value = value.view[0]
+        value = slice_view(value, 0)
     if _broadcast(value.shape, selection.shape) != selection.shape:
         raise ValueError(
             f"could not broadcast values of shape {value.shape} into shape {selection.shape}"
@@ -109,9 +107,9 @@ def _spooled(
             yield part
 
 
-def _directory_of(array: PMArray) -> str | None:
+def _directory_of(array: StoredArray) -> str | None:
     """Where the array has its room; None, the system's place for temporary files, if in memory."""
-    path = URL.parse(array.group.url).path
+    path = URL.parse(array._group.url).path
     if os.path.isdir(path):
         return path
     return os.path.dirname(os.path.abspath(path)) if os.path.isfile(path) else None

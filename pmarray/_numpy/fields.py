@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._array.stored import StoredArray
 from pmarray._config import config
 from pmarray._numpy.ufuncs import is_stored, make_result, part_of, root, walk
-
-if TYPE_CHECKING:
-    from pmarray.array import PMArray
 
 __all__ = ["names_fields", "read_fields", "write_fields"]
 
 AnyArray = NDArray[Any]
 
 
-def names_fields(index: Any, array: PMArray) -> bool:
+def names_fields(index: Any, array: StoredArray) -> bool:
     """Whether an index is the name of a field, or a list of names."""
     if array.dtype.names is None:
         return False
@@ -27,7 +25,7 @@ def names_fields(index: Any, array: PMArray) -> bool:
     )
 
 
-def read_fields(array: PMArray, names: Any) -> AnyArray:
+def read_fields(array: StoredArray, names: Any) -> AnyArray:
     """Return the items of fields.
 
     Read-only: in NumPy the result would be a view, and a store to this one would be lost.
@@ -40,7 +38,7 @@ def read_fields(array: PMArray, names: Any) -> AnyArray:
     return result
 
 
-def write_fields(array: PMArray, names: Any, value: Any) -> None:
+def write_fields(array: StoredArray, names: Any, value: Any) -> None:
     """Change fields; the others keep their values."""
     shape, kind = _of_field(array, names)
     values: Any = value if is_stored(value) else np.asarray(value)
@@ -61,11 +59,11 @@ def write_fields(array: PMArray, names: Any, value: Any) -> None:
             array[piece] = block
 
 
-def _of_field(array: PMArray, names: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _of_field(array: StoredArray, names: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape, with that of the field itself, and dtype; NumPy's own errors for what is none."""
     probe = np.empty((1,) * array.ndim, array.dtype)[names]
     return array.shape + probe.shape[array.ndim :], probe.dtype
 
 
-def _pieces(array: PMArray) -> Any:
+def _pieces(array: StoredArray) -> Any:
     return walk(array.shape, 3 * array.itemsize, array.layout)

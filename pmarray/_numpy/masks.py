@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._array.overlap import apart_from, is_stored
+from pmarray._array.stored import StoredArray
 from pmarray._config import config
 from pmarray._numpy.ufuncs import part_of, walk
-
-if TYPE_CHECKING:
-    from pmarray.array import PMArray
 
 __all__ = ["is_large_mask", "read_masked", "write_masked"]
 
@@ -22,7 +20,7 @@ _SMALL_BYTES = 64 << 10
 """Of a mask, which has a byte an item."""
 
 
-def is_large_mask(index: Any, array: PMArray) -> bool:
+def is_large_mask(index: Any, array: StoredArray) -> bool:
     """Whether an index is a mask to be walked through piece by piece."""
     kind = getattr(index, "dtype", None)
     if kind is None or kind != np.bool_ or index.shape != array.shape:  # most indices leave here
@@ -36,7 +34,7 @@ def is_large_mask(index: Any, array: PMArray) -> bool:
     return nbytes > config.work_memory
 
 
-def read_masked(array: PMArray, mask: Any) -> AnyArray:
+def read_masked(array: StoredArray, mask: Any) -> AnyArray:
     """``array[mask]``: the items in C order."""
     nbytes = int(np.count_nonzero(mask)) * array.itemsize
     config.check_result(nbytes, "read parts of it")
@@ -51,7 +49,7 @@ def read_masked(array: PMArray, mask: Any) -> AnyArray:
     return result
 
 
-def write_masked(array: PMArray, mask: Any, values: Any) -> None:
+def write_masked(array: StoredArray, mask: Any, values: Any) -> None:
     """``array[mask] = values``; a piece is read and written as a whole."""
     mask = apart_from(mask, [array], "the mask")
     values = apart_from(values, [array], "the value")

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import NDArray
 
 from pmarray._array.overlap import apart_from, is_stored, root
+from pmarray._array.stored import StoredArray
 from pmarray._config import config
 from pmarray._geometry.layout import Layout, Order
 from pmarray._numpy.operands import as_operand, in_dask, is_operand
+from pmarray._selection.fancy import FancySelection, parse
+from pmarray._storage.transfer import update
 from pmarray._streams.sources import is_dask
-
-if TYPE_CHECKING:
-    from pmarray.array import PMArray
 
 __all__ = [
     "Index",
@@ -379,13 +379,13 @@ class _Memory:
         self._order: Literal["C", "F"] = "F" if order == "col" else "C"
         self._items = np.empty(0, dtype)
 
-    def read(self, array: PMArray, piece: Index) -> AnyArray:
+    def read(self, array: StoredArray, piece: Index) -> AnyArray:
         shape = [one.stop - one.start for one in piece]
         count = math.prod(shape)
         if self._items.size < count:
             self._items = np.empty(count, self._dtype)
         block = self._items[:count].reshape(shape, order=self._order)
-        array.read(piece, out=block)
+        cast(Any, array).read(piece, out=block)
         return block
 
 
@@ -438,4 +438,24 @@ def _at(ufunc: np.ufunc, array: Any, index: Any, values: Any = None) -> None:
     if not is_stored(array):
         ufunc.at(array, index, *more)
         return
-    array._apply_at(ufunc, index, *more)
+    _apply_at(array, ufunc, index, *more)
+
+
+def _apply_at(array: StoredArray, ufunc: np.ufunc, index: Any, *values: Any) -> None:
+    """Carry out ``ufunc.at(array, index, *values)``."""
+    values = tuple(apart_from(v, [array], "the value") for v in values)
+    with array._turn():
+        array._admit_writer()
+        selection = parse(index, array.shape)
+        if isinstance(selection, FancySelection) and selection.selectors:
+            blocks = [selection.to_block(np.broadcast_to(v, selection.shape)) for v in values]
+
+            def change(box: AnyArray, within: Any, where: Any) -> None:
+                ufunc.at(box, within, *(block[where] for block in blocks))
+
+            if 0 not in selection.shape:
+                update(array._storage, selection, change, array.dtype)
+            return
+        block = np.asarray(array._read(selection))
+        ufunc.at(block, cast(Any, ...), *values)
+        array._write(selection, block)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from pmarray._array.stored import StoredArray
 from pmarray._geometry.layout import Order, parse_shape
 from pmarray._streams.progress import Progress
 from pmarray._streams.stream import ArraySource, SlicedSource, Source, stream
-from pmarray.array import PMArray
 from pmarray.errors import LayoutError
 
 __all__ = ["as_source", "is_dask", "layout_of", "shape_of", "source_of", "store_dask", "write_from"]
@@ -23,7 +23,7 @@ def as_source(x: Any) -> Any:
         raise TypeError(f"{x!r} is a path, and no array: pmarray.copy copies what is stored there")
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError("a masked array has a mask, which could not be stored: give x.filled(...)")
-    if isinstance(x, PMArray) or is_dask(type(x)):
+    if isinstance(x, StoredArray) or is_dask(type(x)):
         return x
     sliced = isinstance(getattr(x, "dtype", None), np.dtype) and hasattr(x, "__getitem__")
     if sliced and not isinstance(x, np.ndarray) and len(x.shape) > 0:
@@ -43,7 +43,7 @@ def shape_of(x: Any) -> tuple[int, ...]:
 
 def layout_of(x: Any) -> Order:
     """The layout in which its items lie."""
-    if isinstance(x, PMArray):
+    if isinstance(x, StoredArray):
         return x.layout
     if not isinstance(x, np.ndarray) or x.ndim < 2 or x.flags.c_contiguous:
         return "row"
@@ -52,12 +52,12 @@ def layout_of(x: Any) -> Order:
 
 def source_of(x: Any) -> Source:
     """What `as_source` has returned, for `stream`."""
-    if isinstance(x, PMArray):
+    if isinstance(x, StoredArray):
         return ArraySource(x)
     return SlicedSource(x if x.shape else x.reshape(1), layout_of(x))
 
 
-def write_from(x: Any, target: PMArray, nbytes: int) -> None:
+def write_from(x: Any, target: StoredArray, nbytes: int) -> None:
     """Write the items of what `as_source` has returned, holding `nbytes` at once."""
     if is_dask(type(x)):
         store_dask(x, target, lambda done, total: None)
@@ -66,7 +66,7 @@ def write_from(x: Any, target: PMArray, nbytes: int) -> None:
         pass
 
 
-def store_dask(x: Any, target: PMArray, report: Progress) -> PMArray:
+def store_dask(x: Any, target: StoredArray, report: Progress) -> None:
     """Compute each chunk once, and store it."""
     import dask.array
 
@@ -74,13 +74,12 @@ def store_dask(x: Any, target: PMArray, report: Progress) -> PMArray:
     # By dask itself: block by block from here, what blocks share would be computed again for each.
     store: Any = dask.array.store
     store(x, _Counted(target, report), lock=False, scheduler="threads")
-    return target
 
 
 class _Counted:
     """A place for dask to store to, which reports what has arrived."""
 
-    def __init__(self, target: PMArray, report: Progress) -> None:
+    def __init__(self, target: StoredArray, report: Progress) -> None:
         self._target = target
         self._report = report
         self._lock = threading.Lock()

@@ -15,10 +15,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._array.stored import StoredArray
 from pmarray._geometry.layout import Layout, Order
 from pmarray._geometry.tiles import Box, box_within, boxes, plan_tile, runs_of
 from pmarray._storage.region import RegionStorage
-from pmarray.array import PMArray
 from pmarray.errors import LayoutError
 
 __all__ = ["ArraySource", "SlicedSource", "Source", "stream"]
@@ -48,7 +48,7 @@ class Source(Protocol):
 class ArraySource:
     """A `PMArray`; each run is read straight into memory that is contiguous likewise."""
 
-    array: PMArray
+    array: StoredArray
 
     @property
     def layout(self) -> Order:
@@ -90,7 +90,7 @@ class SlicedSource:
         out[...] = self.array[box]
 
 
-def stream(source: Source, target: PMArray, nbytes: int) -> Iterator[int]:
+def stream(source: Source, target: StoredArray, nbytes: int) -> Iterator[int]:
     """Write every item of `target`; yield the bytes of each step when it is done.
 
     Parameters
@@ -132,7 +132,7 @@ def _pieces(shape: tuple[int, ...], read: Layout, nbytes: int) -> Iterator[Box]:
     return boxes(shape, box_within(shape, layout, max(1, nbytes // read.itemsize)), layout)
 
 
-def _write(target: PMArray, box: Box, tile: AnyArray) -> None:
+def _write(target: StoredArray, box: Box, tile: AnyArray) -> None:
     with target._turn():
         target._admit_writer()
         for part in runs_of(box, target._layout):

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pmarray._array.overlap import share
+from pmarray._array.stored import StoredArray
 from pmarray._config import config
 from pmarray._sizes import parse_bytes
-from pmarray.array import PMArray
 from pmarray.errors import LayoutError
 from pmarray.linalg._plans import cut, plan_tile
 
@@ -72,7 +72,7 @@ class _Buffer:
 class Matrix:
     """Two axes over an array on a medium or in memory, to read and to write."""
 
-    array: PMArray | AnyArray
+    array: StoredArray | AnyArray
     """Of one or two axes."""
     transposed: bool
     """A vector is a column, or, transposed, a row."""
@@ -86,7 +86,7 @@ class Matrix:
         LayoutError
             It has another number of axes, or items that are no numbers.
         """
-        if not isinstance(array, PMArray):
+        if not isinstance(array, StoredArray):
             array = np.asarray(array)
         if array.ndim not in (1, 2):
             raise LayoutError(
@@ -111,14 +111,14 @@ class Matrix:
     @property
     def stored(self) -> bool:
         """Whether it lies on a medium."""
-        return isinstance(self.array, PMArray)
+        return isinstance(self.array, StoredArray)
 
     @property
     def fast(self) -> int:
         """The axis along which items are contiguous."""
         if self.array.ndim == 1:
             fast = 0
-        elif isinstance(self.array, PMArray):
+        elif isinstance(self.array, StoredArray):
             fast = 0 if self.array.layout == "col" else 1
         else:
             steps = [abs(step) for step in self.array.strides]
@@ -133,7 +133,7 @@ class Matrix:
     def read(self, tile: Tile, buffer: _Buffer) -> AnyArray:
         """Read a tile: a view where there can be one, else the buffer."""
         index = self._index(tile)
-        if isinstance(self.array, PMArray):
+        if isinstance(self.array, StoredArray):
             part = self._read_stored(self.array, index, buffer)
         else:
             part = self.array[index]
@@ -165,7 +165,7 @@ class Matrix:
         return (rows,) if self.array.ndim == 1 else (rows, columns)
 
     @staticmethod
-    def _read_stored(array: PMArray, index: tuple[slice, ...], buffer: _Buffer) -> AnyArray:
+    def _read_stored(array: StoredArray, index: tuple[slice, ...], buffer: _Buffer) -> AnyArray:
         with array._turn():
             array._admit()
             view = array._storage.view()
@@ -180,7 +180,7 @@ class Matrix:
 
     def expect(self, tile: Tile) -> None:
         """Hint that a tile is wanted soon."""
-        if not isinstance(self.array, PMArray):
+        if not isinstance(self.array, StoredArray):
             return
         index = self._index(tile)
         with self.array._turn():
@@ -204,7 +204,7 @@ class Matrix:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep the array from shrinking, which raises `LoanError` instead."""
-        if not isinstance(self.array, PMArray):
+        if not isinstance(self.array, StoredArray):
             yield
             return
         token = _Hold()  # the array knows it weakly: it goes with this frame
@@ -281,7 +281,7 @@ def as_output(out: Any, shape: tuple[int, ...], dtype: DType, operands: Iterable
     LayoutError
         Its shape or dtype is wrong, or it is one of the operands.
     """
-    if not isinstance(out, PMArray | np.ndarray):
+    if not isinstance(out, StoredArray | np.ndarray):
         raise TypeError(f"out= is a {type(out).__name__}: give a numpy.ndarray or a PMArray")
     if out.shape != shape:
         raise LayoutError(f"out has shape {out.shape}, the result {shape}")

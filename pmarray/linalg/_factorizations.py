@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from pmarray.array import PMArray
+from pmarray._array.stored import StoredArray
 from pmarray.linalg._blocks import (
     AnyArray,
     DType,
@@ -225,7 +225,7 @@ def _wide(matrix: Matrix, target: Matrix | None, dtype: DType, nbytes: int) -> Q
     signs = _signs(first)
     q *= signs
     r = new_result((m, n), dtype, "factor fewer columns")
-    if isinstance(matrix.array, PMArray):
+    if isinstance(matrix.array, StoredArray):
         matmul(q.conj().T, matrix.array, out=r, memory=nbytes)
     else:
         r[...] = q.conj().T @ np.asarray(matrix.array)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pmarray.array import PMArray
+from pmarray._array.stored import StoredArray
 from pmarray.errors import LayoutError
 from pmarray.linalg._blocks import (
     AnyArray,
@@ -25,8 +25,8 @@ from pmarray.linalg._plans import cut, pair_tiles, plan_panel, plan_tile
 
 __all__ = ["gram", "matmul"]
 
-Operand = PMArray | ArrayLike
-_Out = AnyArray | PMArray
+Operand = StoredArray | ArrayLike
+_Out = AnyArray | StoredArray
 
 
 def matmul(a: Operand, b: Operand, out: Any = None, *, memory: int | str | None = None) -> Any:
@@ -93,7 +93,7 @@ def matmul(a: Operand, b: Operand, out: Any = None, *, memory: int | str | None 
             f"cannot multiply shapes {np.shape(left.array)} and {np.shape(right.array)}: "
             f"{left.shape[1]} columns and {right.shape[0]} rows"
         )
-    if not (left.stored or right.stored or isinstance(out, PMArray)):
+    if not (left.stored or right.stored or isinstance(out, StoredArray)):
         raise TypeError("neither operand nor out is a PMArray: use numpy.matmul")
     dtype = _product_dtype(left.dtype, right.dtype)
     shape = left.shape[: left.array.ndim - 1] + right.shape[1 : right.array.ndim]
@@ -101,7 +101,7 @@ def matmul(a: Operand, b: Operand, out: Any = None, *, memory: int | str | None 
         result: _Out = new_result(shape, dtype, "pass a PMArray as out=")
     else:
         as_output(out, shape, dtype, (left.array, right.array))
-        if isinstance(out, PMArray) and not shape:
+        if isinstance(out, StoredArray) and not shape:
             raise LayoutError("the product of two vectors is a scalar: leave out= out")
         result = out
     target: Any = result
@@ -307,8 +307,9 @@ def _multiply_streamed(
     wide = min(n, max(1, nbytes // 4 // (rows * working.itemsize)))
     whole_sums = None
     for (row, column), block in walk(left, tiles(left, size, along=1), working):
-        factor = right.array.T if right.transposed else right.array
-        factor = np.asarray(factor).reshape(inner, n)[column].astype(working, copy=False)
+        factor = np.asarray(right.array)
+        factor = factor.T if right.transposed else factor
+        factor = factor.reshape(inner, n)[column].astype(working, copy=False)
         height = row.stop - row.start
         first, last = column.start == 0, column.stop == inner
         if direct and first:

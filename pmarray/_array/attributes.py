@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, MutableMapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from contextlib import AbstractContextManager
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 import numpy as np
 
 from pmarray._formats.metadata import check_depth
 
-if TYPE_CHECKING:
-    from pmarray.array import PMArray
-    from pmarray.group import Group
+__all__ = ["Attributes", "Owner"]
 
-__all__ = ["Attributes"]
+T = TypeVar("T")
 
 _MOST_ITEMS = 10_000
 
@@ -80,6 +78,25 @@ def _changeable(value: Any) -> Any:
     return value
 
 
+class Owner(Protocol):
+    """Whose attributes they are: a group or an array."""
+
+    @property
+    def _attributes(self) -> dict[str, Any]: ...
+
+    def _replace_attributes(self, attrs: dict[str, Any], /) -> None: ...
+
+    def _refuse_fixed(self, why: str, /) -> None: ...
+
+    def _turn(self) -> AbstractContextManager[Any]: ...
+
+    def _admit(self) -> None: ...
+
+    def _admit_writer(self) -> None: ...
+
+    def _do(self, task: Callable[[], T], /) -> T: ...
+
+
 class Attributes(MutableMapping[str, Any]):
     """JSON values by name: those of a group, `Group.attrs`, or of an array, `PMArray.attrs`.
 
@@ -104,15 +121,13 @@ class Attributes(MutableMapping[str, Any]):
     TypeError: attribute 'when' is no JSON value: Object of type object is not JSON serializable
     """
 
-    def __init__(self, group: Group, array: PMArray | None = None) -> None:
-        self._group = group
-        self._array = array
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
 
     @property
     def _values(self) -> dict[str, Any]:
         """What is stored; replaced as a whole, never changed."""
-        owner = self._group._metadata if self._array is None else self._array._array
-        return owner.attrs
+        return self._owner._attributes
 
     def __getitem__(self, key: str) -> Any:
         with self._owner._turn():
@@ -138,28 +153,16 @@ class Attributes(MutableMapping[str, Any]):
     def __delitem__(self, key: str) -> None:
         self._change(lambda attrs: attrs.pop(key))
 
-    @property
-    def _owner(self) -> Group | PMArray:
-        return self._group if self._array is None else self._array
-
     def _change(self, change: Callable[[dict[str, Any]], object]) -> None:
         # Copied under the lock, and after becoming the writer: what other threads and the last
         # writer have set stays.
-        group, owner = self._group, self._owner
+        owner = self._owner
         with owner._turn():
             owner._admit_writer()
-            group._refuse_fixed("it has no attributes")
+            owner._refuse_fixed("it has no attributes")
             attrs = dict(self._values)
             change(attrs)
-            group._do(lambda: self._replace(attrs))
-
-    def _replace(self, attrs: dict[str, Any]) -> None:
-        group, array = self._group, self._array
-        if array is None:
-            group._metadata = replace(group._metadata, attrs=attrs)
-        else:
-            array._array = replace(array._array, attrs=attrs)
-            group._update(array.name, array._array)
+            owner._do(lambda: owner._replace_attributes(attrs))
 
     def __iter__(self) -> Iterator[str]:
         with self._owner._turn():

@@ -4,64 +4,28 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Any, NoReturn, cast
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._array.stored import StoredArray
 from pmarray._geometry.chunking import TARGET_CHUNK_BYTES
 from pmarray._geometry.layout import Layout, Order
-from pmarray._group.attributes import Attributes
 from pmarray._selection.basic import Selection, select
-from pmarray._storage.items import Axes, Items, Loan, Storage
-from pmarray.array import PMArray
-from pmarray.errors import LayoutError, SelectionError
+from pmarray._storage.items import Axes, Items, Loan
+from pmarray.errors import SelectionError
 
-__all__ = ["ArrayView", "selection_view", "slice_view", "transpose_view"]
+__all__ = ["ViewItems", "selection_view", "slice_view", "transpose_view"]
 
 AnyArray = NDArray[Any]
+A = TypeVar("A", bound=StoredArray)
 
 
-class ArrayView(PMArray):
-    """A `PMArray` whose items are those of another one: it reads and writes through it.
-
-    Has the shape that the other one had when the view was made, and cannot grow.
-    """
-
-    def __init__(self, base: PMArray, items: _ViewItems) -> None:
-        array = replace(base._array, shape=items.shape, order=items.layout.order)
-        # The rest of a storage is for its group, which does not know of views.
-        super().__init__(base.group, base.name, array, cast(Storage, items))
-        self._base = base
-        self._items = items
-        self._loans, self._pins = base._loans, base._pins
-
-    @property
-    def attrs(self) -> Attributes:
-        """The attributes of the array that this is a view of."""
-        return self._base.attrs
-
-    def __repr__(self) -> str:
-        return f"{super().__repr__()[:-1]}, a view>"
-
-    def in_base(self, axes: Axes) -> Axes:
-        """Translate indices of the view, one ascending slice an axis, of which none is empty."""
-        return self._items.to_base(axes)
-
-    def _refuse_detached(self) -> None:
-        self._base._refuse_detached()
-
-    def _set_lines(self, lines: int, *, fill: bool) -> NoReturn:
-        raise LayoutError("a view has no lines of its own: append to the array, or resize it")
-
-    def _set_shape(self, shape: tuple[int, ...], *, fill: bool) -> NoReturn:
-        self._set_lines(0, fill=fill)
-
-
-class _ViewItems(Items):
+class ViewItems(Items):
     """The items of a view: indices are translated, blocks looked at the other way."""
 
-    def __init__(self, base: PMArray, shape: tuple[int, ...], order: Order) -> None:
+    def __init__(self, base: StoredArray, shape: tuple[int, ...], order: Order) -> None:
         self.base = base
         self.shape = shape
         self.layout = Layout.plan(shape or (1,), base.itemsize, order)
@@ -137,8 +101,8 @@ class _ViewItems(Items):
         return found if found.ndim else found.reshape(1)
 
 
-class _Transposed(_ViewItems):
-    def __init__(self, base: PMArray, order_of_axes: tuple[int, ...]) -> None:
+class _Transposed(ViewItems):
+    def __init__(self, base: StoredArray, order_of_axes: tuple[int, ...]) -> None:
         self._axes = order_of_axes
         shape = tuple(base.shape[axis] for axis in order_of_axes)
         slow = order_of_axes.index(base._layout.slow_axis) if shape else 0
@@ -162,8 +126,8 @@ class _Transposed(_ViewItems):
         return block.transpose(self._axes)
 
 
-class _Sliced(_ViewItems):
-    def __init__(self, base: PMArray, selection: Selection) -> None:
+class _Sliced(ViewItems):
+    def __init__(self, base: StoredArray, selection: Selection) -> None:
         self._selection = selection
         super().__init__(base, selection.shape, base.layout)
 
@@ -211,16 +175,16 @@ class _Sliced(_ViewItems):
         return found
 
 
-def transpose_view(base: PMArray, axes: tuple[int, ...]) -> ArrayView:
+def transpose_view(base: A, axes: tuple[int, ...]) -> A:
     """View an array with its axes in another order; `axes` is a permutation."""
-    return ArrayView(base, _Transposed(base, axes))
+    return base._viewed(_Transposed(base, axes), tuple(base.shape[axis] for axis in axes))
 
 
-def slice_view(base: PMArray, index: Any) -> ArrayView:
+def slice_view(base: A, index: Any) -> A:
     """View what a basic index selects."""
     return selection_view(base, select(index, base.shape))
 
 
-def selection_view(base: PMArray, selection: Selection) -> ArrayView:
+def selection_view(base: A, selection: Selection) -> A:
     """View what a selection selects."""
-    return ArrayView(base, _Sliced(base, selection))
+    return base._viewed(_Sliced(base, selection), selection.shape)
