@@ -16,6 +16,7 @@ from pmarray._array.attributes import Attributes
 from pmarray._array.indexers import Indexer, Viewer, block_slices
 from pmarray._array.loans import Borrowing
 from pmarray._array.stored import StoredArray
+from pmarray._array.transaction import Transaction
 from pmarray._array.views import selection_view, slice_view, transpose_view
 from pmarray._exchange.interop import Interop
 from pmarray._geometry.layout import Layout, Order, refuse_unaddressable
@@ -23,7 +24,7 @@ from pmarray._numpy.arithmetic import Arithmetic
 from pmarray._numpy.assignment import assign, copy_items
 from pmarray._numpy.fields import names_fields, read_fields, write_fields
 from pmarray._numpy.masks import is_large_mask, read_masked, write_masked
-from pmarray._numpy.methods import Methods, normal_axis
+from pmarray._numpy.methods import normal_axis
 from pmarray._selection.basic import Selection, select, storage_axes
 from pmarray._selection.fancy import FancySelection, orthogonal, parse, pointwise
 from pmarray._sizes import format_bytes
@@ -33,8 +34,7 @@ from pmarray.errors import (
 )
 
 if TYPE_CHECKING:
-    from pmarray._group.transaction import Transaction
-    from pmarray.group import Group
+    from pmarray.group import Group  # what users get, in a program with types
 
 __all__ = ["PMArray"]
 
@@ -43,7 +43,7 @@ AnyArray = NDArray[Any]
 _RELAYOUT_BLOCK_BYTES = 8 << 20
 
 
-class PMArray(Arithmetic, Methods, Interop, StoredArray):
+class PMArray(Arithmetic, Interop):
     """A dense array on a medium, indexed like a `numpy.ndarray`.
 
     Made by `pmarray.open` and `Group.create`; holds a place in a `Group`. Reading an index gives a

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from pmarray._array.attributes import Attributes
+from pmarray._array.transaction import OpenTransaction, Transaction
 from pmarray._cache.cache import ChunkCache
 from pmarray._cache.source import Commit, CommittedStorage
 from pmarray._commits.committer import Committer
@@ -28,7 +29,6 @@ from pmarray._geometry.chunking import plan_chunks
 from pmarray._geometry.layout import Layout, Order, parse_layout, parse_shape, refuse_unaddressable
 from pmarray._group.contents import Contents
 from pmarray._group.kinds import StorageMaker
-from pmarray._group.transaction import OpenTransaction, Transaction
 from pmarray._storage.chunked import STORE_ID
 from pmarray._storage.items import Storage
 from pmarray._storage.persistent import PersistentStorage

@@ -40,39 +40,13 @@ FACE = {"pmarray.testing", "pmarray.__main__"}
 """What uses the library as its users do, or is its face."""
 
 UPWARD: set[tuple[str, str]] = {
-    ("_exchange.interop", "array"),
-    ("_exchange.pickling", "_opening"),
-    ("_exchange.pickling", "array"),
-    ("_group.contents", "group"),
-    ("_group.transaction", "group"),
-    ("_numpy.arithmetic", "array"),
-    ("_numpy.methods", "array"),
-    ("array", "_group.transaction"),
     ("array", "group"),
 }
 INSIDE: set[tuple[str, str]] = {
-    ("_exchange.interop", "_exchange.dask"),
-    ("_exchange.interop", "_exchange.info"),
-    ("_exchange.interop", "_exchange.memory"),
-    ("_exchange.interop", "_exchange.notebook"),
-    ("_exchange.interop", "_exchange.pickling"),
-    ("_exchange.interop", "array"),
-    ("_exchange.pickling", "_opening"),
-    ("_exchange.pickling", "array"),
-    ("_group.contents", "group"),
-    ("_group.transaction", "array"),
-    ("_group.transaction", "group"),
-    ("_numpy.arithmetic", "_numpy.functions"),
-    ("_numpy.arithmetic", "array"),
-    ("_numpy.methods", "array"),
-    ("_numpy.ufuncs", "linalg"),
-    ("array", "_group.transaction"),
     ("array", "group"),
-    ("backends.dram", "backends.shelf.memory"),
 }
 BACK: set[tuple[str, str]] = {
     ("_cache.writer", "_cache.cache"),
-    ("backends.shelf.memory", "backends.dram"),
 }
 """What closes a circle within a room."""
 MAY_IMPORT_INSIDE = {"backends._registry"}

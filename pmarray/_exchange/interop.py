@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
+from typing import Any, NoReturn, Self
 
-if TYPE_CHECKING:
-    from pmarray._exchange.info import ArrayInfo
-    from pmarray.array import PMArray
+from pmarray._array.stored import StoredArray
+from pmarray._exchange.dask import to_dask, token
+from pmarray._exchange.info import ArrayInfo, describe
+from pmarray._exchange.memory import array_interface, dlpack, to_torch
+from pmarray._exchange.notebook import to_html
 
 __all__ = ["Interop"]
 
 
-class Interop:
+class Interop(StoredArray):
     """Exchange protocols of a `PMArray`; what they do stands in the modules they import."""
-
-    __slots__ = ()
 
     # -- arrays of other libraries --------------------------------------------------------------
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        from pmarray._exchange.memory import array_interface
-
-        return array_interface(cast("PMArray", self))
+        return array_interface(self)
 
     def __dlpack__(
         self,
@@ -39,10 +37,8 @@ class Interop:
         ``copy=False`` its mapping is shared with a receiver that takes part in DLPack 1.0, where
         it can be marked as read-only, and refused with BufferError to any other.
         """
-        from pmarray._exchange.memory import dlpack
-
         return dlpack(
-            cast("PMArray", self),
+            self,
             stream=stream,
             max_version=max_version,
             dl_device=dl_device,
@@ -93,9 +89,7 @@ class Interop:
         >>> a[1]
         array([5., 5., 5.], dtype=float32)
         """
-        from pmarray._exchange.memory import to_torch
-
-        return to_torch(cast("PMArray", self), share=share)
+        return to_torch(self, share=share)
 
     def to_dask(self, chunks: Any = None) -> Any:
         """Return a `dask.array.Array` that reads this array when it is computed.
@@ -123,24 +117,12 @@ class Interop:
         >>> float(a.to_dask().sum())
         24.0
         """
-        from pmarray._exchange.dask import to_dask
-
-        return to_dask(cast("PMArray", self), chunks)
+        return to_dask(self, chunks)
 
     def __dask_tokenize__(self) -> Any:
-        from pmarray._exchange.dask import token
-
-        return token(cast("PMArray", self))
+        return token(self)
 
     # -- copies of the handle -------------------------------------------------------------------
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        from pmarray._exchange.pickling import reduce
-
-        return reduce(cast("PMArray", self))
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return self.__reduce__()
 
     def __copy__(self) -> Self:
         return self  # a handle, as a file object is one
@@ -175,11 +157,7 @@ class Interop:
         mode    a
         backend dram
         """
-        from pmarray._exchange.info import describe
-
-        return describe(cast("PMArray", self))
+        return describe(self)
 
     def _repr_html_(self) -> str:
-        from pmarray._exchange.notebook import to_html
-
-        return to_html(cast("PMArray", self))
+        return to_html(self)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, cast
+from contextlib import AbstractContextManager
+from typing import Any
 
+from pmarray._array.attributes import Attributes
 from pmarray._config import config
 from pmarray._geometry.layout import parse_shape
 from pmarray._streams.sources import as_source, layout_of, shape_of, write_from
@@ -12,18 +15,27 @@ from pmarray._url import check_name
 from pmarray.array import PMArray
 from pmarray.errors import LayoutError
 
-if TYPE_CHECKING:
-    from pmarray.group import Group
-
 __all__ = ["Contents", "Subgroup"]
 
 
 class Contents(Mapping[str, PMArray]):
     """What a group has of a mapping, besides ``[]``, ``in``, ``len`` and iteration."""
 
+    attrs: Attributes
+    url: str
+
+    @abstractmethod
+    def create(self, name: str, *args: Any, **options: Any) -> PMArray: ...
+
+    @abstractmethod
+    def __delitem__(self, name: str) -> None: ...
+
+    @abstractmethod
+    def transaction(self, *, wait: bool | None = None) -> AbstractContextManager[Any]: ...
+
     def __setitem__(self, name: str, data: Any) -> None:
         """Create an array with the items of `data`; see `create`."""
-        self._self.create(name, data=data)
+        self.create(name, data=data)
 
     def _create_from(self, name: str, data: Any, **options: Any) -> PMArray:
         """Create an array with the items of `data`, or nothing."""
@@ -35,12 +47,11 @@ class Contents(Mapping[str, PMArray]):
         dtype = options.pop("dtype", None)
         if options.get("layout") is None and options.get("order") is None:
             options["layout"] = layout_of(x)
-        group = self._self
-        made = group.create(name, shape, x.dtype if dtype is None else dtype, **options)
+        made = self.create(name, shape, x.dtype if dtype is None else dtype, **options)
         try:
             write_from(x, made, config.work_memory)
         except BaseException:
-            del group[name]
+            del self[name]
             raise
         return made
 
@@ -60,11 +71,7 @@ class Contents(Mapping[str, PMArray]):
         >>> list(layer), list(group), group["layer1.weight"].shape
         (['weight'], ['layer1.weight'], (1, 2))
         """
-        return Subgroup(self._self, check_name(name))
-
-    @property
-    def _self(self) -> Group:
-        return cast("Group", self)
+        return Subgroup(self, check_name(name))
 
     __hash__ = object.__hash__
 
@@ -75,7 +82,7 @@ class Contents(Mapping[str, PMArray]):
 class Subgroup(Mapping[str, PMArray]):
     """The arrays and attributes of a group whose names begin alike; see `Group.create_group`."""
 
-    def __init__(self, group: Group, name: str) -> None:
+    def __init__(self, group: Contents, name: str) -> None:
         self.group = group
         self.name = name
         self.attrs = _Under(group.attrs, f"{name}.")

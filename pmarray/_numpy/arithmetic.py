@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
 from pmarray._config import config
+from pmarray._numpy.functions import array_function
+from pmarray._numpy.methods import Methods
 from pmarray._numpy.operands import in_dask
 from pmarray._numpy.ufuncs import array_ufunc, in_memory, is_foreign
 from pmarray._streams.sources import is_dask
-
-if TYPE_CHECKING:
-    from pmarray.array import PMArray
 
 __all__ = ["Arithmetic"]
 
@@ -25,7 +24,7 @@ __all__ = ["Arithmetic"]
 _INCOMPARABLE = ("did not contain a loop", "cannot use operands with types")
 
 
-class Arithmetic(NDArrayOperatorsMixin):
+class Arithmetic(NDArrayOperatorsMixin, Methods):
     """NumPy's protocols for a `PMArray`, each streamed piece by piece.
 
     Methods take the parameters of NumPy's functions of the same names. Results are new arrays in
@@ -48,8 +47,6 @@ class Arithmetic(NDArrayOperatorsMixin):
             for kind in types
         ):
             return NotImplemented
-        from pmarray._numpy.functions import array_function
-
         return array_function(func, types, args, kwargs)
 
     def __eq__(self, other: Any) -> Any:
@@ -68,7 +65,7 @@ class Arithmetic(NDArrayOperatorsMixin):
             # NumPy has classes for these, of no public name.
             if not any(text in str(error) for text in _INCOMPARABLE):
                 raise
-            shape = np.broadcast_shapes(self._self.shape, np.shape(other))
+            shape = np.broadcast_shapes(self.shape, np.shape(other))
             config.check_result(math.prod(shape), "compare parts")
             return np.full(shape, without)
 
@@ -84,55 +81,55 @@ class Arithmetic(NDArrayOperatorsMixin):
         >>> a.sum(), a.sum(axis=0)
         (np.float64(12.0), array([4., 4., 4.]))
         """
-        return np.sum(self, axis, **options)  # type: ignore[call-overload]
+        return np.sum(self, axis, **options)
 
     def prod(self, axis: Any = None, **options: Any) -> Any:
         """Product of the items over axes; one pass. See `numpy.prod`."""
-        return np.prod(self, axis, **options)  # type: ignore[call-overload]
+        return np.prod(self, axis, **options)
 
     def mean(self, axis: Any = None, **options: Any) -> Any:
         """Mean over axes; one pass. See `numpy.mean`."""
-        return np.mean(self, axis, **options)  # type: ignore[call-overload]
+        return np.mean(self, axis, **options)
 
     def var(self, axis: Any = None, **options: Any) -> Any:
         """Variance over axes; one pass, by merged moments and not by squares. See `numpy.var`."""
-        return np.var(self, axis, **options)  # type: ignore[call-overload]
+        return np.var(self, axis, **options)
 
     def std(self, axis: Any = None, **options: Any) -> Any:
         """Standard deviation over axes; one pass. See `numpy.std`."""
-        return np.std(self, axis, **options)  # type: ignore[call-overload]
+        return np.std(self, axis, **options)
 
     def min(self, axis: Any = None, **options: Any) -> Any:
         """Least item over axes; one pass. See `numpy.min`."""
-        return np.min(self, axis, **options)  # type: ignore[call-overload]
+        return np.min(self, axis, **options)
 
     def max(self, axis: Any = None, **options: Any) -> Any:
         """Greatest item over axes; one pass. See `numpy.max`."""
-        return np.max(self, axis, **options)  # type: ignore[call-overload]
+        return np.max(self, axis, **options)
 
     def argmin(self, axis: Any = None, **options: Any) -> Any:
         """Index of the least item; one pass. See `numpy.argmin`."""
-        return np.argmin(self, axis, **options)  # type: ignore[call-overload]
+        return np.argmin(self, axis, **options)
 
     def argmax(self, axis: Any = None, **options: Any) -> Any:
         """Index of the greatest item; one pass. See `numpy.argmax`."""
-        return np.argmax(self, axis, **options)  # type: ignore[call-overload]
+        return np.argmax(self, axis, **options)
 
     def any(self, axis: Any = None, **options: Any) -> Any:
         """Whether any item is true. See `numpy.any`."""
-        return np.any(self, axis, **options)  # type: ignore[call-overload]
+        return np.any(self, axis, **options)
 
     def all(self, axis: Any = None, **options: Any) -> Any:
         """Whether all items are true. See `numpy.all`."""
-        return np.all(self, axis, **options)  # type: ignore[call-overload]
+        return np.all(self, axis, **options)
 
     def cumsum(self, axis: Any = None, **options: Any) -> Any:
         """Running sum along an axis. See `numpy.cumsum`."""
-        return np.cumsum(self, axis, **options)  # type: ignore[call-overload]
+        return np.cumsum(self, axis, **options)
 
     def cumprod(self, axis: Any = None, **options: Any) -> Any:
         """Running product along an axis. See `numpy.cumprod`."""
-        return np.cumprod(self, axis, **options)  # type: ignore[call-overload]
+        return np.cumprod(self, axis, **options)
 
     def dot(self, b: Any, out: Any = None) -> Any:
         """Matrix product, streamed; see `pmarray.linalg.matmul`."""
@@ -140,7 +137,7 @@ class Arithmetic(NDArrayOperatorsMixin):
 
     def clip(self, min: Any = None, max: Any = None, out: Any = None) -> Any:
         """Items cut to an interval. See `numpy.clip`."""
-        return np.clip(self, min, max, out)  # type: ignore[call-overload]
+        return np.clip(self, min, max, out)
 
     def conj(self) -> Any:
         """Complex conjugates. See `numpy.conj`."""
@@ -156,17 +153,17 @@ class Arithmetic(NDArrayOperatorsMixin):
         BudgetError
             It would not fit into memory; ``np.copyto(b, a)`` copies into another `PMArray`.
         """
-        return cast("NDArray[Any]", self._self[...])
+        return cast("NDArray[Any]", self[...])
 
     def astype(self, dtype: Any, **options: Any) -> NDArray[Any]:
         """Read the whole into a new `numpy.ndarray` of another dtype; see `copy`."""
-        a = self._self
+        a = self
         config.check_result(a.size * np.dtype(dtype).itemsize, "read parts of it")
         return np.asarray(a).astype(dtype, **options)
 
     def fill(self, value: Any) -> None:
         """Set every item."""
-        self._self[...] = value
+        self[...] = value
 
     def tolist(self) -> Any:
         """Read the whole into nested lists; see `copy`."""
@@ -182,42 +179,38 @@ class Arithmetic(NDArrayOperatorsMixin):
         """The imaginary parts, read into memory."""
         return self.copy().imag
 
-    @property
-    def _self(self) -> PMArray:
-        return cast("PMArray", self)
-
     def _only(self, what: str) -> None:
-        if self._self.size != 1:
-            raise ValueError(f"{what} needs an array of one item, not of {self._self.size}")
+        if self.size != 1:
+            raise ValueError(f"{what} needs an array of one item, not of {self.size}")
 
     def __bool__(self) -> bool:
-        if self._self.size != 1:
+        if self.size != 1:
             raise ValueError(
                 "The truth value of an array with more than one element is ambiguous. Use a.any() "
                 "or a.all()"
             )
-        return bool(self._self.item())
+        return bool(self.item())
 
     def __int__(self) -> int:
         self._only("int()")
-        return int(self._self.item())
+        return int(self.item())
 
     def __float__(self) -> float:
         self._only("float()")
-        return float(self._self.item())
+        return float(self.item())
 
     def __complex__(self) -> complex:
         self._only("complex()")
-        return complex(self._self.item())
+        return complex(self.item())
 
     def __index__(self) -> int:
-        a = self._self
+        a = self
         if a.ndim or a.dtype.kind not in "iu":
             raise TypeError("only integer scalar arrays can be converted to a scalar index")
         return operator.index(a.item())
 
     def __contains__(self, value: Any) -> bool:
-        a = self._self
+        a = self
         return builtins_any(
             bool((np.asarray(a[piece]) == value).any())
             for piece in a.iter_chunks(config.work_memory)
@@ -245,7 +238,7 @@ def _let_decide(name: str, operate: Callable[[Any, Any], Any]) -> None:
     def behind(self: Any, other: Any) -> Any:
         if is_foreign(type(other)):
             return operate(other, in_memory(self, f"{name} with a {type(other).__name__}"))
-        return backward(self, other)  # type: ignore[misc]
+        return backward(self, other)  # type: ignore[misc]  # where there is none, this is not set
 
     setattr(Arithmetic, f"__{name}__", ahead)
     if backward is not None:

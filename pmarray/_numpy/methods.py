@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._array.stored import StoredArray
+from pmarray._array.views import slice_view, transpose_view
 from pmarray._config import config
 from pmarray._numpy.ufuncs import walk
 from pmarray.errors import AxisError, SelectionError
-
-if TYPE_CHECKING:
-    from pmarray.array import PMArray
 
 __all__ = ["Methods", "normal_axis"]
 
@@ -28,18 +27,12 @@ AnyArray = NDArray[Any]
 MemoryOrder = Literal["C", "F", "A", "K"]
 
 
-class Methods:
+class Methods(StoredArray):
     """Methods of `numpy.ndarray` besides arithmetic and reductions."""
-
-    __slots__: tuple[str, ...] = ()
-
-    @property
-    def _array_self(self) -> PMArray:
-        return cast("PMArray", self)
 
     def _copied(self, what: str) -> AnyArray:
         """Read the whole."""
-        a = self._array_self
+        a = self
         config.check_result(
             a.nbytes, f"{what} reads the whole array; use parts of it (a.iter_chunks, a.view[...])"
         )
@@ -60,7 +53,7 @@ class Methods:
         if copy is False:
             raise ValueError("Unable to avoid creating a copy: the items are not in memory")
         wanted = shape[0] if len(shape) == 1 else shape
-        size = self._array_self.size
+        size = self.size
         np.broadcast_to(np.int8(0), size).reshape(wanted)  # refused before anything is read
         return _sealed(self._copied("reshape").reshape(wanted, order=order), bool(copy))
 
@@ -72,7 +65,7 @@ class Methods:
         """Read the whole into one axis of a new `numpy.ndarray`."""
         return self._copied("flatten").flatten(order)
 
-    def squeeze(self, axis: Any = None) -> PMArray:
+    def squeeze(self, axis: Any = None) -> Self:
         """View the array without its axes of one item: a lazy view.
 
         Examples
@@ -81,7 +74,7 @@ class Methods:
         >>> pmarray.open("dram:", shape=(1, 3, 1)).squeeze(0).shape
         (3, 1)
         """
-        a = self._array_self
+        a = self
         if axis is None:
             axes = {i for i, n in enumerate(a.shape) if n == 1}
         elif a.ndim == 0 and not isinstance(axis, tuple) and operator.index(axis) in (0, -1):
@@ -93,7 +86,7 @@ class Methods:
                 raise ValueError("duplicate value in 'axis'")
         if any(a.shape[i] != 1 for i in axes):
             raise ValueError("cannot select an axis to squeeze out which has size not equal to one")
-        return a.view[tuple(0 if i in axes else slice(None) for i in range(a.ndim))]
+        return slice_view(a, tuple(0 if i in axes else slice(None) for i in range(a.ndim)))
 
     # -- items ----------------------------------------------------------------------------------
 
@@ -102,7 +95,7 @@ class Methods:
 
         One integer counts in C order, as NumPy's does.
         """
-        a = self._array_self
+        a = self
         if not index:
             if a.size != 1:
                 raise ValueError(f"item() needs an array of one item, not of {a.size}")
@@ -142,7 +135,7 @@ class Methods:
         array([[1, 2, 3],
                [4, 5, 6]])
         """
-        a = self._array_self
+        a = self
         along = normal_axis(axis, a.ndim)
         np.empty((0,), a.dtype).sort(kind=kind, order=order, stable=stable)  # NumPy's refusals
         length = a.shape[along]
@@ -160,11 +153,11 @@ class Methods:
 
     def round(self, decimals: int = 0, out: Any = None) -> Any:
         """Items rounded. See `numpy.round`."""
-        return np.round(self, decimals, out)  # type: ignore[call-overload]
+        return np.round(self, decimals, out)
 
     def take(self, indices: Any, axis: Any = None, out: Any = None, mode: Any = "raise") -> Any:
         """Items at indices along an axis. See `numpy.take`."""
-        return np.take(self, indices, axis, out, mode)  # type: ignore[call-overload]
+        return np.take(self, indices, axis, out, mode)
 
     def choose(self, choices: Any, out: Any = None, mode: Any = "raise") -> Any:
         """Items of the choices that this array numbers. See `numpy.choose`."""
@@ -200,11 +193,13 @@ class Methods:
 
     def matvec(self, x: Any) -> Any:
         """Product with a vector."""
-        return np.matmul(self, x)  # type: ignore[call-overload]
+        return np.matmul(self, x)
 
     def rmatvec(self, x: Any) -> Any:
         """Product of the conjugate transpose with a vector."""
-        return np.conj(np.matmul(self._array_self.T, np.conj(x)))
+        return np.conj(
+            np.matmul(transpose_view(self, tuple(reversed(range(self.ndim)))), np.conj(x))
+        )
 
     matmat, rmatmat = matvec, rmatvec
 
@@ -217,7 +212,7 @@ class Methods:
         >>> pmarray.from_array(np.arange(6).reshape(2, 3), "dram:").diagonal(1)
         array([1, 5])
         """
-        a = self._array_self
+        a = self
         if a.ndim < 2:
             raise ValueError("diag requires an array of at least two dimensions")
         one, other = normal_axis(axis1, a.ndim), normal_axis(axis2, a.ndim)
@@ -230,7 +225,7 @@ class Methods:
             length * math.prod(a.shape[i] for i in rest) * a.itemsize, "read parts of it"
         )
         steps = np.arange(length)
-        turned = a.transpose(one, other, *rest)
+        turned = transpose_view(a, (one, other, *rest))
         found = np.asarray(turned[steps + start[0], steps + start[1]])
         return _sealed(np.moveaxis(found, 0, -1), False)
 

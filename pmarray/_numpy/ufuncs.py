@@ -23,6 +23,7 @@ from pmarray._numpy.operands import as_operand, in_dask, is_operand
 from pmarray._selection.fancy import FancySelection, parse
 from pmarray._storage.transfer import update
 from pmarray._streams.sources import is_dask
+from pmarray.linalg import matmul
 
 __all__ = [
     "Index",
@@ -107,8 +108,6 @@ def _whole(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: Any) 
     if ufunc is np.matmul and method == "__call__" and not options.keys() - {"out"}:
         shapes = [np.ndim(value) for value in inputs]
         if max(shapes) <= 2 and min(shapes) >= 1:
-            from pmarray.linalg import matmul
-
             (target,) = options.get("out") or (None,)
             # A product reads its operands again after parts of it were written.
             left, right = (

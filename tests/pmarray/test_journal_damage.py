@@ -21,7 +21,7 @@ from pmarray._commits.recovery import survey
 from pmarray._formats.metadata import Checkpoint
 from pmarray._formats.records import MAX_IMAGE_BYTES, Image
 from pmarray._geometry.layout import BLOCK_BYTES
-from pmarray.backends.dram import DRAMRegion
+from pmarray.backends._regions import DRAMRegion
 from pmarray.errors import DamagedError, GroupNotFoundError, PoisonedError
 from tests.crash.damage import Outcome, damage_campaign
 from tests.sampling import sampled

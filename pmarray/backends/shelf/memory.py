@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pmarray._sizes import format_bytes
 from pmarray._system.pmem import Mapping
-from pmarray.backends.dram import DRAMRegion
+from pmarray.backends._regions import DRAMRegion
 from pmarray.backends.shelf import devices
 from pmarray.errors import StorageError, URLError
 

@@ -4,18 +4,53 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable, MutableMapping
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Any, Protocol, Self, TypeVar
 
-from pmarray._formats.metadata import ArrayMetadata
+from pmarray._array.stored import StoredArray
+from pmarray._formats.metadata import ArrayMetadata, GroupMetadata
 from pmarray._storage.items import Storage
+from pmarray.backends._protocols import Backend
 from pmarray.errors import TransactionError
 
-if TYPE_CHECKING:
-    from pmarray.array import PMArray
-    from pmarray.group import Group
-
 __all__ = ["OpenTransaction", "Transaction"]
+
+T = TypeVar("T")
+
+
+class Transacting(Protocol):
+    """A group, as its transactions see it."""
+
+    _metadata: GroupMetadata
+
+    @property
+    def _arrays(self) -> MutableMapping[str, Any]:
+        """The handles that are open, by name."""
+
+    @property
+    def _removed(self) -> list[int]:
+        """Files that go with the next commit."""
+
+    @property
+    def _backend(self) -> Backend: ...
+
+    def _turn(self) -> AbstractContextManager[Any]: ...
+
+    def _admit(self) -> None: ...
+
+    def _admit_rollback(self, handle: Transaction, /) -> bool: ...
+
+    def _do(self, task: Callable[[], T], /) -> T: ...
+
+    def _begin(self, handle: Transaction, /) -> None: ...
+
+    def _commit(self, handle: Transaction, /, *, wait: bool) -> None: ...
+
+    def _roll_back(self) -> None: ...
+
+    def _transaction_died(self, handle: object, /) -> None: ...
 
 
 class Transaction:
@@ -45,7 +80,7 @@ class Transaction:
     ((2, 1), {})
     """
 
-    def __init__(self, group: Group, *, wait: bool) -> None:
+    def __init__(self, group: Transacting, *, wait: bool) -> None:
         self._group = group
         self._wait = wait
         self._begun = False
@@ -93,12 +128,12 @@ class OpenTransaction:
     next operation rolls it back.
     """
 
-    def __init__(self, group: Group, handle: Transaction) -> None:
+    def __init__(self, group: Transacting, handle: Transaction) -> None:
         self._group = group
         self._handle = weakref.ref(handle, group._transaction_died)
         self.owner = handle.owner
         self.metadata = group._metadata
-        self._handles: dict[str, tuple[PMArray, ArrayMetadata, Storage]] = {
+        self._handles: dict[str, tuple[StoredArray, ArrayMetadata, Storage]] = {
             name: (array, array._array, array._storage) for name, array in group._arrays.items()
         }
         self._removed = list(group._removed)
@@ -117,7 +152,7 @@ class OpenTransaction:
         handle = self._handle()
         return handle is None or handle.torn
 
-    def join(self, array: PMArray) -> None:
+    def join(self, array: StoredArray) -> None:
         """Note the same of an array that was there before, and is opened only now."""
         self._handles[array.name] = (array, array._array, array._storage)
         array._storage.begin()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import copyreg
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pmarray._array.views import ViewItems
+from pmarray._opening import _open_group
 from pmarray._url import URL
-
-if TYPE_CHECKING:
-    from pmarray.array import PMArray
+from pmarray.array import PMArray
 
 __all__ = ["reduce", "reopen", "view_again"]
 
@@ -43,8 +43,6 @@ def view_again(base: PMArray, items: ViewItems, shape: tuple[int, ...]) -> PMArr
 
 def reopen(url: URL, name: str, chunks: str | int | tuple[int, ...]) -> PMArray:
     """Open what `reduce` described, for reading."""
-    from pmarray._opening import _open_group  # opening needs arrays
-
     group = _open_group(url, "r", "auto")
     group._warns_unclosed = False  # who unpickles an array has opened nothing
     try:
@@ -52,3 +50,7 @@ def reopen(url: URL, name: str, chunks: str | int | tuple[int, ...]) -> PMArray:
     except BaseException:
         group.close()
         raise
+
+
+# Here, and not in a method: who opens arrays stands above them.
+copyreg.pickle(PMArray, reduce)
