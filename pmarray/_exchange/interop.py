@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
+import numpy as np
+
 if TYPE_CHECKING:
     from pmarray._exchange.info import ArrayInfo
     from pmarray.array import PMArray
@@ -51,6 +53,24 @@ class Interop:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)  # the CPU
+
+    # -- the array API standard -----------------------------------------------------------------
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        """Return `numpy`, whose functions take a `PMArray`; see the array API standard."""
+        return np.empty(0).__array_namespace__(api_version=cast(Any, api_version))
+
+    @property
+    def device(self) -> str:
+        """Always "cpu", as NumPy's arrays say."""
+        return "cpu"
+
+    def to_device(self, device: str, /, *, stream: Any = None) -> Self:
+        """Return the array itself: there is one device, "cpu"."""
+        np.empty(0).to_device(cast(Any, device), stream=stream)  # NumPy's refusals
+        return self
+
+    # -- PyTorch, dask --------------------------------------------------------------------------
 
     def torch(self, *, share: bool = False) -> Any:
         """Return the whole array as a `torch.Tensor` on the CPU.
