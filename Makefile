@@ -20,7 +20,7 @@ MEDIA ?= all
 PLACES ?= dram memmap zarr
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test property lint types campaigns crash barriers interrupts crash-peers crash-training powercut docs bench clean damage fuzz test-without numpy-suite
+.PHONY: help demo test property lint types campaigns crash barriers interrupts crash-peers crash-training powercut docs bench clean damage fuzz test-without numpy-suite peer-suites
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ types: $(VENV)/.swag,test ## Check the types, strictly
 
 numpy-suite: $(VENV)/.swag,test ## Run NumPy's own tests with stored arrays (PLACES="dram memmap zarr")
 	$(BIN)/python -m tests.numpy_suite $(PLACES)
+
+peer-suites: $(VENV)/.swag,test ## Run suites of other projects whose source is there (tests/peer_suites)
+	$(BIN)/python -m tests.peer_suites
 
 crash: $(VENV)/.swag,test ## Power cuts and kills, seed after seed (SEED=1 MINUTES=60)
 	$(BIN)/python -m tests.crash --seed $(SEED) --minutes $(MINUTES)

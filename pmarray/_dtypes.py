@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 
 from pmarray.errors import LayoutError
 
-__all__ = ["DType", "decode_dtype", "encode_dtype", "parse_dtype"]
+__all__ = ["DType", "by_its_name", "decode_dtype", "encode_dtype", "parse_dtype", "without_gaps"]
 
 DType = np.dtype[Any]
 
@@ -95,3 +95,27 @@ def _tuples(value: Any) -> Any:
         )
         for name, kind, *shape in value
     ]
+
+
+def by_its_name(dtype: DType) -> DType:
+    """Return the dtype that its name stands for, of several that are equal: int64, not longlong.
+
+    >>> by_its_name(np.dtype("longlong")).type is np.int64
+    True
+    """
+    named: DType = np.dtype(dtype.str)
+    return named if named == dtype else dtype
+
+
+def without_gaps(dtype: DType) -> DType:
+    """Return the record of the same fields, one behind the other, in this machine's byte order.
+
+    >>> without_gaps(np.dtype([("a", "u1"), ("b", ">i4")], align=True))
+    dtype([('a', 'u1'), ('b', '<i4')])
+    """
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        return np.dtype((without_gaps(base), shape))
+    if dtype.names is None:
+        return by_its_name(dtype).newbyteorder("=")
+    return np.dtype([(name, without_gaps(dtype[name])) for name in dtype.names])

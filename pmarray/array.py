@@ -137,6 +137,8 @@ class PMArray(Arithmetic, Interop):
         ------
         LayoutError
             `out` has another shape.
+        TypeError
+            `out` is no `numpy.ndarray`.
 
         Examples
         --------
@@ -145,6 +147,8 @@ class PMArray(Arithmetic, Interop):
         >>> a.read(np.s_[1:, 0], out=np.empty(2))
         array([7., 7.])
         """
+        if not isinstance(out, np.ndarray):
+            raise TypeError(f"out= is a {type(out).__name__}: give a numpy.ndarray")
         with self._turn():
             self._admit()
             selection = parse(index, self.shape)
@@ -233,6 +237,13 @@ class PMArray(Arithmetic, Interop):
         ((3, 4), 'row')
         """
         return self.transpose()
+
+    @property
+    def mT(self) -> PMArray:  # noqa: N802  # NumPy's name
+        """The array with its last two axes exchanged: a lazy view. See `numpy.matrix_transpose`."""
+        if self.ndim < 2:
+            raise ValueError("matrix transpose with ndim < 2 is undefined")
+        return self.swapaxes(-1, -2)
 
     def transpose(self, *axes: int | tuple[int, ...] | None) -> PMArray:
         """View the array with its axes in another order, reversed unless told.

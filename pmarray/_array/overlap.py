@@ -18,7 +18,7 @@ from pmarray._array.views import ViewItems
 from pmarray._config import config
 from pmarray._storage.items import Axes
 
-__all__ = ["apart_from", "is_stored", "overlap", "root", "share"]
+__all__ = ["apart_from", "apart_from_all_of", "is_stored", "overlap", "root", "share"]
 
 
 def is_stored(value: Any) -> bool:
@@ -45,6 +45,22 @@ def apart_from(value: Any, targets: Iterable[Any], what: str = "the operand") ->
     return value[...] if is_stored(value) else value.copy()
 
 
+def apart_from_all_of(target: Any, value: Any) -> Any:
+    """Return `value`, or a copy in memory if it has any item of `target`, at the same place or not.
+
+    For what is read again after parts of the result were written, as by a product.
+
+    Raises
+    ------
+    BudgetError
+        The copy would not fit into memory.
+    """
+    if not share(target, value):
+        return value
+    config.check_result(value.nbytes, "an operand is out= as well: write to another array")
+    return value[...] if is_stored(value) else value.copy()
+
+
 def overlap(target: Any, value: Any) -> bool:
     """Whether writing items of `target` may change items of `value` that are read later.
 
@@ -65,6 +81,8 @@ def overlap(target: Any, value: Any) -> bool:
 
 def share(one: Any, other: Any) -> bool:
     """Whether they have items in common, also where both are the same items in the same order."""
+    if not (_is_array(one) and _is_array(other)):
+        return False
     if one is other or overlap(one, other):
         return True
     return is_stored(one) and is_stored(other) and _same_items(one, other)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, cast
+
+import numpy as np
 
 from pmarray._array.stored import StoredArray
 from pmarray._exchange.dask import to_dask, token
@@ -47,6 +49,24 @@ class Interop(StoredArray):
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)  # the CPU
+
+    # -- the array API standard -----------------------------------------------------------------
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        """Return `numpy`, whose functions take a `PMArray`; see the array API standard."""
+        return np.empty(0).__array_namespace__(api_version=cast(Any, api_version))
+
+    @property
+    def device(self) -> str:
+        """Always "cpu", as NumPy's arrays say."""
+        return "cpu"
+
+    def to_device(self, device: str, /, *, stream: Any = None) -> Self:
+        """Return the array itself: there is one device, "cpu"."""
+        np.empty(0).to_device(cast(Any, device), stream=stream)  # NumPy's refusals
+        return self
+
+    # -- PyTorch, dask --------------------------------------------------------------------------
 
     def torch(self, *, share: bool = False) -> Any:
         """Return the whole array as a `torch.Tensor` on the CPU.

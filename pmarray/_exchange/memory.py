@@ -114,8 +114,10 @@ def _shared(a: StoredArray) -> AnyArray | None:
     if not isinstance(base._storage, MappedStorage) or a._group.mode == "r":
         return None
     view = a._storage.view()
-    if view is None or not view.size:
-        return view
+    if view is None:
+        return None
+    if not view.size:  # of which nothing can be stored to
+        return np.empty(a.shape, a.dtype, order="F" if a.layout == "col" else "C")
     return base._storage.share(view).reshape(a.shape)
 
 

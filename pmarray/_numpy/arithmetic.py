@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pmarray._config import config
 from pmarray._numpy.functions import array_function
 from pmarray._numpy.methods import Methods
-from pmarray._numpy.operands import in_dask
+from pmarray._numpy.operands import claims_operators, in_dask
 from pmarray._numpy.ufuncs import array_ufunc, in_memory, is_foreign
 from pmarray._streams.sources import is_dask
 
@@ -225,18 +225,22 @@ builtins_any = any
 def _let_decide(name: str, operate: Callable[[Any, Any], Any]) -> None:
     """Leave an operator to the class of the other operand where that makes its own of the result.
 
-    Masked arrays keep their mask, matrices their product: both get this array in memory.
+    Masked arrays keep their mask, matrices their product, sparse ones their sparseness: they get
+    this array in memory.
     """
     forward = getattr(Arithmetic, f"__{name}__")
     backward = getattr(Arithmetic, f"__r{name}__", None)
 
+    def decides(other: Any) -> bool:
+        return is_foreign(type(other)) or claims_operators(other)
+
     def ahead(self: Any, other: Any) -> Any:
-        if is_foreign(type(other)):
+        if decides(other):
             return operate(in_memory(self, f"{name} with a {type(other).__name__}"), other)
         return forward(self, other)
 
     def behind(self: Any, other: Any) -> Any:
-        if is_foreign(type(other)):
+        if decides(other):
             return operate(other, in_memory(self, f"{name} with a {type(other).__name__}"))
         return backward(self, other)  # type: ignore[misc]  # where there is none, this is not set
 

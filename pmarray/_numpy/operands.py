@@ -12,7 +12,7 @@ import numpy as np
 
 from pmarray._array.overlap import is_stored
 
-__all__ = ["as_operand", "in_dask", "is_operand"]
+__all__ = ["as_operand", "claims_operators", "has_numbers", "in_dask", "is_operand"]
 
 _SCALARS = (np.generic, Number, Decimal, str, bytes, date, timedelta)
 
@@ -23,15 +23,31 @@ def is_operand(value: Any) -> bool:
         return type(value).__array_ufunc__ is np.ndarray.__array_ufunc__
     if value is None or is_stored(value) or isinstance(value, (*_SCALARS, list, tuple, range)):
         return True
-    # Tensors, for example: arrays to NumPy, and no more than that.
-    return hasattr(value, "__array__") and not hasattr(value, "__array_ufunc__")
+    if hasattr(type(value), "__array_ufunc__"):
+        return False
+    # Tensors, for example: arrays to NumPy, and no more than that. Anything else is one item to it.
+    return hasattr(value, "__array__") or not claims_operators(value)
+
+
+def claims_operators(value: Any) -> bool:
+    """Whether arrays leave operators to it, though it is none: sparse matrices, for example."""
+    kind = type(value)
+    if hasattr(kind, "__array_ufunc__") or hasattr(value, "__array__"):
+        return False
+    return bool(getattr(kind, "__array_priority__", 0) > 0)
 
 
 def as_operand(value: Any) -> Any:
     """Return it with a shape and a dtype; scalars as they are, which have a say in dtypes."""
     if value is None or is_stored(value) or isinstance(value, (*_SCALARS, np.ndarray)):
         return value
-    return np.asarray(value)
+    found = np.asarray(value)
+    return value if found.dtype == object and not found.ndim else found
+
+
+def has_numbers(array: Any) -> bool:
+    """Whether its items are truth values or numbers, which can be summed in pieces."""
+    return array.dtype.kind in "biufc"
 
 
 def in_dask(function: Callable[..., Any], args: Any, options: Any) -> Any:

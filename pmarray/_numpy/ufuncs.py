@@ -15,11 +15,11 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import NDArray
 
-from pmarray._array.overlap import apart_from, is_stored, root
+from pmarray._array.overlap import apart_from, apart_from_all_of, is_stored, root
 from pmarray._array.stored import StoredArray
 from pmarray._config import config
 from pmarray._geometry.layout import Layout, Order
-from pmarray._numpy.operands import as_operand, in_dask, is_operand
+from pmarray._numpy.operands import as_operand, has_numbers, in_dask, is_operand
 from pmarray._selection.fancy import FancySelection, parse
 from pmarray._storage.transfer import update
 from pmarray._streams.sources import is_dask
@@ -62,11 +62,14 @@ def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: 
     out = options.get("out", ())
     if not out and any(is_dask(type(value)) for value in inputs):
         return in_dask(getattr(ufunc, method), inputs, options)
+    if method == "at":
+        array, index, *values = inputs
+        if not all(map(is_operand, values)):
+            return NotImplemented
+        return _at(ufunc, array, index, *map(as_operand, values))
     if not all(is_operand(value) for value in (*inputs, *out)):
         return NotImplemented
     inputs = tuple(map(as_operand, inputs))
-    if method == "at":
-        return _at(ufunc, *inputs)
     if not out and any(is_foreign(type(value)) for value in inputs):
         # Such a class makes its own of the result: masked arrays their mask, matrices themselves.
         plain = (in_memory(value, ufunc.__name__) for value in inputs)
@@ -107,15 +110,11 @@ def _in_memory_options(ufunc: np.ufunc, options: dict[str, Any]) -> dict[str, An
 def _whole(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: Any) -> Any:
     if ufunc is np.matmul and method == "__call__" and not options.keys() - {"out"}:
         shapes = [np.ndim(value) for value in inputs]
-        if max(shapes) <= 2 and min(shapes) >= 1:
+        if max(shapes) <= 2 and min(shapes) >= 1 and all(map(has_numbers, inputs)):
             (target,) = options.get("out") or (None,)
-            # A product reads its operands again after parts of it were written.
-            left, right = (
-                in_memory(x, "an operand that is out= as well") if x is target else x
-                for x in inputs
-            )
-            left, right = (apart_from(x, [target]) for x in (left, right))
-            return matmul(left, right, out=target)
+            left, right = inputs = tuple(apart_from_all_of(target, x) for x in inputs)
+            if any(map(is_stored, (*inputs, target))):
+                return matmul(left, right, out=target)
     out = options.pop("out", None)
     options = _in_memory_options(ufunc, options)
     inputs = tuple(in_memory(x, ufunc.__name__) for x in inputs)
@@ -189,16 +188,28 @@ def make_result(shape: tuple[int, ...], dtype: Any, order: Order) -> AnyArray:
     return np.empty(shape, dtype, order="F" if order == "col" else "C")
 
 
+def _as_mask(where: Any) -> Any:
+    """What NumPy makes of ``where=``: truth values of a list, no cast of an array."""
+    if isinstance(where, list | tuple):
+        return np.asarray(where, bool)
+    return np.asarray(where) if isinstance(where, np.generic) else where
+
+
 # -- element by element -------------------------------------------------------------------------
 
 
 def _call(ufunc: np.ufunc, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
     outs = list(options.pop("out", None) or [None] * ufunc.nout)
-    where = options.pop("where", True)
-    where = np.asarray(where) if isinstance(where, list | tuple) else where
+    where = _as_mask(options.pop("where", True))
     order = options.pop("order", "K")
     options.pop("subok", None)
     given = [out for out in outs if out is not None]
+    # Types first, as NumPy refuses them.
+    probe = ufunc(
+        *(_empty_like(x) for x in inputs),
+        out=tuple(None if out is None else np.empty(0, out.dtype) for out in outs),
+        **options,
+    )
     shape = np.broadcast_shapes(*(np.shape(x) for x in (*inputs, where)))
     for out in given:
         if np.broadcast_shapes(shape, out.shape) != out.shape:
@@ -207,11 +218,6 @@ def _call(ufunc: np.ufunc, inputs: tuple[Any, ...], options: dict[str, Any]) -> 
                 f"broadcast shape {shape}"
             )
         shape = out.shape
-    probe = ufunc(
-        *(_empty_like(x) for x in inputs),
-        out=tuple(None if out is None else np.empty(0, out.dtype) for out in outs),
-        **options,
-    )
     dtypes = [one.dtype for one in (probe if ufunc.nout > 1 else (probe,))]
     layout = _order_of([*given, *inputs], shape)
     memory: Order = {"C": "row", "F": "col"}.get(order, layout)  # type: ignore[assignment]
@@ -263,7 +269,7 @@ def reduce(
 
     `instead_of_nan` is what takes the place of NaN, if anything.
     """
-    where = np.asarray(where) if isinstance(where, list | tuple | np.generic) else where
+    where = _as_mask(where)
     if not is_stored(array):
         result = ufunc.reduce(
             array, axis=axis, dtype=dtype, keepdims=keepdims, initial=initial,
@@ -435,7 +441,9 @@ def accumulated_dtype(ufunc: np.ufunc, array: Any, dtype: Any, out: Any) -> Any:
 def _at(ufunc: np.ufunc, array: Any, index: Any, values: Any = None) -> None:
     more = () if values is None else (in_memory(values, ufunc.__name__),)
     if not is_stored(array):
-        ufunc.at(array, index, *more)
+        parts = index if isinstance(index, tuple) else (index,)
+        parts = tuple(in_memory(part, "an index") for part in parts)
+        ufunc.at(array, parts if isinstance(index, tuple) else parts[0], *more)
         return
     _apply_at(array, ufunc, index, *more)
 

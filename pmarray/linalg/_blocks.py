@@ -279,14 +279,16 @@ def as_output(out: Any, shape: tuple[int, ...], dtype: DType, operands: Iterable
     Raises
     ------
     LayoutError
-        Its shape or dtype is wrong, or it is one of the operands.
+        Its shape is wrong, or it is one of the operands.
+    TypeError
+        It is no array, or the result is not cast to its dtype.
     """
     if not isinstance(out, StoredArray | np.ndarray):
         raise TypeError(f"out= is a {type(out).__name__}: give a numpy.ndarray or a PMArray")
     if out.shape != shape:
         raise LayoutError(f"out has shape {out.shape}, the result {shape}")
     if not np.can_cast(dtype, out.dtype, "same_kind"):
-        raise LayoutError(f"out has dtype {out.dtype}, which cannot hold a result of {dtype}")
+        raise TypeError(f"out has dtype {out.dtype}, which cannot hold a result of {dtype}")
     for operand in operands:
         if share(out, operand):
             raise LayoutError("out is one of the operands, which are still read when it is written")

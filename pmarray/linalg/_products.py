@@ -57,7 +57,7 @@ def matmul(a: Operand, b: Operand, out: Any = None, *, memory: int | str | None 
     Raises
     ------
     LayoutError
-        The shapes do not match, `out` does not fit the result, or an operand has three axes.
+        The shapes do not match, that of `out` is not the result's, or an operand has three axes.
     BudgetError
         The result does not fit into memory, or `memory` is too little for one row of it.
 

@@ -25,11 +25,12 @@ NUMPY = Path(np.__file__).parent
 
 
 def run(
-    place: str, modules: Sequence[str] = MODULES, *, every: int = 1, quiet: bool = False
+    places: Sequence[str], modules: Sequence[str] = MODULES, *, every: int = 1, quiet: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """Run modules, or every so manieth test of them, in a process of their own.
 
-    Their configuration is NumPy's, and not that of this repository.
+    Of several places each test has one, in turn. The configuration of pytest is NumPy's, and not
+    that of this repository.
     """
     return subprocess.run(
         [
@@ -37,7 +38,7 @@ def run(
             "-c", os.devnull, "--rootdir", str(NUMPY), "-p", "no:cacheprovider", "-q",
             "--tb=short", *(str(NUMPY / module) for module in modules),
         ],
-        env={**os.environ, "PMARRAY_PLACE": place, "PMARRAY_EVERY": str(every)},
+        env={**os.environ, "PMARRAY_PLACES": " ".join(places), "PMARRAY_EVERY": str(every)},
         cwd=Path(__file__).parents[2],
         capture_output=quiet,
         text=True,
@@ -46,5 +47,5 @@ def run(
 
 
 if __name__ == "__main__":
-    codes = [run(place).returncode for place in sys.argv[1:] or ["dram", "memmap", "zarr"]]
+    codes = [run([place]).returncode for place in sys.argv[1:] or ["dram", "memmap", "zarr"]]
     sys.exit(max(codes))

@@ -1,6 +1,7 @@
 """The pytest plugin that runs NumPy's test modules through `shim`; see ``make numpy-suite``.
 
-``PMARRAY_PLACE`` says where arrays are stored, ``PMARRAY_EVERY=20`` takes every twentieth test.
+``PMARRAY_PLACES`` says where arrays are stored: of several places each test has one, in turn.
+``PMARRAY_EVERY=20`` takes every twentieth test.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import pytest
 from tests.numpy_suite.exclusions import EXCLUDED
 from tests.numpy_suite.shim import load, opened
 
-_SCHEME = os.environ.get("PMARRAY_PLACE", "dram")
+_SCHEMES = os.environ.get("PMARRAY_PLACES", "dram").split()
 _EVERY = int(os.environ.get("PMARRAY_EVERY", "1"))
 _open = ExitStack()
-_place = _open.enter_context(
-    opened(_SCHEME, _open.enter_context(tempfile.TemporaryDirectory(prefix="pmarray-numpy-")))
+_places = _open.enter_context(
+    opened(_SCHEMES, _open.enter_context(tempfile.TemporaryDirectory(prefix="pmarray-numpy-")))
 )
 _failed: set[str] = set()
 _ran: set[str] = set()
@@ -29,7 +30,7 @@ _ran: set[str] = set()
 
 class _Module(pytest.Module):
     def _getobj(self) -> ModuleType:
-        return load(str(self.path), f"numpys_own_{self.path.stem}", _place)
+        return load(str(self.path), f"numpys_own_{self.path.stem}", _places)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -53,6 +54,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
 
 
+def pytest_runtest_teardown() -> None:
+    _places.turn()
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call":
         name = ".".join(
@@ -67,7 +72,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     _open.close()
     idle = sorted(set(EXCLUDED) & _ran - _failed)
-    if idle and _EVERY == 1 and _SCHEME == "memmap":
+    if idle and _EVERY == 1 and _SCHEMES == ["memmap"]:
         print("\nneed not be excluded:", *idle, sep="\n  ")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    print(f"\n{_place.stored} arguments were stored in {_SCHEME}:")
+    for scheme, count in _places.stored().items():
+        print(f"\n{count} arguments were stored in {scheme}:")

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import builtins
 import importlib.util
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -20,32 +20,46 @@ import numpy as np
 import pmarray
 from pmarray.errors import LayoutError
 
-__all__ = ["Place", "load", "opened"]
+__all__ = ["Places", "load", "opened"]
 
 _MOST_ITEMS = 20_000
 """Of an array: larger ones make a test of speed or of memory, and not of values."""
+_FIRST_ARGUMENTS = 1000
+_THEN_EVERY = 20
+"""Of one test, which may loop over 40,000 cases: a medium takes a millisecond for each."""
 _METHODS = ("__call__", "reduce", "accumulate", "reduceat", "outer", "at")
 
 
 class Place:
     """A group, and the arrays of it that nobody uses now."""
 
-    def __init__(self, group: pmarray.Group) -> None:
+    def __init__(self, group: pmarray.Group, work_memory: int) -> None:
         self._group = group
+        self.work_memory = work_memory
         self._free: dict[Any, list[Any]] = {}
         self._refused: set[Any] = set()
         self.stored = 0
         """How many arguments went through the medium."""
+        self._met = 0
+
+    def begin(self) -> None:
+        """Begin another test."""
+        self._met = 0
+
+    def takes_next(self) -> bool:
+        """Whether the next argument of this test is stored."""
+        self._met += 1
+        return self._met <= _FIRST_ARGUMENTS or self._met % _THEN_EVERY == 0
 
     def store(self, values: Any) -> Any:
         """Return a stored array of these items; None where the medium has no such array."""
         layout = "col" if values.flags.fnc else "row"
-        key = values.shape, values.dtype, layout
+        key = values.shape, values.dtype, values.dtype.char, layout
         if key in self._refused:
             return None
         free = self._free.setdefault(key, [])
         try:
-            array = free.pop() if free else self._new(*key)
+            array = free.pop() if free else self._new(values.shape, values.dtype, layout)
         except LayoutError:  # no such dtype there
             self._refused.add(key)
             return None
@@ -54,25 +68,54 @@ class Place:
         return array
 
     def _new(self, shape: tuple[int, ...], dtype: Any, layout: str) -> Any:
-        return self._group.create(f"x{len(self._group)}", shape, dtype, layout=layout)
+        # Two chunks of a chunk store, where one of a few items would have 64 KiB.
+        chunks: Any = "auto"
+        if self._group.url.startswith("zarr:") and shape:
+            chunks = (max(1, -(-shape[0] // 2)), *(max(1, n) for n in shape[1:]))
+        name = f"x{len(self._group)}"
+        return self._group.create(name, shape, dtype, layout=layout, chunks=chunks)
 
     def take_back(self, array: Any) -> None:
         """Keep an array for the next of its form."""
-        self._free[array.shape, array.dtype, array.layout].append(array)
+        self._free[array.shape, array.dtype, array.dtype.char, array.layout].append(array)
 
 
-_SCHEMES = {"dram": 1 << 20, "memmap": 256, "zarr": 1 << 20}
+class Places:
+    """Some places, of which each test has one."""
+
+    def __init__(self, places: dict[str, Place]) -> None:
+        self._places = places
+        self._names = list(places)
+
+    @property
+    def current(self) -> Place:
+        """Where arguments are stored now."""
+        return self._places[self._names[0]]
+
+    def turn(self) -> None:
+        """Go on to the next test, and to the next place."""
+        self._names.append(self._names.pop(0))
+        self.current.begin()
+
+    def stored(self) -> dict[str, int]:
+        """How many arguments went through each medium."""
+        return {name: place.stored for name, place in self._places.items()}
+
+
+_WORK_MEMORY = {"dram": 1 << 20, "memmap": 256, "zarr": 1 << 20}
+"""On files pieces are a few items."""
 
 
 @contextmanager
-def opened(scheme: str, directory: str) -> Iterator[Place]:
-    """Open a place; on files pieces are a few items."""
-    url = f"{scheme}:{directory}/group"
-    with (
-        pmarray.open_group(url, cache="4 MiB") as group,
-        pmarray.config.set(work_memory=_SCHEMES[scheme]),
-    ):
-        yield Place(group)
+def opened(schemes: Sequence[str], directory: str) -> Iterator[Places]:
+    """Open a group of each scheme."""
+    with ExitStack() as stack:
+        places = {}
+        for scheme in schemes:
+            url = f"{scheme}:{directory}/{scheme}"
+            group = stack.enter_context(pmarray.open_group(url, cache="4 MiB"))
+            places[scheme] = Place(group, _WORK_MEMORY[scheme])
+        yield Places(places)
 
 
 def _is_plain(value: Any) -> bool:
@@ -85,12 +128,21 @@ def _is_plain(value: Any) -> bool:
     )
 
 
+def _changed(values: Any, change: Callable[[Any], Any]) -> Any:
+    """A list or tuple of what `change` makes of the items; itself, if that is the same."""
+    result = [change(one) for one in values]
+    same = all(one is other for one, other in zip(result, values, strict=True))
+    return values if same else type(values)(result)
+
+
 class _Call:
     """One call: what was stored for it."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
         self._pairs: list[tuple[Any, Any]] = []
+        self._passed: list[Any] = []
+        """Arrays that are passed as they are."""
 
     def stored(self, value: Any) -> Any:
         """Replace ndarrays among arguments by stored arrays."""
@@ -99,15 +151,15 @@ class _Call:
                 if original is value:
                     return array
             # What two arguments share can be stored once only.
-            if any(np.may_share_memory(value, original) for original, _ in self._pairs):
-                return value
-            array = self._place.store(value)
+            shared = any(np.may_share_memory(value, original) for original, _ in self._pairs)
+            array = None if shared or not self._place.takes_next() else self._place.store(value)
             if array is None:
+                self._passed.append(value)
                 return value
             self._pairs.append((value, array))
             return array
         if type(value) in (list, tuple):
-            return type(value)(self.stored(one) for one in value)
+            return _changed(value, self.stored)
         if type(value) is dict:
             return {key: self.stored(one) for key, one in value.items()}
         return value
@@ -122,7 +174,9 @@ class _Call:
         if isinstance(value, tuple) and hasattr(value, "_fields"):
             return type(value)(*map(self.original, value))
         if type(value) in (list, tuple):
-            return type(value)(map(self.original, value))
+            return _changed(value, self.original)
+        if any(value is one for one in self._passed):
+            return value
         if isinstance(value, np.ndarray) and value.base is not None:
             return value.copy() if type(value) is np.ndarray else value
         return value
@@ -135,14 +189,16 @@ class _Call:
             self._place.take_back(array)
 
 
-def _through(place: Place, function: Callable[..., Any]) -> Callable[..., Any]:
+def _through(places: Places, function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **options: Any) -> Any:
+        place = places.current
         one = _Call(place)
-        try:
-            stored = one.stored(args), one.stored(options)
-            return one.original(function(*stored[0], **stored[1]))
-        finally:
-            one.copy_back()
+        with pmarray.config.set(work_memory=place.work_memory):
+            try:
+                stored = one.stored(args), one.stored(options)
+                return one.original(function(*stored[0], **stored[1]))
+            finally:
+                one.copy_back()
 
     return call
 
@@ -150,17 +206,17 @@ def _through(place: Place, function: Callable[..., Any]) -> Callable[..., Any]:
 class _Function:
     """A function or ufunc of NumPy's; its other attributes are NumPy's own."""
 
-    def __init__(self, place: Place, function: Any) -> None:
+    def __init__(self, places: Places, function: Any) -> None:
         self._function = function
-        self._place = place
+        self._places = places
         self.__name__ = function.__name__
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        return _through(self._place, self._function)(*args, **options)
+        return _through(self._places, self._function)(*args, **options)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._function, name)
-        return _through(self._place, found) if name in _METHODS else found
+        return _through(self._places, found) if name in _METHODS else found
 
     def __eq__(self, other: object) -> bool:
         return self._function is getattr(other, "_function", other)
@@ -175,9 +231,9 @@ class _Function:
 class _Module(ModuleType):
     """A module of NumPy's with its functions replaced."""
 
-    def __init__(self, place: Place, module: ModuleType) -> None:
+    def __init__(self, places: Places, module: ModuleType) -> None:
         super().__init__(module.__name__)
-        self._place = place
+        self._places = places
         self._module = module
         self._made: dict[str, Any] = {}
 
@@ -185,18 +241,18 @@ class _Module(ModuleType):
         if name not in self._made:
             found = getattr(self._module, name)
             if hasattr(found, "_implementation") or isinstance(found, np.ufunc):
-                found = _Function(self._place, found)
+                found = _Function(self._places, found)
             elif name == "linalg":
-                found = _Module(self._place, found)
+                found = _Module(self._places, found)
             else:
                 return found
             self._made[name] = found
         return self._made[name]
 
 
-def load(path: str, name: str, place: Place) -> ModuleType:
+def load(path: str, name: str, places: Places) -> ModuleType:
     """Import a test module of NumPy's for which the functions of NumPy are ours."""
-    numpys = _Module(place, np)
+    numpys = _Module(places, np)
 
     def importing(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (),
                   level: int = 0) -> Any:  # fmt: skip

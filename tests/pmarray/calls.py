@@ -492,6 +492,10 @@ UFUNCS = sorted(
 )
 
 
+for _ord in (2, -2, "nuc", "fro"):
+    CALLS["linalg.norm"].append(lambda m, o=_ord: np.linalg.norm(m(X), o))  # type: ignore[misc]
+
+
 def _ufunc_calls(name: str) -> Iterator[Call]:
     ufunc = getattr(np, name)
     for one in (X / 10, I, B, DAYS):

@@ -20,6 +20,10 @@ work = st.sampled_from([64, 200])
 schemes = st.sampled_from(["dram:", "memmap:"])
 
 
+def _square(x: Any, other: Any) -> Any:
+    return x if x.shape == other.shape else other
+
+
 def _view(x: Any) -> Any:
     return x if isinstance(x, np.ndarray) else x.view
 
@@ -50,6 +54,10 @@ WRITES: dict[str, Callable[[Any, Any, Any], Any]] = {
     "in place": lambda x, y, z: np.multiply(x, y, out=x),
     "at": lambda x, y, z: np.add.at(x, [4, 0, 4, 1], y[:4] if y.shape[0] > 1 else 1),
     "index of arrays": lambda x, y, z: x.__setitem__([3, 2, 1, 0, 5, 4], y),
+    "dot": lambda x, y, z: np.dot(_square(y, x), _square(z, x), out=x),
+    "matmul": lambda x, y, z: np.matmul(_square(y, x), _square(z, x), out=x),
+    "einsum": lambda x, y, z: np.einsum("ij,jk->ki", _square(y, x), _square(z, x), out=x),
+    "einsum of one": lambda x, y, z: np.einsum("ij->ji", _square(y, x), out=x),
 }
 
 

@@ -338,3 +338,56 @@ def test_an_array_in_memory_is_reduced_into_a_stored_one(reduce: Any) -> None:
     out = pmarray.open("dram:", expected.shape, expected.dtype)
     assert reduce(model, axis=0, out=out) is out
     np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [slice(None), slice(2, None, -1), ..., (), 1, (slice(None), [1, 2, 1]), (np.array([0, 0]), 2),
+     np.array([1, 1]), (None, 0), np.arange(12).reshape(3, 4) % 2 == 0],
+    ids=repr,
+)  # fmt: skip
+def test_at_takes_every_index(index: Any) -> None:
+    values = np.arange(12.0).reshape(3, 4)
+    a = pmarray.from_array(values, "dram:", layout="col")
+    np.add.at(values, index, 2)
+    np.add.at(a, index, 2)
+    np.negative.at(values, index)
+    np.negative.at(a, index)
+    np.testing.assert_array_equal(a[...], values)
+
+
+def test_at_of_an_ndarray_takes_a_stored_index() -> None:
+    index = np.array([1, 1, 0])
+    stored_index: Any = pmarray.from_array(index, "dram:")
+    pairs: list[Any] = [(index, stored_index), ((0, index), (0, stored_index))]
+    for one, other in pairs:
+        values, expected = np.zeros((2, 2)), np.zeros((2, 2))
+        np.add.at(expected, one, 1)
+        np.add.at(values, other, 1)
+        np.testing.assert_array_equal(values, expected)
+    a = pmarray.open("dram:", (2, 2))
+    np.add.at(a, (0, stored_index), 1)
+    assert a[...].tolist() == [[1, 2], [0, 0]]
+
+
+def test_a_mask_is_cast_as_numpy_casts_it() -> None:
+    values = np.arange(4.0)
+    a = pmarray.from_array(values, "dram:")
+    masks: list[Any] = [[1, 0, 0, 2], (True, False, True, False), [[0, 1, 1, 1]]]
+    for where in masks:
+        out, expected = np.zeros((1, 4)), np.zeros((1, 4))
+        np.add(a, 1, out=out, where=where)
+        np.add(values, 1, out=expected, where=where)
+        np.testing.assert_array_equal(out, expected)
+    assert np.add.reduce(a, where=masks[0]) == 3
+    for array in (values, a):
+        with pytest.raises(TypeError, match="Cannot cast array data"):
+            np.add(array, 1, out=np.zeros(4), where=np.array([1, 0, 0, 2]))
+
+
+def test_types_are_refused_before_shapes() -> None:
+    for array in (np.array([1.0, 2.0]), pmarray.from_array([1.0, 2.0], "dram:")):
+        with pytest.raises(TypeError):
+            np.add(array, 1, out=np.zeros((), int))
+        with pytest.raises(TypeError):
+            np.add(array, np.array(["1", "2", "3"]))

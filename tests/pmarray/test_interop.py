@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,31 @@ def test_a_pickle_opens_what_was_pickled(
         with pmarray.open(a.group.url, mode="r") as c:
             assert c[0] == 7
     assert os.listdir(scratch / "here") == [name]
+
+
+@pytest.mark.parametrize("url", ["dram:", "memmap"])
+def test_nothing_is_handed_over_as_well(url: str, tmp_path: Path) -> None:
+    place = url if url == "dram:" else f"{url}:{tmp_path}/g"
+    with warnings.catch_warnings(action="error"), pmarray.open(place, (0, 3), "f4") as a:
+        a.__dlpack__()
+        assert np.from_dlpack(a).shape == (0, 3)
+        assert a.torch().shape == (0, 3)
+
+
+def test_the_array_api_names_numpy(stored: Any) -> None:
+    xp = stored.__array_namespace__(api_version="2024.12")
+    assert xp is np
+    with pytest.raises(ValueError, match="not supported"):
+        stored.__array_namespace__(api_version="1999.1")
+    assert stored.device == "cpu"
+    assert stored.to_device("cpu") is stored
+    with pytest.raises(ValueError, match=r"[Dd]evice"):
+        stored.to_device("cuda")
+    np.testing.assert_array_equal(stored.mT[...], stored[...].mT)
+    with pytest.raises(ValueError, match="ndim < 2"):
+        _ = pmarray.open("dram:", (3,)).mT
+
+
+def test_read_into_what_is_no_array(stored: Any) -> None:
+    with pytest.raises(TypeError, match="out= is a list"):
+        stored.read(..., out=[])

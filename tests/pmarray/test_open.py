@@ -222,8 +222,8 @@ def test_nothing_is_left_by_a_path_that_was_mistyped(tmp_path: Path) -> None:
     [
         ("floppy:/a", "no backend for 'floppy:'; known: .*dram.*memmap"),
         ("dram:x?direct=no", "takes no options"),
-        ("memmap:/tmp/x?direct=perhaps", "direct=yes or"),
-        ("memmap:/tmp/x?speed=high", "direct=yes or"),
+        ("memmap:/tmp/x?direct=perhaps", "direct=yes or no and"),
+        ("memmap:/tmp/x?speed=high", "direct=yes or no and"),
         ("memmap:", "needs a directory"),
         ("#name", "needs a directory"),
         ("", "not a URL"),
@@ -322,3 +322,21 @@ def test_a_group_is_not_opened_by_the_name_of_an_array(tmp_path: Path) -> None:
     with pytest.raises(pmarray.errors.URLError, match="names an array"):
         pmarray.open_group(f"memmap:{tmp_path}/g#weights")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sparse_file_takes_what_was_written(scratch: Path) -> None:
+    url, shape = f"memmap:{scratch}/g?sparse=yes", (1 << 20, 1024)
+    with pmarray.open(url, shape, "f8", layout="col") as a:  # of 8 GiB
+        a.flush()
+        file = scratch / "g" / "array.npy"
+        assert file.stat().st_blocks * 512 < 64 << 10
+        with a.transaction():
+            a[:, 1000] = 3
+        with pytest.raises(KeyError), a.transaction():
+            a[:, 1001] = 4
+            raise KeyError
+        assert a.append(np.ones(1 << 20)) == (1 << 20, 1025)
+    assert file.stat().st_size > 8 << 30
+    assert file.stat().st_blocks * 512 < 64 << 20
+    with pmarray.open(url.partition("?")[0], mode="r") as a:
+        assert a[5, [0, 999, 1000, 1001, 1024]].tolist() == [0, 0, 3, 0, 1]

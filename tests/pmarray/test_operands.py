@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import operator
 import uuid
+from collections import deque
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import dask.array
 import numpy as np
@@ -21,6 +23,38 @@ from hypothesis import strategies as st
 import pmarray
 from pmarray.testing.strategies import array_shapes, layouts
 
+
+class Item:
+    """One item to NumPy, which knows its operators and none of its own."""
+
+    def __radd__(self, other: Any) -> Any:
+        return "sum", other
+
+    def __rmul__(self, other: Any) -> Any:
+        return float(other) * 2
+
+    def __eq__(self, other: object) -> bool:
+        return bool(other == 1)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+class Sparse:
+    """Arrays leave operators to it, as to sparse matrices."""
+
+    __array_priority__ = 10.1
+
+    def _with(self, other: Any) -> Any:
+        return (type(other), other.tolist()) if isinstance(other, np.ndarray) else NotImplemented
+
+    __add__ = __radd__ = __mul__ = __rmul__ = __matmul__ = __rmatmul__ = _with
+    __sub__ = __rsub__ = __truediv__ = __rtruediv__ = __pow__ = __rpow__ = _with
+    __lt__ = __gt__ = __le__ = __ge__ = __and__ = __rand__ = __divmod__ = __rdivmod__ = _with
+    __eq__ = __ne__ = _with
+    __hash__ = None  # type: ignore[assignment]
+
+
 VALUES: dict[str, Any] = {
     "numbers": np.arange(6.0).reshape(2, 3), "integers": np.array([1, 2, 250], "u1"),
     "text": np.array(["a", "b", "c"]), "bytes": np.array([b"a", b"bc", b""]),
@@ -31,6 +65,7 @@ OTHERS: list[Any] = [
     "a", b"a", Fraction(1, 2), Decimal(2), datetime.timedelta(seconds=1), np.timedelta64(1, "s"),
     datetime.date(2020, 5, 1), datetime.datetime(2020, 5, 1, 3), np.datetime64("2020-05-01"),
     range(3), [1, 2, 3], 3, -1, 300, 2.5, 1j, True, np.float32(2), np.array([1, 2, 3]), None,
+    object(), Item(), mock.ANY, ..., int, np.ndarray, {1}, deque([1, 2, 3]),
 ]  # fmt: skip
 OPERATORS: list[Any] = [
     operator.add, operator.sub, operator.mul, operator.truediv, operator.eq, operator.ne,
@@ -42,7 +77,7 @@ def stored(values: Any, layout: str = "row") -> Any:
     return pmarray.from_array(values, "dram:", layout=layout)
 
 
-REFUSALS = (TypeError, OverflowError, ValueError, ZeroDivisionError)
+REFUSALS = (TypeError, OverflowError, ValueError, ZeroDivisionError, AttributeError)
 
 
 def outcome(call: Callable[[], Any]) -> Any:
@@ -68,8 +103,43 @@ def test_any_operand_is_taken_as_numpy_takes_it(name: str, other: Any) -> None:
             if isinstance(expected, type):
                 assert isinstance(found, type), (compute, other)  # which of two, is no matter
                 continue
-            assert found.dtype == expected.dtype, (compute, other)
+            assert getattr(found, "dtype", None) == getattr(expected, "dtype", None), compute
             np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [operator.add, operator.sub, operator.mul, operator.matmul, operator.truediv, operator.pow,
+     operator.eq, operator.ne, operator.lt, operator.ge, operator.and_, divmod],
+)  # fmt: skip
+def test_operators_are_left_to_whom_numpy_leaves_them(compute: Any) -> None:
+    values, other = np.arange(6).reshape(2, 3), Sparse()
+    array = stored(values, "col")
+    assert compute(array, other) == compute(values, other) == (np.ndarray, values.tolist())
+    assert compute(other, array) == compute(other, values)
+    with pytest.raises(TypeError, match="NotImplemented"):
+        np.add(array, other)  # type: ignore[call-overload]
+    with (
+        pmarray.config.set(max_result=8),
+        pytest.raises(pmarray.errors.BudgetError, match="with a Sparse"),
+    ):
+        compute(array, other)
+
+
+@pytest.mark.parametrize("product", [np.dot, np.inner, np.vdot, np.tensordot, np.matmul])
+def test_products_of_what_is_no_number(product: Any) -> None:
+    values = np.arange(4.0).reshape(2, 2)
+    for other in (np.array([[1, Fraction(1, 2)], [2, 3]], object), np.ones((2, 2), "m8[s]")):
+        for pair, model in (
+            ((stored(values), other), (values, other)),
+            ((other, stored(values)), (other, values)),
+        ):
+            found, expected = outcome(partial(product, *pair)), outcome(partial(product, *model))
+            if isinstance(expected, type):
+                assert isinstance(found, type)
+            else:
+                assert getattr(found, "dtype", None) == getattr(expected, "dtype", None)
+                np.testing.assert_array_equal(found, expected)
 
 
 def test_tensors_are_arrays() -> None:

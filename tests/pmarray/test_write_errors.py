@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -485,3 +486,35 @@ def test_a_disk_too_full_for_the_metadata(small_disk: Path) -> None:
     with pmarray.open_group(small_disk / "g", mode="r") as reader:
         assert len(reader.attrs["long"]) == 100_000
         assert (reader["x"][:] == 1).all()
+
+
+def test_a_disk_that_fills_up_below_a_sparse_array(small_disk: Path) -> None:
+    url = f"memmap:{small_disk}/g?sparse=yes"
+    array = pmarray.open(url, (1 << 18, 200), "f4", layout="col", cache="1 MiB")
+    array[:, 0] = 1
+    array.flush()
+    assert os.stat(small_disk / "g" / "array.npy").st_size > 24 << 20
+    ballast = fill(small_disk, leave=4 << 20)
+    done = 0
+
+    def write_for_ever() -> None:
+        nonlocal done
+        for j in range(1, 200):
+            with array.transaction():
+                array[:, j] = j
+            done = j
+
+    with pytest.raises(StorageError) as caught:
+        write_for_ever()
+    assert caught.value.errno == errno.ENOSPC
+    assert done < 10
+    with contextlib.suppress(StorageError):
+        array.close()
+    with pmarray.open(url, mode="r") as again:
+        assert again[3, : done + 2].tolist() == [1, *range(1, done + 1), 0]
+    ballast.unlink()
+    with pmarray.open(url, mode="r+") as again:
+        assert again[3, : done + 2].tolist() == [1, *range(1, done + 1), 0]
+        again[:, done + 1] = 9
+    with pmarray.open(url, mode="r") as again:
+        assert (again[:, done + 1] == 9).all()

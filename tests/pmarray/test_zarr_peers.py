@@ -15,10 +15,28 @@ import xarray
 import zarr
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from zarr.codecs import (
+    BloscCodec,
+    BytesCodec,
+    Crc32cCodec,
+    GzipCodec,
+    TransposeCodec,
+    ZstdCodec,
+)
 from zarr.storage import LocalStore
+from zarr.testing.strategies import array_shapes as zarr_shapes
 from zarr.testing.strategies import arrays as zarr_arrays
+from zarr.testing.strategies import (
+    basic_indices,
+    chunk_shapes,
+    dimension_names,
+    numpy_arrays,
+    shard_shapes,
+)
 
 import pmarray
+from pmarray._dtypes import without_gaps
 from pmarray._exchange.xarray import StoredArrays
 from pmarray.errors import ForeignDataError, LayoutError
 from pmarray.testing.strategies import filled
@@ -28,7 +46,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificati
 
 KINDS: list[Any] = [
     "S3", "U4", ">U2", "V5", "bfloat16", [("a", "i4"), ("b", "f8"), ("c", "S2")],
-    [("outer", [("x", "u1"), ("y", "c8")])], "M8[us]", "m8[h]", ">f8", "f2", "?",
+    [("outer", [("x", "u1"), ("y", "c8")])], "M8[us]", "m8[h]", ">f8", "f2", "?", "longlong",
+    [("a", "ulonglong")],
 ]  # fmt: skip
 
 
@@ -65,16 +84,50 @@ def test_types_come_back_and_others_read_them(scheme: str, kind: Any, tmp_path: 
         np.testing.assert_array_equal(theirs[:, :4], values)
 
 
+GAPS: Any = {"names": ["x", "y"], "formats": [">i4", "S3"], "offsets": [4, 9], "itemsize": 16}
+
+
+@pytest.mark.parametrize("scheme", ["zarr", "icechunk"])
 @pytest.mark.parametrize(
-    "dtype",
-    [[("a", ">i4")], [("a", "i4", (2,))],
-     {"names": ["x"], "formats": ["i4"], "offsets": [4], "itemsize": 16}],
-    ids=["bytes of the other order", "arrays as fields", "gaps"],
+    "kind",
+    [[("a", ">i4"), ("b", "<f8")], GAPS, np.dtype([("a", "u1"), ("b", "c8")], align=True),
+     [("outer", GAPS), ("c", ">U2")]],
+    ids=["bytes of the other order", "gaps", "aligned", "records in records"],
 )  # fmt: skip
-def test_records_that_would_come_back_as_others_are_refused(dtype: Any) -> None:
+def test_records_come_back_whatever_their_bytes(scheme: str, kind: Any, tmp_path: Path) -> None:
+    if scheme == "icechunk":
+        pytest.importorskip("icechunk", reason="icechunk: needs the package icechunk")
+    url, dtype = f"{scheme}:{tmp_path}/g", np.dtype(kind)
+    values = np.zeros((5, 4), dtype)
+    packed = values_of(without_gaps(dtype), values.shape)
+    values[...] = packed
+    fill = values[1, 1]
+    with (
+        warnings.catch_warnings(action="error"),
+        pmarray.open_group(url) as group,
+    ):
+        a = group.create("x", (5, 0), dtype, layout="col", chunks=(2, 2), fill_value=fill)
+        a.resize((5, 6))
+        a[:, :4] = values
+    for mode in ("r", "r+"):
+        with pmarray.open(f"{url}#x", mode=mode) as a:
+            assert a.dtype == dtype
+            np.testing.assert_array_equal(a[:, :4], values)
+            assert (a[:, 4:] == fill).all()
+            assert a.fill_value == fill
+            if mode == "r+":
+                a[0, 0] = values[2, 2]
+                assert a[0, 0] == values[2, 2]
+    if scheme == "zarr":
+        theirs: Any = zarr.open_array(f"{tmp_path}/g/x", mode="r")
+        assert theirs.dtype == packed.dtype
+        np.testing.assert_array_equal(theirs[1:, :4], packed[1:])
+
+
+def test_records_that_would_come_back_as_others_are_refused() -> None:
     with pmarray.open_group("zarr:memory://records") as group:
         with pytest.raises(LayoutError, match="would be stored as"):
-            group.create("x", (3,), dtype)
+            group.create("x", (3,), [("a", "i4", (2,))])
 
 
 def test_types_that_are_not_read_are_named(tmp_path: Path) -> None:
@@ -152,24 +205,103 @@ def test_a_data_array_of_an_array_loads() -> None:
     assert float(lazy.sum().compute()) == values.sum()
 
 
-@examples(0.5)
-@given(data=st.data())
-def test_any_array_of_zarr_python_reads_equal(data: Any, tmp_path_factory: Any) -> None:
-    place = tmp_path_factory.mktemp("zarr")
-    stores = st.just(LocalStore(place))
-    path = data.draw(st.sampled_from(["x", "deep"]))
+def assert_reads_equal(place: Path, name: str, array: Any) -> None:
+    """Compare what this library and zarr-python read of an array in ``place/g``."""
     with warnings.catch_warnings(action="ignore"):
-        array = data.draw(zarr_arrays(stores=stores, paths=st.just("g"), array_names=st.just(path)))
         stored = array[...]
     assume(stored.dtype.kind not in "OT")  # of no fixed size: refused
-    assume(0 not in array.chunks)
     try:
         opened = pmarray.open_group(f"zarr:{place}/g", mode="r")
     except ForeignDataError:
         raise AssertionError(f"{array.metadata} was refused") from None
     with opened as group:
-        if path not in group:
+        if name not in group:
             assert stored.dtype.itemsize == 0  # empty text
             return
-        assert group[path].shape == stored.shape
-        np.testing.assert_array_equal(group[path][...], stored)
+        assert group[name].shape == stored.shape
+        np.testing.assert_array_equal(group[name][...], stored)
+
+
+@examples(0.5)
+@given(data=st.data())
+def test_any_array_of_zarr_python_reads_equal(data: Any, tmp_path_factory: Any) -> None:
+    place = tmp_path_factory.mktemp("zarr")
+    name = data.draw(st.sampled_from(["x", "deep"]))
+    stores = st.just(LocalStore(place))
+    with warnings.catch_warnings(action="ignore"):
+        array = data.draw(zarr_arrays(stores=stores, paths=st.just("g"), array_names=st.just(name)))
+    assert_reads_equal(place, name, array)
+
+
+COMPRESSORS: dict[int, list[Any]] = {
+    2: [None, numcodecs.Zstd(level=1), numcodecs.Blosc(shuffle=1), numcodecs.GZip(level=1),
+        numcodecs.BZ2(level=1), numcodecs.LZ4()],
+    3: [None, ZstdCodec(), BloscCodec(typesize=4), GzipCodec(level=1), Crc32cCodec(),
+        (GzipCodec(level=1), Crc32cCodec())],
+}  # fmt: skip
+
+
+@st.composite
+def foreign_arrays(draw: st.DrawFn, place: Path) -> Any:
+    """Draw an array of zarr-python's with codecs, and not all of it written."""
+    with warnings.catch_warnings(action="ignore"):
+        values = draw(numpy_arrays(shapes=zarr_shapes | st.just(())))
+    ndim = values.ndim
+    zarr_format: Any = draw(st.sampled_from([2, 3]))
+    chunks = draw(chunk_shapes(shape=values.shape))
+    options: dict[str, Any] = {"compressors": draw(st.sampled_from(COMPRESSORS[zarr_format]))}
+    if zarr_format == 2:
+        options["order"] = draw(st.sampled_from("CF"))
+        if values.dtype.kind in "iu" and draw(st.booleans()):
+            options["filters"] = numcodecs.Delta(dtype=values.dtype)
+        values = values.astype(values.dtype.newbyteorder(draw(st.sampled_from("<>"))))
+    else:
+        options["dimension_names"] = draw(dimension_names(ndim=ndim))
+        if values.dtype.kind in "iufc":
+            options["serializer"] = BytesCodec(endian=draw(st.sampled_from(["little", "big"])))
+        if ndim > 1:
+            order = tuple(draw(st.permutations(range(ndim))))
+            options["filters"] = draw(st.sampled_from([None, TransposeCodec(order=order)]))
+        if all(chunks) and ndim:
+            options["shards"] = draw(
+                st.none() | shard_shapes(shape=values.shape, chunk_shape=chunks)
+            )
+    group = zarr.create_group(LocalStore(place), path="g", zarr_format=zarr_format)
+    array: Any = group.create_array(
+        "x",
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=chunks,
+        fill_value=draw(st.none() | npst.from_dtype(values.dtype)),
+        **options,
+    )
+    if draw(st.booleans()):
+        array[...] = values
+    elif ndim:
+        part = draw(basic_indices(shape=values.shape))
+        array[part] = values[part]
+    return array
+
+
+@examples(0.5)
+@given(data=st.data())
+def test_any_array_with_codecs_reads_equal(data: Any, tmp_path_factory: Any) -> None:
+    place = tmp_path_factory.mktemp("zarr")
+    with warnings.catch_warnings(action="ignore"):
+        array = data.draw(foreign_arrays(place))
+    assert_reads_equal(place, "x", array)
+
+
+def test_an_array_whose_chunks_have_no_extent(tmp_path: Path) -> None:
+    with warnings.catch_warnings(action="ignore"):
+        theirs: Any = zarr.create_array(tmp_path / "x", shape=(0, 3), chunks=(0, 3), dtype="f4")
+    assert theirs.chunks == (0, 3)
+    with pmarray.open(f"zarr:{tmp_path}/x") as a:
+        assert a[...].shape == a.shape == (0, 3)
+        assert np.sum(a) == 0
+        with pytest.raises(LayoutError, match=r"pmarray\.copy"):
+            a.append(np.ones((2, 3)))
+        assert a.shape == (0, 3)
+        pmarray.copy(a, f"zarr:{tmp_path}/y")
+    with pmarray.open(f"zarr:{tmp_path}/y") as b:
+        assert b.append(np.ones((2, 3))) == (2, 3)

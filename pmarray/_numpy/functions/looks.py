@@ -73,7 +73,7 @@ def _linalg_matrix_transpose(x: Any, /) -> Any:
 def _last_two_swapped(x: Any) -> Any:
     if x.ndim < 2:
         raise ValueError(f"Input array must be at least 2-dimensional, but it is {x.ndim}")
-    return x.swapaxes(-1, -2)
+    return x.mT
 
 
 # -- axes that come and go -------------------------------------------------------------------------

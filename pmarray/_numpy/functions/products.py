@@ -7,11 +7,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from pmarray._array.overlap import is_stored
+from pmarray._array.overlap import apart_from_all_of, is_stored
 from pmarray._config import config
 from pmarray._numpy.functions.contractions import contract
 from pmarray._numpy.functions.registry import streams, unstreamed
 from pmarray._numpy.functions.subscripts import Subscripts, read
+from pmarray._numpy.operands import has_numbers
 from pmarray.errors import LayoutError
 from pmarray.linalg import matmul, norm
 
@@ -22,8 +23,9 @@ def _array(value: Any) -> Any:
 
 def _product(operands: list[Any], subscripts: Subscripts, out: Any = None) -> Any:
     """Contract by `pmarray.linalg.matmul` where that is what it comes to."""
+    operands = [apart_from_all_of(out, operand) for operand in operands]
     as_matrices = _matrices(operands, subscripts) if len(operands) == 2 else None
-    if as_matrices is not None:
+    if as_matrices is not None and any(map(is_stored, (*operands, out))):
         return matmul(*as_matrices, out=out)
     return contract(operands, subscripts, out)
 
@@ -51,7 +53,7 @@ def _is_streamed(operands: list[Any], subscripts: Subscripts) -> bool:
     return (
         len(operands) <= 2
         and subscripts.is_plain
-        and all(operand.dtype.kind in "biufc" for operand in operands)
+        and all(map(has_numbers, operands))
         and all(
             extents.setdefault(label, n) == n
             for operand, term in zip(operands, subscripts.inputs, strict=True)
@@ -77,6 +79,8 @@ def _einsum(*operands: Any, out: Any = None, optimize: Any = False, **kwargs: An
 @streams(np.tensordot)
 def _tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
     a, b = _array(a), _array(b)
+    if not (has_numbers(a) and has_numbers(b)):
+        return unstreamed(np.tensordot, (a, b, axes), {})
     if np.ndim(axes) == 0:
         count = int(axes)
         of_a: Any = range(a.ndim - count, a.ndim)
@@ -105,6 +109,8 @@ def _linalg_tensordot(x1: Any, x2: Any, /, *, axes: Any = 2) -> Any:
 @streams(np.inner)
 def _inner(a: Any, b: Any, /) -> Any:
     a, b = _array(a), _array(b)
+    if not (has_numbers(a) and has_numbers(b)):
+        return unstreamed(np.inner, (a, b), {})
     if not a.ndim or not b.ndim:
         return np.multiply(a, b)
     if a.shape[-1] != b.shape[-1]:
@@ -115,7 +121,7 @@ def _inner(a: Any, b: Any, /) -> Any:
 @streams(np.vdot)
 def _vdot(a: Any, b: Any, /) -> Any:
     a, b = _array(a), _array(b)
-    if a.shape != b.shape:
+    if a.shape != b.shape or not (has_numbers(a) and has_numbers(b)):
         return unstreamed(np.vdot, (a, b), {})
     labels = tuple(range(a.ndim))
     return contract([a, b], Subscripts((labels, labels), ()), conjugate=a.dtype.kind == "c")
@@ -149,8 +155,13 @@ def _flat(a: Any) -> Any:
 @streams(np.dot)
 def _dot(a: Any, b: Any, out: Any = None) -> Any:
     a, b = _array(a), _array(b)
+    if not (has_numbers(a) and has_numbers(b)):
+        return unstreamed(np.dot, (a, b, out), {})
     if not a.ndim or not b.ndim:
         return np.multiply(a, b, out=out)
+    a, b = apart_from_all_of(out, a), apart_from_all_of(out, b)
+    if not any(map(is_stored, (a, b, out))):
+        return np.dot(a, b, out)
     if max(a.ndim, b.ndim) <= 2 and (out is None or a.ndim + b.ndim > 2):
         return matmul(a, b, out=out)
     along = max(0, b.ndim - 2)
@@ -165,7 +176,8 @@ def _dot(a: Any, b: Any, out: Any = None) -> Any:
 
 @streams(np.linalg.norm)
 def _norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
-    if keepdims or x.ndim > 2 or (axis is not None and not np.isscalar(axis)):
+    spectral = x.ndim == 2 and axis is None and ord in (2, -2, "nuc")
+    if spectral or keepdims or x.ndim > 2 or (axis is not None and not np.isscalar(axis)):
         return unstreamed(np.linalg.norm, (x, ord, axis, keepdims), {})
     # Summed in double precision, and given in NumPy's dtype.
     kind = np.linalg.norm(np.ones((1,) * x.ndim, x.dtype), ord, cast(Any, axis)).dtype

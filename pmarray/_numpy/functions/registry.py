@@ -31,10 +31,13 @@ STREAMED: dict[Any, Callable[..., Any]] = {}
 NO = np._NoValue
 
 
-_INSTEAD: dict[Any, str] = dict.fromkeys(
-    [np.median, np.quantile, np.percentile, np.nanmedian, np.nanquantile, np.nanpercentile],
-    "np.histogram, which streams, brackets it",
-)
+_INSTEAD: dict[Any, str] = {
+    **dict.fromkeys(
+        [np.median, np.quantile, np.percentile, np.nanmedian, np.nanquantile, np.nanpercentile],
+        "np.histogram, which streams, brackets it",
+    ),
+    np.linalg.norm: "pmarray.linalg.norm streams others, pmarray.linalg.svd the singular values",
+}
 
 
 _WRITTEN: dict[Any, str] = {

@@ -49,10 +49,13 @@ class MemmapBackend:
     can_create = True
     has_journal = True
 
-    def __init__(self, directory: str, *, writable: bool, direct: bool = True) -> None:
+    def __init__(
+        self, directory: str, *, writable: bool, direct: bool = True, sparse: bool = False
+    ) -> None:
         self.directory = directory
         self._writable = writable
         self._direct = direct
+        self._sparse = sparse
         self._metadata_path = self._path(METADATA_NAME)
         self._lock = LockFile(self._path(LOCK_NAME), directory)
 
@@ -193,7 +196,14 @@ class MemmapBackend:
 
     def _region(self, path: Below, offset: int, *, writable: bool, aligned: bool) -> FileRegion:
         """Open the bytes of a file from `offset` on."""
-        return FileRegion(path, offset, writable=writable, aligned=aligned and self._direct)
+        # A journal has its room before it is written to: what makes a rollback must not fail.
+        return FileRegion(
+            path,
+            offset,
+            writable=writable,
+            aligned=aligned and self._direct,
+            sparse=self._sparse and offset > 0,
+        )
 
     def settle(self) -> None:
         pass
@@ -263,15 +273,21 @@ class MemmapBackend:
 def open_backend(url: URL, *, writable: bool) -> MemmapBackend | npyfile.NpyFileBackend:
     """Open ``memmap:/dir``, or the one file ``memmap:/dir/x.npy``.
 
-    ``?direct=no`` writes through the page cache also where direct I/O would work.
+    ``?direct=no`` writes through the page cache also where direct I/O would work. ``?sparse=yes``
+    reserves no room on the disk for what is not written yet.
     """
-    direct = url.options.get("direct", "yes")
-    if direct not in ("yes", "no") or set(url.options) - {"direct"}:
-        raise URLError(f"memmap: takes ?direct=yes or ?direct=no, got {url.options}")
+    options = {"direct": "yes", "sparse": "no", **url.options}
+    if len(options) > 2 or not set(options.values()) <= {"yes", "no"}:
+        raise URLError(f"memmap: takes ?direct=yes or no and ?sparse=yes or no, got {url.options}")
     if not url.path:
         raise URLError("memmap: needs a directory, as in 'memmap:./run'")
     # Whole, since files are opened later too, when the process may have moved elsewhere.
     path = os.path.join(os.getcwd(), os.path.expanduser(url.path))
     if path.endswith(".npy") and not os.path.isdir(path):
         return npyfile.NpyFileBackend(path, writable=writable)
-    return MemmapBackend(path, writable=writable, direct=direct == "yes")
+    return MemmapBackend(
+        path,
+        writable=writable,
+        direct=options["direct"] == "yes",
+        sparse=options["sparse"] == "yes",
+    )

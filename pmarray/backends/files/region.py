@@ -55,6 +55,8 @@ class FileRegion:
     foreign_nbytes
         Set for a file of another program: how many bytes of items it has. Its header is left
         alone, and so is what follows the items.
+    sparse
+        Whether the file grows by holes, which take room on the disk when they are written to.
     """
 
     memory = None
@@ -67,9 +69,11 @@ class FileRegion:
         writable: bool,
         aligned: bool,
         foreign_nbytes: int | None = None,
+        sparse: bool = False,
     ) -> None:
         self.path = path
         self._offset = data_offset
+        self._sparse = sparse
         self.capacity = 0
         self._closed = False
         self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
@@ -168,7 +172,10 @@ class FileRegion:
 
     def _allocate(self, nbytes: int) -> None:
         start = self._offset + self.capacity
-        osops.fallocate(self._fd, start, self._offset + nbytes - start)
+        if self._sparse:
+            osops.ftruncate(self._fd, self._offset + nbytes)
+        else:
+            osops.fallocate(self._fd, start, self._offset + nbytes - start)
         self.capacity = nbytes
 
     def _unreserve(self, nbytes: int) -> None:

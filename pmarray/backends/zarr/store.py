@@ -29,6 +29,7 @@ from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.core.sync import sync
 from zarr.errors import GroupNotFoundError, NodeNotFoundError
 
+from pmarray._dtypes import without_gaps
 from pmarray._formats.metadata import (
     FOREIGN_IDS,
     ArrayMetadata,
@@ -66,6 +67,8 @@ class ZarrChunks:
         self.shape = zarr_format.stored_chunk_shape(array)
         self._fill = np.frombuffer(array.fill, array.dtype)[0]
         self._codecs = ChunkCodecs(metadata)
+        # Items are decoded into those of the array by assignment, field by field.
+        self._record = without_gaps(array.dtype) if array.dtype.names is not None else None
 
     def grow(self, array_shape: tuple[int, ...], /) -> None:
         pass
@@ -88,6 +91,8 @@ class ZarrChunks:
             ) from error
 
     def write(self, chunk: tuple[int, ...], values: AnyArray, /) -> None:
+        if self._record is not None:
+            values = values.astype(self._record, copy=False)
         data = self._codecs.encode(NDBuffer.from_numpy_array(values.reshape(self.shape)))
         if data is None:
             self.delete(chunk)
@@ -301,7 +306,7 @@ class ZarrBackend:
             self._published[key] = data
 
     def admit(self, array: ArrayMetadata, /) -> None:
-        pass
+        zarr_format.refuse_items_without_chunks(array)
 
     def stamp(self) -> object:
         return None

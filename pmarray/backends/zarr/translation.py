@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import warnings
@@ -29,7 +30,14 @@ from zarr.errors import UnstableSpecificationWarning
 from zarr.registry import get_codec_class
 from zarr.storage import MemoryStore
 
-from pmarray._dtypes import DType, decode_dtype, encode_dtype, parse_dtype
+from pmarray._dtypes import (
+    DType,
+    by_its_name,
+    decode_dtype,
+    encode_dtype,
+    parse_dtype,
+    without_gaps,
+)
 from pmarray._formats.metadata import FOREIGN_IDS, ArrayMetadata, check_extents, check_integer
 from pmarray._geometry.chunking import TARGET_CHUNK_BYTES, refuse_large_chunk
 from pmarray._geometry.layout import Layout, Order, parse_chunks
@@ -50,6 +58,7 @@ __all__ = [
     "our_attribute",
     "plan",
     "quiet",
+    "refuse_items_without_chunks",
     "stored_chunk_shape",
     "to_zarr",
     "unsupported",
@@ -117,18 +126,21 @@ def plan(
     if array.order == "col" and len(array.shape) > 1:
         filters.insert(0, TransposeCodec(order=tuple(reversed(range(len(array.shape))))))
     ours = {"layout": array.order, "id": array.file_id, "dtype": encode_dtype(array.dtype)}
+    fill = np.frombuffer(array.fill, by_its_name(array.dtype))
+    if array.dtype.names is not None:
+        fill = fill.astype(without_gaps(array.dtype))  # as Zarr has records
     try:
         with quiet():
             example = zarr.create_array(
                 MemoryStore(),
                 shape=array.shape,
-                dtype=array.dtype,
+                dtype=fill.dtype,
                 chunks=shape,
                 shards=shards,
                 filters=filters,
                 serializer=serializer,
                 compressors=compressors,
-                fill_value=np.frombuffer(array.fill, array.dtype)[0],
+                fill_value=fill[0],
                 dimension_names=dimension_names,
                 attributes={OURS: ours},
             )
@@ -145,11 +157,10 @@ def plan(
 
 
 def _refuse_other_items(dtype: DType, stored: DType) -> None:
-    """Refuse records that would be stored with other bytes than they have."""
-    if dtype.names is not None and dtype != stored:
+    """Refuse records that would come back as others: whose fields are arrays."""
+    if dtype.names is not None and without_gaps(dtype) != stored:
         raise LayoutError(
-            f"dtype {dtype} would be stored as {stored}: Zarr's records have no gaps and bytes of "
-            "this machine's order (numpy.lib.recfunctions.repack_fields leaves out the gaps)"
+            f"dtype {dtype} would be stored as {stored}: the fields of Zarr's records are no arrays"
         )
 
 
@@ -250,7 +261,7 @@ def _from_zarr(metadata: ZarrMetadata, name: str) -> ArrayMetadata:
         raise ValueError(f"items of {dtype.itemsize} bytes")
     check_extents(metadata.shape, dtype.itemsize)
     chunk = check_extents(_stored_chunk_shape(metadata), dtype.itemsize)
-    if 0 in chunk or 0 in _inner_chunk_shape(metadata):
+    if 0 in _inner_chunk_shape(metadata) or (0 in chunk and 0 not in metadata.shape):
         raise ValueError(f"its chunks have the shape {chunk}, so that there is nothing in one")
     bounded_codecs(metadata)
     order = _order(metadata)
@@ -421,8 +432,8 @@ def _dtype(metadata: ZarrMetadata) -> DType:
     said = _ours(metadata).get("dtype")
     if said is not None:
         dtype = decode_dtype(said)
-        if dtype.newbyteorder("=") == native.newbyteorder("="):
-            return dtype  # Zarr keeps the order of bytes to itself
+        if without_gaps(dtype) == without_gaps(native):
+            return dtype  # Zarr keeps the order of bytes to itself, and has no gaps
     return native
 
 
@@ -444,7 +455,24 @@ def _order(metadata: ZarrMetadata) -> Order:
 
 def stored_chunk_shape(array: ArrayMetadata) -> tuple[int, ...]:
     """The shape of what is one object in the store: a chunk, or a shard of several."""
-    return _stored_chunk_shape(to_zarr(array))
+    # zarr-python makes chunks of no extent for arrays of none, of which none is ever stored.
+    return tuple(max(1, n) for n in _stored_chunk_shape(to_zarr(array)))
+
+
+def refuse_items_without_chunks(array: ArrayMetadata) -> None:
+    """Raise `LayoutError` for an array that would have items, and has chunks of no extent."""
+    assert array.document is not None
+    if _has_empty_chunks(array.document) and 0 not in array.shape:
+        raise LayoutError(
+            "its chunks have no extent, so that nothing can be stored in one, and it cannot grow: "
+            "copy it, with pmarray.copy, and let the copy grow"
+        )
+
+
+@functools.lru_cache(maxsize=64)  # an append asks
+def _has_empty_chunks(document: str) -> bool:
+    grid = json.loads(document).get("chunk_grid", {})  # what may grow is of format 3
+    return 0 in grid.get("configuration", {}).get("chunk_shape", ())
 
 
 def _stored_chunk_shape(metadata: ZarrMetadata) -> tuple[int, ...]:
