@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -13,22 +11,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pmarray._array.attributes import Attributes
+from pmarray._array.growth import Growing
 from pmarray._array.indexers import Indexer, Viewer, block_slices
 from pmarray._array.loans import Borrowing
 from pmarray._array.stored import StoredArray
 from pmarray._array.transaction import Transaction
 from pmarray._array.views import selection_view, slice_view, transpose_view
 from pmarray._exchange.interop import Interop
-from pmarray._geometry.layout import Layout, Order, refuse_unaddressable
 from pmarray._numpy.arithmetic import Arithmetic
 from pmarray._numpy.assignment import assign, copy_items
 from pmarray._numpy.fields import names_fields, read_fields, write_fields
 from pmarray._numpy.masks import is_large_mask, read_masked, write_masked
-from pmarray._numpy.methods import normal_axis
-from pmarray._selection.basic import Selection, select, storage_axes
+from pmarray._selection.basic import Selection, normal_axis, select, storage_axes
 from pmarray._selection.fancy import FancySelection, orthogonal, parse, pointwise
 from pmarray._sizes import format_bytes
-from pmarray._system.uninterrupted import go_on
 from pmarray.errors import (
     LayoutError,
 )
@@ -40,10 +36,8 @@ __all__ = ["PMArray"]
 
 AnyArray = NDArray[Any]
 
-_RELAYOUT_BLOCK_BYTES = 8 << 20
 
-
-class PMArray(Arithmetic, Interop):
+class PMArray(Arithmetic, Interop, Growing):
     """A dense array on a medium, indexed like a `numpy.ndarray`.
 
     Made by `pmarray.open` and `Group.create`; holds a place in a `Group`. Reading an index gives a
@@ -399,13 +393,6 @@ class PMArray(Arithmetic, Interop):
             raise ValueError(f"count={count} is negative")
         return Borrowing(self, lambda: self._grown_by(count), self._fill_selection)
 
-    def _grown_by(self, count: int) -> Selection:
-        lines = self._layout.lines
-        self._set_lines(lines + count, fill=False)
-        index = [slice(None)] * self.ndim
-        index[self._layout.slow_axis] = slice(lines, lines + count)
-        return select(tuple(index), self.shape)
-
     def append(self, values: ArrayLike, axis: int | None = None) -> tuple[int, ...]:
         """Append `values` at the end of an axis and return the new shape.
 
@@ -478,24 +465,6 @@ class PMArray(Arithmetic, Interop):
             self._admit_writer()
             self._group._do(lambda: self._resize(shape))
 
-    def _resize(self, shape: int | tuple[int, ...]) -> None:
-        new = tuple(operator.index(n) for n in (shape if isinstance(shape, tuple) else (shape,)))
-        if len(new) != self.ndim or any(n < 0 for n in new):
-            raise LayoutError(f"cannot resize {self.shape} to {new}")
-        if new == self.shape:
-            return
-        slow = self._layout.slow_axis
-        if all(
-            n == old for i, (n, old) in enumerate(zip(new, self.shape, strict=True)) if i != slow
-        ):
-            if new[slow] < self.shape[slow]:
-                self._refuse_loans("shrink", pins=True)
-            self._set_lines(new[slow], fill=True)
-        else:
-            self._refuse_loans("change another axis than the slow one", pins=True)
-            if not self._set_shape(new, fill=True):
-                self._relayout(new)
-
     def transaction(self, *, wait: bool | None = None) -> Transaction:
         """Begin a transaction of the group that holds the array; see `Group.transaction`.
 
@@ -528,63 +497,4 @@ class PMArray(Arithmetic, Interop):
     ) -> None:
         self.close()
 
-    # -- growing --------------------------------------------------------------------------------
-
-    def _set_lines(self, lines: int, *, fill: bool) -> None:
-        shape = list(self.shape)
-        shape[self._layout.slow_axis] = lines
-        if not self._set_shape(tuple(shape), fill=fill):
-            raise AssertionError("every storage grows along its slow axis")
-
-    def _set_shape(self, shape: tuple[int, ...], *, fill: bool) -> bool:
-        """Change the shape in place; return whether that can be without copying."""
-        if self._base is not None:
-            raise LayoutError("a view has no lines of its own: append to the array, or resize it")
-        refuse_unaddressable(shape, self.itemsize)
-        array = replace(self._array, shape=shape)
-        self._group._admit_shape(array)
-        blocks = self._storage.set_shape(shape or (1,))
-        if blocks is None:
-            return False
-        line_stride = self._storage.layout.line_stride
-        self._array = replace(array, line_stride=line_stride)
-        self._group._update(self._name, self._array)
-        if fill:
-            for axes in blocks:
-                self._fill_selection(select(axes, self.shape))
-        return True
-
-    def _relayout(self, shape: tuple[int, ...]) -> None:
-        """Move to a file of another shape, block by block."""
-        array, storage = self._group._new_file(self._array, shape)
-        target = PMArray(self._group, self._name, array, storage)
-        try:
-            if not storage.holds_fill and target.size:
-                target._fill_selection(select((), shape))
-            kept = tuple(min(old, new) for old, new in zip(self.shape, shape, strict=True))
-            for index in _blocks(kept, self.itemsize, self.layout):
-                go_on()  # or give up, where the caller was interrupted
-                selection = select(index, self.shape)
-                block = self._read(selection)
-                target._write(select(index, shape), block)
-        except BaseException:
-            target._detach()
-            self._group._discard_file(array)
-            raise
-        old = self._storage
-        self._group._replace_array(self._name, self._array, array)
-        self._array, self._storage = array, storage
-        self._group._retire(old)
-
     # -- the group's side -----------------------------------------------------------------------
-
-
-def _blocks(shape: tuple[int, ...], itemsize: int, order: Order) -> Iterator[tuple[slice, ...]]:
-    """Cut an array into blocks of about `_RELAYOUT_BLOCK_BYTES`, in the order of its layout."""
-    if 0 in shape:
-        return
-    layout = Layout.plan(shape, itemsize, order)
-    whole = tuple(slice(0, n, 1) for n in shape)
-    chunk_shape = layout.chunk_shape(_RELAYOUT_BLOCK_BYTES, _RELAYOUT_BLOCK_BYTES)
-    for extent in layout.extents(whole, chunk_shape):
-        yield extent.block

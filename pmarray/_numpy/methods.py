@@ -19,9 +19,10 @@ from pmarray._array.stored import StoredArray
 from pmarray._array.views import slice_view, transpose_view
 from pmarray._config import config
 from pmarray._numpy.ufuncs import walk
-from pmarray.errors import AxisError, SelectionError
+from pmarray._selection.basic import normal_axis
+from pmarray.errors import SelectionError
 
-__all__ = ["Methods", "normal_axis"]
+__all__ = ["Methods"]
 
 AnyArray = NDArray[Any]
 MemoryOrder = Literal["C", "F", "A", "K"]
@@ -233,17 +234,3 @@ class Methods(StoredArray):
 def _sealed(result: AnyArray, writable: bool) -> AnyArray:
     result.flags.writeable = writable
     return result
-
-
-def normal_axis(axis: int, ndim: int) -> int:
-    """Return the axis, counted from 0.
-
-    Raises
-    ------
-    AxisError
-        There is none.
-    """
-    axis = operator.index(axis)
-    if not -ndim <= axis < ndim:
-        raise AxisError(axis, ndim)
-    return axis % ndim

@@ -15,9 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from pmarray.errors import SelectionError
+from pmarray.errors import AxisError, SelectionError
 
-__all__ = ["NotBasicError", "Selection", "ascending", "integer", "select", "storage_axes"]
+__all__ = [
+    "NotBasicError",
+    "Selection",
+    "ascending",
+    "integer",
+    "normal_axis",
+    "select",
+    "storage_axes",
+]
 
 
 class NotBasicError(SelectionError):
@@ -159,3 +167,17 @@ def integer(one: Any, axis: int, extent: int) -> int:
 def storage_axes(selection: Selection) -> tuple[slice, ...]:
     """Arrays without axes are stored as arrays of one item."""
     return selection.axes or (slice(0, 1, 1),)
+
+
+def normal_axis(axis: int, ndim: int) -> int:
+    """Return the axis, counted from 0.
+
+    Raises
+    ------
+    AxisError
+        There is none.
+    """
+    axis = operator.index(axis)
+    if not -ndim <= axis < ndim:
+        raise AxisError(axis, ndim)
+    return axis % ndim

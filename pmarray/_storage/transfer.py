@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._dtypes import DType
-from pmarray._selection.fancy import FancySelection, Piece, pieces
+from pmarray._selection.fancy import FancySelection
+from pmarray._selection.pieces import Piece, pieces
 from pmarray._storage.items import Items
 
 __all__ = ["gather", "scatter", "update"]

@@ -1,6 +1,6 @@
 """Everything by which the library changes a file system or persistent memory.
 
-The rest of the package calls these functions as ``_osops.pwritev(...)``, through the module,
+The rest of the package calls these functions as ``osops.pwritev(...)``, through the module,
 and calls nothing else that writes. One seam serves three masters: the simulated disk of the
 crash rig records what passes here and builds the images a power cut could leave, the fault
 injector makes any call fail, and a reader who asks "what does this library do to my disk" has

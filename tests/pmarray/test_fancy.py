@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 import pmarray
 from pmarray._dtypes import DType
 from pmarray._geometry.layout import Layout, Order
-from pmarray._selection.fancy import fancy, pieces
+from pmarray._selection.fancy import fancy
+from pmarray._selection.pieces import pieces
 from pmarray.errors import BudgetError, LayoutError, SelectionError
 from pmarray.testing import (
     advanced_indices,

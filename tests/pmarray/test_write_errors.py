@@ -378,12 +378,12 @@ def test_one_failing_group_keeps_no_other_from_closing_at_exit(scratch: Path, py
         for group in groups:
             group.create("x", (3,))[:] = 1
         bad = {a._storage.region._fd for g in groups[1:4:2] for a in g._arrays.values()}
-        real = _osops.fdatasync
+        real = osops.fdatasync
         def fdatasync(fd):
             if fd in bad:
                 raise OSError(5, "Input/output error")
             real(fd)
-        _osops.fdatasync = fdatasync
+        osops.fdatasync = fdatasync
         """,
         scratch,
     )
