@@ -38,5 +38,5 @@ ARRAY_API: dict[str, str] = {
     "test_special_cases.test_unary[expm1(": _COMPLEX,
     "test_special_cases.test_unary[tanh(": _COMPLEX,
 }
-"""By how a test of array-api-tests begins. With NumPy as the module under test they fail, too: some of
-them (`tanh`, `expm1`) with few examples only, as they are drawn at random."""
+"""By how a test of array-api-tests begins. With NumPy as the module under test they fail, too, some
+(`tanh`, `expm1`) with few of the random examples only."""
