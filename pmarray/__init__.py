@@ -10,11 +10,11 @@ array([1., 2., 3.], dtype=float32)
 
 from __future__ import annotations
 
-import pmarray._copying.pickling  # noqa: F401  # says how arrays are pickled
 from pmarray import errors, linalg
 from pmarray._array.attributes import Attributes
 from pmarray._array.transaction import Transaction
 from pmarray._config import config
+from pmarray._copying import pickling as _pickling  # noqa: F401  # says how arrays are pickled
 from pmarray._copying.copy import copy, copy_group
 from pmarray._copying.from_array import from_array
 from pmarray._geometry.layout import Layout

@@ -92,11 +92,11 @@ class SWAG(Posterior):
     --------
     >>> import torch, swag
     >>> model = torch.nn.Linear(3, 1)
-    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     >>> with swag.SWAG(model, store="memmap:./posterior") as posterior:
     ...     for _ in range(10):
     ...         optimizer.zero_grad()
-    ...         model(torch.ones(2, 3)).square().mean().backward()
+    ...         (model(torch.ones(2, 3)) - 100).square().mean().backward()
     ...         optimizer.step()
     ...         posterior.update_parameters(model)
     ...     posterior.n_averaged, posterior.rank

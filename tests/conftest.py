@@ -3,12 +3,13 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from pmarray import config
 from tests import machine, sampling
 
 # Examples write real files, and a busy disk is no failure: time limits are off.
@@ -31,6 +32,7 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 _REPOSITORY = Path(__file__).parent.parent
+_LIMITS = config.work_memory, config.max_result
 
 
 def _takes_direct_io(directory: Path) -> bool:
@@ -52,6 +54,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "scratch" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.uses("direct"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """Give each test the limits that users begin with: they are of the whole process."""
+    yield
+    limits = config.work_memory, config.max_result
+    config.work_memory, config.max_result = _LIMITS
+    assert limits == _LIMITS, f"{item.nodeid} leaves other limits: {limits}"
 
 
 @pytest.fixture

@@ -296,10 +296,15 @@ def test_both_command_lines_have_the_same_habits(program: str) -> None:
 
 def test_an_interrupt_is_status_130() -> None:
     source = """
-import signal
+import signal, time
 import pmarray
 from pmarray.cli import app
-pmarray.open_group = lambda *_, **__: signal.raise_signal(signal.SIGINT)
+
+def interrupted(*_, **__):
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(10)  # it is delivered here, if not before
+
+pmarray.open_group = interrupted
 app(["ls", "dram:"])
 """
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
