@@ -839,7 +839,8 @@ class Group(Contents):
         while (pending := self._pending) is not None:
             if pending.thread == threading.get_ident():
                 return  # it is what runs here
-            if pending.give_up():
+            # Over and still here: it was given up, and whoever did so was torn away in the middle.
+            if pending.over or pending.give_up():
                 self._pending = None
             else:
                 self._cache.refuse_reentry()

@@ -114,24 +114,24 @@ class Borrowing:
                         array._admit_writer()
                         self._on_failure(selection)
             self._loan = None
-        except BaseException:
-            group._unattended.append(self._give_up)
-            raise
-        finally:
             # Last: while the loan counts as open, no transaction begins or ends.
             array._loans.discard(self)
+        except BaseException:
+            group._unattended.append(self._give_up)
+            if self._loan is None:
+                array._loans.discard(self)
+            raise
 
     def _give_up(self) -> None:
         """End a loan that was torn away, as one that has failed; see `Group._attend`."""
         loan, self._loan = self._loan, None
-        if loan is None or self._selection is None:
-            return
-        loan.failed()
         array, selection = self._array, self._selection
-        extents = zip(selection.axes, array.shape, strict=False)
-        there = not array._detached and all(axis.stop <= n for axis, n in extents)
-        if self._on_failure is not None and there:  # else it has been taken back, or cut off
-            self._on_failure(selection)
+        if loan is not None and selection is not None:
+            loan.failed()
+            extents = zip(selection.axes, array.shape, strict=False)
+            there = not array._detached and all(axis.stop <= n for axis, n in extents)
+            if self._on_failure is not None and there:  # else it has been taken back, or cut off
+                self._on_failure(selection)
         array._loans.discard(self)
 
     def __del__(self) -> None:

@@ -8,10 +8,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from weakref import WeakSet
 
+import numpy as np
 import pytest
 
+import pmarray
+from pmarray._system.uninterrupted import Task
 from tests.crash.interrupts.calibration import PROGRAMS_BY_NAME, Program
 from tests.crash.interrupts.collection import COLLECTION
 from tests.crash.interrupts.injected import EXCEPTIONS, Delivery, Injected
@@ -163,3 +168,37 @@ def test_a_caller_that_comes_next_and_does_not_wait_is_noticed() -> None:
         "--trials", "8", "--rounds", "1",
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
+
+
+def test_a_task_that_was_given_up_and_not_taken_back_is_not_waited_for() -> None:
+    """A second exception arrived between the claim and the taking back: two seeds of an hour."""
+    group = pmarray.open_group("dram:")
+    task: Task[None] = Task(lambda: None, group._over)
+    group._pending = task
+    task._given_up = True
+    assert task.claim()
+    task.run()  # as the thread does that finds it claimed
+    thread = threading.Thread(target=group.attrs.update, args=({"x": 1},), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert dict(group.attrs) == {"x": 1}
+
+
+def test_a_loan_that_has_ended_is_not_open_whatever_arrives_at_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Torn(WeakSet[object]):
+        def discard(self, item: object) -> None:
+            monkeypatch.setattr(a, "_loans", real)
+            raise KeyboardInterrupt
+
+    a = pmarray.open("dram:", (3, 2), layout="col")
+    loan, real = a.writing(np.s_[:, 1]), a._loans
+    with pytest.raises(KeyboardInterrupt):
+        with loan as out:
+            out[:] = 7
+            monkeypatch.setattr(a, "_loans", Torn(real))
+    a[:, 0] = 1
+    assert not a._loans
+    assert (a[:, 1] == 7).all()
