@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+import pmarray
 from tests.peer_suites import namespace
 from tests.peer_suites.exclusions import ARRAY_API
 
 _failed: set[str] = set()
 _ran: set[str] = set()
+
+
+def pytest_configure() -> None:
+    pmarray.config.work_memory = 256  # so that pieces are a few items
 
 
 def _excluded(nodeid: str) -> str | None:

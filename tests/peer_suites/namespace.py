@@ -17,9 +17,6 @@ import pmarray
 
 __all__ = ["count"]
 
-pmarray.config.work_memory = 256  # so that pieces are a few items
-
-
 _stored = 0
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import threading
@@ -63,6 +64,8 @@ def why_not() -> str | None:
         import mfusepy  # noqa: F401
     except (ImportError, OSError) as error:
         return f"mfusepy or libfuse is missing: {error}"
+    if shutil.which("fusermount3") is None and shutil.which("fusermount") is None:
+        return "fusermount3, of the package fuse3, is missing"
     return None
 
 
