@@ -300,6 +300,9 @@ import signal, time
 import pmarray
 from pmarray.cli import app
 
+# A shell that runs the suite in the background has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def interrupted(*_, **__):
     signal.raise_signal(signal.SIGINT)
     time.sleep(10)  # it is delivered here, if not before
