@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 __all__ = ["CAMPAIGNS", "main"]
 
 CAMPAIGNS = {
-    "interrupts": ("tests.crash.interrupts", "--minutes", "3", "--quiet"),
+    "interrupts": ("tests.crash.interrupts", "--minutes", "3", "--mode", "points", "--quiet"),
     "crash": ("tests.crash", "--minutes", "3", "--instants", "0.05"),
     "fuzz": ("tests.fuzz", "--minutes", "3"),
     "barriers": ("tests.crash.barriers", "--minutes", "2"),
