@@ -9,7 +9,7 @@ from tests import machine
 machine.apply()
 
 # Modules whose package has been taken away.
-collect_ignore = ["pmarray/backends/icechunkstore.py"] if machine.taken("icechunk") else []
+collect_ignore = ["pmarray/backends/zarr/icechunk.py"] if machine.taken("icechunk") else []
 
 
 @pytest.fixture(autouse=True)
