@@ -377,8 +377,8 @@ def test_a_failed_write_is_over_before_it_is_reported(bucket: Bucket, proxy: Pro
 
 def test_the_group_document_is_written_after_the_chunks(bucket: Bucket, proxy: Proxy) -> None:
     with pmarray.open(bucket.url(endpoint=proxy.endpoint), (4, 0), layout="col") as array:
-        array.append(np.ones((4, 2)))
         proxy.requests.clear()
+        array.append(np.ones((4, 2)))  # which is written behind, perhaps before `flush`
         array.flush()
         puts = [request.split("?")[0] for request in proxy.requests if request.startswith("PUT")]
     last = [put.rsplit("/x/", 1)[1] for put in puts]
