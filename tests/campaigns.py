@@ -17,7 +17,7 @@ __all__ = ["CAMPAIGNS", "main"]
 CAMPAIGNS = {
     "interrupts": ("tests.crash.interrupts", "--minutes", "3", "--mode", "points", "--quiet"),
     "crash": ("tests.crash", "--minutes", "3", "--instants", "0.05"),
-    "fuzz": ("tests.fuzz", "--minutes", "3"),
+    "fuzz": ("tests.fuzz", "--minutes", "1"),
     "barriers": ("tests.crash.barriers", "--minutes", "2"),
     "damage": ("tests.crash.damage", "--minutes", "1"),
 }
