@@ -18,7 +18,6 @@ CAMPAIGNS = {
     "interrupts": ("tests.crash.interrupts", "--minutes", "3", "--mode", "points", "--quiet"),
     "crash": ("tests.crash", "--minutes", "3", "--instants", "0.05"),
     "fuzz": ("tests.fuzz", "--minutes", "1"),
-    "barriers": ("tests.crash.barriers", "--minutes", "2"),
     "damage": ("tests.crash.damage", "--minutes", "1"),
 }
 
