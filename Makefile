@@ -47,7 +47,7 @@ property: $(VENV)/.swag,test ## The properties and all that is sampled, with mor
 test-without: $(VENV)/.swag,test ## What depends on the machine, without what it has (tests/machine.py)
 	PMARRAY_TEST_WITHOUT=all $(BIN)/python -m tests.machine -m uses -n $(JOBS) --dist=worksteal $(TEST)
 
-campaigns: $(VENV)/.swag,test ## A few minutes of each campaign, two at a time (SEED=1)
+campaigns: $(VENV)/.swag,test ## Minutes of interrupts, crash, fuzz and damage, two at a time (SEED=1)
 	$(BIN)/python -m tests.campaigns --seed $(SEED) --jobs $(JOBS)
 
 lint: $(VENV)/.swag,test ## Check style and formatting

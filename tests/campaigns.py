@@ -1,4 +1,4 @@
-"""``python -m tests.campaigns --seed 1 --jobs 2``: some minutes of each campaign.
+"""``python -m tests.campaigns --seed 1 --jobs 2``: some minutes of campaigns.
 
 A campaign samples what is too much to go through. Each is a program of its own, with a seed and a
 time of its own; an hour of one is ``make crash MINUTES=60``, and so on.

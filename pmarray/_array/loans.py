@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pmarray._array.stored import StoredArray
+from pmarray._array.growth import Growing
 from pmarray._selection.basic import Selection, storage_axes
 from pmarray._storage.items import Loan
 from pmarray.errors import ClosedError, LoanError
@@ -30,7 +30,7 @@ class Borrowing:
 
     def __init__(
         self,
-        array: StoredArray,
+        array: Growing,
         choose: Callable[[], Selection],
         on_failure: Callable[[Selection], None] | None,
     ) -> None:

@@ -197,10 +197,9 @@ class StoredArray:
         """Return the whole as a read-only `numpy.ndarray`; `numpy.array` gives a copy to write to.
 
         Where the medium allows it, it is a view. That of a file sees later writes once they have
-        left the cache. What code that ignores
-        the flag stores to it stays in it, and reaches neither the file nor anybody else. While
-        it is there, the file is not cut where the array shrinks; what it shows of lines that the
-        array no longer has is whatever was there.
+        left the cache. What code that ignores the flag stores to it stays in it, and reaches
+        neither the file nor anybody else. While it is there, the file is not cut where the array
+        shrinks; what it shows of lines that the array no longer has is whatever was there.
         """
         with self._turn():
             self._admit()
@@ -259,7 +258,9 @@ class StoredArray:
 
     def _write(self, selection: Selection | FancySelection, values: AnyArray) -> None:
         if isinstance(selection, FancySelection) and self._shows(values):
-            config.check_result(values.nbytes, "the value overlaps what is written")
+            config.check_result(
+                values.nbytes, "the value overlaps what is written: give a copy of it"
+            )
             values = values.copy()
         while values.ndim > len(selection.shape) and values.shape[0] == 1:
             values = values[0]
@@ -286,10 +287,6 @@ class StoredArray:
         if isinstance(value, np.ndarray | np.generic):
             return np.asarray(value).astype(self.dtype)
         return np.asarray(value, dtype=self.dtype)
-
-    def _set_lines(self, lines: int, *, fill: bool) -> None:
-        """Change the extent of the slow axis; an array that can grow does so."""
-        raise NotImplementedError
 
     def _fill_selection(self, selection: Selection) -> None:
         fill = np.frombuffer(self._array.fill, self.dtype)[0]

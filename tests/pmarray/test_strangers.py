@@ -10,8 +10,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -327,8 +328,6 @@ def _bomb(codec: str) -> bytes:
     import gzip
     import lzma
 
-    import numcodecs
-
     if codec == "zstd":
         return _zstd_of_zeros(1 << 30, told=True)
     if codec == "zstd stream":
@@ -354,8 +353,6 @@ def test_a_chunk_that_decompresses_to_a_gigabyte(tmp_path: Path, codec: str, ver
             x[...] = 1
         chunk = root / "x/c/0/0"
     else:
-        import numcodecs
-
         zarr.open_group(root, mode="w", zarr_format=2).create_array(
             "x", shape=(64, 64), dtype="f8", compressors=numcodecs.get_codec({"id": name})
         )[...] = 1
@@ -365,6 +362,28 @@ def test_a_chunk_that_decompresses_to_a_gigabyte(tmp_path: Path, codec: str, ver
     with little_memory(), pmarray.open(f"zarr:{root}#x", mode="r") as x:
         with pytest.raises(DamagedError, match="cannot be decoded"):
             x[...]
+
+
+@pytest.mark.parametrize("told", [0, 15, 1 << 20, 570_425_494, (1 << 32) - 1])
+@pytest.mark.parametrize("version", [2, 3])
+def test_blosc_is_not_believed_how_long_it_is(
+    tmp_path: Path, told: int, version: Literal[2, 3]
+) -> None:
+    """It reads as far as its header says: such a chunk ended the process, one of thousands did."""
+    root = tmp_path / "z"
+    codec = {"id": "blosc"} if version == 2 else None
+    zarr.open_group(root, mode="w", zarr_format=version).create_array(
+        "x", shape=(64, 64), dtype="f8", chunks=(64, 64),
+        compressors=numcodecs.get_codec(codec) if codec else zarr.codecs.BloscCodec(),
+    )[...] = np.arange(4096.0).reshape(64, 64)  # fmt: skip
+    chunk = root / ("x/0.0" if version == 2 else "x/c/0/0")
+    data = bytearray(chunk.read_bytes())
+    data[12:16] = told.to_bytes(4, "little")
+    for damaged in (data, data[:10]):
+        chunk.write_bytes(damaged)
+        with pmarray.open(f"zarr:{root}#x", mode="r") as x:
+            with pytest.raises(DamagedError, match="Blosc"):
+                x[...]
 
 
 def test_a_shard_whose_chunks_decompress_to_a_gigabyte(tmp_path: Path) -> None:

@@ -233,6 +233,14 @@ def _zstd_nbytes(data: bytes) -> int | None:
     return value + 256 if width == 2 else value
 
 
+def _blosc(data: bytes, bound: _Bound) -> None:
+    # numcodecs does not tell Blosc how many bytes there are: it believes its header, and reads on
+    # behind the end (version, version of the compressor, flags, size of items; three numbers).
+    if len(data) < 16 or int.from_bytes(data[12:16], "little") != len(data):
+        raise DamagedError("the header of a Blosc chunk states another length than it has")
+    _refuse(int.from_bytes(data[4:8], "little"), bound)
+
+
 def _header(start: int) -> Callable[[bytes, _Bound], None]:
     """Of a compressor that says at this byte, in four, how much it will make."""
 
@@ -285,7 +293,7 @@ def _lzma() -> _Decompressor:
 
 _LIMITS: Mapping[str, Callable[[bytes, _Bound], bytes | None]] = {
     "zstd": _zstd,
-    "blosc": _header(4),
+    "blosc": _blosc,
     "lz4": _header(0),
     "gzip": _stream(lambda: zlib.decompressobj(wbits=31)),
     "zlib": _stream(lambda: zlib.decompressobj()),
