@@ -815,7 +815,7 @@ class Group(Contents):
         if self._closed:
             raise ClosedError(f"{self.url} is closed; open it again")
         if self._cache.poison is not None:
-            raise self._cache.poison
+            self._cache.raise_failure()
         if self._unattended or (self._transaction is not None and self._transaction.torn):
             self._attend_to_torn()
 

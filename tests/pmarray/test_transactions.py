@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -398,8 +399,9 @@ def test_a_failed_data_barrier_poisons_and_reopening_recovers(
     assert not pmarray.verify(tmp_path / "g")
 
 
+@pytest.mark.parametrize("failed_before", [False, True])
 def test_a_failed_pipelined_commit_surfaces_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed_before: bool
 ) -> None:
     group = pmarray.open_group(tmp_path / "g", commit="pipelined")
     x = group.create("x", (100_000, 1), "float32", layout="col")
@@ -409,11 +411,13 @@ def test_a_failed_pipelined_commit_surfaces_later(
         patch.setattr(osops, "fdatasync", fail)
         with group.transaction():
             x[:] = 2
+        while failed_before and group._cache.poison is None:
+            time.sleep(0.001)
         with pytest.raises(errors.PoisonedError):
             group.flush()
     with pytest.raises(errors.PoisonedError):
         x[:] = 3
-    group.close()
+    group.close()  # has nothing more to tell
     with pmarray.open_group(tmp_path / "g", mode="r") as reader:
         np.testing.assert_array_equal(reader["x"][:], 1)
 
