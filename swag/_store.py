@@ -42,6 +42,7 @@ from swag._joining import Joining
 from swag._moments import Moments
 from swag._parameters import ParameterTable
 from swag._records import Configuration, Progress, Skipped
+from swag._selecting import Chosen, every
 from swag._trajectory import Columns
 from swag.errors import StoreError, StoreExistsError, WindowError
 
@@ -106,6 +107,7 @@ class Store:
         max_rank: int | None,
         checkpoint_every: int,
         mode: Mode,
+        chosen: Chosen = every,
     ) -> Self:
         """Make a posterior at a location, or open the one there, as `mode` has it.
 
@@ -120,7 +122,7 @@ class Store:
         """
         if mode not in get_args(Mode):
             raise ValueError(f"mode={mode!r}: use one of {', '.join(map(repr, get_args(Mode)))}")
-        configuration = Configuration(ParameterTable.of(model), max_rank, checkpoint_every)
+        configuration = Configuration(ParameterTable.of(model, chosen), max_rank, checkpoint_every)
         group, owned = _open(location, "a", configuration.table.size)
         try:
             if _CONSTANT in group.attrs and mode != "w":
@@ -131,7 +133,7 @@ class Store:
                         f"{group.url} holds a posterior of {collected} iterates already: give"
                         ' mode="a" to go on with it, or mode="w" to replace it'
                     )
-                differences = there.configuration.table.differences(model)
+                differences = there.configuration.table.differences(model, chosen)
                 for name in ("max_rank", "checkpoint_every"):
                     mine, theirs = (getattr(c, name) for c in (configuration, there.configuration))
                     if mine != theirs:

@@ -17,9 +17,10 @@ from pmarray.errors import ClosedError, LoanError
 from swag._buffers import Buffers
 from swag._joining import Joining
 from swag._moments import Moments, accumulate
-from swag._parameters import Difference
+from swag._parameters import Difference, chosen_of
 from swag._records import Progress
 from swag._screening import NoIterateError, Screen
+from swag._selecting import Parameters
 from swag._store import Location, Mode, Store
 from swag._target import refuse_drawn
 from swag._worker import Worker
@@ -76,6 +77,11 @@ class SWAG(Posterior):
         checkpoint is. If it raises, the iterate is not collected.
     on_nonfinite
         ``"skip"``, as above, or ``"raise"``, to raise `NonFiniteError` instead.
+    parameters
+        Which of the trained parameters are collected, None for all: their names, with ``*`` and
+        ``?`` for what differs (``"classifier.*"``, ``["*lora_A*", "*lora_B*"]``); a function of
+        name and parameter that says whether; or a part of the model, such as ``model.head``. The
+        posterior is of these alone, and leaves the others as they are in the model that predicts.
 
     Raises
     ------
@@ -113,6 +119,7 @@ class SWAG(Posterior):
         checkpoint_every: int = 100,
         on_checkpoint: Callable[[pmarray.Group], object] | None = None,
         on_nonfinite: Literal["skip", "raise"] = "skip",
+        parameters: Parameters | None = None,
     ) -> None:
         if max_rank is not None and max_rank < 0:
             raise ValueError(f"max_rank must be zero or more, or None for all, not {max_rank}")
@@ -121,7 +128,8 @@ class SWAG(Posterior):
         if on_nonfinite not in ("skip", "raise"):
             raise ValueError(f"on_nonfinite={on_nonfinite!r}: use 'skip' or 'raise'")
         refuse_drawn(model)
-        self._store = Store.create(store, model, max_rank, checkpoint_every, mode)
+        self._chosen = chosen_of(parameters, model)
+        self._store = Store.create(store, model, max_rank, checkpoint_every, mode, self._chosen)
         self._on_checkpoint = on_checkpoint
         self._screen = Screen(self._store.table, raise_nonfinite=on_nonfinite == "raise")
         # What was begun and has not ended: for whoever comes after an interrupt.
@@ -249,7 +257,8 @@ class SWAG(Posterior):
         """
         self._refuse_closed()
         refuse_drawn(model)
-        parameters = self._table.find_all(model)
+        parameters = self._table.find_all(model, self._chosen)
+        self._screen.look_for_frozen(parameters)
         buffers = Buffers.of(model)
         progress = self._sync()
         due = (progress.collected + 1) % self._store.configuration.checkpoint_every == 0
