@@ -239,16 +239,33 @@ class Store:
         self._squares[:] = moments.sum_of_squares
         self._note(Progress(moments.count, moments.count, skipped, skipped))
 
-    def rewind(self) -> None:
-        """Cut off what was collected since the last checkpoint."""
+    def rewind(self, to: int | None = None) -> None:
+        """Cut off what was collected since the last checkpoint, or after so many iterates.
+
+        Raises
+        ------
+        WindowError
+            The moments of so many cannot be had any more.
+        """
         progress = self.progress()
-        count = progress.checkpointed
+        count = progress.checkpointed if to is None else to
+        if not 0 <= count <= progress.collected:
+            raise WindowError(f"{progress.collected} iterates are there: none to go back to {to}")
+        kept = progress.checkpointed
+        if count < kept:
+            if count and (self.ring is not None or self.trajectory is None):
+                raise WindowError(
+                    f"the last checkpoint has {kept} iterates, and with max_rank="
+                    f"{self.configuration.max_rank} there is no way back to {count}, as the "
+                    "earlier ones are not kept"
+                )
+            kept = 0
         if progress.collected == count and progress.skipped == progress.skipped_before:
             return
         self.rewound += 1
         with Joining(self.group):
             self.cut(count)
-            self._note(Progress(count, count, progress.skipped_before, progress.skipped_before))
+            self._note(Progress(count, kept, progress.skipped_before, progress.skipped_before))
 
     def cut(self, collected: int) -> None:
         """Cut off a column that came to nothing."""

@@ -442,15 +442,31 @@ class SWAG(Posterior):
             self._begun = None
         self._store.group.flush()
 
-    def rewind(self) -> int:
-        """Go back to the last checkpoint, forgetting what was collected since.
+    def rewind(self, to: int | None = None) -> int:
+        """Go back to the last checkpoint, or to so many iterates, forgetting what came after.
 
         For going on with a training that was interrupted, from the state that `on_checkpoint`
-        stored. Returns the number of iterates that remain.
+        stored, or from a file of your own that says how many iterates there were.
+
+        Parameters
+        ----------
+        to
+            Iterates that remain; those of the last checkpoint if None. The counts of weights that
+            were not collected go back to the last checkpoint's.
+
+        Returns
+        -------
+        int
+            Iterates that remain.
+
+        Raises
+        ------
+        WindowError
+            There are not so many; or, with `max_rank`, the last checkpoint has more.
         """
         self._refuse_closed()
         self._sync()
-        self._store.rewind()
+        self._store.rewind(to)
         self._load()
         return self._sync().collected
 

@@ -80,13 +80,13 @@ def test_some_of_the_parameters_have_the_moments_that_they_have_among_all(
     ids=["pattern", "names", "predicate of names", "predicate of parameters", "module"],
 )
 def test_whatever_names_them(choose: Callable[[Tall], Any]) -> None:
-    models = wandering(Tall(), 3)
+    models: list[Any] = list(wandering(Tall(), 3))
     posterior = collected(models, parameters=choose(models[0]))
     assert sorted(posterior.mean()) == ["head.bias", "head.weight"]
     other = models[-1].body[0].weight.clone()
-    with posterior.sampled(models[-1], generator=0) as drawn:
-        assert torch.equal(drawn.body[0].weight, other)
-        assert torch.equal(drawn.head.bias, posterior.sample(1, generator=0)["head.bias"][0])
+    with posterior.sampled(models[-1], generator=0):
+        assert torch.equal(models[-1].body[0].weight, other)
+        assert torch.equal(models[-1].head.bias, posterior.sample(1, generator=0)["head.bias"][0])
     assert posterior.predict(
         models[-1], torch.ones(5, 3), activation="softmax", samples=2
     ).shape == (5, 2)
