@@ -22,6 +22,7 @@ from swag.errors import SwagError
 
 if TYPE_CHECKING:
     from swag import datasets as datasets
+    from swag import export as export
     from swag import metrics as metrics
     from swag import models as models
     from swag.batchnorm import update_bn as update_bn
@@ -39,6 +40,7 @@ __all__ = [  # noqa: RUF022 - in the order of `sorted`, which does not put capit
     "SwagError",
     "datasets",
     "errors",
+    "export",
     "load",
     "metrics",
     "models",
@@ -55,7 +57,7 @@ _HOMES = {
     "load": "swag.posterior",
     "update_bn": "swag.batchnorm",
 }
-_MODULES = {"datasets", "metrics", "models"}
+_MODULES = {"datasets", "export", "metrics", "models"}
 
 
 def __getattr__(name: str) -> Any:
