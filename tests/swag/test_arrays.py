@@ -161,7 +161,7 @@ def test_workers_of_every_kind_read_while_a_posterior_is_collected(
         data, 500, num_workers=1 + (start == "fork"), multiprocessing_context=start, shuffle=True
     )
     model = nn.Linear(2, 1)
-    labels = {}
+    labels: dict[int, int] = {}
     with swag.SWAG(model, store=f"memmap:{scratch / 'posterior'}", max_rank=5) as posterior:
         for x, y in loader:
             nn.init.normal_(model.weight)

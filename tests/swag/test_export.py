@@ -99,7 +99,7 @@ def test_safetensors_in_shards_and_whole(scratch: Path) -> None:
 
 
 def test_a_model_of_transformers_reads_itself_back(scratch: Path) -> None:
-    models = wandering(language_model(), 3)
+    models: list[Any] = list(wandering(language_model(), 3))
     posterior, ids = collected(models), texts(labels=False)[0]["input_ids"][None]
     draw = one_of(posterior.sample(1, generator=2), 0)
     save_pretrained(posterior, models[0], scratch / "own", draw, max_shard_size="2KB")

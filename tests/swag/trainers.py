@@ -19,7 +19,7 @@ with warnings.catch_warnings():
 
 def language_model() -> nn.Module:
     torch.manual_seed(0)
-    return transformers.GPT2LMHeadModel(
+    model: nn.Module = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
             n_layer=1,
             n_embd=8,
@@ -33,11 +33,12 @@ def language_model() -> nn.Module:
             eos_token_id=0,
         )
     )
+    return model
 
 
 def classifier() -> nn.Module:
     torch.manual_seed(0)
-    return transformers.BertForSequenceClassification(
+    model: nn.Module = transformers.BertForSequenceClassification(
         transformers.BertConfig(
             vocab_size=16,
             hidden_size=8,
@@ -49,6 +50,7 @@ def classifier() -> nn.Module:
             attention_probs_dropout_prob=0,
         )
     )
+    return model
 
 
 def texts(*, labels: bool) -> list[dict[str, Tensor]]:
