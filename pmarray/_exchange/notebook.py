@@ -25,7 +25,7 @@ def to_html(a: StoredArray) -> str:
             rows.insert(0, ("url", f"{info.url}#{info.name}"))
             if not isinstance(a._storage, CachedItems):
                 return tabulate(rows, "not cached: memory of this process, or a view", "")
-            cache = a._group._cache
+            cache = a._group._session.cache
             group = f"{format_bytes(cache.used_bytes)} used of {format_bytes(cache.budget_bytes)}"
             mine = f"{format_bytes(info.cached_nbytes)}, {format_bytes(info.dirty_nbytes)} dirty"
             rows.append(("cache", f"{group} by the group; of this array {mine}"))

@@ -198,7 +198,7 @@ def recover(url: str | os.PathLike[str], *, force: bool = False) -> Recovery:
     finally:
         backend.close()
     with open_group(url, mode="r+") as group:
-        transaction = group._recover()
+        transaction = group._session.recover()
     if lost:  # the metadata may name what a lost commit had deleted
         lost += [f"{found.where}: {found.message}" for found in verify(url) if found.damaged]
     return Recovery(transaction, images, tuple(lost))
