@@ -332,7 +332,7 @@ class Group(Contents):
     def cache_bytes(self) -> int:
         """Bytes of DRAM that cached chunks occupy now."""
         with self._session.lock:
-            return self._session.cache.used_bytes
+            return self._session.cache.memory.used_bytes
 
     def __enter__(self) -> Self:
         return self

@@ -26,9 +26,9 @@ def to_html(a: StoredArray) -> str:
             if not isinstance(a._storage, CachedItems):
                 return tabulate(rows, "not cached: memory of this process, or a view", "")
             cache = a._group._session.cache
-            group = f"{format_bytes(cache.used_bytes)} used of {format_bytes(cache.budget_bytes)}"
+            used, budget = format_bytes(cache.memory.used_bytes), format_bytes(cache.budget_bytes)
             mine = f"{format_bytes(info.cached_nbytes)}, {format_bytes(info.dirty_nbytes)} dirty"
-            rows.append(("cache", f"{group} by the group; of this array {mine}"))
+            rows.append(("cache", f"{used} used of {budget} by the group; of this array {mine}"))
             cells = cells_of(a)
             chunks = cells[-1].stop if cells else 0
             return tabulate(rows, f"{chunks} chunks in order", draw(cells, a.layout))

@@ -150,7 +150,7 @@ class Catalog:
         )
         session = self._session
         return session.kind.plan(
-            name, array, new.chunks, session.cache.max_chunk_bytes, new.options
+            name, array, new.chunks, session.cache.memory.max_chunk_bytes, new.options
         )
 
     def _make_way(self, name: str) -> None:

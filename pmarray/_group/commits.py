@@ -55,7 +55,7 @@ class Commits:
         try:
             self._save()
         except PoisonedError as error:
-            session.cache.poison = error
+            session.cache.health.poison = error
             raise
         session.changed = False
         catalog.remove_deleted()
@@ -131,7 +131,7 @@ class Commits:
             try:
                 session.cache.transaction = session.committer.begin()
             except PoisonedError as error:
-                session.cache.poison = error
+                session.cache.health.poison = error
                 raise
         remove = session.backend.remove
         session.begun(OpenTransaction(self._catalog, handle, session.transaction_died, remove))
@@ -164,7 +164,7 @@ class Commits:
         try:
             self._seal(wait=wait)
         except PoisonedError as error:
-            session.cache.poison = error
+            session.cache.health.poison = error
             session.ended()
             raise
         except BaseException:
@@ -210,7 +210,7 @@ class Commits:
         assert transaction is not None
         try:
             session.cache.forget()
-            if session.cache.poison is not None:
+            if session.cache.health.poison is not None:
                 return  # a predecessor failed: what is there is for recovery to sort out
             session.kind.forget_unsaved()
             targets = session.kind.targets(transaction.storages())
@@ -218,7 +218,7 @@ class Commits:
             transaction.restore()
         except BaseException as error:
             code = error.errno if isinstance(error, OSError) else None
-            poison = session.cache.poison = PoisonedError(
+            poison = session.cache.health.poison = PoisonedError(
                 code, f"rolling back failed ({error}): close the group and open it again"
             )
             raise poison from error

@@ -57,7 +57,7 @@ class StorageMaker:
     ) -> Storage:
         """Return the storage of an array whose items are one run of bytes."""
         layout = array.layout
-        shape = plan_chunks(layout, chunks, self.cache.max_chunk_bytes)
+        shape = plan_chunks(layout, chunks, self.cache.memory.max_chunk_bytes)
         make = backend.create if new else backend.open
         region = make(array.file_id, layout.nbytes, aligned=layout.is_aligned(shape))
         holds_fill = not any(array.fill)
@@ -102,7 +102,9 @@ class StorageMaker:
             new=new,
             snapshot=self.snapshot,
         )
-        refuse_large_chunk(storage.chunk_shape, storage.chunk_nbytes, self.cache.max_chunk_bytes)
+        refuse_large_chunk(
+            storage.chunk_shape, storage.chunk_nbytes, self.cache.memory.max_chunk_bytes
+        )
         return storage
 
 

@@ -162,7 +162,7 @@ class Session:
         """What the handle may do now."""
         if self._state is not _WRITER:
             return self._state
-        if self.cache.poison is not None:
+        if self.cache.health.poison is not None:
             return State.POISONED
         return _WRITER if self.transaction is None else State.IN_TRANSACTION
 
@@ -246,9 +246,9 @@ class Session:
             if self.transaction is not None:
                 self._keeper.roll_back()
             self._attend_to_all()
-            if self.cache.poison is not None:
-                if self.cache.unreported is not None:
-                    raise self.cache.poison
+            if self.cache.health.poison is not None:
+                if self.cache.health.unreported is not None:
+                    raise self.cache.health.poison
             elif self._state is _WRITER:
                 self._keeper.flush_for_good()
         finally:
@@ -321,7 +321,7 @@ class Session:
         if pending is not None and pending.thread == threading.get_ident():
             return _NO_LOCK  # the caller has it
         if self.cache.on_loan:
-            self.cache.note_blocked()  # the one that has it may want memory of our loans
+            self.cache.waiting.note_blocked()  # the one that has it may want memory of our loans
         return self.lock
 
     def admit(self) -> None:
@@ -329,12 +329,12 @@ class Session:
         if self._state is not _READER and self._state is not _WRITER and self._state is not _CLOSED:
             self._reopen()
         if self.cache.on_loan:
-            self.cache.note_free()
+            self.cache.waiting.note_free()
         if self.pending is not None:
             self.await_pending()
         if self._state is _CLOSED:
             raise ClosedError(f"{self.url} is closed; open it again")
-        if self.cache.poison is not None:
+        if self.cache.health.poison is not None:
             self.cache.raise_failure()
         if self.unattended or (self.transaction is not None and self.transaction.torn):
             self._attend_to_torn()
@@ -360,10 +360,10 @@ class Session:
         task = Task(work, self.over)
         self.pending = task
         if self.cache.on_loan:
-            self.cache.note_blocked()
+            self.cache.waiting.note_blocked()
         result = task.run_for_caller()
         if self.cache.on_loan:
-            self.cache.note_free()
+            self.cache.waiting.note_free()
         return result
 
     def over(self) -> None:

@@ -42,6 +42,7 @@ from pmarray.backends.files.region import FileRegion
 from pmarray.backends.zarr import translation as zarr_format
 from pmarray.backends.zarr.codecs import ChunkCodecs
 from pmarray.backends.zarr.documents import Documents
+from pmarray.backends.zarr.planning import plan
 from pmarray.backends.zarr.threads import keep_working
 from pmarray.errors import (
     ConflictError,
@@ -342,7 +343,7 @@ class ZarrBackend:
             raise TypeError(
                 f"zarr: takes codecs=, shards= and dimension_names=, not {', '.join(unknown)}"
             )
-        return zarr_format.plan(array, chunks, max_nbytes, name=name, **options)
+        return plan(array, chunks, max_nbytes, name=name, **options)
 
     def create_chunks(self, name: str, array: ArrayMetadata, /) -> ZarrChunks:
         if self.shared and self._documents.changed([f"{name}/zarr.json"]):
