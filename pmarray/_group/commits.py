@@ -75,7 +75,7 @@ class Commits:
     def _publish(self) -> None:
         names = {name: array.file_id for name, array in self._catalog.metadata.arrays.items()}
         if names != self._published:
-            self.session.backend.publish(names)
+            self.session.kind.publish(names)
             self._published = names
 
     def _follow_merge(self) -> None:
@@ -97,7 +97,7 @@ class Commits:
             failure.add_note("Closing tried again and wrote everything: nothing was lost.")
         for array in self._catalog.arrays.values():
             array._storage.trim()
-        self.session.backend.settle()
+        self.session.kind.settle()
         if failure is not None:
             raise failure
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pmarray._cache.cache import ChunkCache
 from pmarray._commits.snapshot import Snapshot
-from pmarray._formats.metadata import ArrayMetadata, Checkpoint
+from pmarray._formats.metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._formats.records import Image
 from pmarray._geometry.chunking import plan_chunks, refuse_large_chunk
 from pmarray._geometry.layout import Layout
@@ -22,9 +22,14 @@ from pmarray.backends._history import Versions
 from pmarray.backends._protocols import (
     Backend,
     ChunkBackend,
+    Chunks,
     ImageTarget,
+    LeavesOrphans,
     PersistentRegion,
+    Publishes,
+    Region,
     RegionBackend,
+    Settles,
 )
 from pmarray.errors import TransactionError
 
@@ -108,6 +113,14 @@ class StorageMaker:
         return storage
 
 
+@dataclass(frozen=True, slots=True)
+class Medium:
+    """What an array's items are in: one of the two."""
+
+    region: Region | None = None
+    chunks: Chunks | None = None
+
+
 class Kind(ABC):
     """What a group's backend can do, asked once: of regions, or of chunks.
 
@@ -131,6 +144,9 @@ class Kind(ABC):
         self.survives_fork: bool = getattr(backend, "survives_fork", True)
         self.is_volatile: bool = getattr(backend, "volatile", False)
         self._versions = backend if isinstance(backend, Versions) else None
+        self._orphans = backend if isinstance(backend, LeavesOrphans) else None
+        self._publishes = backend if isinstance(backend, Publishes) else None
+        self._settles = backend if isinstance(backend, Settles) else None
 
     @property
     def can_commit(self) -> bool:
@@ -150,11 +166,38 @@ class Kind(ABC):
             raise TransactionError(f"{self.url} keeps no history: icechunk: does")
         return self._versions
 
+    def orphans(self, metadata: GroupMetadata) -> Sequence[str]:
+        """Return where a crash has left data that belong to no array."""
+        return () if self._orphans is None else self._orphans.orphans(metadata)
+
+    def remove_orphans(self, metadata: GroupMetadata) -> None:
+        """Delete them, on the writer."""
+        if self._orphans is not None:
+            self._orphans.remove_orphans(metadata)
+
+    def publish(self, names: Mapping[str, int]) -> None:
+        """Let other programs find the arrays by their names, where they can at all."""
+        if self._publishes is not None:
+            self._publishes.publish(names)
+
+    def npy_path(self, file_id: int) -> str | None:
+        """Return the path of an array's ``.npy`` file, where it has one."""
+        return None if self._publishes is None else self._publishes.data_path(file_id)
+
+    def settle(self) -> None:
+        """Drop what only a crash of this writer would have needed."""
+        if self._settles is not None:
+            self._settles.settle()
+
     @abstractmethod
     def plan(
         self, name: str, array: ArrayMetadata, chunks: ChunkPlan, most: int, options: Options
     ) -> ArrayMetadata:
         """Complete the metadata of a new array, or raise where there can be none like it."""
+
+    @abstractmethod
+    def medium(self, name: str, array: ArrayMetadata) -> Medium:
+        """Open what an array's items are in, to look at it."""
 
     @abstractmethod
     def storage(
@@ -207,6 +250,10 @@ class RegionKind(Kind):
         plan_chunks(Layout.plan(array.shape, array.dtype.itemsize, array.order), chunks, most)
         return array
 
+    def medium(self, name: str, array: ArrayMetadata) -> Medium:
+        region = self._backend.open(array.file_id, array.layout.nbytes, aligned=False)
+        return Medium(region=region)
+
     def storage(
         self, make: StorageMaker, name: str, array: ArrayMetadata, chunks: ChunkPlan, *, new: bool
     ) -> Storage:
@@ -241,6 +288,9 @@ class ChunkKind(Kind):
         self, name: str, array: ArrayMetadata, chunks: ChunkPlan, most: int, options: Options
     ) -> ArrayMetadata:
         return self._backend.plan(name, array, chunks, most, options)
+
+    def medium(self, name: str, array: ArrayMetadata) -> Medium:
+        return Medium(chunks=self._backend.open_chunks(name, array))
 
     def storage(
         self, make: StorageMaker, name: str, array: ArrayMetadata, chunks: ChunkPlan, *, new: bool

@@ -218,7 +218,7 @@ class Session:
             self.committer = Committer(self.backend, loaded)
             self.committer.recover()
             loaded = self.committer.saved
-            self.backend.remove_orphans([a.file_id for a in loaded.metadata.arrays.values()])
+            self.kind.remove_orphans(loaded.metadata)
         self.cache.set_sink(self.committer)
         self._state = _WRITER
         if loaded is not None:

@@ -489,9 +489,11 @@ def test_what_an_uncommitted_array_left_is_removed(tmp_path: Path) -> None:
             group._session.cache.flush()
             (tmp_path / "g" / "a" / "c" / "1.pmarray-new").write_bytes(b"half")
             copy = _died(url, f"{tmp_path}/copy")
+    assert [(one.where, one.damaged) for one in pmarray.verify(copy)] == [("a/", False)]
     with pmarray.open_group(copy) as group:
         group._session.recover()
         assert list(group) == []
+        assert pmarray.verify(copy) == []
     assert _files(f"{tmp_path}/copy") == {"zarr.json"}
     assert list(zarr.open_group(f"{tmp_path}/copy", mode="r")) == []
 

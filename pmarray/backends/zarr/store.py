@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -382,22 +382,10 @@ class ZarrBackend:
     def barrier(self) -> None:
         pass
 
-    def committed(self) -> None:
-        pass
-
-    def settle(self) -> None:
-        pass
-
     def remove(self, file_id: int, /) -> None:
         path = self._paths.pop(file_id, None)
         if path is not None and path not in self._paths.values():
             self._erase(path)
-
-    def remove_orphans(self, keep: Collection[int], /) -> None:
-        pass
-
-    def publish(self, names: Mapping[str, int], /) -> None:
-        pass
 
     def close(self) -> None:
         self._store.close()
