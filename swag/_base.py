@@ -49,6 +49,10 @@ class Posterior(Distribution):
         """The model's buffers at the last iterate collected."""
 
     @abstractmethod
+    def _collected(self) -> int:
+        """Iterates in the store, when all is there that was collected."""
+
+    @abstractmethod
     def window(
         self,
         start: int = 0,
@@ -94,6 +98,40 @@ class Posterior(Distribution):
         >>> posterior.window(start=1).mean()
         {'weight': tensor([[2.]])}
         """
+
+    def iterate(self, index: int) -> dict[str, Tensor]:
+        """The weights of one iterate, bit for bit as the network had them.
+
+        Parameters
+        ----------
+        index
+            Its number among all collected, from 0; a negative one counts from the last.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            By parameter, with its shape and dtype, in host memory. Where ``dtype=`` was narrower
+            than the network's, they are rounded to that.
+
+        Raises
+        ------
+        WindowError
+            It was not collected, or not kept (`max_rank`).
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> posterior = swag.SWAG(model)
+        >>> for weight in [9.0, 1.0]:
+        ...     _ = torch.nn.init.constant_(model.weight, weight)
+        ...     posterior.update_parameters(model)
+        >>> posterior.iterate(0), posterior.iterate(-1)
+        ({'weight': tensor([[9.]])}, {'weight': tensor([[1.]])})
+        """
+        vector = self._store.iterate(index, self._collected())
+        views = self._table.by_name(vector)
+        return {e.name: views[e.name].to(e.dtype) for e in self._table.entries}
 
     def install_mean(
         self,
