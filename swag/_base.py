@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from swag._analysis import Analysis
 from swag._buffers import Buffers
 from swag._forward import Forward
 from swag._parameters import ParameterTable
 from swag._predicting import Activation, Draws, activation_of, average, batches_of
-from swag._store import Store
 from swag._target import Target, refuse_drawn
 from swag.density import log_density
 from swag.sampling import Center, Gaussian, Generator, Seeds, default_scale, draw, rank, source_of
@@ -28,18 +28,12 @@ __all__ = ["Posterior", "predict"]
 _MEMORY_BYTES = 1 << 30
 
 
-class Posterior(ABC):
+class Posterior(Analysis):
     """A Gaussian over weights: a mean, a diagonal, and a low-rank part.
 
     Its covariance is ``scale * (diag(variance) + D D^T / (k - 1))``, the k columns of D being
     deviations of iterates from their mean. Made by `swag.load`, `window`, and `swag.SWAG`.
     """
-
-    _store: Store
-
-    @abstractmethod
-    def _gaussian(self) -> Gaussian:
-        """What is drawn from, as it is now."""
 
     @abstractmethod
     def _last_buffers(self) -> Buffers:

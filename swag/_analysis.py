@@ -1,0 +1,72 @@
+"""What is found in a trajectory beside its Gaussian; a part of `swag.Posterior`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from swag._store import Store
+from swag.burn_in import BurnIn, suggest
+from swag.sampling import Center, Gaussian
+
+if TYPE_CHECKING:
+    from swag.posterior import StoredPosterior
+
+__all__ = ["Analysis"]
+
+
+class Analysis(ABC):
+    """The questions that a posterior answers about its trajectory."""
+
+    _store: Store
+
+    @abstractmethod
+    def _gaussian(self) -> Gaussian:
+        """What is drawn from, as it is now."""
+
+    @abstractmethod
+    def window(
+        self,
+        start: int = 0,
+        every: int = 1,
+        rank: int | None = None,
+        center: Center = "running",
+    ) -> StoredPosterior:
+        """As `swag.Posterior.window` says."""
+
+    def suggest_burn_in(self) -> BurnIn:
+        """Find out from the trajectory where its burn-in ends, and whether it does.
+
+        Looks at all iterates in the store, not only at those of this posterior, and needs nothing
+        else: the store may have been finished long ago.
+
+        Returns
+        -------
+        BurnIn
+            With `start`, the first iterate to use, which is None where the iterates have not
+            settled; the `checks` that say so; and `window`, the posterior from there on.
+
+        Raises
+        ------
+        WindowError
+            Fewer than 80 iterates are held.
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(20, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> posterior = swag.SWAG(model)
+        >>> for _ in range(150):
+        ...     inputs = torch.randn(10, 20, generator=generator)
+        ...     noise = torch.randn(10, 1, generator=generator)
+        ...     optimizer.zero_grad()
+        ...     (model(inputs) - inputs.sum(dim=1, keepdim=True) - noise).square().mean().backward()
+        ...     optimizer.step()
+        ...     posterior.update_parameters(model)
+        >>> found = posterior.suggest_burn_in()
+        >>> 0 < found.start < 75, found.window().n_averaged == 150 - found.start
+        (True, True)
+        """
+        return suggest(self._store, self.window)
