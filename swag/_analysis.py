@@ -54,19 +54,15 @@ class Analysis(ABC):
         Examples
         --------
         >>> import torch, swag
-        >>> model = torch.nn.Linear(20, 1)
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        >>> model = torch.nn.Linear(50, 1, bias=False)
         >>> generator = torch.Generator().manual_seed(0)
         >>> posterior = swag.SWAG(model)
-        >>> for _ in range(150):
-        ...     inputs = torch.randn(10, 20, generator=generator)
-        ...     noise = torch.randn(10, 1, generator=generator)
-        ...     optimizer.zero_grad()
-        ...     (model(inputs) - inputs.sum(dim=1, keepdim=True) - noise).square().mean().backward()
-        ...     optimizer.step()
+        >>> for step in range(200):
+        ...     with torch.no_grad():  # stands for a step of training
+        ...         _ = model.weight.normal_(generator=generator).add_(100 * 0.5**step)
         ...     posterior.update_parameters(model)
         >>> found = posterior.suggest_burn_in()
-        >>> 0 < found.start < 75, found.window().n_averaged == 150 - found.start
+        >>> 5 < found.start < 20, found.window().n_averaged == 200 - found.start
         (True, True)
         """
         return suggest(self._store, self.window)
