@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
-from swag._store import Store
+from swag._distribution import Distribution
 from swag.burn_in import BurnIn, suggest
-from swag.sampling import Center, Gaussian
+from swag.sampling import Center
 
 if TYPE_CHECKING:
     from swag.posterior import StoredPosterior
@@ -15,14 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["Analysis"]
 
 
-class Analysis(ABC):
+class Analysis(Distribution):
     """The questions that a posterior answers about its trajectory."""
-
-    _store: Store
-
-    @abstractmethod
-    def _gaussian(self) -> Gaussian:
-        """What is drawn from, as it is now."""
 
     @abstractmethod
     def window(
