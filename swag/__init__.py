@@ -21,9 +21,11 @@ from swag import errors
 from swag.errors import SwagError
 
 if TYPE_CHECKING:
+    from swag import convergence as convergence
     from swag import datasets as datasets
     from swag import metrics as metrics
     from swag import models as models
+    from swag import uncertainty as uncertainty
     from swag.batchnorm import update_bn as update_bn
     from swag.collect import SWAG as SWAG
     from swag.mixture import MultiSWAG as MultiSWAG
@@ -37,11 +39,13 @@ __all__ = [  # noqa: RUF022 - in the order of `sorted`, which does not put capit
     "SWAG",
     "StoredPosterior",
     "SwagError",
+    "convergence",
     "datasets",
     "errors",
     "load",
     "metrics",
     "models",
+    "uncertainty",
     "update_bn",
 ]
 
@@ -55,7 +59,7 @@ _HOMES = {
     "load": "swag.posterior",
     "update_bn": "swag.batchnorm",
 }
-_MODULES = {"datasets", "metrics", "models"}
+_MODULES = {"convergence", "datasets", "metrics", "models", "uncertainty"}
 
 
 def __getattr__(name: str) -> Any:
