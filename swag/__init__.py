@@ -21,26 +21,32 @@ from swag import errors
 from swag.errors import SwagError
 
 if TYPE_CHECKING:
+    from swag import calibration as calibration
     from swag import convergence as convergence
     from swag import datasets as datasets
+    from swag import divergences as divergences
     from swag import metrics as metrics
     from swag import models as models
     from swag import uncertainty as uncertainty
     from swag.batchnorm import update_bn as update_bn
     from swag.collect import SWAG as SWAG
+    from swag.covariance import Covariance as Covariance
     from swag.mixture import MultiSWAG as MultiSWAG
     from swag.posterior import Posterior as Posterior
     from swag.posterior import StoredPosterior as StoredPosterior
     from swag.posterior import load as load
 
 __all__ = [  # noqa: RUF022 - in the order of `sorted`, which does not put capitals aside
+    "Covariance",
     "MultiSWAG",
     "Posterior",
     "SWAG",
     "StoredPosterior",
     "SwagError",
+    "calibration",
     "convergence",
     "datasets",
+    "divergences",
     "errors",
     "load",
     "metrics",
@@ -52,6 +58,7 @@ __all__ = [  # noqa: RUF022 - in the order of `sorted`, which does not put capit
 # PyTorch takes seconds to import, and the command line must not wait for it to print its help: what
 # needs it is imported when it is first asked for.
 _HOMES = {
+    "Covariance": "swag.covariance",
     "MultiSWAG": "swag.mixture",
     "SWAG": "swag.collect",
     "Posterior": "swag.posterior",
@@ -59,7 +66,15 @@ _HOMES = {
     "load": "swag.posterior",
     "update_bn": "swag.batchnorm",
 }
-_MODULES = {"convergence", "datasets", "metrics", "models", "uncertainty"}
+_MODULES = {
+    "calibration",
+    "convergence",
+    "datasets",
+    "divergences",
+    "metrics",
+    "models",
+    "uncertainty",
+}
 
 
 def __getattr__(name: str) -> Any:
