@@ -209,8 +209,7 @@ class Analysis(Distribution):
             )
         factor = factors.rows(0, n, 1 << 62)[1]
         mean = (gaussian.anchor + torch.from_numpy(gaussian.moments.mean)).double()
-        try:
-            root = torch.linalg.cholesky(factor.T @ factor)
-        except torch.linalg.LinAlgError as error:
-            raise WindowError("the covariance is singular: some weights did not vary") from error
+        root, failed = torch.linalg.cholesky_ex(factor.T @ factor)
+        if failed:
+            raise WindowError("the covariance is singular: some weights did not vary")
         return torch.distributions.MultivariateNormal(mean, scale_tril=root)

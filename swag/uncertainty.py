@@ -40,7 +40,8 @@ def predictive_entropy(probabilities: Tensor) -> Tensor:
     >>> predictive_entropy(torch.tensor([[0.5, 0.5], [0.0, 1.0]]))
     tensor([0.6931, 0.0000], dtype=torch.float64)
     """
-    return torch.special.entr(probabilities.double()).sum(dim=-1)
+    terms: Tensor = torch.special.entr(probabilities.double())
+    return terms.sum(dim=-1)
 
 
 def mutual_information(probabilities: Tensor) -> Tensor:
@@ -134,7 +135,7 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
 
     scores = _scores(inside, outside)
     # Their ranks: torchmetrics puts what lies beyond 0 to 1 through a sigmoid, which makes ties.
-    unique, ranks = scores.unique(return_inverse=True)
+    unique, ranks = torch.unique(scores, return_inverse=True)
     is_outside = torch.arange(len(scores)) >= len(inside)
     return float(binary_auroc(ranks.double() / len(unique), is_outside.long()))
 
