@@ -1,4 +1,5 @@
-"""The command line: ``swag train``, ``swag evaluate``, ``swag sample``, ``swag info``.
+"""The command line: ``swag train``, ``swag evaluate``, ``swag sample``, ``swag info``,
+``swag prune``.
 
 PyTorch takes seconds to import, so it is imported inside the commands; ``swag --help`` is quick.
 """
@@ -322,6 +323,20 @@ def info(
             print(json.dumps(facts, indent=2))
         else:
             Console().print(report.facts_table(facts))
+
+
+@app.command(epilog="Example: swag prune memmap:./runs/demo --start 1000 --every 5")
+def prune(
+    store: Store,
+    start: Annotated[int, typer.Option(min=0, help="First iterate to keep, from 0.")] = 0,
+    every: Annotated[int, typer.Option(min=1, help="Keep every so many iterates.")] = 1,
+) -> None:
+    """Keep some of the iterates and give back the space of the others."""
+    with _plain_errors():
+        from swag import pruning
+
+        left = pruning.prune(store, start, every)
+        Console().print(f"{left:,} iterates are left in {store}", highlight=False, soft_wrap=True)
 
 
 def _seed_everything(seed: int) -> None:

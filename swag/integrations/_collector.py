@@ -146,6 +146,8 @@ class Collector:
                 "there"
             )
         before = saved[saved[:, 0] <= step]
+        if step and len(saved) and not len(before):
+            raise self._unknown(group, collected, step, saved[0, 0])
         last, count = before[-1].tolist() if len(before) else (0, 0)
         if last < step:
             # A checkpoint that was not announced: what is due since has been collected.
@@ -162,6 +164,14 @@ class Collector:
             posterior.rewind(count)
         if len(before) < len(saved):
             group[_ARRAY].resize((len(before), 2))
+
+    @staticmethod
+    def _unknown(group: pmarray.Group, collected: int, step: int, seen: int) -> StoreError:
+        return StoreError(
+            f"{group.url} does not know the checkpoint at step {step} that is resumed: it has "
+            f"{collected} iterates, and saw a checkpoint at step {seen}. Resume from that one, or "
+            "collect into another store"
+        )
 
     def stepped(self, model: nn.Module, step: int) -> None:
         """So many optimizer steps are done: collect, if it is time.

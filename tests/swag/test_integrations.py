@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import swag
 from swag.errors import StoreError, StoreExistsError
 from swag.integrations import Collector
+from tests.swag.nets import Facts, facts, network, same, stored
 from tests.swag.trainers import classifier, language_model, texts, train
 
 with warnings.catch_warnings():
@@ -30,34 +31,6 @@ with warnings.catch_warnings():
     from swag.integrations.transformers import SWAGCallback as TrainerCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore:::(lightning|torch|transformers|accelerate|peft)")
-
-Facts = dict[str, Any]
-
-
-def facts(posterior: swag.Posterior) -> Facts:
-    """Everything that a posterior says, to be compared bit for bit."""
-    return {
-        "n_averaged": posterior.n_averaged,
-        "rank": posterior.rank,
-        "mean": posterior.mean(),
-        "variance": posterior.variance(),
-        "draws": posterior.sample(2, generator=0),
-    }
-
-
-def stored(store: str) -> Facts:
-    with swag.load(store) as posterior:
-        return facts(posterior)
-
-
-def same(one: Facts, other: Facts) -> bool:
-    assert one["n_averaged"] == other["n_averaged"]
-    assert one["rank"] == other["rank"]
-    for what in ("mean", "variance", "draws"):
-        assert one[what].keys() == other[what].keys()
-        for name, value in one[what].items():
-            assert torch.equal(value, other[what][name]), (what, name)
-    return True
 
 
 class Seen:
@@ -249,6 +222,7 @@ KILLED = """
 import os, signal, sys, transformers
 from pathlib import Path
 from swag.integrations.transformers import SWAGCallback
+from tests.swag.nets import Facts, facts, network, same, stored
 from tests.swag.trainers import classifier, train
 
 class Kill(transformers.TrainerCallback):
@@ -300,11 +274,6 @@ def rows() -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(5)
     while True:
         yield torch.randn(4, 3, generator=generator)
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
 
 
 def loop(

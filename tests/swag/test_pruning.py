@@ -1,0 +1,146 @@
+"""What is pruned is a window in less space; other processes read and copy while a store grows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from typer.testing import CliRunner
+
+import pmarray
+import swag
+from swag.cli import app
+from swag.errors import StoreError, WindowError
+from swag.integrations import Collector
+from swag.pruning import prune
+from tests.sampling import examples
+from tests.swag.nets import facts, same, stored
+from tests.swag.test_collect import network, wandering
+
+
+def collected(store: str, count: int, **options: Any) -> None:
+    models = wandering(network(), count)
+    with swag.SWAG(models[0], store=store, **options) as posterior:
+        for model in models:
+            posterior.update_parameters(model)
+
+
+@examples(8)
+@given(count=st.integers(1, 12), start=st.integers(0, 12), every=st.integers(1, 5))
+def test_a_pruned_store_is_the_window(count: int, start: int, every: int) -> None:
+    store = f"dram:pruned-{count}-{start}-{every}"
+    collected(store, count, mode="w")
+    if start >= count:
+        with pytest.raises(WindowError, match=f"none from {start} on"):
+            prune(store, start, every)
+        return
+    with swag.load(store) as whole:
+        window = facts(whole.window(start, every))
+    assert prune(store, start, every) == window["n_averaged"]
+    found = stored(store)
+    assert found["rank"] == window["rank"]
+    for what in ("mean", "variance", "draws"):
+        torch.testing.assert_close(found[what], window[what], rtol=1e-4, atol=1e-6)
+    model = network()
+    with swag.SWAG(model, store=store, mode="a") as posterior:
+        posterior.update_parameters(model)
+        assert posterior.n_averaged == window["n_averaged"] + 1
+
+
+def test_space_is_given_back_and_a_ring_is_left_alone(scratch: Path) -> None:
+    models = wandering(nn.Linear(300, 300), 20)
+    store = f"memmap:{scratch / 'posterior'}"
+    with swag.SWAG(models[0], store=store) as posterior:
+        for model in models:
+            posterior.update_parameters(model)
+
+    def used() -> int:
+        return sum(path.stat().st_blocks for path in (scratch / "posterior").rglob("*")) * 512
+
+    before = used()
+    result = CliRunner().invoke(app, ["prune", store, "--start", "10", "--every", "5"])
+    assert result.exit_code == 0
+    assert result.output.startswith("2 iterates are left in memmap:")
+    assert used() < before - 17 * 360_000 // 2  # 18 of 20 columns, and the journal is kept
+    ring = f"memmap:{scratch / 'ring'}"
+    with swag.SWAG(models[0], store=ring, max_rank=3) as posterior:
+        posterior.update_parameters(models[0])
+    with pytest.raises(StoreError, match="keeps the last 3"):
+        prune(ring)
+    result = CliRunner().invoke(app, ["prune", store, "--start", "5"])
+    assert result.exit_code == 1
+    assert "none from 5 on" in result.output
+
+
+def test_training_resumes_from_its_last_checkpoint_only(scratch: Path) -> None:
+    store, models = f"memmap:{scratch / 'posterior'}", wandering(network(), 8)
+    with Collector(store) as collector:
+        collector.begin(models[0])
+        for step, model in enumerate(models[1:], start=1):
+            collector.stepped(model, step)
+            if step == 4:
+                collector.saving(step)
+    assert prune(store, start=3) == 4
+    with Collector(store) as collector:
+        with pytest.raises(StoreError, match="does not know the checkpoint at step 4"):
+            collector.begin(models[0], step=4)
+        collector.begin(models[0], step=7)
+        assert collector.posterior.n_averaged == 4
+
+
+READER = """
+import sys
+import torch, swag, pmarray
+from tests.swag.nets import facts
+
+source, target, count = sys.argv[1:]
+pmarray.copy_group(source, target)
+with swag.load(source) as posterior:
+    torch.save(facts(posterior), count)
+"""
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_another_process_copies_and_draws_while_the_store_grows(
+    rank: int | None, scratch: Path
+) -> None:
+    store, copied = f"memmap:{scratch / 'posterior'}", f"memmap:{scratch / 'copy'}"
+    models = wandering(network(), 400)
+    script = scratch / "reader.py"
+    script.write_text(READER)
+    seen = []
+    with swag.SWAG(models[0], store=store, max_rank=rank, checkpoint_every=7) as posterior:
+        iterates = iter(models)
+        for _ in range(20):
+            posterior.update_parameters(next(iterates))
+        posterior.flush()
+        with subprocess.Popen(
+            [sys.executable, str(script), store, copied, str(scratch / "facts.pt")],
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as reader:
+            while reader.poll() is None:
+                model = next(iterates, None)
+                if model is None:
+                    iterates = iter(models)
+                    continue
+                posterior.update_parameters(model)
+                seen.append(model)
+            assert reader.stderr is not None
+            assert reader.returncode == 0, reader.stderr.read()
+    every = models[:20] + seen
+    for found in (torch.load(scratch / "facts.pt"), stored(copied)):
+        count = found["n_averaged"]
+        assert 20 <= count < len(every)
+        alone = swag.SWAG(models[0], max_rank=rank, checkpoint_every=7)
+        for model in every[:count]:
+            alone.update_parameters(model)
+        assert same(found, facts(alone))
+    assert not pmarray.verify(copied)
