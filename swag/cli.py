@@ -1,5 +1,4 @@
-"""The command line: ``swag train``, ``swag evaluate``, ``swag sample``, ``swag info``,
-``swag prune``.
+"""The command line: ``swag train``, ``evaluate``, ``sample``, ``info``, ``prune``.
 
 PyTorch takes seconds to import, so it is imported inside the commands; ``swag --help`` is quick.
 """
