@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from swag._analysis import Analysis
 from swag._buffers import Buffers
-from swag._distribution import MEMORY_BYTES, Distribution, scale_of
+from swag._distribution import MEMORY_BYTES, scale_of
 from swag._draws import Draws
 from swag._forward import Forward
 from swag._predicting import Watch, batches_of, reduced, rows_in
@@ -37,7 +38,7 @@ __all__ = ["Options", "Posterior", "predict"]
 R = TypeVar("R")
 
 
-class Posterior(Distribution):
+class Posterior(Analysis):
     """A Gaussian over weights: a mean, a diagonal, and a low-rank part.
 
     Its covariance is ``scale * (diag(variance) + D D^T / (k - 1))``, the k columns of D being
