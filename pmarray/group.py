@@ -34,7 +34,7 @@ from pmarray._storage.items import Storage
 from pmarray._storage.persistent import PersistentStorage
 from pmarray._storage.region import RegionStorage
 from pmarray._system import lifetime
-from pmarray._system.dropped import await_closing, close_later
+from pmarray._system.dropped import await_closing, close_behind, close_later
 from pmarray._system.uninterrupted import Task, await_abandoned
 from pmarray._url import URL, check_name
 from pmarray.array import PMArray
@@ -443,12 +443,19 @@ class Group(Contents):
         raises. Closing twice does nothing. An interrupt stops the wait, not the closing: the group
         is closed all the same, and calling it again waits for that.
         """
-        with self._turn():
-            self._await_pending()
-            if not self._closed:
-                self._do(self._close)
-            elif self._forked == "reader":
-                self._forked = None  # and no use opens it again
+        try:
+            with self._turn():
+                self._await_pending()
+                if not self._closed:
+                    self._do(self._close)
+                elif self._forked == "reader":
+                    self._forked = None  # and no use opens it again
+        except PMArrayError:
+            raise  # by the closing, or it was refused
+        except BaseException:
+            if not self._closed:  # it may have come before anything was begun
+                close_behind(self)
+            raise
 
     def _close(self) -> None:
         try:

@@ -5,22 +5,30 @@ All of it: ``make interrupts MINUTES=60``.
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
 import pytest
 
 import pmarray
+from pmarray._system import pmem
 from pmarray._system.uninterrupted import Task
+from tests.crash.interrupts import campaign as campaigns
 from tests.crash.interrupts.calibration import PROGRAMS_BY_NAME, Program
 from tests.crash.interrupts.collection import COLLECTION
 from tests.crash.interrupts.injected import EXCEPTIONS, Delivery, Injected
-from tests.crash.interrupts.places import PLACES
+from tests.crash.interrupts.places import PLACES, slow_barriers
 from tests.crash.interrupts.points import Points
 from tests.crash.interrupts.scenarios import NAMES, SCENARIOS
 from tests.crash.interrupts.timers import Timers
@@ -183,6 +191,77 @@ def test_a_task_that_was_given_up_and_not_taken_back_is_not_waited_for() -> None
     thread.join(30)
     assert not thread.is_alive()
     assert dict(group.attrs) == {"x": 1}
+
+
+def test_memory_that_goes_is_unmapped_whatever_arrives(tmp_path: Path) -> None:
+    """A finalizer in Python was torn at two of these places, and the memory stayed mapped."""
+    path = tmp_path / "mapped"
+    path.write_bytes(bytes(1 << 16))
+    fd = os.open(path, os.O_RDWR)
+
+    def work(lock: threading.Lock) -> None:
+        mapping = pmem.map_pieces(fd, [(0, 1 << 16)], write=True, sync=False)
+        memory = mapping.memory
+        del mapping
+        memory[0] = 1
+        del memory
+
+    work(threading.Lock())  # libraries are loaded
+    delivered = 0
+    while True:
+        points = Points(delivered + 1, 0, [KIND])
+        program = Program(work)
+        with suppress(Injected):
+            try:
+                points.arm()
+                program.operate()
+            finally:
+                points.disarm()
+        points.disarm()
+        gc.collect()  # what the exception held
+        assert str(path) not in Path("/proc/self/maps").read_text()
+        if not points.deliveries:
+            break
+        delivered += 1
+    os.close(fd)
+    assert delivered > 10
+
+
+def test_a_second_interrupt_of_the_wait_before_closing_does_not_stop_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the wait for the commit that the first one has left: the lock was held for good."""
+    url = f"memmap:{tmp_path}/g"
+    real, torn = Task.wait, []
+
+    def wait(task: Task[Any]) -> None:
+        if threading.current_thread() is threading.main_thread() and len(torn) < 2:
+            torn.append(task)
+            while task.thread is None and not task.over:
+                time.sleep(0.001)  # or what has not begun yet never would
+            raise KeyboardInterrupt
+        real(task)
+
+    group = pmarray.open_group(url)
+    x = group.create("x", (3,))
+    group.flush()
+    with slow_barriers(0.2), pytest.raises(KeyboardInterrupt), group:
+        with group.transaction():
+            x[0] = 2
+            monkeypatch.setattr(Task, "wait", wait)
+    assert len(torn) == 2
+    assert torn[0] is torn[1]  # the commit, twice
+    with pmarray.open_group(url, mode="r+") as again:  # which waits for the closing
+        assert again["x"][0] == 2
+        again.attrs["written"] = True
+    assert group.closed
+
+
+def test_a_child_that_fails_is_told() -> None:
+    """It was killed as soon as it had nothing more to say, and then passed for a good one."""
+    for _ in range(5):
+        (told,) = campaigns._in_child(lambda out: 1 / 0)
+        assert "ZeroDivisionError" in told["died"]
 
 
 def test_a_loan_that_has_ended_is_not_open_whatever_arrives_at_its_end(
