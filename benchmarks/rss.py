@@ -6,17 +6,17 @@ import multiprocessing
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
-from benchmarks._memory import peak_rss
-from benchmarks._tables import in_bytes, in_ms, machine
+from benchmarks._counters import peak_rss
+from benchmarks._records import Recording
+from benchmarks._tables import Table, in_bytes, in_ms
 
-__all__ = ["Epoch", "collect_epoch", "measure"]
+__all__ = ["Epoch", "collect_epoch", "measure", "tables"]
 
 # The goal that this command is there to show.
 _LIMIT_BYTES = 1_500_000_000
@@ -69,28 +69,46 @@ def collect_epoch(model: str, threads: int | None, steps: int | None, directory:
 
 
 def measure(
-    console: Console, *, model: str, threads: int | None, steps: int | None, directory: Path
-) -> Epoch:
-    """Run `collect_epoch` in a process of its own and print what it took."""
-    console.print(machine(directory), highlight=False, soft_wrap=True)
+    run: Recording,
+    *,
+    model: str,
+    threads: int | None,
+    steps: int | None,
+    directory: Path,
+) -> None:
+    """Run `collect_epoch` in a process of its own."""
     fresh = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory(dir=directory, prefix="rss-") as scratch,
         ProcessPoolExecutor(1, mp_context=fresh) as process,
-        console.status("collecting every minibatch"),
     ):
+        run.report("collecting every minibatch")
         epoch = process.submit(collect_epoch, model, threads, steps, Path(scratch)).result()
-    console.print(
-        f"{model}: {epoch.steps} minibatches in {epoch.seconds:.1f} s"
-        f" ({in_ms(epoch.seconds / epoch.steps)} ms each), durable;"
-        f" file {in_bytes(epoch.file_bytes)}; peak RSS {in_bytes(epoch.peak_bytes)},"
-        f" of which {in_bytes(epoch.before_bytes)} before training began",
-        highlight=False,
-        soft_wrap=True,
-    )
+    run.add("epoch", model=model, **asdict(epoch))
     if epoch.peak_bytes is not None and epoch.peak_bytes > _LIMIT_BYTES:
         raise SystemExit(f"more than {in_bytes(_LIMIT_BYTES)}")
-    return epoch
+
+
+def tables(run: Recording) -> list[Table]:
+    """Lay out a run."""
+    table = Table(
+        "Collecting every minibatch of an epoch to a file",
+        ["", "minibatches", "seconds", "ms each", "file", "peak RSS", "before training"],
+        note="Durable at the end; peak RSS before training is Python, PyTorch and the data set.",
+    )
+    for one in run.of("epoch"):
+        table.rows.append(
+            [
+                one["model"],
+                str(one["steps"]),
+                f"{one['seconds']:.1f}",
+                in_ms(one["seconds"] / one["steps"]),
+                in_bytes(one["file_bytes"]),
+                in_bytes(one["peak_bytes"]),
+                in_bytes(one["before_bytes"]),
+            ]
+        )
+    return [table]
 
 
 def _flat(net: object) -> np.ndarray:
