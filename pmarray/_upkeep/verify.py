@@ -18,6 +18,7 @@ from pmarray._url import URL
 from pmarray.backends._protocols import ChunkBackend, Chunks, Region, RegionBackend
 from pmarray.backends._registry import open_backend
 from pmarray.backends.files.memmap import MemmapBackend
+from pmarray.backends.shelf.poolbackend import PoolBackend
 from pmarray.errors import GroupNotFoundError, PMArrayError, TransactionError
 
 __all__ = ["Finding", "Recovery", "recover", "verify"]
@@ -111,6 +112,8 @@ def _findings(
             continue
         if isinstance(backend, MemmapBackend):
             findings += _header_findings(name, array, backend.data_path(array.file_id))
+    if isinstance(backend, PoolBackend):
+        findings += [Finding(*one) for one in backend.describe_slots()]
     if isinstance(backend, MemmapBackend):
         keep = {array.file_id for array in metadata.arrays.values()}
         findings += [

@@ -215,6 +215,10 @@ class PoolBackend:
         """Return the files that neither are in `keep` nor the journal."""
         return sorted(self._pool.directory.files.keys() - {*keep, JOURNAL})
 
+    def describe_slots(self) -> list[tuple[str, str, bool]]:
+        """Say what is the matter with the superblocks: which, what, whether it is damage."""
+        return self._pool.describe_slots()
+
     def publish(self, names: Mapping[str, int], /) -> None:
         pass
 

@@ -232,7 +232,8 @@ def test_a_second_interrupt_of_the_wait_before_closing_does_not_stop_it(
 ) -> None:
     """In the wait for the commit that the first one has left: the lock was held for good."""
     url = f"memmap:{tmp_path}/g"
-    real, torn = Task.wait, []
+    real = Task.wait
+    torn: list[Task[Any]] = []
 
     def wait(task: Task[Any]) -> None:
         if threading.current_thread() is threading.main_thread() and len(torn) < 2:
