@@ -301,7 +301,7 @@ def test_a_second_interrupt_of_the_wait_before_closing_does_not_stop_it(
 def test_a_group_that_was_not_handed_over_is_closed_by_who_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An exception came before it was in the queue, or before there was a thread: a minute's wait."""
+    """An exception came before it was in the queue, or had a thread: it took a minute."""
 
     def torn(*arguments: object) -> None:
         raise KeyboardInterrupt
