@@ -25,8 +25,8 @@ Replacing the directory
 The superblock with the highest generation among those whose checksum is right is the current one,
 copies among them. A torn store to a slot leaves the other one. What step 4 is for is damage: a bit
 that flips in the line of the current superblock would else pass for a torn store, and take the last
-change back. A writer that finds step 4 undone does it. Units that the old directory had and the new
-one has not are free after step 3. A unit that is given to a file is filled with zeros before
+change back. A writer stores anew what it finds only once. Units that the old directory had and the
+new one has not are free after step 3. A unit that is given to a file is filled with zeros before
 step 1.
 
 Formatting
@@ -124,15 +124,16 @@ class Superblock:
         magic, crc, version, *rest = _SUPERBLOCK.unpack_from(data)
         if magic != _MAGIC:
             return None
+        line = data[:8] + bytes(4) + struct.pack("<I", _VERSION) + data[16:SUPERBLOCK_BYTES]
+        is_whole = crc == google_crc32c.value(line)
+        if is_whole and version != _VERSION:
+            return None  # what is damaged is the version: that of a newer one would be counted in
         if version > _VERSION:
             raise ForeignDataError(
                 f"{where} holds a pool of format {version}; this pmarray reads up to {_VERSION}: "
                 "install a newer one"
             )
-        line = data[:8] + bytes(4) + data[12:SUPERBLOCK_BYTES]
-        if crc != google_crc32c.value(line):
-            return None
-        return cls(*rest[:6])
+        return cls(*rest[:6]) if is_whole else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,22 +150,14 @@ class Slot:
         return cls(block[: ends[0]].tobytes(), block[COPY_OFFSET : ends[1]].tobytes())
 
     def _halves(self, where: str) -> list[Superblock | None]:
-        line, copy = self.line, self.copy
-        if line[:12] == copy[:12] and line[16:] == copy[16:]:
-            # They differ in the version at most, which only damage makes newer: the checksums are
-            # the same.
-            line = copy = min(line, copy)
-        return [Superblock.from_bytes(half, where) if half else None for half in (line, copy)]
+        return [
+            Superblock.from_bytes(half, where) if half else None for half in (self.line, self.copy)
+        ]
 
     def superblock(self, where: str) -> Superblock | None:
         """Return the later one of the two; None where neither is whole."""
         whole = [half for half in self._halves(where) if half is not None]
         return max(whole, key=lambda half: half.generation, default=None)
-
-    @property
-    def is_vouched_for(self) -> bool:
-        """Whether the copy is that of the line."""
-        return self.line == self.copy
 
     @property
     def has_magic(self) -> bool:
@@ -186,10 +179,7 @@ class Slot:
             return "it is damaged, and its copy serves: nothing is lost", True
         if line is None and any(self.line):
             return "it is not whole: a crash may have left it so, or it is damaged", False
-        if line is not None and self.line[:12] + self.line[16:] == self.copy[:12] + self.copy[16:]:
-            if not self.is_vouched_for:
-                return "its version is damaged, or that of its copy: nothing is lost", True
-        elif line is not None and copy is None and any(self.copy):
+        if line is not None and copy is None and any(self.copy):
             return "its copy is not whole: a crash may have left it so, or it is damaged", False
         return None
 

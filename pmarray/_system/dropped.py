@@ -28,11 +28,14 @@ class _Group(Protocol):
 
 
 class _Dropped:
-    """A group on its way to be closed."""
+    """A group on its way to be closed, once, however often it comes there."""
 
     def __init__(self, group: _Group, *, waited_for: bool) -> None:
         self.group = group
         self.waited_for = waited_for
+        self.is_queued = False
+        """Whether a thread is sure to come to it: an exception may have come before."""
+        self._claim = threading.Lock()
         # A plain lock: an interrupt in the wait for an Event could leave that held.
         self._open = threading.Lock()
         self._open.acquire()
@@ -46,6 +49,8 @@ class _Dropped:
         return closed
 
     def close(self) -> None:
+        if not self._claim.acquire(blocking=False):
+            return  # it was queued twice
         try:
             self.group.close()
         except BaseException as error:
@@ -84,15 +89,22 @@ def close_behind(group: _Group) -> None:
 
 def _hand_over(dropped: _Dropped) -> None:
     _dropped.append(dropped)
+    _enqueue(dropped)
+
+
+def _enqueue(dropped: _Dropped) -> None:
     _queue.put(dropped)
     if not _closer and not start_thread(_work):  # so late that no thread can be started
         _queue.get().close()
+    dropped.is_queued = True
 
 
 def await_closing() -> None:
     """Return when groups that were dropped before have been closed."""
     if _dropped and threading.get_ident() not in _closer:
         for dropped in _dropped.copy():  # the other thread takes them out
+            if not dropped.is_queued:
+                _enqueue(dropped)
             dropped.wait()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import subprocess
 import tempfile
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 from hypothesis import given
@@ -538,8 +540,8 @@ def directory(path: Path) -> None:
 
 
 def newer_format(path: Path) -> None:
-    for half in (0, 2048):  # in one alone it is damage
-        store(path, half + 12, b"\x02")
+    line = path.read_bytes()[:8] + bytes(4) + b"\x02\0\0\0".ljust(52, b"?")
+    store(path, 0, line[:8] + struct.pack("<I", google_crc32c.value(line)) + line[12:])
 
 
 def half_formatted(path: Path) -> None:

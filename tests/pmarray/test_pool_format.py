@@ -95,10 +95,7 @@ def test_a_superblock_is_one_cache_line_and_comes_back(superblock: Superblock) -
 def test_a_flipped_bit_is_noticed(superblock: Superblock, bit: int) -> None:
     data = bytearray(superblock.to_bytes())
     data[bit // 8] ^= 1 << bit % 8
-    try:
-        assert Superblock.from_bytes(bytes(data), "here") is None
-    except ForeignDataError:
-        assert 12 <= bit // 8 < 16, "only the version may say that it is newer"
+    assert Superblock.from_bytes(bytes(data), "here") is None
 
 
 def newer(superblock: Superblock) -> bytes:

@@ -279,6 +279,15 @@ class Pool:
         """Store the copy of the superblock in force, step 4."""
         self._store(self._slots[self._slot][COPY_OFFSET:], self._superblock.to_bytes())
 
+    def _mend(self) -> None:
+        """Store what of the superblock in force is not there twice: one of the two is."""
+        data = self._superblock.to_bytes()
+        slot = self._read_slots()[self._slot]
+        if slot.line != data:
+            self._store(self._slots[self._slot], data)
+        if slot.copy != data:
+            self._vouch()
+
     def _store(self, memory: NDArray[np.uint8], data: bytes) -> None:
         try:
             osops.store(memory[: len(data)], np.frombuffer(data, np.uint8))
@@ -397,8 +406,8 @@ class Pool:
         try:
             if not self.refresh():
                 self.format()
-            elif not self._read_slots()[self._slot].is_vouched_for:
-                self._vouch()
+            else:
+                self._mend()
             self._store(self._note, f"{os.getpid():<31}\n".encode())
         except BaseException:
             self.lock.release()
