@@ -19,7 +19,7 @@ __all__ = ["begin", "call_after_closing", "close_before_threads_end", "end"]
 class _Group(Protocol):
     def close(self) -> None: ...
 
-    def _abandon(self) -> None: ...
+    def abandon(self) -> None: ...
 
 
 _OPEN: weakref.WeakSet[_Group] = weakref.WeakSet()
@@ -59,6 +59,10 @@ def _close_all() -> None:
             closes.callback(group.close)
 
 
+def _nothing() -> None:
+    pass
+
+
 def _end() -> None:
     with ExitStack() as ends:
         for function in _after:
@@ -69,9 +73,12 @@ def _end() -> None:
 
 def _abandon_all() -> None:
     for group in list(_OPEN):
-        group._abandon()
+        group.abandon()
 
 
+# What `atexit` has is called in reverse. `weakref.finalize` registers itself when it is first used,
+# and is how stores close their connections; groups are written through these. So it comes first.
+weakref.finalize(_end, _nothing)
 atexit.register(_end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_abandon_all)

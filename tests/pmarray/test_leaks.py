@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -208,7 +209,7 @@ def test_a_lock_that_is_taken_while_the_last_writer_ends(
     last.create("x", (4,), chunks=2)[...] = 1
     last.flush()
     group = pmarray.open_group(url, mode="r+")
-    lock = group._backend._lock  # type: ignore[union-attr]
+    lock: Any = group._session.backend._lock  # type: ignore[union-attr]
     real = lock.acquire
 
     def acquire() -> None:
