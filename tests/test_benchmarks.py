@@ -6,7 +6,9 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from typer.testing import CliRunner
 
 from benchmarks import _cgroup, _keepers, limits, paper, peers, regime, scaling
 from benchmarks.__main__ import app
+from benchmarks._harness import Contender, race, table_of
 from benchmarks._records import Recording, read, recording
 from benchmarks._tables import Table
 from benchmarks.page import SECTIONS
@@ -177,14 +180,19 @@ def test_the_papers_figures_stand_beside_ours_as_ratios(scratch: Path, output: P
     assert set(paper.figures(found)) == {"paper-epoch"}
 
 
-def test_an_epoch_that_takes_too_long_is_broken_off_and_marked(scratch: Path, output: Path) -> None:
-    found = recorded(
-        "paper", output, scratch, paper.measure,
-        model="2conv2fc", threads=1, steps=4, rounds=1, most_seconds=0.0, least_steps=2,
-        probe_bytes=8 << 20,
-    )  # fmt: skip
-    assert {one["steps"] for one in found.of("timing")} == {2}
-    assert all(name.endswith(" *") for name in cells(paper.tables(found)[1]) if "only" not in name)
+def test_a_run_that_takes_too_long_is_broken_off_and_marked() -> None:
+    class Slow:
+        def step(self) -> None:
+            time.sleep(0.01)
+
+        def finish(self) -> None:
+            pass
+
+    slow = Contender("slow", lambda: nullcontext(Slow()))
+    (result,) = race([slow], rounds=1, steps=1000, warm_up=1, most_seconds=0.05, least_steps=2)
+    assert 2 <= result.steps <= 6
+    assert result.seconds >= 0.01
+    assert table_of([result]).rows[0][0] == "slow *"
 
 
 def test_a_posterior_larger_than_memory_is_collected_where_memory_is_little(
