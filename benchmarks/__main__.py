@@ -130,7 +130,7 @@ def regime(
     model: Model = "4fc",
     threads: Threads = None,
     memory_mib: Annotated[
-        int, typer.Option(min=0, help="MiB that the process may hold, page cache included.")
+        int, typer.Option(min=256, help="MiB that the process may hold, page cache included.")
     ] = 1024,
     ratios: Annotated[
         list[float] | None, typer.Option("--ratio", help="Posterior over memory; may be repeated.")

@@ -43,6 +43,7 @@ def measure(
     most_seconds: float,
     least_steps: int,
     shelves: Sequence[str] = (),
+    enforced: bool = True,
     directory: Path,
 ) -> None:
     """Train and collect at every ratio, in every way, in a process that has little memory.
@@ -54,7 +55,7 @@ def measure(
     model, threads
         What is trained, and by how many threads.
     memory_bytes
-        What the process may hold; 0 for no limit of its own.
+        What the process may hold.
     ratios
         Of the posterior's size to that.
     rounds
@@ -63,12 +64,14 @@ def measure(
         When a run is broken off, to be extrapolated.
     shelves
         See `benchmarks.paper.contenders`.
+    enforced
+        Whether a cgroup holds it to that.
     directory
         Where files are written.
     """
     with ExitStack() as stack:
         joins = None
-        if memory_bytes:
+        if enforced:
             try:
                 joins = stack.enter_context(_cgroup.limited(memory_bytes))
             except _cgroup.CgroupError as error:
@@ -91,7 +94,7 @@ def measure(
                             run.add("no room", name=name, ratio=ratio)
                         continue
                     run.report(f"round {turn + 1} of {rounds}: {name}, ratio {ratio}")
-                    cell = (model, shelves, scratch, i, ratio, memory_bytes or 1 << 30)
+                    cell = (model, shelves, scratch, i, ratio, memory_bytes)
                     try:
                         timing = process.call(_cell, *cell, most_seconds, least_steps)
                     except BrokenProcessPool:

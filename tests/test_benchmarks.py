@@ -200,8 +200,8 @@ def test_a_posterior_larger_than_memory_is_collected_where_memory_is_little(
 ) -> None:
     found = recorded(
         "regime", output, scratch, regime.measure,
-        model="2conv2fc", threads=1, memory_bytes=0, ratios=[0.0001, 1.0], rounds=1,
-        most_seconds=0.0, least_steps=2,
+        model="2conv2fc", threads=1, memory_bytes=1 << 20, ratios=[0.25, 1.0], rounds=1,
+        most_seconds=0.0, least_steps=2, enforced=False,
     )  # fmt: skip
     (table,) = map(cells, regime.tables(found))
     assert table["row-major in DRAM"]["1"] == "-"  # it would not fit
