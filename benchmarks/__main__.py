@@ -368,11 +368,14 @@ def page(
     to: Annotated[Path, typer.Option(help="The page; figures go into a folder beside it.")] = Path(
         "docs/benchmarks.md"
     ),
+    readme: Annotated[
+        Path | None, typer.Option(help="Takes a few figures of `peers` between its marks.")
+    ] = None,
 ) -> None:
     """Make the page of the documentation, and its figures, from results."""
     from benchmarks.page import write
 
-    write(results, to)
+    write(results, to, readme)
 
 
 if __name__ == "__main__":

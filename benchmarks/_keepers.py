@@ -120,11 +120,10 @@ class Ours(Keeper):
         self._posterior.close()
 
     def iterates(self) -> Iterator[Column]:
-        """Add the first iterate, which the columns are deviations from."""
-        with pmarray.open_group(f"memmap:{self.path}", mode="r") as group:
-            anchor, trajectory = group["anchor"][:], group["trajectory"]
+        """Yield the columns of the trajectory."""
+        with pmarray.open(f"memmap:{self.path}#trajectory", mode="r") as trajectory:
             for i in range(trajectory.shape[1]):
-                yield anchor + trajectory[:, i]
+                yield trajectory[:, i]
 
     def draw(self, n: int) -> Column:
         """Draw with the library's own method."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import matplotlib as mpl
 
+from benchmarks import peers
 from benchmarks._machine import describe
 from benchmarks._records import Recording, read
+from benchmarks._tables import Table
 
 __all__ = ["SECTIONS", "Section", "write"]
 
@@ -82,7 +85,11 @@ interleaved: what disturbs the machine for a while falls on all rows alike.
 """
 
 
-def write(results: Path, to: Path) -> None:
+_README_FIGURES = re.compile(r"<!-- figures -->.*?<!-- /figures -->", re.DOTALL)
+_README_HEADINGS = ("", "ms a step", "x alone", "peak RSS", "32 draws, s", "after a kill")
+
+
+def write(results: Path, to: Path, readme: Path | None = None) -> None:
     """Write the page, and its figures into a folder of its name.
 
     Parameters
@@ -91,6 +98,8 @@ def write(results: Path, to: Path) -> None:
         Directory of files of JSON lines, each named for its benchmark.
     to
         The page, which is replaced.
+    readme
+        Takes a few columns of the comparison with peers, where it says so.
     """
     parts = [_HEAD]
     # The same results give the same bytes.
@@ -100,6 +109,26 @@ def write(results: Path, to: Path) -> None:
             file = results / f"{section.benchmark}.jsonl"
             parts += _of(read(file), to) if file.exists() else [_not_yet(section)]
     to.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
+    compared = results / "peers.jsonl"
+    if readme is not None and compared.exists():
+        text = readme.read_text(encoding="utf-8")
+        shown = _README_FIGURES.sub(lambda _: _in_short(read(compared)), text)
+        readme.write_text(shown, encoding="utf-8")
+
+
+def _in_short(run: Recording) -> str:
+    (whole,) = peers.tables(run)
+    at = [whole.headings.index(heading) for heading in _README_HEADINGS]
+    header = run.header
+    table = Table(
+        "",
+        [whole.headings[i] for i in at],
+        [[row[i] for i in at] for row in whole.rows],
+        f"`{header['command']}`, {header['date'][:10]}, {header['machine']['cores']} cores: a"
+        f" network of {run.of('network')[0]['weights']:,} weights, every iterate kept and made"
+        " durable. The whole table, and what its columns mean, is in `docs/benchmarks.md`.",
+    )
+    return f"<!-- figures -->\n{table.to_markdown()}\n<!-- /figures -->"
 
 
 def _not_yet(section: Section) -> str:

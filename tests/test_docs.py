@@ -100,3 +100,13 @@ def test_every_public_name_is_in_the_reference(package: ModuleType) -> None:
         if not any(shown is one for one in documented):
             missing.append(name)
     assert not missing
+
+
+def test_links_of_the_readme_lead_somewhere_from_a_package_index_too() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert targets
+    assert all(target.startswith("https://") for target in targets)
+    named = re.findall(r"`((?:docs|swag)/[\w./-]+|[A-Z]+\.md)`", text)
+    assert named
+    assert all((REPOSITORY / name).exists() for name in named)
