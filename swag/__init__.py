@@ -21,10 +21,14 @@ from swag import errors
 from swag.errors import SwagError
 
 if TYPE_CHECKING:
+    from swag import calibration as calibration
+    from swag import convergence as convergence
     from swag import datasets as datasets
     from swag import divergences as divergences
+    from swag import export as export
     from swag import metrics as metrics
     from swag import models as models
+    from swag import uncertainty as uncertainty
     from swag.batchnorm import update_bn as update_bn
     from swag.collect import SWAG as SWAG
     from swag.covariance import Covariance as Covariance
@@ -42,12 +46,16 @@ __all__ = [  # noqa: RUF022 - in the order of `sorted`, which does not put capit
     "SWAG",
     "StoredPosterior",
     "SwagError",
+    "calibration",
+    "convergence",
     "datasets",
     "divergences",
     "errors",
+    "export",
     "load",
     "metrics",
     "models",
+    "uncertainty",
     "update_bn",
 ]
 
@@ -63,7 +71,16 @@ _HOMES = {
     "load": "swag.posterior",
     "update_bn": "swag.batchnorm",
 }
-_MODULES = {"datasets", "divergences", "metrics", "models"}
+_MODULES = {
+    "calibration",
+    "convergence",
+    "datasets",
+    "divergences",
+    "export",
+    "metrics",
+    "models",
+    "uncertainty",
+}
 
 
 def __getattr__(name: str) -> Any:
