@@ -27,13 +27,14 @@ import torch
 from torch import Tensor, nn
 
 from swag._buffers import Buffers
+from swag._distribution import MEMORY_BYTES
 from swag._factors import GaussianFactors, blocks, refuse_rank
 from swag._parameters import ParameterTable
 from swag._target import Target
 from swag.errors import WindowError
 from swag.sampling import Gaussian, Generator, source_of
 
-__all__ = ["Subspace", "elliptical_slice", "principal"]
+__all__ = ["Spectrum", "Subspace", "elliptical_slice", "principal", "spectrum"]
 
 LogLikelihood = Callable[[nn.Module], Tensor | float]
 
@@ -214,6 +215,40 @@ def elliptical_slice(
         angle = low + (high - low) * torch.rand((), generator=source).item()
 
 
+@dataclass(frozen=True)
+class Spectrum:
+    """The singular values of the deviations, and where the iterates are along their directions."""
+
+    singular_values: Tensor
+    """Standard deviations, the largest first, shape (rank,), float64."""
+    mixing: Tensor
+    """What the deviations are multiplied by for the directions, shape (rank, rank); orthogonal."""
+
+    @property
+    def scores(self) -> Tensor:
+        """Coordinates of each column along each direction, shape (columns, rank)."""
+        return self.mixing.T * self.singular_values * math.sqrt(max(1, len(self.mixing) - 1))
+
+
+def spectrum(gaussian: Gaussian, memory_bytes: int = MEMORY_BYTES) -> Spectrum:
+    """The spectrum of a posterior's deviations, from one reading of its columns.
+
+    Raises
+    ------
+    pmarray.errors.BudgetError
+        It has more than 3,000 columns.
+    """
+    factors = GaussianFactors(gaussian, 1.0)
+    r = factors.rank
+    refuse_rank(r)
+    gram = torch.zeros(r, r, dtype=torch.float64)
+    for start, stop in blocks(factors.size, r, memory_bytes):
+        part = factors.rows(start, stop, memory_bytes)[1]
+        gram.addmm_(part, part.T)
+    squares, vectors = torch.linalg.eigh(gram)
+    return Spectrum(squares.flip(0).clamp(min=0).sqrt(), vectors.flip(1).T)
+
+
 def principal(gaussian: Gaussian, buffers: Buffers, k: int, memory_bytes: int) -> Subspace:
     """`Posterior.subspace` of a posterior."""
     factors = GaussianFactors(gaussian, 1.0)
@@ -223,17 +258,10 @@ def principal(gaussian: Gaussian, buffers: Buffers, k: int, memory_bytes: int) -
             f"the low-rank part has {r} columns, which span at most {max(0, r - 1)} directions; "
             f"k={k} were asked for"
         )
-    refuse_rank(r)
-    gram = torch.zeros(r, r, dtype=torch.float64)
-    for start, stop in blocks(factors.size, r, memory_bytes):
-        part = factors.rows(start, stop, memory_bytes)[1]
-        gram.addmm_(part, part.T)
-    squares, vectors = torch.linalg.eigh(gram)
-    # F^T w is a left singular vector times its singular value, which is the length wanted.
-    mixing = vectors.flip(1)[:, :k].T
+    found = spectrum(gaussian, memory_bytes)
+    # Those of F are left singular vectors times their singular values: as long as is wanted.
     basis = torch.empty(k, factors.size)
     for start, stop in blocks(factors.size, r, memory_bytes):
-        basis[:, start:stop] = mixing @ factors.rows(start, stop, memory_bytes)[1]
+        basis[:, start:stop] = found.mixing[:k] @ factors.rows(start, stop, memory_bytes)[1]
     mean = gaussian.anchor + torch.from_numpy(gaussian.moments.mean)
-    spread = squares.flip(0).clamp(min=0).sqrt()
-    return Subspace(gaussian.table, mean, basis, spread, buffers)
+    return Subspace(gaussian.table, mean, basis, found.singular_values, buffers)
