@@ -54,7 +54,6 @@ def collect_epoch(model: str, threads: int | None, steps: int | None, directory:
     trainer = Trainer(net, mnist().train, recipe, posterior.update_parameters)
     before = peak_rss()
     next(trainer)
-    anchor = _flat(net)
     started = time.perf_counter()
     for _ in islice(trainer, None if steps is None else steps - 1):
         pass
@@ -63,8 +62,8 @@ def collect_epoch(model: str, threads: int | None, steps: int | None, directory:
     peak = peak_rss()
     posterior.close()
     file = directory / "trajectory.npy"
-    last = np.load(file, mmap_mode="r")[: len(anchor), trainer.step - 1]
-    np.testing.assert_array_equal(last, _flat(net) - anchor)
+    last = np.load(file, mmap_mode="r")[: len(weights := _flat(net)), trainer.step - 1]
+    np.testing.assert_array_equal(last, weights)
     return Epoch(trainer.step, seconds, file.stat().st_size, before, peak)
 
 

@@ -35,9 +35,11 @@ if TYPE_CHECKING:
     from swag.posterior import Posterior as Posterior
     from swag.posterior import StoredPosterior as StoredPosterior
     from swag.posterior import load as load
+    from swag.regression import GaussianPrediction as GaussianPrediction
 
 __all__ = [  # noqa: RUF022 - in the order of `sorted`, which does not put capitals aside
     "Covariance",
+    "GaussianPrediction",
     "MultiSWAG",
     "Posterior",
     "SWAG",
@@ -59,6 +61,7 @@ __all__ = [  # noqa: RUF022 - in the order of `sorted`, which does not put capit
 # needs it is imported when it is first asked for.
 _HOMES = {
     "Covariance": "swag.covariance",
+    "GaussianPrediction": "swag.regression",
     "MultiSWAG": "swag.mixture",
     "SWAG": "swag.collect",
     "Posterior": "swag.posterior",

@@ -33,7 +33,7 @@ _DEFAULTS = Recipe()
 _MNIST_FOLDER = "Folder of the four MNIST files; those that come with swag if not given."
 
 # What the extra brings along.
-_EXTRA = {"torch", "torchmetrics", "matplotlib", "numba", "ml_dtypes"}
+_EXTRA = {"torch", "torchmetrics", "matplotlib", "ml_dtypes"}
 
 
 def _print_version(asked: bool) -> None:
