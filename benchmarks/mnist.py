@@ -148,13 +148,7 @@ def _in_subspace(
             points.append(subspace.sample(
                 model, log_likelihood, samples, temperature=count / _SUBSPACE, generator=0
             ))  # fmt: skip
-        total: Tensor | float = 0.0
-        for point in points[0]:
-            weights = subspace.weights(point)
-            total = total + _one(
-                lambda batch, w=weights: torch.func.functional_call(model, w, (batch,)), inputs
-            )  # type: ignore[misc]
-        return total / samples  # type: ignore[return-value]
+        return subspace.predict(model, inputs, points[0], activation="softmax")
 
     return predict
 

@@ -40,6 +40,8 @@ class Analysis(Distribution):
         every: int = 1,
         rank: int | None = None,
         center: Center = "running",
+        *,
+        stop: int | None = None,
     ) -> StoredPosterior:
         """As `swag.Posterior.window` says."""
 

@@ -31,6 +31,9 @@ class Draws:
     memory_bytes: int
     """For draws and for what they are made from."""
 
+    def __len__(self) -> int:
+        return len(self.seeds)
+
     def once(self) -> Iterator[Tensor]:
         """The draws, one after another, shape (n,) each."""
         at_once = max(1, self.memory_bytes // 2 // (self.gaussian.anchor.nbytes or 1))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from swag._draws import Draws
 from swag._forward import Forward, device_of, moved, outputs_of, size_of
+from swag._target import Target
 
-__all__ = ["Networks"]
+__all__ = ["Networks", "Source"]
 
 Take = Callable[[Any], tuple[Tensor, ...]]
 Found = tuple[int, int, Tensor, tuple[Tensor, ...]]
@@ -21,6 +21,23 @@ Found = tuple[int, int, Tensor, tuple[Tensor, ...]]
 _ACTIVATIONS = 16
 """What a network holds at a time while it runs, as a multiple of its inputs: a guess."""
 _LEAST_TOLERANCE = 1e-4
+
+
+class Source(Protocol):
+    """Weights for a model, one vector after another."""
+
+    @property
+    def target(self) -> Target:
+        """The model, which takes them."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def once(self) -> Iterator[Tensor]:
+        """The vectors, shape (n,) each."""
+
+    def kept(self) -> Iterable[Tensor]:
+        """The same, to be gone through again."""
 
 
 class Networks:
@@ -49,7 +66,7 @@ class Networks:
 
     def __init__(
         self,
-        draws: Draws,
+        draws: Source,
         take: Take,
         forward: Forward | None,
         memory_bytes: int,
@@ -59,7 +76,7 @@ class Networks:
     ) -> None:
         self._target = draws.target
         self._model = draws.target.model
-        self._count = len(draws.seeds)
+        self._count = len(draws)
         self._vectors: Iterable[Tensor] = draws.kept() if again else draws.once()
         self._take = take
         self._forward = forward

@@ -20,16 +20,21 @@ twice, and never held.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from swag._buffers import Buffers
 from swag._distribution import MEMORY_BYTES
 from swag._factors import GaussianFactors, blocks, refuse_rank
+from swag._forward import Forward
 from swag._parameters import ParameterTable
+from swag._predicting import batches_of, reduced
+from swag._reductions import Activation, Average, activation_of
 from swag._target import Target
 from swag.errors import WindowError
 from swag.sampling import Gaussian, Generator, source_of
@@ -173,9 +178,77 @@ class Subspace:
                     points[kept - 1] = prior_scale * z
         return points
 
+    def predict(
+        self,
+        model: nn.Module,
+        inputs: Tensor | Dataset[Any] | Iterable[Any],
+        coordinates: Tensor,
+        *,
+        activation: Activation,
+        loader: Iterable[Any] | None = None,
+        forward: Forward | None = None,
+        batch_size: int = 1000,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> Tensor:
+        """Average what the networks at some points make of each input.
+
+        Parameters
+        ----------
+        model, inputs
+            As for `Posterior.predict`.
+        coordinates
+            Of the networks, shape (networks, k): what `sample` gives.
+        activation, loader, forward, batch_size, memory_bytes
+            As for `Posterior.predict`.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (n, ...) as the model's outputs, on the model's device.
+
+        Raises
+        ------
+        ModelError, ValueError, TypeError
+            As `Posterior.predict`; there is no point.
+        """
+        if coordinates.ndim != 2 or not len(coordinates):
+            raise ValueError(f"points have the shape (n, k), not {tuple(coordinates.shape)}")
+        target = Target(model, self.table, self._buffers, loader, forward)
+        share = memory_bytes // 2
+        with target.borrowed():
+            return reduced(
+                [_Points(target, self, coordinates)],
+                batches_of(inputs, batch_size),
+                Average(len(coordinates), activation_of(activation)),
+                forward,
+                share,
+            )
+
     def _vectors(self, coordinates: Tensor) -> Tensor:
         moved = coordinates.to(torch.float32) @ self.basis
         return self.mean + moved
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Points of a subspace, as networks are made of draws."""
+
+    target: Target
+    subspace: Subspace
+    coordinates: Tensor
+
+    def __len__(self) -> int:
+        return len(self.coordinates)
+
+    def once(self) -> Iterator[Tensor]:
+        """The weights of each, shape (n,)."""
+        return map(self.subspace._vectors, self.coordinates)
+
+    def kept(self) -> Iterable[Tensor]:
+        """The same, to be gone through again: a product each time, and nothing held."""
+        return self
+
+    __iter__ = once
 
 
 def elliptical_slice(
