@@ -28,7 +28,7 @@ from swag._reductions import (
 )
 from swag._target import Target, refuse_drawn
 from swag.regression import GaussianPrediction
-from swag.sampling import Center, Generator, Seeds, draw, source_of
+from swag.sampling import Center, Generator, Plan, Seeds, draw, source_of
 
 if TYPE_CHECKING:
     from swag.posterior import StoredPosterior
@@ -236,7 +236,7 @@ class Posterior(Analysis):
         gaussian = self._gaussian()
         target = self._target(model, loader, forward)
         seeds = Seeds.take(1, generator)
-        vectors = draw(gaussian, seeds, scale_of(gaussian, scale), memory_bytes)
+        vectors = draw(Plan(gaussian, seeds, scale_of(gaussian, scale)), memory_bytes)
         with target.borrowed():
             target.put(vectors[0])
             del vectors
@@ -489,11 +489,10 @@ def predict(
     for posterior in posteriors:
         gaussian = posterior._gaussian()
         target = posterior._target(model, loader, forward)
-        factor = scale_of(gaussian, scale)
-        seeds = Seeds.take(samples, source)
-        parts.append(Draws(target, gaussian, seeds, factor, 3 * share // len(posteriors)))
+        plan = Plan(gaussian, Seeds.take(samples, source), scale_of(gaussian, scale))
+        parts.append((target, Draws(plan, 3 * share // len(posteriors))))
     rows = rows_in(inputs)
     total = None if rows is None else rows * samples * len(posteriors)
     watch = None if progress is None else lambda done: progress(done, total)
-    with parts[0].target.borrowed():
+    with parts[0][0].borrowed():
         return reduced(parts, batches, made, forward, share, draws_at_once, watch)

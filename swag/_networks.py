@@ -26,10 +26,6 @@ _LEAST_TOLERANCE = 1e-4
 class Source(Protocol):
     """Weights for a model, one vector after another."""
 
-    @property
-    def target(self) -> Target:
-        """The model, which takes them."""
-
     def __len__(self) -> int:
         """How many there are."""
 
@@ -50,8 +46,10 @@ class Networks:
 
     Parameters
     ----------
+    target
+        The model that takes them.
     draws
-        The weights, and the model that takes them.
+        The weights.
     take
         The tensors of the model's outputs that are needed.
     forward
@@ -66,6 +64,7 @@ class Networks:
 
     def __init__(
         self,
+        target: Target,
         draws: Source,
         take: Take,
         forward: Forward | None,
@@ -74,17 +73,17 @@ class Networks:
         *,
         again: bool,
     ) -> None:
-        self._target = draws.target
-        self._model = draws.target.model
+        self._target = target
+        self._model = target.model
         self._count = len(draws)
         self._vectors: Iterable[Tensor] = draws.kept() if again else draws.once()
         self._take = take
         self._forward = forward
         self._memory_bytes = memory_bytes
         self._asked = draws_at_once
-        self._may_be_batched = draws.target.is_pure and draws_at_once != 1
+        self._may_be_batched = target.is_pure and draws_at_once != 1
         self._is_checked = False
-        self._keeps_statistics = again and not draws.target.is_pure
+        self._keeps_statistics = again and not target.is_pure
         self._statistics: list[list[Tensor] | None] = [None] * self._count
 
     def __len__(self) -> int:

@@ -20,6 +20,7 @@ from torch.utils.data import (
 from swag._forward import Forward, rows_of, size_of
 from swag._networks import Networks, Source
 from swag._reductions import Reduction
+from swag._target import Target
 from swag.errors import SwagWarning
 
 __all__ = ["Watch", "batches_of", "reduced", "rows_in"]
@@ -76,7 +77,7 @@ def rows_in(inputs: Any) -> int | None:
 
 @torch.no_grad()
 def reduced(
-    parts: Sequence[Source],
+    parts: Sequence[tuple[Target, Source]],
     batches: Iterable[Any],
     reduction: Reduction[R],
     forward: Forward | None,
@@ -93,7 +94,7 @@ def reduced(
     Parameters
     ----------
     parts
-        What is drawn; each into the same model.
+        What is drawn, and what takes it; all of the same model.
     batches
         Of inputs.
     reduction
@@ -118,8 +119,8 @@ def reduced(
         raise ValueError("the inputs gave no batch: there is nothing to predict")
     several = second is not None
     runs = [
-        Networks(part, reduction.take, forward, memory_bytes, draws_at_once, again=several)
-        for part in parts
+        Networks(target, draws, reduction.take, forward, memory_bytes, draws_at_once, again=several)
+        for target, draws in parts
     ]
     effect = _Effect()
     seen = 0

@@ -217,7 +217,7 @@ class Subspace:
         share = memory_bytes // 2
         with target.borrowed():
             return reduced(
-                [_Points(target, self, coordinates)],
+                [(target, _Points(self, coordinates))],
                 batches_of(inputs, batch_size),
                 Average(len(coordinates), activation_of(activation)),
                 forward,
@@ -233,7 +233,6 @@ class Subspace:
 class _Points:
     """Points of a subspace, as networks are made of draws."""
 
-    target: Target
     subspace: Subspace
     coordinates: Tensor
 
