@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from benchmarks._records import Recording
+from benchmarks._records import Record, Recording
 from benchmarks._tables import Table
 from swag import runs
 from swag.datasets import MNIST_MEAN, MNIST_STD, mnist
@@ -136,7 +136,9 @@ def _in_subspace(
     def log_likelihood(model: nn.Module) -> float:
         losses = [
             nn.functional.cross_entropy(model(batch), wanted, reduction="sum").item()
-            for batch, wanted in zip(few.split(_BATCH), of_few.split(_BATCH), strict=True)
+            for batch, wanted in zip(
+                torch.split(few, _BATCH), torch.split(of_few, _BATCH), strict=True
+            )
         ]
         return -sum(losses) * count / len(few)
 
@@ -186,7 +188,7 @@ def _note(
 
 @torch.no_grad()
 def _one(model: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    return torch.cat([model(batch).softmax(dim=1) for batch in inputs.split(_BATCH)])
+    return torch.cat([model(batch).softmax(dim=1) for batch in torch.split(inputs, _BATCH)])
 
 
 def _noise(like: Tensor) -> Tensor:
@@ -200,7 +202,7 @@ def tables(run: Recording) -> list[Table]:
     rows: dict[str, dict[str, list[dict[str, float]]]] = {}
     for one in run.of("method"):
         rows.setdefault(one["network"], {}).setdefault(one["method"], []).append(dict(one))
-    rates = {}
+    rates: dict[str, Record] = {}
     for one in run.of("rate"):
         best = rates.get(one["network"])
         if best is None or one["held_out_nll"] < best["held_out_nll"]:

@@ -96,7 +96,7 @@ def measure(run: Recording, *, seeds: int, samples: int, figure: Path | None) ->
             off = model(features(x)).squeeze(1) - y
             return float(-off.square().sum() / (2 * _NOISE**2))
 
-        drawn = {"SGD": [dict(model.named_parameters())]}
+        drawn: dict[str, list[dict[str, Tensor]]] = {"SGD": [dict(model.named_parameters())]}
         draws = posterior.sample(samples, generator=seed)
         drawn["SWAG"] = [{name: w[i] for name, w in draws.items()} for i in range(samples)]
         for k in (2, 5, 10):

@@ -43,12 +43,12 @@ p{max-width:75ch}.note{color:var(--soft);overflow-wrap:anywhere}
 th,td{padding:4px 14px 4px 0;text-align:right;border-bottom:1px solid var(--line)}
 th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:500}
 td.best{font-weight:700}td.good{color:var(--good)}td.bad{color:var(--bad)}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:18px}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:18px;margin-top:14px}
 figure{margin:0}figcaption{color:var(--soft);font-size:.9em}
 svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:11px}
 svg .grid{stroke:var(--line);stroke-width:.7}
 svg polyline{fill:none;stroke:var(--c);stroke-width:1.5}
-svg circle{fill:var(--c);fill-opacity:.65}svg .faint{opacity:.35}
+svg circle{fill:var(--c);fill-opacity:.65}svg .faint{opacity:.6}
 svg line.mark{stroke:var(--ink);stroke-dasharray:4 3}svg text.mark{fill:var(--ink)}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:2px 16px;margin:2px 0;padding:0 0 0 60px;
 font-size:.85em}.legend li::before{content:"";display:inline-block;width:10px;height:10px;
@@ -151,7 +151,7 @@ def _facts(findings: Findings) -> str:
     posterior = findings.posterior
     table = posterior._store.table
     rows = [
-        ("parameters", f"{table.size:,} in {len(table.entries)} tensors"),
+        ("parameters", f"{table.size:,}, in tensors: {len(table.entries)}"),
         ("iterates", f"{posterior.n_averaged:,} averaged, {posterior.rank:,} held"),
     ]
     if findings.evaluation is not None:
@@ -254,8 +254,10 @@ def _burn_in(findings: Findings) -> str:
         if found.start is not None
         else f"The iterates have not settled: {found.why}."
     )
-    verdict = {True: ("yes", "good"), False: ("no", "bad"), None: "left out"}
-    rows = [(c.name, f"{c.value:.3g}", c.wanted, verdict[c.holds]) for c in found.checks]
+    verdict = {True: ("yes", "good"), False: ("no", "bad"), None: ("left out", "")}
+    rows: list[Sequence[str | tuple[str, str]]] = [
+        (c.name, f"{c.value:.3g}", c.wanted, verdict[c.holds]) for c in found.checks
+    ]
     numbers = np.array(found.iterates)
     marks = [] if found.start is None else [(float(found.start), "suggested")]
     energy = Series("", numbers[: len(found.energy)], found.energy)

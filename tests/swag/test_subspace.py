@@ -117,7 +117,7 @@ def test_a_linear_model_has_the_posterior_of_its_subspace() -> None:
     weights = subspace.weights(points[:7])["weight"]
     each = torch.stack([inputs @ w.T for w in weights])
     torch.testing.assert_close(found, each.mean(dim=0), rtol=1e-4, atol=1e-4)
-    batches = list(inputs.split(9))
+    batches = list(torch.split(inputs, 9))
     again = subspace.predict(model, iter(batches), points[:7], activation="none", memory_bytes=1)
     torch.testing.assert_close(again, found, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match=r"\(n, k\)"):
