@@ -322,15 +322,13 @@ def diagnose(
     """
     with _plain_errors():
         from swag import diagnosis, report
-        from swag.posterior import load
 
         if figure is not None:
             try:
                 report.check_picture(figure)
             except ValueError as error:
                 raise typer.BadParameter(str(error), param_hint="--figure") from None
-        with load(store) as posterior:
-            found = posterior.suggest_burn_in()
+        found = diagnosis.diagnose(store)
         if as_json:
             print(json.dumps(diagnosis.as_json(found), indent=2))
         else:

@@ -7,14 +7,57 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
+from swag import runs
 from swag.burn_in import BurnIn
+from swag.errors import StoreError
+from swag.posterior import StoredPosterior, load
 
-__all__ = ["as_json", "picture", "table"]
+__all__ = ["as_json", "diagnose", "picture", "table"]
 
 _SHOWN = 4
 """Projections drawn."""
+
+
+def diagnose(store: str) -> BurnIn:
+    """Suggest the burn-in of a stored posterior; with the loss, where `swag.runs.train` made it.
+
+    Parameters
+    ----------
+    store
+        URL of the group.
+
+    Returns
+    -------
+    BurnIn
+        What `Posterior.suggest_burn_in` returns.
+
+    Raises
+    ------
+    pmarray.errors.GroupNotFoundError, StoreError
+        There is no posterior.
+    WindowError
+        It holds too few iterates.
+    """
+    with load(store) as posterior:
+        return posterior.suggest_burn_in(loss=_loss(store, posterior))
+
+
+def _loss(store: str, posterior: StoredPosterior) -> NDArray[np.float64] | None:
+    """Of the minibatch that each iterate held was made from, if it is known."""
+    if runs.describe(store)["recipe"] is None:
+        return None
+    try:
+        run = runs.read(store)
+    except StoreError:  # not finished
+        return None
+    steps_per_epoch = len(run.losses) // run.recipe.epochs
+    losses = run.losses[run.recipe.first_collection(steps_per_epoch) :: run.recipe.interval]
+    if len(losses) != posterior.n_averaged:  # some were skipped
+        return None
+    return losses[len(losses) - posterior.rank :]
 
 
 def table(found: BurnIn) -> Table:
@@ -36,7 +79,8 @@ def table(found: BurnIn) -> Table:
         laid_out.add_column(heading, justify="right" if heading == "value" else "left")
     for check in found.checks:
         verdict = "left out" if check.holds is None else "yes" if check.holds else "no"
-        laid_out.add_row(check.name, f"{check.value:.3g}", check.wanted, check.note or verdict)
+        value = "" if check.holds is None else f"{check.value:.3g}"
+        laid_out.add_row(check.name, value, check.wanted, check.note or verdict)
     return laid_out
 
 

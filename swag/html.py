@@ -256,7 +256,8 @@ def _burn_in(findings: Findings) -> str:
     )
     verdict = {True: ("yes", "good"), False: ("no", "bad"), None: ("left out", "")}
     rows: list[Sequence[str | tuple[str, str]]] = [
-        (c.name, f"{c.value:.3g}", c.wanted, verdict[c.holds]) for c in found.checks
+        (c.name, "" if c.holds is None else f"{c.value:.3g}", c.wanted, verdict[c.holds])
+        for c in found.checks
     ]
     numbers = np.array(found.iterates)
     marks = [] if found.start is None else [(float(found.start), "suggested")]
