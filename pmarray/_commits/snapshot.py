@@ -136,6 +136,23 @@ class Snapshot:
             if stamp == self._backend.stamp():  # 4
                 return
 
+    def reads(self, file_id: int, start: int, stop: int, fetch: Callable[[], None]) -> bool:
+        """Read bytes ``[start, stop)`` of a data file by `fetch`, where no image overrides them.
+
+        False where one does: what `fetch` has read is not of this snapshot.
+        """
+        overridden = False
+
+        def override() -> None:
+            nonlocal overridden
+            overridden = any(
+                image.offset < stop and start < image.offset + image.nbytes
+                for image in self.images.get(file_id, ())
+            )
+
+        self.read(fetch, override)
+        return not overridden
+
     def read_into(self, file_id: int, region: Region, offset: int, out: memoryview) -> None:
         """Fill `out` with bytes of a data file as of this snapshot."""
         self.read(

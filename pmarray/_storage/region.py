@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import weakref
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -18,9 +19,11 @@ from pmarray._dtypes import DType
 from pmarray._formats.records import Image
 from pmarray._geometry.chunking import TARGET_CHUNK_BYTES, unfilled
 from pmarray._geometry.layout import BLOCK_BYTES, Extent, Layout
+from pmarray._geometry.reach import meeting
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.items import Axes, as_array
-from pmarray.backends._protocols import Region
+from pmarray._storage.warm import WarmReads
+from pmarray.backends._protocols import KeepsMapping, Region
 
 __all__ = ["RegionStorage"]
 
@@ -59,6 +62,11 @@ class RegionStorage(CachedItems):
         self._cache = cache
         self._chunk_nbytes = layout.chunk_nbytes(chunk_shape)
         self._sequential_at = 0
+        self._warm = (
+            WarmReads(region, file_id, dtype, snapshot)
+            if isinstance(region, KeepsMapping)
+            else None
+        )
         self._views: list[weakref.ref[Any]] = []
         """The mappings that `view` has handed out and somebody still has."""
         self._unsynced = new
@@ -157,9 +165,39 @@ class RegionStorage(CachedItems):
                     return np.ndarray((), self._dtype, chunk.buffer, start)[()]
                 if chunk.valid.intersects(start, start + self._dtype.itemsize):
                     return None
+            if self._warm is not None:
+                found = self._warm.item(self.layout, position, offset)
+                if found is not None:
+                    return found
             data = bytearray(self._dtype.itemsize)
             self._fetch(offset, memoryview(data))
             return np.ndarray((), self._dtype, data)[()]
+
+    def read(self, axes: Axes, out: AnyArray, /) -> None:
+        if self._warm is None or not out.size or not self._read_mapped(self._warm, axes, out):
+            super().read(axes, out)
+
+    def _read_mapped(self, warm: WarmReads, axes: Axes, out: AnyArray) -> bool:
+        """Read through the file's mapping, and by the cache what is not in the file."""
+        with self._cache.lock:
+            self._cache.check()
+            unsettled = [] if self._cache.quiet else self._cache.unsettled(self)
+        # Of what becomes unsettled from here on, which is what is lent to other threads, either
+        # may be read; what lands from here on has not changed in the cache.
+        if not warm.read(self.layout, axes, out):
+            return False
+        for chunk in unsettled:
+            box = tuple(
+                slice(i * n, (i + 1) * n)
+                for i, n in zip(chunk.index, self.chunk_shape, strict=True)
+            )
+            if (found := meeting(axes, box)) is not None:
+                items, where = found
+                for extent in self._extents(items):
+                    target = out[where][extent.block]
+                    self._cache.until(partial(self._read_extent, extent, target))
+        self._cache.end_operation()
+        return True
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         if self.shows(values):
@@ -221,6 +259,8 @@ class RegionStorage(CachedItems):
         self.layout = layout
 
     def trim(self) -> None:
+        if self._warm is not None:
+            self._warm.drop()
         self.region.trim(self.layout.nbytes)
 
     def discard(self) -> None:
@@ -228,6 +268,8 @@ class RegionStorage(CachedItems):
         self.close()
 
     def close(self) -> None:
+        if self._warm is not None:
+            self._warm.drop()
         self.region.close()
 
     def _extents(self, axes: Axes) -> Iterator[Extent]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pmarray._dtypes import DType
 from pmarray._formats.metadata import ArrayMetadata, Checkpoint
 from pmarray._geometry.layout import Layout
+from pmarray._geometry.reach import Reach
 from pmarray._protocols import RememberedProtocol
 from pmarray._url import URL
 
@@ -19,7 +20,9 @@ __all__ = [
     "ChunkBackend",
     "Chunks",
     "ImageTarget",
+    "KeepsMapping",
     "LosesLock",
+    "Mapped",
     "OpenBackend",
     "Overwritable",
     "PersistentRegion",
@@ -87,6 +90,37 @@ class PersistentRegion(Region, Protocol, metaclass=RememberedProtocol):
 
     def stored(self, offset: int, nbytes: int, /) -> None:
         """Note that bytes have been stored to `memory`; `barrier` makes them durable."""
+
+
+class Mapped(Protocol):
+    """Bytes of a region as memory, which must be asked for before they are loaded."""
+
+    @property
+    def memory(self) -> NDArray[np.uint8]:
+        """The bytes, read-only."""
+
+    def ask(self, reach: Reach, /) -> bool:
+        """Return when bytes can be loaded, or false; raise where the medium does not give them."""
+
+    def ask_item(self, offset: int, nbytes: int, /) -> bool:
+        """The same for the bytes of one item."""
+
+    def expect(self, reach: Reach, /) -> None:
+        """Hint that bytes are asked for next."""
+
+    def let_go(self, reach: Reach, /) -> None:
+        """Give up the pages of bytes that were asked for."""
+
+
+@runtime_checkable
+class KeepsMapping(Region, Protocol, metaclass=RememberedProtocol):
+    """A region on a medium that can be mapped for reading, beside system calls."""
+
+    def keep_mapped(self, nbytes: int, /) -> Mapped | None:
+        """Return its first `nbytes` bytes as memory, if possible; the same as long as they do.
+
+        The mapping ends with `trim` and `close`, when nobody has it any more.
+        """
 
 
 class ImageTarget(Protocol):
