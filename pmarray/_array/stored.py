@@ -224,7 +224,9 @@ class StoredArray:
             index, self._array.shape, self._storage.layout.strides, strict=False
         ):
             if type(i) is not int:
-                return None
+                if not isinstance(i, np.integer):
+                    return None
+                i = int(i)
             if i < 0:
                 i += n
             if not 0 <= i < n:

@@ -20,6 +20,7 @@ from pmarray._formats.records import Image
 from pmarray._geometry.chunking import TARGET_CHUNK_BYTES, unfilled
 from pmarray._geometry.layout import BLOCK_BYTES, Extent, Layout
 from pmarray._geometry.reach import meeting
+from pmarray._selection.fancy import FancySelection
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.items import Axes, as_array
 from pmarray._storage.warm import WarmReads
@@ -153,20 +154,25 @@ class RegionStorage(CachedItems):
                 self.region.will_read(first + start, stop - start)
 
     def item(self, position: tuple[int, ...], offset: int, /) -> Any:
-        if self._cache.write_through or self._dtype.kind == "V" or not position:
+        if self._dtype.kind == "V" or not position:
             return None
-        with self._cache.lock:
-            self._cache.check()
+        cache, warm = self._cache, self._warm
+        with cache.lock:
+            cache.check()
+            if warm is not None and cache.quiet and warm.knows(self.layout, offset):
+                return warm.item(self.layout, position, offset)
+            if cache.write_through:
+                return None
             index = tuple([i // n for i, n in zip(position, self.chunk_shape, strict=False)])
-            chunk = self._cache.peek(self, index)
+            chunk = cache.peek(self, index)
             if chunk is not None:
                 start = offset - self.address(index)
                 if chunk.valid.covers(start, start + self._dtype.itemsize):
                     return np.ndarray((), self._dtype, chunk.buffer, start)[()]
                 if chunk.valid.intersects(start, start + self._dtype.itemsize):
                     return None
-            if self._warm is not None:
-                found = self._warm.item(self.layout, position, offset)
+            if warm is not None:
+                found = warm.item(self.layout, position, offset)
                 if found is not None:
                     return found
             data = bytearray(self._dtype.itemsize)
@@ -198,6 +204,17 @@ class RegionStorage(CachedItems):
                     self._cache.until(partial(self._read_extent, extent, target))
         self._cache.end_operation()
         return True
+
+    def gather(self, selection: FancySelection, out: AnyArray) -> bool:
+        """Read what an advanced index selects into a block; False where it has to be piecewise."""
+        warm = self._warm
+        if warm is None or not out.size:
+            return False
+        with self._cache.lock:
+            self._cache.check()
+            if not self._cache.quiet and self._cache.unsettled(self):
+                return False
+        return warm.gather(self.layout, selection, out)
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         if self.shows(values):

@@ -17,6 +17,8 @@ from pmarray._commits.snapshot import Snapshot
 from pmarray._dtypes import DType
 from pmarray._geometry.layout import Layout
 from pmarray._geometry.reach import reach_of
+from pmarray._selection.fancy import FancySelection
+from pmarray._selection.taking import stretches_of, take
 from pmarray._storage.items import Axes, as_array
 from pmarray.backends._protocols import KeepsMapping, Mapped
 
@@ -74,6 +76,15 @@ class WarmReads:
             self._layout = layout
         return self._items
 
+    def knows(self, layout: Layout, offset: int) -> bool:
+        """Whether an item is at hand, as far as one can tell: better than in any cache."""
+        mapped = self._mapped
+        return (
+            mapped is not None
+            and layout is self._layout
+            and mapped.knows(offset, self._dtype.itemsize)
+        )
+
     def item(self, layout: Layout, position: tuple[int, ...], offset: int) -> Any:
         """Return one item; None where it has to be read by the long way."""
         items = self._map(layout)
@@ -127,6 +138,31 @@ class WarmReads:
             fetch()
             return found
         return self._snapshot.reads(self._file_id, reach.start, reach.stop, fetch) and found
+
+    def gather(self, layout: Layout, selection: FancySelection, out: AnyArray) -> bool:
+        """Copy what an advanced index selects, at least one item, into a block; see `read`."""
+        stretches = stretches_of(selection, layout)
+        if stretches is None or stretches.nbytes >= LONG_RUN_BYTES or out.nbytes > _PIECE_BYTES:
+            return False
+        items = self._map(layout)
+        if items is None:
+            return False
+        mapped = self._mapped
+        assert mapped is not None
+        offsets, nbytes = stretches.offsets, stretches.nbytes
+        found = False
+
+        def fetch() -> None:
+            nonlocal found
+            found = mapped.ask_each(offsets, nbytes)
+            if found:
+                take(items, selection, out)
+
+        if self._snapshot is None:
+            fetch()
+            return found
+        start, stop = int(offsets.min()), int(offsets.max()) + nbytes
+        return self._snapshot.reads(self._file_id, start, stop, fetch) and found
 
 
 def _parts(layout: Layout, axes: Axes) -> Iterator[tuple[Axes, tuple[Any, ...]]]:

@@ -102,8 +102,14 @@ class Mapped(Protocol):
     def ask(self, reach: Reach, /) -> bool:
         """Return when bytes can be loaded, or false; raise where the medium does not give them."""
 
+    def ask_each(self, offsets: NDArray[np.int64], nbytes: int, /) -> bool:
+        """The same for some bytes at each of `offsets`."""
+
     def ask_item(self, offset: int, nbytes: int, /) -> bool:
         """The same for the bytes of one item."""
+
+    def knows(self, offset: int, nbytes: int, /) -> bool:
+        """Whether the bytes of one item were asked for already."""
 
     def expect(self, reach: Reach, /) -> None:
         """Hint that bytes are asked for next."""

@@ -80,8 +80,9 @@ class Reached:
     """Counts reads through mappings, and those of arrays that had something elsewhere."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.reads = self.beside_dirty = self.items = 0
-        read, item, unsettled = WarmReads.read, WarmReads.item, RegionStorage._read_mapped
+        self.reads = self.beside_dirty = self.items = self.gathers = 0
+        read, item, gather = WarmReads.read, WarmReads.item, WarmReads.gather
+        unsettled = RegionStorage._read_mapped
 
         def counted(warm: WarmReads, layout: Layout, axes: Any, out: Any) -> bool:
             found = read(warm, layout, axes, out)
@@ -99,7 +100,13 @@ class Reached:
             self.beside_dirty += found and elsewhere
             return found
 
+        def counted_gather(warm: WarmReads, *args: Any) -> bool:
+            found = gather(warm, *args)
+            self.gathers += found
+            return found
+
         monkeypatch.setattr(WarmReads, "read", counted)
+        monkeypatch.setattr(WarmReads, "gather", counted_gather)
         monkeypatch.setattr(WarmReads, "item", counted_item)
         monkeypatch.setattr(RegionStorage, "_read_mapped", beside)
 
@@ -116,7 +123,12 @@ def _index(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
     if kind == 0:
         return tuple(int(rng.integers(n)) for n in shape)
     if kind == 1:
-        return np.sort(rng.integers(shape[0], size=3))
+        where = int(rng.integers(3))
+        rows, columns = (rng.choice(n, min(n, 3), replace=False) for n in shape)
+        count = min(len(rows), len(columns))
+        return [rows, (rows[:count], columns[:count] - shape[1]), (slice(None, None, 2), columns)][
+            where
+        ]
     axes = []
     for n in shape:
         start, stop = np.sort(rng.integers(n + 1, size=2)).tolist()
@@ -199,6 +211,21 @@ def test_histories_agree_with_numpy(part: int, tmp_path: Path, reached: Reached)
     assert reached.reads > 30
     assert reached.beside_dirty > 10
     assert reached.items > 10
+    assert reached.gathers > 5
+
+
+def test_orthogonal_selections_are_gathered(ones: tuple[str, Path], reached: Reached) -> None:
+    url, _ = ones
+    with pmarray.open(url, mode="r+") as array:
+        array[...] = numbers = np.arange(8192.0 * 64).reshape(8192, 64)
+        array.flush()
+        reached.gathers = 0
+        rows, columns = [5, 3, 8000, 3], [63, 0]
+        assert (array.oindex[rows, columns] == numbers[np.ix_(rows, columns)]).all()
+        assert (array.oindex[rows, ::-3] == numbers[rows, ::-3]).all()
+        assert (array[rows[:2], columns] == numbers[rows[:2], columns]).all()
+        assert (array[np.array(rows)[:, None], 1] == numbers[np.array(rows)[:, None], 1]).all()
+        assert reached.gathers == 4
 
 
 @pytest.fixture

@@ -99,7 +99,14 @@ class KeptMapping:
             pages = self._known_pages[first : first + (reach.count - 1) * every + width]
             if all(pages[i::every][: reach.count].all() for i in range(width)):
                 return True
-        return self._ask_runs(reach)
+        return self._ask_pages(start + step * np.arange(reach.count), nbytes)
+
+    def ask_each(self, offsets: NDArray[np.int64], nbytes: int) -> bool:
+        """The same for stretches of `nbytes` bytes at `offsets`."""
+        stop = self._offset + int(offsets.max()) + nbytes
+        if os.lseek(self._fd, 0, _END) < stop:
+            self._read(stop - 1, stop)
+        return self._ask_pages(self._offset + offsets, nbytes)
 
     def ask_item(self, offset: int, nbytes: int) -> bool:
         """The same for one item."""
@@ -111,6 +118,14 @@ class KeptMapping:
         if self._known.find(0, first, last + 1) >= 0:
             return self._ask_run(first, last + 1)
         return True
+
+    def knows(self, offset: int, nbytes: int) -> bool:
+        """Whether the bytes of one item were asked for before; they may be gone again."""
+        first, last = (
+            (self._offset + offset) // _PAGE,
+            (self._offset + offset + nbytes - 1) // _PAGE,
+        )
+        return self._known.find(0, first, last + 1) < 0
 
     def expect(self, reach: Reach) -> None:
         """Hint that the bytes of `reach` are wanted soon, and what lies between."""
@@ -130,20 +145,26 @@ class KeptMapping:
             mmap.MADV_DONTNEED, first * _PAGE, min(stop * _PAGE, self._nbytes) - first * _PAGE
         )
 
-    def _ask_runs(self, reach: Reach) -> bool:
-        starts = self._offset + reach.start + reach.step * np.arange(reach.count)
-        firsts, stops = starts // _PAGE, (starts + reach.nbytes - 1) // _PAGE + 1
-        unknown = [
-            (first, stop)
-            for first, stop in zip(firsts.tolist(), stops.tolist(), strict=True)
-            if self._known.find(0, first, stop) >= 0
+    def _ask_pages(self, starts: NDArray[np.int64], nbytes: int) -> bool:
+        """Ask for the pages of stretches that begin at these bytes of the file."""
+        firsts, lasts = starts // _PAGE, (starts + nbytes - 1) // _PAGE
+        unknown = np.zeros(0, np.int64)
+        for i in range((nbytes - 2) // _PAGE + 2):
+            pages = np.minimum(firsts + i, lasts)
+            there = self._known_pages[pages]
+            if not there.all():
+                unknown = np.union1d(unknown, pages[~there])
+        if not unknown.size:
+            return True
+        runs = [
+            (int(run[0]), int(run[-1]) + 1)
+            for run in np.split(unknown, np.flatnonzero(np.diff(unknown) != 1) + 1)
         ]
         # All requests first: one after another would leave the medium idle in between.
-        for first, stop in unknown:
-            os.posix_fadvise(
-                self._fd, first * _PAGE, (stop - first) * _PAGE, os.POSIX_FADV_WILLNEED
-            )
-        return all(self._ask_run(first, stop) for first, stop in unknown)
+        for first, stop in runs:
+            nbytes = (stop - first) * _PAGE
+            os.posix_fadvise(self._fd, first * _PAGE, nbytes, os.POSIX_FADV_WILLNEED)
+        return all(self._ask_run(first, stop) for first, stop in runs)
 
     def _ask_run(self, first: int, stop: int) -> bool:
         """Ask for the pages from `first` to `stop`, as far as they are not known."""
