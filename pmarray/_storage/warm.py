@@ -94,6 +94,10 @@ class WarmReads:
         assert mapped is not None
         if self._snapshot is None:
             return items[position] if mapped.ask_item(offset, nbytes) else None
+        if mapped.ask_item(offset, nbytes):
+            item = items[position]
+            if self._snapshot.is_unmoved(self._file_id):
+                return item
         found: list[Any] = [None]
 
         def fetch() -> None:

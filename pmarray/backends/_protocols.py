@@ -13,12 +13,14 @@ from pmarray._formats.metadata import ArrayMetadata, Checkpoint
 from pmarray._geometry.layout import Layout
 from pmarray._geometry.reach import Reach
 from pmarray._protocols import RememberedProtocol
+from pmarray._system.counter import Counter
 from pmarray._url import URL
 
 __all__ = [
     "Backend",
     "ChunkBackend",
     "Chunks",
+    "CountsChanges",
     "ImageTarget",
     "KeepsMapping",
     "LosesLock",
@@ -294,6 +296,20 @@ class LosesLock(Protocol, metaclass=RememberedProtocol):
 
     def refuse_lost_lock(self) -> None:
         """Raise `LockLostError` where it has been; asked, cheaply, before anything is written."""
+
+
+@runtime_checkable
+class CountsChanges(Protocol, metaclass=RememberedProtocol):
+    """A backend whose writer tells readers, by a counter, before it changes what they may see."""
+
+    def advance(self) -> None:
+        """Move the counter on; the caller has the lock, and an error means that it must not go on.
+
+        `lock` does so as well.
+        """
+
+    def counter(self) -> Counter | None:
+        """Return a reader's look at it; None where there is none to rely on."""
 
 
 @runtime_checkable
