@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import weakref
+from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, Literal
@@ -15,12 +16,14 @@ from pmarray._cache.cache import ChunkCache
 from pmarray._cache.source import CachedChunk, Write
 from pmarray._commits.journal import MAX_PAYLOAD_BYTES
 from pmarray._commits.snapshot import Snapshot
+from pmarray._config import config
 from pmarray._dtypes import DType
 from pmarray._formats.records import Image
-from pmarray._geometry.chunking import TARGET_CHUNK_BYTES, unfilled
+from pmarray._geometry.chunking import unfilled
 from pmarray._geometry.layout import BLOCK_BYTES, Extent, Layout
 from pmarray._geometry.reach import meeting
 from pmarray._selection.fancy import FancySelection
+from pmarray._storage.ahead import ReadAhead
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.items import Axes, as_array
 from pmarray._storage.warm import WarmReads
@@ -62,7 +65,7 @@ class RegionStorage(CachedItems):
         self._dtype = dtype
         self._cache = cache
         self._chunk_nbytes = layout.chunk_nbytes(chunk_shape)
-        self._sequential_at = 0
+        self._ahead = ReadAhead(region)
         self._warm = (
             WarmReads(region, file_id, dtype, snapshot)
             if isinstance(region, KeepsMapping)
@@ -292,6 +295,28 @@ class RegionStorage(CachedItems):
     def _extents(self, axes: Axes) -> Iterator[Extent]:
         return self.layout.extents(axes, self.chunk_shape)
 
+    def _in_reading_order(self, axes: Axes) -> Iterator[Extent]:
+        """Yield extents, and ask for those that follow while one is worked on."""
+        following = enumerate(self._extents(axes))
+        under_way: deque[int] = deque()
+        """Bytes of each extent that was asked for and not read."""
+        for number, extent in enumerate(self._extents(axes)):
+            yield extent
+            if under_way:
+                under_way.popleft()
+            if not self._ahead.comes_from_device():
+                continue
+            while sum(under_way) < config.read_ahead and (coming := next(following, None)):
+                if coming[0] > number:
+                    under_way.append(self._ask_for(coming[1]))
+
+    def _ask_for(self, extent: Extent) -> int:
+        """Ask for the bytes of an extent; return how many."""
+        first = self.layout.chunk_start(extent.chunk, self.chunk_shape)
+        for start, stop in extent.spans:
+            self._ahead.ask(first + start, first + stop)
+        return sum(stop - start for start, stop in extent.spans)
+
     def _items(self, chunk: CachedChunk) -> AnyArray:
         # A full chunk, also at the edge of the array: an edge that moves stays inside.
         return as_array(chunk.buffer, self.layout, self._dtype, self.chunk_shape)
@@ -306,8 +331,13 @@ class RegionStorage(CachedItems):
         if runs is None:
             return False
         for offset, run in runs:
-            self._read_ahead(start + offset, run.nbytes)
             self._fetch(start + offset, run.data)
+            self._ahead.was_read(
+                start + offset,
+                run.nbytes,
+                gap=layout.line_stride - layout.line_nbytes,  # the padding is not read
+                end=layout.nbytes,
+            )
         return True
 
     def _runs(self, extent: Extent, target: AnyArray) -> list[tuple[int, AnyArray]] | None:
@@ -333,16 +363,6 @@ class RegionStorage(CachedItems):
             offset = first + i * lines.step * layout.line_stride
             runs.append((offset, _as_bytes(run)))
         return runs
-
-    def _read_ahead(self, offset: int, nbytes: int) -> None:
-        """Ask for the next bytes when a reader goes through the array in order."""
-        # The padding between two lines is not read, and no step out of order.
-        padding = self.layout.line_stride - self.layout.line_nbytes
-        if 0 <= offset - self._sequential_at <= padding:
-            ahead = min(nbytes, TARGET_CHUNK_BYTES)
-            if offset + nbytes < self.layout.nbytes:
-                self.region.will_read(offset + nbytes, ahead)
-        self._sequential_at = offset + nbytes
 
 
 def _owner(array: AnyArray) -> Any:
