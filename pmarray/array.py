@@ -25,9 +25,7 @@ from pmarray._numpy.masks import is_large_mask, read_masked, write_masked
 from pmarray._selection.basic import Selection, normal_axis, select, storage_axes
 from pmarray._selection.fancy import FancySelection, orthogonal, parse, pointwise
 from pmarray._sizes import format_bytes
-from pmarray.errors import (
-    LayoutError,
-)
+from pmarray.errors import LayoutError
 
 if TYPE_CHECKING:
     from pmarray.group import Group  # what users get, in a program with types
@@ -53,8 +51,6 @@ class PMArray(Arithmetic, Interop, Growing):
     array([[0., 0., 2.],
            [0., 0., 3.]], dtype=float32)
     """
-
-    # -- description ----------------------------------------------------------------------------
 
     @property
     def group(self) -> Group:
@@ -108,7 +104,10 @@ class PMArray(Arithmetic, Interop, Growing):
                 return read_masked(self, index)
             elif names_fields(index, self):
                 return read_fields(self, index)
-            return self._read(parse(index, self.shape))
+            read = self._deferred(selection := parse(index, self.shape))
+            if read is None:
+                return self._read(selection)
+        return self._read_unlocked(read, index)
 
     def read(self, index: Any, *, out: AnyArray) -> AnyArray:
         """Read the selected items into memory that is there already.

@@ -249,6 +249,10 @@ class ChunkCache:
         """Whether the medium has all that was written; called under the lock."""
         return not (self._dirty_bytes or self._torn or self.on_loan or self._writer.busy)
 
+    def has_any(self, source: ChunkSource) -> bool:
+        """Whether any chunk of `source` is cached; called under the lock."""
+        return any(chunk.source is source for chunk in self._chunks.values())
+
     def unsettled(self, source: ChunkSource) -> list[CachedChunk]:
         """The chunks of which the medium does not have, or not only, what the array holds.
 

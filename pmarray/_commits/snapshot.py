@@ -156,6 +156,11 @@ class Snapshot:
                 self._noted = counted
                 return
 
+    def may_tell(self, file_id: int) -> bool:
+        """Whether `is_unmoved` can be expected to be true."""
+        counter = self._counter
+        return counter is not None and file_id not in self.images and counter.value == self._noted
+
     def is_unmoved(self, file_id: int) -> bool:
         """Whether what was read of a data file just now, without asking, is of this snapshot."""
         return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Literal
 
@@ -21,12 +21,12 @@ from pmarray._dtypes import DType
 from pmarray._formats.records import Image
 from pmarray._geometry.chunking import unfilled
 from pmarray._geometry.layout import BLOCK_BYTES, Extent, Layout
-from pmarray._geometry.reach import meeting
+from pmarray._geometry.reach import meeting, reach_of
 from pmarray._selection.fancy import FancySelection
 from pmarray._storage.ahead import ReadAhead
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.items import Axes, as_array
-from pmarray._storage.warm import WarmReads
+from pmarray._storage.warm import LONG_RUN_BYTES, WarmReads
 from pmarray.backends._protocols import KeepsMapping, Region
 
 __all__ = ["RegionStorage"]
@@ -207,6 +207,29 @@ class RegionStorage(CachedItems):
                     self._cache.until(partial(self._read_extent, extent, target))
         self._cache.end_operation()
         return True
+
+    def deferred(self, axes: Axes) -> Callable[[AnyArray], bool] | None:
+        """Return what reads at least one item later without the group's lock, if that is right.
+
+        See `WarmReads.deferred`. Here it is right where the medium has what the array holds, and
+        the cache has none of it: what other threads write from here on may be read or not.
+        """
+        if self._warm is None:
+            return None
+        cache = self._cache
+        with cache.lock:
+            cache.check()
+            if not cache.quiet and cache.unsettled(self):
+                return None
+            read = self._warm.deferred(self.layout, axes, self._ahead)
+            # Long runs of what is cached are at hand there, and perhaps nowhere else.
+            if read is None or (
+                cache.has_any(self)
+                and reach_of(self.layout, axes).run >= LONG_RUN_BYTES
+                and any(cache.peek(self, extent.chunk) for extent in self._extents(axes))
+            ):
+                return None
+            return read
 
     def gather(self, selection: FancySelection, out: AnyArray) -> bool:
         """Read what an advanced index selects into a block; False where it has to be piecewise."""

@@ -8,17 +8,20 @@ out here, and read by the long way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._commits.snapshot import Snapshot
+from pmarray._config import config
 from pmarray._dtypes import DType
 from pmarray._geometry.layout import Layout
 from pmarray._geometry.reach import reach_of
 from pmarray._selection.fancy import FancySelection
 from pmarray._selection.taking import stretches_of, take
+from pmarray._storage.ahead import ReadAhead
 from pmarray._storage.items import Axes, as_array
 from pmarray.backends._protocols import KeepsMapping, Mapped
 
@@ -31,6 +34,8 @@ LONG_RUN_BYTES = 64 << 10
 were not read before."""
 _PIECE_BYTES = 16 << 20
 """What is asked for, and then copied, at a time; a longer stretch of one line is left alone."""
+_RUN_BYTES = 4 << 20
+"""What one call reads of a long run."""
 _NEAR_BYTES = 64 << 10
 """Stretches less far apart than this are fetched by what lies between them, too."""
 
@@ -143,6 +148,47 @@ class WarmReads:
             return found
         return self._snapshot.reads(self._file_id, reach.start, reach.stop, fetch) and found
 
+    def deferred(
+        self, layout: Layout, axes: Axes, ahead: ReadAhead
+    ) -> Callable[[AnyArray], bool] | None:
+        """Return what reads at least one item later, on any thread and without any lock.
+
+        It fills a new block of the array's memory order, or returns false: then the items have to
+        be read with the lock. None where that is known already.
+        """
+        reach = reach_of(layout, axes)
+        is_one_run = reach.run == reach.stop - reach.start
+        if reach.run >= LONG_RUN_BYTES and not is_one_run and reach.run != reach.nbytes:
+            return None
+        if (
+            reach.run < LONG_RUN_BYTES
+            and reach.stop - reach.start > _PIECE_BYTES
+            and (reach.step - reach.nbytes <= _NEAR_BYTES)
+        ):
+            return None
+        snapshot, file_id = self._snapshot, self._file_id
+        if snapshot is not None and not snapshot.may_tell(file_id):
+            return None
+        items, mapped = self._map(layout), self._mapped
+        if items is None or mapped is None:
+            return None
+
+        def read(out: AnyArray) -> bool:
+            if reach.run < LONG_RUN_BYTES:
+                if not mapped.ask(reach):
+                    return False
+                out[...] = items[axes]
+            elif is_one_run:
+                _read_run(mapped, ahead, reach.start, out, layout)
+            else:
+                for i in range(reach.count):
+                    line = out[(slice(None),) * layout.slow_axis + (i,)]
+                    start = reach.start + i * reach.step
+                    _read_run(mapped, ahead, start, line, layout)
+            return snapshot is None or snapshot.is_unmoved(file_id)
+
+        return read
+
     def gather(self, layout: Layout, selection: FancySelection, out: AnyArray) -> bool:
         """Copy what an advanced index selects, at least one item, into a block; see `read`."""
         stretches = stretches_of(selection, layout)
@@ -185,3 +231,17 @@ def _parts(layout: Layout, axes: Axes) -> Iterator[tuple[Axes, tuple[Any, ...]]]
             (*axes[:slow], part, *axes[slow + 1 :]),
             (*[everything] * slow, slice(first, stop)),
         )
+
+
+def _read_run(mapped: Mapped, ahead: ReadAhead, start: int, out: AnyArray, layout: Layout) -> None:
+    """Fill contiguous memory, and have what follows fetched meanwhile."""
+    data = out.reshape(-1, order="A").view(np.uint8).data
+    for at in range(0, data.nbytes, _RUN_BYTES):
+        piece = data[at : at + _RUN_BYTES]
+        mapped.read_into(start + at, piece)
+        following = start + at + piece.nbytes
+        stop = min(start + data.nbytes, following + config.read_ahead)
+        if following < stop and ahead.comes_from_device():
+            ahead.ask(following, stop)
+    padding = layout.line_stride - layout.line_nbytes
+    ahead.was_read(start, data.nbytes, gap=padding, end=layout.nbytes)

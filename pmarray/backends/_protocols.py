@@ -95,11 +95,17 @@ class PersistentRegion(Region, Protocol, metaclass=RememberedProtocol):
 
 
 class Mapped(Protocol):
-    """Bytes of a region as memory, which must be asked for before they are loaded."""
+    """Bytes of a region as memory, which must be asked for before they are loaded.
+
+    It outlives the region, and may be used on any thread.
+    """
 
     @property
     def memory(self) -> NDArray[np.uint8]:
         """The bytes, read-only."""
+
+    def read_into(self, offset: int, out: memoryview, /) -> None:
+        """Fill `out` from `offset` on, by system call."""
 
     def ask(self, reach: Reach, /) -> bool:
         """Return when bytes can be loaded, or false; raise where the medium does not give them."""

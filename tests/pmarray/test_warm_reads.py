@@ -355,6 +355,59 @@ def test_reading_threads_and_a_close(ones: tuple[str, Path]) -> None:
         array[5]
 
 
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_nobody_waits_for_who_waits_for_the_medium(
+    mode: str, ones: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, path = ones
+    ask, read_into = KeptMapping.ask, KeptMapping.read_into
+    started, go_on = threading.Semaphore(0), threading.Event()
+    slow = threading.local()
+
+    def wait() -> None:
+        if getattr(slow, "here", False):
+            started.release()
+            assert go_on.wait(60)
+
+    def slow_ask(mapped: KeptMapping, reach: Any) -> bool:
+        wait()
+        return ask(mapped, reach)
+
+    def slow_read_into(mapped: KeptMapping, offset: int, out: memoryview) -> None:
+        wait()
+        read_into(mapped, offset, out)
+
+    monkeypatch.setattr(KeptMapping, "ask", slow_ask)
+    monkeypatch.setattr(KeptMapping, "read_into", slow_read_into)
+    array = pmarray.open(url, mode=mode)
+    assert array[5].sum() == 64
+    found: list[float] = []
+
+    def read(index: Any) -> None:
+        slow.here = True
+        found.append(float(array[index].sum()))
+
+    threads = [threading.Thread(target=read, args=(i,)) for i in (np.s_[7], np.s_[:, 9])]
+    for thread in threads:
+        thread.start()
+        assert started.acquire(timeout=60)
+    assert array[9].sum() == 64
+    assert array[:, 11].sum() == 8192
+    assert array[3, 4] == 1
+    if mode == "r+":
+        array[7, 0] = 1  # what is written meanwhile they may see or not
+        array.resize((8192, 10))
+    array.close()  # they go on by descriptors of their own
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [64, 8192]
+    if mode == "r+":
+        with pmarray.open(url, mode="r+") as again:
+            again[0, 0] = 1
+    assert path.stat().st_size == 4096 + 65536 * (10 if mode == "r+" else 64)
+
+
 def test_a_forked_reader_reads_through_a_mapping_of_its_own(ones: tuple[str, Path]) -> None:
     url, _ = ones
     array = pmarray.open(url, mode="r")

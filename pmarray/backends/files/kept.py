@@ -23,6 +23,7 @@ import itertools
 import mmap
 import os
 import sys
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -46,7 +47,7 @@ class KeptMapping:
     Parameters
     ----------
     fd
-        The file, which stays open as long as this is used.
+        The file; a descriptor of its own is kept as long as this is.
     path
         For errors.
     offset
@@ -61,12 +62,14 @@ class KeptMapping:
     """
 
     def __init__(self, fd: int, path: str, offset: int, nbytes: int) -> None:
-        self._fd = fd
         self._path = path
         self._offset = offset
         self._nbytes = offset + nbytes
         if sys.platform != "linux":
             raise OSError("there is no MADV_POPULATE_READ")
+        # Whoever reads without the group's lock goes on when the file is closed.
+        self._fd = os.dup(fd)
+        weakref.finalize(self, os.close, self._fd)
         self._map = mmap.mmap(fd, self._nbytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
         # Which systems have it is found out by asking; the header is there.
         self._map.madvise(_POPULATE_READ, 0, _PAGE)
@@ -77,6 +80,10 @@ class KeptMapping:
         self._known = bytearray(-(-self._nbytes // _PAGE))
         """For each page whether it was asked for."""
         self._known_pages = np.frombuffer(self._known, np.bool_)
+
+    def read_into(self, offset: int, out: memoryview) -> None:
+        """Fill `out` by system call."""
+        read_fully(self._fd, out, self._offset + offset, path=self._path)
 
     def ask(self, reach: Reach) -> bool:
         """Return when the bytes of `reach` can be loaded; false where they cannot.

@@ -80,6 +80,8 @@ class FileRegion:
         self._closed = False
         self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         self._kept: KeptMapping | None = None
+        self._keeps: weakref.WeakSet[KeptMapping] = weakref.WeakSet()
+        """What is still in use; `_kept` is the last one made."""
         self._direct_fd: int | None = None
         try:
             self._fd = osops.open_file(path, write=writable)
@@ -212,6 +214,8 @@ class FileRegion:
         if exact >= self.capacity or self._followed or any(True for _ in self._maps):
             return
         self._kept = None
+        if any(True for _ in self._keeps):
+            return  # somebody is reading through it
         try:
             try:
                 osops.lock(self._fd, exclusive=True, start=MAPPED_BYTE, nbytes=1)
@@ -277,6 +281,7 @@ class FileRegion:
             self._kept = KeptMapping(self._fd, self.path, self._offset, there)
         except OSError:
             return None  # a system or a file system that has none
+        self._keeps.add(self._kept)
         return self._kept
 
     def close(self) -> None:
