@@ -379,7 +379,10 @@ def test_nobody_waits_for_who_waits_for_the_medium(
 
     monkeypatch.setattr(KeptMapping, "ask", slow_ask)
     monkeypatch.setattr(KeptMapping, "read_into", slow_read_into)
-    array = pmarray.open(url, mode=mode)
+    array = pmarray.open(url, mode=mode, cache="64 KiB")  # which has no other column
+    if mode == "r+":
+        array[0, 0] = 1  # the writer from now on
+        array.flush()
     assert array[5].sum() == 64
     found: list[float] = []
 

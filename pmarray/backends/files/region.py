@@ -121,8 +121,11 @@ class FileRegion:
         read_fully(self._fd, out, self._offset + offset, path=self.path)
 
     def will_read(self, offset: int, nbytes: int, /) -> None:
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._fd, self._offset + offset, nbytes, os.POSIX_FADV_WILLNEED)
+        if hasattr(os, "posix_fadvise") and not self._closed:
+            try:
+                os.posix_fadvise(self._fd, self._offset + offset, nbytes, os.POSIX_FADV_WILLNEED)
+            except OSError:
+                pass  # who reads without the group's lock may be behind its closing
 
     def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
         try:
