@@ -1,15 +1,21 @@
-"""The command line: ``python -m benchmarks array | codecs | collect | shelf | ...``."""
+"""The command line: ``python -m benchmarks limits | paper | peers | collect | ... | page``."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from benchmarks._machine import describe
+from benchmarks._records import Recording, recording
+from benchmarks._tables import Table
+
 app = typer.Typer(
-    help="Measure what arrays and collection cost, in time and in memory.",
+    help="Measure what arrays and collection cost, in time, in memory and in bytes.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -23,18 +29,51 @@ Directory = Annotated[
     Path,
     typer.Option(help="Where files are written, and removed; on the disk to be measured."),
 ]
-
+Output = Annotated[
+    Path, typer.Option(help="Directory for the JSON lines, of which `page` makes a page.")
+]
+Rounds = Annotated[int, typer.Option(min=1, help="Interleaved rounds.")]
 Probe = Annotated[
     int,
     typer.Option(min=8, help="MiB written, and touched, to see what the machine itself can do."),
 ]
+_RUNS = Path("runs")
+_RESULTS = Path("runs/results")
+
+
+def _run(
+    name: str,
+    measure: Callable[..., object],
+    tables: Callable[[Recording], list[Table]],
+    output: Path,
+    directory: Path | None = None,
+    hidden: dict[str, Any] | None = None,
+    **parameters: Any,
+) -> None:
+    """Measure, write every measurement down as it is made, and print the tables.
+
+    What is `hidden` is handed on and not recorded: paths.
+    """
+    # A table in a file or a pipe need not be as narrow as a terminal that is not there.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    handed_on: dict[str, Any] = dict(hidden or {})
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        handed_on["directory"] = directory
+    with recording(name, output, directory, **parameters) as run:
+        console.print(describe(run.header["machine"]), highlight=False, soft_wrap=True)
+        with console.status("") as status:
+            run.report = status.update
+            measure(run, **parameters, **handed_on)
+    for table in tables(run):
+        console.print(table.to_rich())
 
 
 @app.command()
 def collect(
     model: Model = "4fc",
     threads: Threads = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
+    rounds: Rounds = 5,
     steps: Annotated[int, typer.Option(min=1, help="Training steps a round.")] = 100,
     warm_up: Annotated[
         int,
@@ -47,74 +86,60 @@ def collect(
         int, typer.Option(min=0, help="Steps a round of the reference; 0 to leave it out.")
     ] = 10,
     probe_mib: Probe = 512,
-    directory: Directory = Path("runs"),
+    directory: Directory = _RUNS,
+    output: Output = _RESULTS,
 ) -> None:
     """Milliseconds a training step: alone, with SWAG on dram: and memmap:, with the reference."""
-    from benchmarks.collect import compare
+    from benchmarks.collect import compare, tables
 
-    directory.mkdir(parents=True, exist_ok=True)
-    compare(
-        Console(),
-        model=model,
-        threads=threads,
-        rounds=rounds,
-        steps=steps,
-        warm_up=warm_up,
-        reference_rank=reference_rank,
-        reference_steps=reference_steps,
+    _run(
+        "collect", compare, tables, output, directory,
+        model=model, threads=threads, rounds=rounds, steps=steps, warm_up=warm_up,
+        reference_rank=reference_rank, reference_steps=reference_steps,
         probe_bytes=probe_mib << 20,
-        directory=directory,
-    )
+    )  # fmt: skip
 
 
 @app.command()
 def transactions(
     rows: Annotated[int, typer.Option(min=1, help="Float32 items of a column.")] = 2_797_010,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
+    rounds: Rounds = 5,
     steps: Annotated[int, typer.Option(min=1, help="Columns a round.")] = 60,
-    directory: Directory = Path("runs"),
+    directory: Directory = _RUNS,
+    output: Output = _RESULTS,
 ) -> None:
     """Milliseconds a column, appended and overwritten, with a transaction a step and without."""
-    from benchmarks.transactions import compare
+    from benchmarks.transactions import compare, tables
 
-    directory.mkdir(parents=True, exist_ok=True)
-    compare(Console(), rows=rows, rounds=rounds, steps=steps, directory=directory)
+    _run("transactions", compare, tables, output, directory, rows=rows, rounds=rounds, steps=steps)
 
 
 @app.command()
 def array(
     rows: Annotated[int, typer.Option(min=16, help="Float32 items of a column.")] = 262_144,
     columns: Annotated[int, typer.Option(min=2, help="Columns.")] = 256,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
+    rounds: Rounds = 3,
     only: Annotated[
         list[str] | None, typer.Option(help="Part of an operation's name; may be repeated.")
     ] = None,
     peer: Annotated[
         list[str] | None, typer.Option(help="Part of a library's name; may be repeated.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Every round's seconds, as JSON.")] = None,
     enough_seconds: Annotated[
         float, typer.Option(min=0, help="Reads are repeated for about this long.")
     ] = 0.1,
     probe_mib: Probe = 256,
-    directory: Directory = Path("runs"),
+    directory: Directory = _RUNS,
+    output: Output = _RESULTS,
 ) -> None:
     """Items, columns, rows, blocks, sums and products, beside other libraries, warm and cold."""
-    from benchmarks.array import compare
+    from benchmarks.array import compare, tables
 
-    directory.mkdir(parents=True, exist_ok=True)
-    compare(
-        Console(),
-        rows=rows,
-        columns=columns,
-        rounds=rounds,
-        directory=directory,
-        only=only or (),
-        peers=peer or (),
-        output=output,
-        enough_seconds=enough_seconds,
-        probe_bytes=probe_mib << 20,
-    )
+    _run(
+        "array", compare, tables, output, directory,
+        rows=rows, columns=columns, rounds=rounds, only=only or [], peers=peer or [],
+        enough_seconds=enough_seconds, probe_bytes=probe_mib << 20,
+    )  # fmt: skip
 
 
 @app.command()
@@ -122,16 +147,17 @@ def codecs(
     store: Annotated[str, typer.Argument(help="A posterior that swag train has collected.")],
     array: Annotated[str, typer.Option(help="Which array of it.")] = "trajectory",
     columns: Annotated[int, typer.Option(min=2, help="Of it, the last so many columns.")] = 100,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
-    directory: Directory = Path("runs"),
+    rounds: Rounds = 3,
+    directory: Directory = _RUNS,
+    output: Output = _RESULTS,
 ) -> None:
     """Size and speed of a trajectory by codec, and what rounding does to the covariance."""
-    from benchmarks.codecs import compare
+    from benchmarks.codecs import compare, tables
 
-    directory.mkdir(parents=True, exist_ok=True)
-    compare(
-        Console(), store=store, array=array, columns=columns, rounds=rounds, directory=directory
-    )
+    _run(
+        "codecs", compare, tables, output, directory, {"store": store},
+        array=array, columns=columns, rounds=rounds,
+    )  # fmt: skip
 
 
 @app.command()
@@ -144,12 +170,16 @@ def shelf(
     ] = None,
     rows: Annotated[int, typer.Option(min=100, help="Float32 items of a column.")] = 1_000_000,
     columns: Annotated[int, typer.Option(min=8, help="Columns.")] = 16,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
+    rounds: Rounds = 5,
+    output: Output = _RESULTS,
 ) -> None:
     """Milliseconds a write to persistent memory, in place and through the write cache."""
-    from benchmarks.shelf import compare
+    from benchmarks.shelf import compare, tables
 
-    compare(Console(), rows=rows, columns=columns, rounds=rounds, place=place)
+    _run(
+        "shelf", compare, tables, output, None, {"place": place},
+        rows=rows, columns=columns, rounds=rounds,
+    )  # fmt: skip
 
 
 @app.command()
@@ -159,24 +189,41 @@ def rss(
     steps: Annotated[
         int | None, typer.Option(min=1, max=600, help="Minibatches; an epoch if not given.")
     ] = None,
-    directory: Directory = Path("runs"),
+    directory: Directory = _RUNS,
+    output: Output = _RESULTS,
 ) -> None:
     """Peak memory of an epoch on MNIST, every minibatch collected to a file (6.7 GB for 4fc)."""
-    from benchmarks.rss import measure
+    from benchmarks.rss import measure, tables
 
-    directory.mkdir(parents=True, exist_ok=True)
-    measure(Console(), model=model, threads=threads, steps=steps, directory=directory)
+    _run("rss", measure, tables, output, directory, model=model, threads=threads, steps=steps)
+
+
+@app.command()
+def burn_in(
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each problem.")] = 20,
+    times: Annotated[
+        float, typer.Option(min=1, help="Most iterates of a run, in mixing times.")
+    ] = 30.0,
+) -> None:
+    """Where the burn-in is found to end, on problems whose answer is known."""
+    from benchmarks.burn_in import measure
+
+    measure(Console(), seeds=seeds, times=times)
 
 
 @app.command()
 def imports(
     modules: Annotated[list[str] | None, typer.Argument(help="numpy, pmarray, swag.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Fresh processes a module.")] = 9,
+    output: Output = _RESULTS,
 ) -> None:
     """Time that importing takes, and NumPy's share of it."""
-    from benchmarks.imports import measure
+    from benchmarks.imports import measure, tables
 
-    measure(Console(), modules=modules or ["numpy", "pmarray", "swag"], processes=processes)
+    _run(
+        "imports", measure, tables, output,
+        modules=modules or ["numpy", "pmarray", "swag"], processes=processes,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

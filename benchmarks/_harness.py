@@ -10,14 +10,17 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
-from benchmarks._memory import peak_rss, reset_peak_rss
+from benchmarks._counters import Meter, peak_rss, reset_peak_rss
+from benchmarks._records import Record, Recording
+from benchmarks._tables import Table, in_bytes, in_ms
 
-__all__ = ["Contender", "Result", "Run", "Timing", "race"]
+__all__ = ["Contender", "Result", "Run", "Timing", "race", "record", "results_of", "table_of"]
 
 
 class Run(Protocol):
@@ -56,6 +59,14 @@ class Timing:
     """The first step of the round, which is not among those timed."""
     peak_rss_bytes: int | None
     """Most memory the process held from the set-up on, where the system tells."""
+    cpu_seconds: float = 0.0
+    """Processor time of the whole process over steps and finish."""
+    written_bytes: int | None = None
+    """Bytes that the process sent to storage meanwhile, as the kernel counts them."""
+    device_bytes: int | None = None
+    """Bytes that the device wrote meanwhile."""
+    wanted_steps: int | None = None
+    """Steps that were to be timed, where the time allowed was over before."""
 
     @property
     def seconds(self) -> float:
@@ -96,6 +107,27 @@ class Result:
         """Most memory held in any round."""
         return max((t.peak_rss_bytes for t in self.timings if t.peak_rss_bytes), default=None)
 
+    @property
+    def steps(self) -> int:
+        """Steps timed, of the round that had the fewest."""
+        return min(timing.steps for timing in self.timings)
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the time allowed was over before all steps were done."""
+        return any(timing.wanted_steps is not None for timing in self.timings)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor seconds a step: the median round."""
+        return statistics.median(timing.cpu_seconds / timing.steps for timing in self.timings)
+
+    @property
+    def device_bytes(self) -> float | None:
+        """Bytes a step that the device wrote: the median round."""
+        known = [t.device_bytes / t.steps for t in self.timings if t.device_bytes is not None]
+        return statistics.median(known) if known else None
+
     def ratio(self, baseline: Result) -> float:
         """Median over the rounds of this contender's time by the baseline's in the same round.
 
@@ -118,6 +150,9 @@ def race(
     rounds: int,
     steps: int,
     warm_up: int = 3,
+    most_seconds: float | None = None,
+    least_steps: int = 30,
+    directory: Path | None = None,
     between: Callable[[], object] = lambda: None,
     report: Callable[[str], object] = lambda _: None,
 ) -> list[Result]:
@@ -131,6 +166,11 @@ def race(
         Rounds, and steps timed of each contender in each.
     warm_up
         Steps before those, at least 1: caches fill, code is compiled, buffers are allocated.
+    most_seconds, least_steps
+        A round's steps of a contender end when they have taken so many seconds, but not before so
+        many steps.
+    directory
+        On the device whose writes are counted.
     between
         Called once a round, to measure something else under the same conditions.
     report
@@ -150,18 +190,82 @@ def race(
     results = [Result(contender.name) for contender in contenders]
     for contender in contenders:  # what only the first of a process pays, nobody shall pay
         report(f"warming up: {contender.name}")
-        _time(contender, 1, 1)
+        _time(contender, 1, 1, None, 1, None)
     for turn in range(rounds):
         first = turn % len(contenders)
         for at in [*range(first, len(contenders)), *range(first)]:
             report(f"round {turn + 1} of {rounds}: {contenders[at].name}")
-            results[at].timings.append(_time(contenders[at], steps, warm_up))
+            results[at].timings.append(
+                _time(contenders[at], steps, warm_up, most_seconds, least_steps, directory)
+            )
         report(f"round {turn + 1} of {rounds}: the machine")
         between()
     return results
 
 
-def _time(contender: Contender, steps: int, warm_up: int) -> Timing:
+def record(run: Recording, results: Iterable[Result], **case: Any) -> None:
+    """Add every round of every contender to a run; `case` tells one race from another."""
+    for result in results:
+        for turn, timing in enumerate(result.timings):
+            run.add("timing", **case, name=result.name, round=turn, **asdict(timing))
+
+
+def results_of(records: Iterable[Record], **case: Any) -> list[Result]:
+    """Take the results of one race out of what was recorded.
+
+    Examples
+    --------
+    >>> run = Recording({})
+    >>> record(run, [Result("a", [Timing(2, 1.0, 0.5, 0.3, None)])], regime="whole")
+    >>> [result.seconds for result in results_of(run.records, regime="whole")]
+    [0.75]
+    """
+    names = Timing.__dataclass_fields__
+    found: dict[str, Result] = {}
+    for one in records:
+        if one["what"] == "timing" and all(one.get(key) == value for key, value in case.items()):
+            result = found.setdefault(one["name"], Result(one["name"]))
+            result.timings.append(Timing(**{key: one[key] for key in names}))
+    return list(found.values())
+
+
+def table_of(results: Sequence[Result], title: str = "") -> Table:
+    """Lay out results, the first being what the others are compared with."""
+    out = Table(
+        title,
+        ["", "ms", "x first", "best", "worst", "flush", "first", "CPU ms", "device", "peak RSS"],
+        note="ms a step: the median round, its share of the flush that ends a round included;"
+        " the same in the best and the worst round; the share itself; the first step of a round;"
+        " processor time; bytes a step that the device wrote; most memory held"
+        + ("; * cut short, and extrapolated" if any(r.cut_short for r in results) else ""),
+    )
+    for result in results:
+        low, high = result.range_seconds
+        out.rows.append(
+            [
+                result.name + (" *" if result.cut_short else ""),
+                in_ms(result.seconds),
+                f"{result.ratio(results[0]):.2f}",
+                in_ms(low),
+                in_ms(high),
+                in_ms(result.finish_seconds / result.steps),
+                in_ms(result.first_seconds),
+                in_ms(result.cpu_seconds),
+                in_bytes(result.device_bytes),
+                in_bytes(result.peak_rss_bytes),
+            ]
+        )
+    return out
+
+
+def _time(
+    contender: Contender,
+    steps: int,
+    warm_up: int,
+    most_seconds: float | None,
+    least_steps: int,
+    directory: Path | None,
+) -> Timing:
     if contender.most_steps is not None:
         steps, warm_up = min(steps, contender.most_steps), min(warm_up, contender.most_steps)
     gc.collect()
@@ -173,10 +277,24 @@ def _time(contender: Contender, steps: int, warm_up: int) -> Timing:
         for _ in range(warm_up - 1):
             run.step()
         run.finish()
-        started = time.perf_counter()
-        for _ in range(steps):
+        meter = Meter(directory)
+        done = 0
+        while done < steps:
             run.step()
-        stepped = time.perf_counter()
+            done += 1
+            if most_seconds is not None and done >= least_steps and meter.seconds > most_seconds:
+                break
+        step_seconds = meter.seconds
         run.finish()
-        finished = time.perf_counter()
-        return Timing(steps, stepped - started, finished - stepped, first_seconds, peak_rss())
+        used = meter.read()
+        return Timing(
+            done,
+            step_seconds,
+            used.seconds - step_seconds,
+            first_seconds,
+            peak_rss(),
+            used.cpu_seconds,
+            used.written_bytes,
+            used.device_bytes,
+            steps if done < steps else None,
+        )

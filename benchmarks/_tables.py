@@ -1,16 +1,77 @@
-"""How figures are printed: rich tables, and what machine they were taken on."""
+"""Tables that are printed in a terminal and written as Markdown."""
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+from rich import box
 from rich.filesize import decimal
+from rich.table import Table as RichTable
 
-__all__ = ["in_bytes", "in_ms", "machine"]
+__all__ = ["Table", "in_bytes", "in_ms", "spread"]
+
+
+@dataclass(slots=True)
+class Table:
+    """Some rows of text under headings; the first column is what a row is about.
+
+    Examples
+    --------
+    >>> table = Table("Time", ["", "ms"], note="Median of 3.")
+    >>> table.rows.append(["training alone", "15"])
+    >>> print(table.to_markdown())
+    **Time**
+    <BLANKLINE>
+    | | ms |
+    |---|---:|
+    | training alone | 15 |
+    <BLANKLINE>
+    Median of 3.
+    """
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    note: str = ""
+
+    def to_rich(self) -> RichTable:
+        """For a terminal."""
+        out = RichTable(
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            title=self.title or None,
+            title_justify="left",
+            caption=self.note or None,
+            caption_justify="left",
+        )
+        out.add_column(self.headings[0], no_wrap=True)
+        for heading in self.headings[1:]:
+            out.add_column(heading, justify="right", no_wrap=True)
+        for row in self.rows:
+            out.add_row(*row)
+        return out
+
+    def to_markdown(self) -> str:
+        """For a page."""
+        lines = [f"**{self.title}**", ""] if self.title else []
+        lines.append("|" + "|".join(f" {h} " if h else " " for h in self.headings) + "|")
+        lines.append("|---|" + "---:|" * (len(self.headings) - 1))
+        lines += ["| " + " | ".join(row) + " |" for row in self.rows]
+        if self.note:
+            lines += ["", self.note]
+        return "\n".join(lines)
+
+
+def spread(values: Sequence[float], scale: float = 1.0) -> str:
+    """Write the least and the greatest of some values.
+
+    Examples
+    --------
+    >>> spread([0.002, 0.0015], 1e3)
+    '1.5 to 2'
+    """
+    return f"{min(values) * scale:.3g} to {max(values) * scale:.3g}"
 
 
 def in_ms(seconds: float) -> str:
@@ -34,19 +95,3 @@ def in_bytes(nbytes: float | None) -> str:
     ('6.7 GB', '-')
     """
     return "-" if nbytes is None else decimal(int(nbytes))
-
-
-def machine(directory: Path | None = None) -> str:
-    """Describe this machine in one line: what a figure depends on."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    parts = [
-        f"{os.cpu_count()} cores",
-        f"{in_bytes(memory)} of memory",
-        f"{platform.system()} {platform.release().split('-')[0]}",
-        f"Python {platform.python_version()}",
-        *(f"{package} {version(package)}" for package in ("numpy", "torch")),
-        f"load {os.getloadavg()[0]:.1f}",
-    ]
-    if directory is not None:
-        parts.append(f"{in_bytes(shutil.disk_usage(directory).free)} free in {directory}")
-    return ", ".join(parts)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import cycle
@@ -14,14 +13,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks._device import fresh_memory_bandwidth, write_bandwidth
 from benchmarks._peers import PEERS, Peer, drop_caches, missing
-from benchmarks._tables import in_bytes, machine
+from benchmarks._records import Recording
+from benchmarks._tables import Table, in_bytes
 
-__all__ = ["OPERATIONS", "compare"]
+__all__ = ["OPERATIONS", "compare", "tables"]
 
 Matrix = NDArray[np.float32]
 _BLOCK = (1024, 16)
@@ -103,7 +101,7 @@ OPERATIONS = (
 
 
 def compare(
-    console: Console,
+    run: Recording,
     *,
     rows: int,
     columns: int,
@@ -111,23 +109,13 @@ def compare(
     directory: Path,
     only: Sequence[str] = (),
     peers: Sequence[str] = (),
-    output: Path | None = None,
     enough_seconds: float,
     probe_bytes: int,
-) -> dict[str, dict[str, list[float]]]:
-    """Time every operation of every library, interleaved, and print the median of the rounds.
-
-    Returns
-    -------
-    dict
-        Seconds of each round, by operation ("... cold" for files out of the page cache) and peer.
-    """
+) -> None:
+    """Time every operation of every library, interleaved."""
     chosen = [peer for peer in PEERS if not peers or any(one in peer.name for one in peers)]
     operations = [one for one in OPERATIONS if not only or any(part in one.name for part in only)]
     x = np.asfortranarray(np.random.default_rng(0).normal(size=(rows, columns)).astype(np.float32))
-    console.print(machine(directory), highlight=False, soft_wrap=True)
-    limits: dict[str, list[float]] = {"device": [], "fresh memory": [], "memory": []}
-    times: dict[str, dict[str, list[float]]] = {}
     with (
         tempfile.TemporaryDirectory(dir=directory, prefix="array-") as scratch,
         ExitStack() as closes,
@@ -135,21 +123,24 @@ def compare(
         present: list[Peer] = []
         for i, kind in enumerate(chosen):
             if missing(kind):
-                console.print(f"{kind.name}: skipped, needs {', '.join(missing(kind))}")
+                run.add("peer", name=kind.name, note=f"skipped, needs {', '.join(missing(kind))}")
                 continue
             peer = kind(Path(scratch) / str(i))
             _fill(peer, x)
             _verify(peer, x)
             closes.callback(peer.delete)
             present.append(peer)
-            console.print(f"{peer.name}: {peer.note}", highlight=False, soft_wrap=True)
+            run.add("peer", name=peer.name, note=peer.note)
         for turn in range(rounds):
-            limits["device"].append(write_bandwidth(Path(scratch), nbytes=probe_bytes))
-            limits["fresh memory"].append(fresh_memory_bandwidth(probe_bytes))
-            limits["memory"].append(_scan_bandwidth(x))
+            for limit, bandwidth in (
+                ("device", write_bandwidth(Path(scratch), nbytes=probe_bytes)),
+                ("fresh memory", fresh_memory_bandwidth(probe_bytes)),
+                ("memory", _scan_bandwidth(x)),
+            ):
+                run.add("limit", name=limit, round=turn, bytes_per_second=bandwidth)
             for operation in operations:
+                run.report(f"round {turn + 1} of {rounds}: {operation.name}")
                 for cold in (False, True) if not operation.writes else (False,):
-                    name = f"{operation.name} cold" if cold else operation.name
                     for k in range(len(present)):
                         peer = present[(turn + k) % len(present)]
                         if operation.writes and not peer.writes:
@@ -157,14 +148,14 @@ def compare(
                         seconds = _time(
                             peer, operation, x, turn, cold=cold, enough_seconds=enough_seconds
                         )
-                        times.setdefault(name, {}).setdefault(peer.name, []).append(seconds)
-    for table in _tables(times, x):
-        console.print(table)
-    medians = ", ".join(f"{k} {in_bytes(statistics.median(v))}/s" for k, v in limits.items())
-    console.print(f"limits, median of the rounds: {medians}", highlight=False, soft_wrap=True)
-    if output is not None:
-        output.write_text(json.dumps({"shape": [rows, columns], "limits": limits, "s": times}))
-    return times
+                        run.add(
+                            "operation",
+                            name=operation.name,
+                            cold=cold,
+                            peer=peer.name,
+                            round=turn,
+                            seconds=seconds,
+                        )
 
 
 def _fill(peer: Peer, x: Matrix) -> None:
@@ -228,34 +219,49 @@ def _scan_bandwidth(x: Matrix) -> float:
     return x.nbytes / (time.perf_counter() - started)
 
 
-def _tables(times: dict[str, dict[str, list[float]]], x: Matrix) -> Iterator[Table]:
-    """Yield three tables: what is read warm, what is read cold, what is written."""
-    size = f"{x.shape[0]:,} x {x.shape[1]:,} float32 ({in_bytes(x.nbytes)})"
+def tables(run: Recording) -> list[Table]:
+    """Lay out three tables: what is read warm, what is read cold, what is written."""
+    rows, columns = (run.header["parameters"][key] for key in ("rows", "columns"))
+    size = f"{rows:,} x {columns:,} float32 ({in_bytes(4 * rows * columns)})"
+    limits: dict[str, list[float]] = {}
+    for one in run.of("limit"):
+        limits.setdefault(one["name"], []).append(one["bytes_per_second"])
+    medians = ", ".join(f"{k} {in_bytes(statistics.median(v))}/s" for k, v in limits.items())
+    notes = "; ".join(f"{one['name']}: {one['note']}" for one in run.of("peer"))
     writing = {operation.name for operation in OPERATIONS if operation.writes}
-    cold = {name for name in times if name.endswith(" cold")}
-    for what, names in {
-        "from the page cache": [name for name in times if name not in cold | writing],
-        "from the device, after opening anew": [name for name in times if name in cold],
-        "made durable": [name for name in times if name in writing],
-    }.items():
-        if not names:
+    found = []
+    for what, cold, writes in (
+        ("from the page cache", False, False),
+        ("from the device, after opening anew", True, False),
+        ("made durable", False, True),
+    ):
+        times: dict[str, dict[str, list[float]]] = {}
+        for one in run.of("operation"):
+            if one["cold"] == cold and (one["name"] in writing) == writes:
+                by_name = times.setdefault(one["peer"], {})
+                by_name.setdefault(one["name"], []).append(one["seconds"])
+        if not times:
             continue
-        medians = {
-            name: {peer: statistics.median(found) for peer, found in times[name].items()}
+        names = list(dict.fromkeys(name for by_name in times.values() for name in by_name))
+        best = {
+            name: min(statistics.median(times[peer][name]) for peer in times if name in times[peer])
             for name in names
         }
-        columns = [name.removesuffix(" cold").removeprefix("read ") for name in names]
-        table = Table("", *columns, title=f"{size}, {what}: ms an operation")
-        for peer in dict.fromkeys(peer for by_peer in medians.values() for peer in by_peer):
-            table.add_row(peer, *(_cell(medians[name], peer) for name in names))
-        yield table
+        headings = [name.removeprefix("read ") for name in names]
+        table = Table(f"{size}, {what}: ms an operation", ["", *headings])
+        for peer, by_name in times.items():
+            table.rows.append([peer, *(_cell(by_name.get(name), best[name]) for name in names)])
+        found.append(table)
+    if found:
+        found[-1].note = f"* the least. Limits, median of the rounds: {medians}.\n{notes}"
+    return found
 
 
-def _cell(medians: dict[str, float], peer: str) -> str:
-    if peer not in medians:
+def _cell(seconds: list[float] | None, best: float) -> str:
+    if seconds is None:
         return "-"
-    text = _ms(medians[peer])
-    return f"[bold]{text}[/bold]" if medians[peer] == min(medians.values()) else text
+    median = statistics.median(seconds)
+    return f"{_ms(median)} *" if median == best else _ms(median)
 
 
 def _ms(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -11,13 +12,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 import pmarray
-from benchmarks._tables import in_bytes, in_ms, machine
+from benchmarks._records import Recording
+from benchmarks._tables import Table, in_bytes, in_ms
 
-__all__ = ["CHAINS", "compare", "covariance_error"]
+__all__ = ["CHAINS", "compare", "covariance_error", "tables"]
 
 Matrix = NDArray[np.float32]
 
@@ -51,20 +51,16 @@ CHAINS: dict[str, tuple[str, list[Any] | None]] = {
 
 
 def compare(
-    console: Console, *, store: str, array: str, columns: int, rounds: int, directory: Path
+    run: Recording, *, store: str, array: str, columns: int, rounds: int, directory: Path
 ) -> None:
-    """Store the last columns of an array in every way and print what that costs."""
+    """Store the last columns of an array in every way."""
     with pmarray.open(f"{store}#{array}", mode="r") as source:
         x = np.asfortranarray(source[:, -columns:])
-    console.print(machine(directory), highlight=False, soft_wrap=True)
-    console.print(f"the last {x.shape[1]} columns of {store}#{array}, {in_bytes(x.nbytes)}")
-    written: dict[str, list[float]] = {name: [] for name in CHAINS}
-    read: dict[str, list[float]] = {name: [] for name in CHAINS}
-    sizes: dict[str, int] = {}
-    errors: dict[str, tuple[float, float]] = {}
+    run.add("columns", count=x.shape[1], nbytes=x.nbytes)
     with tempfile.TemporaryDirectory(dir=directory, prefix="codecs-") as scratch:
         for turn in range(rounds):
             for name, (dtype, codecs) in CHAINS.items():
+                run.report(f"round {turn + 1} of {rounds}: {name}")
                 place = Path(scratch) / "x"
                 scheme = name.partition(":")[0]
                 options: Any = {} if codecs is None else {"codecs": codecs, "chunks": 1}
@@ -74,36 +70,45 @@ def compare(
                 ) as a:
                     for column in range(x.shape[1]):
                         a.append(x[:, column])
-                written[name].append(time.perf_counter() - started)
-                sizes[name] = _size(place)
+                written = time.perf_counter() - started
+                size = _size(place)
                 started = time.perf_counter()
                 with pmarray.open(f"{scheme}:{place}", mode="r") as a:
                     back = a[...]
-                read[name].append(time.perf_counter() - started)
+                read = time.perf_counter() - started
+                run.add("chain", name=name, round=turn, write=written, read=read, nbytes=size)
                 if turn == 0:
-                    errors[name] = covariance_error(x, np.asarray(back, np.float32))
+                    diagonal, low_rank = covariance_error(x, np.asarray(back, np.float32))
+                    run.add("error", name=name, diagonal=diagonal, low_rank=low_rank)
                 shutil.rmtree(place)
+
+
+def tables(run: Recording) -> list[Table]:
+    """Lay out a run."""
+    (stored,) = run.of("columns")
+    count = stored["count"]
     table = Table(
-        "", "size", "of raw", "write, ms a column", "read, ms a column", "diagonal", "low rank"
+        f"the last {count} columns of a trajectory, {in_bytes(stored['nbytes'])}",
+        ["", "size", "of raw", "write, ms a column", "read, ms a column", "diagonal", "low rank"],
+        note="diagonal, low rank: what rounding does to the variances and to D D', as the norm of"
+        " the difference over the norm. Read from the page cache; written includes making it"
+        " durable.",
     )
-    count = x.shape[1]
-    for name in CHAINS:
-        diagonal, low_rank = errors[name]
-        table.add_row(
-            name,
-            in_bytes(sizes[name]),
-            f"{sizes[name] / x.nbytes:.3f}",
-            in_ms(float(np.median(written[name])) / count),
-            in_ms(float(np.median(read[name])) / count),
-            f"{diagonal:.1e}",
-            f"{low_rank:.1e}",
+    for error in run.of("error"):
+        name = error["name"]
+        rounds = [one for one in run.of("chain") if one["name"] == name]
+        table.rows.append(
+            [
+                name,
+                in_bytes(rounds[0]["nbytes"]),
+                f"{rounds[0]['nbytes'] / stored['nbytes']:.3f}",
+                in_ms(statistics.median(one["write"] for one in rounds) / count),
+                in_ms(statistics.median(one["read"] for one in rounds) / count),
+                f"{error['diagonal']:.1e}",
+                f"{error['low_rank']:.1e}",
+            ]
         )
-    console.print(table)
-    console.print(
-        "diagonal, low rank: what rounding does to the variances and to D D', as the norm of the\n"
-        "difference over the norm. Read from the page cache; written includes making it durable.",
-        highlight=False,
-    )
+    return [table]
 
 
 def covariance_error(x: Matrix, y: Matrix) -> tuple[float, float]:
@@ -148,7 +153,7 @@ def covariance_error(x: Matrix, y: Matrix) -> tuple[float, float]:
     product = np.block([[none, one], [one, one]]) @ gram
     low_rank = np.sqrt(max(0.0, float((product * product.T).sum())))
     norm = float(np.linalg.norm(gram[:k, :k]))
-    return np.sqrt(differences / variances), low_rank / norm
+    return float(np.sqrt(differences / variances)), float(low_rank / norm)
 
 
 def _size(place: Path) -> int:

@@ -7,21 +7,19 @@ import tempfile
 from pathlib import Path
 
 import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks._device import fresh_memory_bandwidth, write_bandwidth
-from benchmarks._harness import Result, race
-from benchmarks._tables import in_bytes, in_ms, machine
+from benchmarks._harness import race, record, results_of, table_of
+from benchmarks._records import Recording
+from benchmarks._tables import Table, in_bytes, in_ms
 from benchmarks._training import TrainingContenders
 from swag.models import build
 
-__all__ = ["compare", "table"]
+__all__ = ["compare", "tables"]
 
 
 def compare(
-    console: Console,
+    run: Recording,
     *,
     model: str,
     threads: int | None,
@@ -32,8 +30,8 @@ def compare(
     reference_steps: int,
     probe_bytes: int,
     directory: Path,
-) -> list[Result]:
-    """Time training alone, with collection on each backend, and with the reference; print a table.
+) -> None:
+    """Time training alone, with collection on each backend, and with the reference.
 
     The bandwidths of the device and of fresh memory are measured once a round. After 30 steps
     of warming up with 4fc, a cache of 256 MiB has gone round once: its memory has been touched, and
@@ -58,61 +56,44 @@ def compare(
                 ways.reference(rank=reference_rank, mapped=mapped, most_steps=reference_steps)
                 for mapped in (False, True)
             ]
-        console.print(machine(directory), highlight=False, soft_wrap=True)
-        with console.status("") as status:
-            results = race(
-                contenders,
-                rounds=rounds,
-                steps=steps,
-                warm_up=warm_up,
-                between=measure_machine,
-                report=status.update,
-            )
-    console.print(
-        f"{model}, batch 100, training threads {torch.get_num_threads()},"
-        f" medians of {rounds} rounds of {steps} steps"
-        + (f" ({reference_steps} for row-major, rank {reference_rank})" if reference_steps else ""),
-        highlight=False,
-        soft_wrap=True,
+        results = race(
+            contenders,
+            rounds=rounds,
+            steps=steps,
+            warm_up=warm_up,
+            directory=where,
+            between=measure_machine,
+            report=run.report,
+        )
+    record(run, results)
+    for write, fresh in zip(device, memory, strict=True):
+        run.add("limits", device_bytes_per_second=write, fresh_bytes_per_second=fresh)
+    run.add("column", nbytes=column_bytes, threads=torch.get_num_threads())
+
+
+def tables(run: Recording) -> list[Table]:
+    """Lay out a run."""
+    asked = run.header["parameters"]
+    (column,) = run.of("column")
+    table = table_of(
+        results_of(run.records),
+        f"{asked['model']}, batch 100, training threads {column['threads']}, medians of"
+        f" {asked['rounds']} rounds of {asked['steps']} steps"
+        + (
+            f" ({asked['reference_steps']} for row-major, rank {asked['reference_rank']})"
+            if asked["reference_steps"]
+            else ""
+        ),
     )
-    console.print(table(results))
-    for what, found in (
-        ("device, written in order", device),
-        ("memory, touched for the first time", memory),
+    for what, key in (
+        ("device, written in order", "device_bytes_per_second"),
+        ("memory, touched for the first time", "fresh_bytes_per_second"),
     ):
+        found = [one[key] for one in run.of("limits")]
         bandwidth = statistics.median(found)
-        console.print(
-            f"{what}: {in_bytes(bandwidth)}/s, in rounds from {in_bytes(min(found))}"
-            f" to {in_bytes(max(found))}/s: a column of {in_bytes(column_bytes)}"
-            f" in {in_ms(column_bytes / bandwidth)} ms",
-            highlight=False,
-            soft_wrap=True,
+        table.note += (
+            f"\n{what}: {in_bytes(bandwidth)}/s, in rounds from {in_bytes(min(found))}"
+            f" to {in_bytes(max(found))}/s: a column of {in_bytes(column['nbytes'])}"
+            f" in {in_ms(column['nbytes'] / bandwidth)} ms"
         )
-    return results
-
-
-def table(results: list[Result]) -> Table:
-    """Lay out results, the first being what the others are compared with."""
-    out = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        caption="ms a step with its share of the flush that ends a round, best and worst round,"
-        " the share itself; ms of the first step of a round; most memory held",
-        caption_justify="left",
-    )
-    out.add_column("", no_wrap=True)
-    for heading in ("ms", "x alone", "best", "worst", "flush", "first", "peak RSS"):
-        out.add_column(heading, justify="right", no_wrap=True)
-    for result in results:
-        low, high = result.range_seconds
-        out.add_row(
-            result.name,
-            in_ms(result.seconds),
-            f"{result.ratio(results[0]):.2f}",
-            in_ms(low),
-            in_ms(high),
-            in_ms(result.finish_seconds / result.timings[0].steps),
-            in_ms(result.first_seconds),
-            in_bytes(result.peak_rss_bytes),
-        )
-    return out
+    return [table]

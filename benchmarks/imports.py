@@ -6,13 +6,10 @@ import statistics
 import subprocess
 import sys
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from benchmarks._records import Recording
+from benchmarks._tables import Table, in_ms
 
-from benchmarks._tables import in_ms, machine
-
-__all__ = ["import_seconds", "measure"]
+__all__ = ["import_seconds", "measure", "tables"]
 
 _TIMED = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 
@@ -23,22 +20,24 @@ def import_seconds(module: str) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def measure(console: Console, *, modules: list[str], processes: int) -> dict[str, float]:
-    """Print the median over fresh processes, the modules taken in turn."""
-    console.print(machine(), highlight=False, soft_wrap=True)
-    times: dict[str, list[float]] = {module: [] for module in modules}
+def measure(run: Recording, *, modules: list[str], processes: int) -> None:
+    """Time every module in fresh processes, the modules taken in turn."""
     for module in modules:
         import_seconds(module)  # fills the page cache and writes the bytecode
-    for _ in range(processes):
+    for turn in range(processes):
+        run.report(f"process {turn + 1} of {processes}")
         for module in modules:
-            times[module].append(import_seconds(module))
-    medians = {module: statistics.median(found) for module, found in times.items()}
-    out = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    out.add_column("import")
-    out.add_column(f"ms, median of {processes}", justify="right")
-    out.add_column("fastest, slowest", justify="right")
-    for module, seconds in medians.items():
-        low, high = min(times[module]), max(times[module])
-        out.add_row(module, in_ms(seconds), f"{in_ms(low)}, {in_ms(high)}")
-    console.print(out)
-    return medians
+            run.add("import", module=module, round=turn, seconds=import_seconds(module))
+
+
+def tables(run: Recording) -> list[Table]:
+    """Lay out a run."""
+    times: dict[str, list[float]] = {}
+    for one in run.of("import"):
+        times.setdefault(one["module"], []).append(one["seconds"])
+    processes = run.header["parameters"]["processes"]
+    table = Table("", ["import", f"ms, median of {processes}", "fastest", "slowest"])
+    for module, found in times.items():
+        cells = (statistics.median(found), min(found), max(found))
+        table.rows.append([module, *map(in_ms, cells)])
+    return [table]

@@ -6,17 +6,17 @@ import multiprocessing
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
-from benchmarks._memory import peak_rss
-from benchmarks._tables import in_bytes, in_ms, machine
+from benchmarks._counters import peak_rss
+from benchmarks._records import Recording
+from benchmarks._tables import Table, in_bytes, in_ms
 
-__all__ = ["Epoch", "collect_epoch", "measure"]
+__all__ = ["Epoch", "collect_epoch", "measure", "tables"]
 
 # The goal that this command is there to show.
 _LIMIT_BYTES = 1_500_000_000
@@ -54,7 +54,6 @@ def collect_epoch(model: str, threads: int | None, steps: int | None, directory:
     trainer = Trainer(net, mnist().train, recipe, posterior.update_parameters)
     before = peak_rss()
     next(trainer)
-    anchor = _flat(net)
     started = time.perf_counter()
     for _ in islice(trainer, None if steps is None else steps - 1):
         pass
@@ -63,34 +62,52 @@ def collect_epoch(model: str, threads: int | None, steps: int | None, directory:
     peak = peak_rss()
     posterior.close()
     file = directory / "trajectory.npy"
-    last = np.load(file, mmap_mode="r")[: len(anchor), trainer.step - 1]
-    np.testing.assert_array_equal(last, _flat(net) - anchor)
+    last = np.load(file, mmap_mode="r")[: len(weights := _flat(net)), trainer.step - 1]
+    np.testing.assert_array_equal(last, weights)
     return Epoch(trainer.step, seconds, file.stat().st_size, before, peak)
 
 
 def measure(
-    console: Console, *, model: str, threads: int | None, steps: int | None, directory: Path
-) -> Epoch:
-    """Run `collect_epoch` in a process of its own and print what it took."""
-    console.print(machine(directory), highlight=False, soft_wrap=True)
+    run: Recording,
+    *,
+    model: str,
+    threads: int | None,
+    steps: int | None,
+    directory: Path,
+) -> None:
+    """Run `collect_epoch` in a process of its own."""
     fresh = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory(dir=directory, prefix="rss-") as scratch,
         ProcessPoolExecutor(1, mp_context=fresh) as process,
-        console.status("collecting every minibatch"),
     ):
+        run.report("collecting every minibatch")
         epoch = process.submit(collect_epoch, model, threads, steps, Path(scratch)).result()
-    console.print(
-        f"{model}: {epoch.steps} minibatches in {epoch.seconds:.1f} s"
-        f" ({in_ms(epoch.seconds / epoch.steps)} ms each), durable;"
-        f" file {in_bytes(epoch.file_bytes)}; peak RSS {in_bytes(epoch.peak_bytes)},"
-        f" of which {in_bytes(epoch.before_bytes)} before training began",
-        highlight=False,
-        soft_wrap=True,
-    )
+    run.add("epoch", model=model, **asdict(epoch))
     if epoch.peak_bytes is not None and epoch.peak_bytes > _LIMIT_BYTES:
         raise SystemExit(f"more than {in_bytes(_LIMIT_BYTES)}")
-    return epoch
+
+
+def tables(run: Recording) -> list[Table]:
+    """Lay out a run."""
+    table = Table(
+        "Collecting every minibatch of an epoch to a file",
+        ["", "minibatches", "seconds", "ms each", "file", "peak RSS", "before training"],
+        note="Durable at the end; peak RSS before training is Python, PyTorch and the data set.",
+    )
+    for one in run.of("epoch"):
+        table.rows.append(
+            [
+                one["model"],
+                str(one["steps"]),
+                f"{one['seconds']:.1f}",
+                in_ms(one["seconds"] / one["steps"]),
+                in_bytes(one["file_bytes"]),
+                in_bytes(one["peak_bytes"]),
+                in_bytes(one["before_bytes"]),
+            ]
+        )
+    return [table]
 
 
 def _flat(net: object) -> np.ndarray:

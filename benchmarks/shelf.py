@@ -13,20 +13,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 import pmarray
-from benchmarks._tables import in_bytes, in_ms, machine
+from benchmarks._records import Recording
+from benchmarks._tables import Table, in_bytes, in_ms
 from pmarray._system import osops, pmem
 from pmarray.backends.shelf import devices
 from pmarray.backends.shelf.engines import is_dax
 
-__all__ = ["WORKLOADS", "compare"]
+__all__ = ["WORKLOADS", "compare", "tables"]
 
 Vector = NDArray[np.float32]
 _PIECES = 100
 _CACHE = "256 MiB"
+_WAYS = ("in place", "write cache", "memmap:", "memory mode", "dram:")
 
 
 def _columns(a: pmarray.PMArray, theta: Vector, rng: np.random.Generator) -> int:
@@ -120,40 +120,45 @@ def _where(place: Path | None) -> Iterator[tuple[dict[str, tuple[str, str]], str
         )
 
 
-def compare(console: Console, *, rows: int, columns: int, rounds: int, place: Path | None) -> None:
+def compare(run: Recording, *, rows: int, columns: int, rounds: int, place: Path | None) -> None:
     """Time every workload in place and through the cache, the flush at the end included."""
     theta = np.random.default_rng(0).normal(size=rows).astype(np.float32)
-    console.print(machine(), highlight=False, soft_wrap=True)
     with _where(place) as (contenders, what):
-        console.print(
-            f"{place or 'memory'}: {what}; stores by {pmem.persistence()}; "
-            f"{rows:,} x {columns} float32, a column is {in_bytes(theta.nbytes)}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        seconds: dict[str, dict[str, list[float]]] = {
-            workload: {name: [] for name in contenders} for workload in WORKLOADS
-        }
-        limits: list[float] = []
+        run.add("place", medium=what, stores=pmem.persistence())
         for turn in range(rounds):
             names = list(contenders)
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                run.report(f"round {turn + 1} of {rounds}: {name}")
                 url, cache = contenders[name]
                 for workload, work in WORKLOADS.items():
-                    seconds[workload][name].append(_time(work, url, cache, theta, columns, turn))
-            limits.append(_store_bandwidth(theta))
-    table = Table("ms for", *contenders, "in place / write cache")
-    for workload, by_name in seconds.items():
-        medians = {name: statistics.median(times) for name, times in by_name.items()}
-        ratio = medians["in place"] / medians["write cache"]
-        table.add_row(workload, *(in_ms(s) for s in medians.values()), f"{ratio:.2f}")
-    console.print(table)
-    console.print(
-        f"Medians of {rounds} interleaved rounds, into columns that have been written before; made "
-        "durable at\nthe end. The limit, a copy past the processor's cache into DRAM: "
-        f"{in_bytes(statistics.median(limits))}/s.",
-        highlight=False,
+                    seconds = _time(work, url, cache, theta, columns, turn)
+                    run.add("write", workload=workload, way=name, round=turn, seconds=seconds)
+            run.add("limit", bytes_per_second=_store_bandwidth(theta))
+
+
+def tables(run: Recording) -> list[Table]:
+    """Lay out a run."""
+    asked = run.header["parameters"]
+    (place,) = run.of("place")
+    seconds: dict[str, dict[str, list[float]]] = {}
+    for one in run.of("write"):
+        by_way = seconds.setdefault(one["workload"], {})
+        by_way.setdefault(one["way"], []).append(one["seconds"])
+    ways = sorted({way for by_way in seconds.values() for way in by_way}, key=_WAYS.index)
+    limit = statistics.median(one["bytes_per_second"] for one in run.of("limit"))
+    table = Table(
+        f"{place['medium']}; stores by {place['stores']}; {asked['rows']:,} x {asked['columns']}"
+        f" float32, a column is {in_bytes(4 * asked['rows'])}",
+        ["ms for", *ways, "in place / write cache"],
+        note=f"Medians of {asked['rounds']} interleaved rounds, into columns that have been written"
+        " before; made durable at the end. The limit, a copy past the processor's cache into"
+        f" DRAM: {in_bytes(limit)}/s.",
     )
+    for workload, by_way in seconds.items():
+        medians = {way: statistics.median(by_way[way]) for way in ways}
+        ratio = medians["in place"] / medians["write cache"]
+        table.rows.append([workload, *map(in_ms, medians.values()), f"{ratio:.2f}"])
+    return [table]
 
 
 def _time(

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from rich.console import Console
 
 import pmarray
 from benchmarks._device import write_bandwidth
-from benchmarks._harness import Contender, race
-from benchmarks._tables import in_bytes, in_ms, machine
-from benchmarks.collect import table
+from benchmarks._harness import Contender, race, record, results_of, table_of
+from benchmarks._records import Recording
+from benchmarks._tables import Table, in_bytes, in_ms
 
-__all__ = ["compare"]
+__all__ = ["compare", "tables"]
 
 _WARM_UP_STEPS = 30
 _COLUMNS = 8
@@ -54,8 +53,8 @@ class _Columns:
         self._step += 1
 
 
-def compare(console: Console, *, rows: int, rounds: int, steps: int, directory: Path) -> None:
-    """Time both, without a transaction, with a pipelined and with a durable one; print tables."""
+def compare(run: Recording, *, rows: int, rounds: int, steps: int, directory: Path) -> None:
+    """Time both, without a transaction, with a pipelined and with a durable one."""
     device: list[float] = []
     with tempfile.TemporaryDirectory(dir=directory, prefix="transactions-") as scratch:
         where = Path(scratch)
@@ -75,7 +74,6 @@ def compare(console: Console, *, rows: int, rounds: int, steps: int, directory: 
             }
             return Contender(names[commit], start)
 
-        console.print(machine(directory), highlight=False, soft_wrap=True)
         ways: tuple[Commit, ...] = ("none", "pipelined", "durable")
         for append in (True, False):
             results = race(
@@ -83,15 +81,29 @@ def compare(console: Console, *, rows: int, rounds: int, steps: int, directory: 
                 rounds=rounds,
                 steps=steps,
                 warm_up=_WARM_UP_STEPS,
+                directory=where,
+                report=run.report,
                 between=lambda: device.append(write_bandwidth(where)),
             )
-            what = "appended" if append else f"overwritten, of {_COLUMNS}"
-            console.print(f"a column of {in_bytes(4 * rows)} {what}, a step", highlight=False)
-            console.print(table(results))
-    bandwidth = statistics.median(device)
-    console.print(
-        f"device, written in order: {in_bytes(bandwidth)}/s: a column in"
-        f" {in_ms(4 * rows / bandwidth)} ms",
-        highlight=False,
-        soft_wrap=True,
-    )
+            record(run, results, append=append)
+    for bandwidth in device:
+        run.add("limits", device_bytes_per_second=bandwidth)
+
+
+def tables(run: Recording) -> list[Table]:
+    """Lay out a run: what is appended, and what is overwritten."""
+    nbytes = 4 * run.header["parameters"]["rows"]
+    bandwidth = statistics.median(one["device_bytes_per_second"] for one in run.of("limits"))
+    found = []
+    for append in (True, False):
+        what = "appended" if append else f"overwritten, of {_COLUMNS}"
+        table = table_of(
+            results_of(run.records, append=append),
+            f"a column of {in_bytes(nbytes)} {what}, a step",
+        )
+        table.note += (
+            f"\ndevice, written in order: {in_bytes(bandwidth)}/s: a column in"
+            f" {in_ms(nbytes / bandwidth)} ms"
+        )
+        found.append(table)
+    return found

@@ -2,57 +2,56 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from swag._analysis import Analysis
 from swag._buffers import Buffers
+from swag._distribution import MEMORY_BYTES, scale_of
+from swag._draws import Draws
 from swag._forward import Forward
-from swag._parameters import ParameterTable
-from swag._predicting import Activation, Draws, activation_of, average, batches_of
-from swag._store import Store
+from swag._predicting import Watch, batches_of, reduced, rows_in
+from swag._reductions import (
+    Activation,
+    Average,
+    GaussianMixture,
+    Noise,
+    Reduction,
+    Stack,
+    activation_of,
+)
 from swag._target import Target, refuse_drawn
-from swag.density import log_density
-from swag.sampling import Center, Gaussian, Generator, Seeds, default_scale, draw, rank, source_of
+from swag.regression import GaussianPrediction
+from swag.sampling import Center, Generator, Plan, Seeds, draw, source_of
 
 if TYPE_CHECKING:
     from swag.posterior import StoredPosterior
 
-__all__ = ["Posterior", "predict"]
+__all__ = ["Options", "Posterior", "predict"]
 
-_MEMORY_BYTES = 1 << 30
+R = TypeVar("R")
 
 
-class Posterior(ABC):
+class Posterior(Analysis):
     """A Gaussian over weights: a mean, a diagonal, and a low-rank part.
 
     Its covariance is ``scale * (diag(variance) + D D^T / (k - 1))``, the k columns of D being
     deviations of iterates from their mean. Made by `swag.load`, `window`, and `swag.SWAG`.
     """
 
-    _store: Store
-
-    @abstractmethod
-    def _gaussian(self) -> Gaussian:
-        """What is drawn from, as it is now."""
-
     @abstractmethod
     def _last_buffers(self) -> Buffers:
         """The model's buffers at the last iterate collected."""
 
-    @property
-    def _table(self) -> ParameterTable:
-        return self._store.table
-
-    @property
     @abstractmethod
-    def n_averaged(self) -> int:
-        """Iterates in the mean and the variance."""
+    def _collected(self) -> int:
+        """Iterates in the store, when all is there that was collected."""
 
     @abstractmethod
     def window(
@@ -101,98 +100,39 @@ class Posterior(ABC):
         {'weight': tensor([[2.]])}
         """
 
-    @property
-    def rank(self) -> int:
-        """Columns of the low-rank part; fewer than two make none."""
-        return rank(self._gaussian())
-
-    def mean(self) -> dict[str, Tensor]:
-        """The mean of the weights, known as SWA.
-
-        Returns
-        -------
-        dict of str to torch.Tensor
-            By parameter, with its shape, float32 (float64 where a parameter has it), in host
-            memory. `install_mean` puts it into a model.
-
-        Raises
-        ------
-        WindowError
-            Nothing has been collected yet.
-        """
-        gaussian = self._gaussian()
-        return gaussian.table.by_name(gaussian.anchor + torch.from_numpy(gaussian.moments.mean))
-
-    def variance(self) -> dict[str, Tensor]:
-        """The diagonal: the mean squared deviation of each weight from its mean.
-
-        Returns
-        -------
-        dict of str to torch.Tensor
-            By parameter, with its shape, float32, in host memory.
-
-        Raises
-        ------
-        WindowError
-            Nothing has been collected yet.
-        """
-        gaussian = self._gaussian()
-        return gaussian.table.by_name(torch.from_numpy(gaussian.variance))
-
-    def sample(
-        self,
-        n: int = 1,
-        *,
-        scale: float | None = None,
-        generator: Generator = None,
-        memory_bytes: int = _MEMORY_BYTES,
-    ) -> dict[str, Tensor]:
-        """Draw weights. All draws together read the trajectory once.
+    def iterate(self, index: int) -> dict[str, Tensor]:
+        """The weights of one iterate, bit for bit as the network had them.
 
         Parameters
         ----------
-        n
-            Number of draws.
-        scale
-            Factor of the whole covariance; 1/2 with a low-rank part and 1 without one if None.
-        generator
-            Of the random numbers: a `torch.Generator`, an int that seeds one, or None for numbers
-            that differ every time. The global generator is never used. The same seed gives the
-            same draws, to rounding, whatever the store and the memory; n draws and then m more are
-            the same as n + m.
-        memory_bytes
-            For the part of the trajectory that is held at a time. The draws come on top.
+        index
+            Its number among all collected, from 0; a negative one counts from the last.
 
         Returns
         -------
         dict of str to torch.Tensor
-            By parameter, shape (n, *parameter), of its dtype, in host memory; what
-            `torch.func.functional_call` under `torch.vmap` takes.
+            By parameter, with its shape and dtype, in host memory. Where ``dtype=`` was narrower
+            than the network's, they are rounded to that.
 
         Raises
         ------
-        ValueError
-            `n` or `scale` is negative.
         WindowError
-            Nothing has been collected yet.
+            It was not collected, or not kept (`max_rank`).
 
         Examples
         --------
         >>> import torch, swag
-        >>> model = torch.nn.Linear(4, 2)
+        >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> posterior = swag.SWAG(model)
-        >>> for _ in range(3):
-        ...     _ = torch.nn.init.normal_(model.weight)
+        >>> for weight in [9.0, 1.0]:
+        ...     _ = torch.nn.init.constant_(model.weight, weight)
         ...     posterior.update_parameters(model)
-        >>> posterior.sample(5, generator=0)["weight"].shape
-        torch.Size([5, 2, 4])
+        >>> posterior.iterate(0), posterior.iterate(-1)
+        ({'weight': tensor([[9.]])}, {'weight': tensor([[1.]])})
         """
-        if n < 0:
-            raise ValueError(f"n must be zero or more, not {n}")
-        gaussian = self._gaussian()
-        vectors = draw(gaussian, Seeds.take(n, generator), _scale(gaussian, scale), memory_bytes)
-        views = gaussian.table.by_name(vectors)
-        return {e.name: views[e.name].to(e.dtype) for e in gaussian.table.entries}
+        vector = self._store.iterate(index, self._collected())
+        views = self._table.by_name(vector)
+        return {e.name: views[e.name].to(e.dtype) for e in self._table.entries}
 
     def install_mean(
         self,
@@ -253,7 +193,7 @@ class Posterior(ABC):
         generator: Generator = None,
         loader: Iterable[Any] | None = None,
         forward: Forward | None = None,
-        memory_bytes: int = _MEMORY_BYTES,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> Iterator[nn.Module]:
         """Put drawn weights into a model; at the end its own come back, bit for bit.
 
@@ -292,7 +232,7 @@ class Posterior(ABC):
         gaussian = self._gaussian()
         target = self._target(model, loader, forward)
         seeds = Seeds.take(1, generator)
-        vectors = draw(gaussian, seeds, _scale(gaussian, scale), memory_bytes)
+        vectors = draw(Plan(gaussian, seeds, scale_of(gaussian, scale)), memory_bytes)
         with target.borrowed():
             target.put(vectors[0])
             del vectors
@@ -310,7 +250,9 @@ class Posterior(ABC):
         loader: Iterable[Any] | None = None,
         forward: Forward | None = None,
         batch_size: int = 1000,
-        memory_bytes: int = _MEMORY_BYTES,
+        memory_bytes: int = MEMORY_BYTES,
+        draws_at_once: int | None = None,
+        progress: Watch | None = None,
     ) -> Tensor:
         """Average what networks drawn from the posterior make of each input.
 
@@ -321,15 +263,19 @@ class Posterior(ABC):
         ----------
         model
             Has the parameters collected: takes a batch, gives a tensor whose first axis is the
-            batch. It runs in evaluation mode; weights, buffers and modes come back.
+            batch, or something that holds one: an object or mapping with ``logits``, as the models
+            of transformers give, or ``out``; a tuple, of which the first tensor that is not a
+            single number counts. It runs in evaluation mode; weights, buffers and modes come back.
         inputs
             A tensor of shape (n, ...), a dataset, a DataLoader, or any iterable of batches. A batch
-            is a tensor, or a tuple or list of which the model takes the first item, or as many as
-            its forward needs; the rest, labels, is left alone.
+            is a tensor; a mapping, such as a BatchEncoding, whose items go to the arguments of
+            their names; or a tuple or list of which the model takes the first item, or as many as
+            its forward needs. The rest, labels, is left alone.
         activation
             What makes an output into what is averaged: ``"softmax"``, over the classes of outputs
-            of shape (batch, classes); ``"sigmoid"``, for each item alone; ``"none"``, for
-            regression; or a function, such as ``torch.nn.Softmax(dim=1)``, which says the axis.
+            of shape (batch, classes) or (batch, classes, height, width, ...); ``"sigmoid"``, for
+            each item alone; ``"none"``, for regression; or a function, such as
+            ``torch.nn.Softmax(dim=-1)``, which says the axis.
         samples
             Networks to average over; one is enough with ``scale=0``.
         scale, generator
@@ -339,13 +285,22 @@ class Posterior(ABC):
             model has batch normalisation that was not frozen when it was collected.
         forward
             Called as ``forward(model, batch)``, the batch on the model's device, where the model
-            takes it in another way: ``lambda model, batch: model(**batch).logits``.
+            takes it in another way: ``lambda model, batch: model(batch["image"]).scores``.
         batch_size
             Of `inputs`, where they are one tensor or a dataset.
         memory_bytes
             For draws, the part of the trajectory, and batches, that are held at a time. Draws that
             do not find room, where the inputs do not either, go to a file without a name in the
             directory for temporary ones.
+        draws_at_once
+            Networks that go through the model together, by `torch.func.vmap`; None for as many as
+            seem to find room, 1 for one after another. Where the model does not allow it, they go
+            one after another all the same: where it branches on values, recomputes statistics, or
+            is wrapped. Together and alone, outputs agree to rounding.
+        progress
+            Called as ``progress(done, total)`` after each batch of each network with the inputs
+            seen, each counted for every network; `total` is None where nobody knows how many
+            inputs there are.
 
         Returns
         -------
@@ -360,6 +315,8 @@ class Posterior(ABC):
         ValueError
             The inputs are shuffled or have no batch, or the model has batch normalisation and
             `loader` is None, or which items of a batch or which axis is meant cannot be told.
+        TypeError
+            Which tensor of the outputs is meant cannot be told.
 
         Examples
         --------
@@ -374,7 +331,7 @@ class Posterior(ABC):
             [self],
             model,
             inputs,
-            activation=activation,
+            lambda networks: Average(networks, activation_of(activation)),
             samples=samples,
             scale=scale,
             generator=generator,
@@ -382,99 +339,145 @@ class Posterior(ABC):
             forward=forward,
             batch_size=batch_size,
             memory_bytes=memory_bytes,
+            draws_at_once=draws_at_once,
+            progress=progress,
         )
 
-    def log_prob(
+    def predict_regression(
         self,
-        weights: Mapping[str, Tensor],
+        model: nn.Module,
+        inputs: Tensor | Dataset[Any] | Iterable[Any],
         *,
-        scale: float | None = None,
-        memory_bytes: int = _MEMORY_BYTES,
-    ) -> Tensor:
-        """The log of the density at given weights.
-
-        Reads the trajectory once; the work grows with the square of `rank`.
+        noise: Noise = None,
+        **options: Unpack[Options],
+    ) -> GaussianPrediction:
+        """Mean and variance of what networks drawn from the posterior say of each input.
 
         Parameters
         ----------
-        weights
-            By parameter, shape (..., *parameter), the same leading axes for all: what `sample`
-            returns, or ``dict(model.named_parameters())``. Names of other parameters are ignored.
-        scale
-            As for `sample`, and not 0.
-        memory_bytes
-            For the part of the trajectory that is held at a time. A square matrix of `rank` rows,
-            float64, comes on top.
+        model, inputs
+            As for `predict`.
+        noise
+            Variance of the observations around a network's output: a number, or a tensor that
+            broadcasts to the outputs; ``"learned"`` where the model gives two tensors, mean and
+            variance, as `torch.nn.GaussianNLLLoss` takes them; None for none, which leaves the
+            networks' own variance (`GaussianPrediction.fitted_noise` finds one afterwards).
+        **options
+            As for `predict`, from `samples` on.
 
         Returns
         -------
-        torch.Tensor
-            Shape (...), float64, in nats.
+        GaussianPrediction
+            Its `mean` has the shape of the outputs, its `variance` too.
 
         Raises
         ------
-        ModelError
-            A parameter is missing or has another shape.
-        WindowError
-            There is no density, since some weights did not change in the iterates averaged.
+        ValueError
+            `noise`, or a variance that the model gives, is negative; or as `predict`.
+        ModelError, TypeError
+            As `predict`.
 
         Examples
         --------
         >>> import torch, swag
-        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> model = torch.nn.Linear(1, 1)
         >>> posterior = swag.SWAG(model)
-        >>> for weight in [1.0, 3.0]:
-        ...     _ = torch.nn.init.constant_(model.weight, weight)
+        >>> for slope in [1.0, 3.0]:
+        ...     _ = torch.nn.init.constant_(model.weight, slope)
+        ...     _ = torch.nn.init.constant_(model.bias, 0)
         ...     posterior.update_parameters(model)
-        >>> posterior.window(rank=0).log_prob({"weight": torch.tensor([[2.0]])})
-        tensor(-0.9189, dtype=torch.float64)
+        >>> found = posterior.window(rank=0).predict_regression(
+        ...     model, torch.tensor([[0.0], [1.0]]), noise=0.25, samples=100, generator=0
+        ... )
+        >>> found.variance[0], bool(found.epistemic[1] > 0.5)
+        (tensor([0.2500]), True)
         """
-        gaussian = self._gaussian()
-        factor = _scale(gaussian, scale)
-        if factor == 0:
-            raise ValueError("with scale=0 there is no density")
-        lead, vectors = gaussian.table.join(weights)
-        return log_density(gaussian, vectors, factor, memory_bytes).reshape(lead)
+        return predict(
+            [self], model, inputs, lambda networks: GaussianMixture(networks, noise), **options
+        )
 
-    def state_dict(self) -> dict[str, Any]:
-        """The moments, what they are of, and where the trajectory is; never the trajectory itself.
+    def predict_each(
+        self,
+        model: nn.Module,
+        inputs: Tensor | Dataset[Any] | Iterable[Any],
+        *,
+        activation: Activation = "none",
+        **options: Unpack[Options],
+    ) -> Tensor:
+        """What each network drawn from the posterior makes of each input.
+
+        Parameters
+        ----------
+        model, inputs
+            As for `predict`.
+        activation
+            A function of the outputs, as for `predict`; the outputs themselves by default.
+        **options
+            As for `predict`, from `samples` on.
 
         Returns
         -------
-        dict
-            `n_averaged`, `rank`, `center`, `mean` and `variance` (by parameter, as the methods of
-            these names give them), `store` (its URL) and `max_rank`. `torch.save` takes it.
+        torch.Tensor
+            Shape (samples, n, ...), on the model's device; held as a whole.
+
+        Raises
+        ------
+        ModelError, ValueError, TypeError
+            As `predict`.
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(4, 3)
+        >>> posterior = swag.SWAG(model)
+        >>> posterior.update_parameters(model)
+        >>> posterior.predict_each(model, torch.zeros(7, 4), samples=2).shape
+        torch.Size([2, 7, 3])
         """
-        gaussian = self._gaussian()
-        return {
-            "n_averaged": gaussian.moments.count,
-            "rank": rank(gaussian),
-            "center": gaussian.center,
-            "mean": self.mean(),
-            "variance": self.variance(),
-            "store": self._store.group.url,
-            "max_rank": self._store.configuration.max_rank,
-        }
+        return predict(
+            [self],
+            model,
+            inputs,
+            lambda networks: Stack(networks, activation_of(activation)),
+            **options,
+        )
+
+
+class Options(TypedDict, total=False):
+    """How `Posterior.predict` goes about it; the meanings are given there."""
+
+    samples: int
+    scale: float | None
+    generator: Generator
+    loader: Iterable[Any] | None
+    forward: Forward | None
+    batch_size: int
+    memory_bytes: int
+    draws_at_once: int | None
+    progress: Watch | None
 
 
 def predict(
     posteriors: Sequence[Posterior],
     model: nn.Module,
     inputs: Tensor | Dataset[Any] | Iterable[Any],
+    reduction: Callable[[int], Reduction[R]],
     *,
-    activation: Activation,
-    samples: int,
-    scale: float | None,
-    generator: Generator,
-    loader: Iterable[Any] | None,
-    forward: Forward | None,
-    batch_size: int,
-    memory_bytes: int,
-) -> Tensor:
-    """`Posterior.predict` over as many draws of each posterior."""
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, not {samples}")
-    function = activation_of(activation)
+    samples: int = 30,
+    scale: float | None = None,
+    generator: Generator = None,
+    loader: Iterable[Any] | None = None,
+    forward: Forward | None = None,
+    batch_size: int = 1000,
+    memory_bytes: int = MEMORY_BYTES,
+    draws_at_once: int | None = None,
+    progress: Watch | None = None,
+) -> R:
+    """What a reduction, made for so many networks, makes of as many draws of each posterior."""
+    for name, value in (("samples", samples), ("draws_at_once", draws_at_once)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    made = reduction(samples * len(posteriors))
     batches = batches_of(inputs, batch_size)
     source = source_of(generator)  # one for all, so that no two use the same numbers
     share = memory_bytes // 4
@@ -482,16 +485,10 @@ def predict(
     for posterior in posteriors:
         gaussian = posterior._gaussian()
         target = posterior._target(model, loader, forward)
-        factor = _scale(gaussian, scale)
-        seeds = Seeds.take(samples, source)
-        parts.append(Draws(target, gaussian, seeds, factor, 3 * share // len(posteriors)))
-    with parts[0].target.borrowed():
-        return average(parts, batches, function, forward, share)
-
-
-def _scale(gaussian: Gaussian, scale: float | None) -> float:
-    if scale is None:
-        return default_scale(gaussian)
-    if not scale >= 0:
-        raise ValueError(f"scale is a factor of the covariance and cannot be {scale}")
-    return scale
+        plan = Plan(gaussian, Seeds.take(samples, source), scale_of(gaussian, scale))
+        parts.append((target, Draws(plan, 3 * share // len(posteriors))))
+    rows = rows_in(inputs)
+    total = None if rows is None else rows * samples * len(posteriors)
+    watch = None if progress is None else lambda done: progress(done, total)
+    with parts[0][0].borrowed():
+        return reduced(parts, batches, made, forward, share, draws_at_once, watch)

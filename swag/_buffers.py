@@ -28,7 +28,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from swag._state import pack, unpack
 from swag.errors import ModelError, StoreError
 
-__all__ = ["Buffers", "converge_spectral_norms", "normalisations"]
+__all__ = ["Buffers", "converge_spectral_norms", "has_spectral_norms", "normalisations"]
 
 _POWER_ITERATIONS = 100
 
@@ -131,6 +131,15 @@ def normalisations(model: nn.Module) -> Iterator[tuple[str, _NormBase]]:
     for name, module in model.named_modules():
         if isinstance(module, _NormBase) and module.running_mean is not None:
             yield name, module
+
+
+def has_spectral_norms(model: nn.Module) -> bool:
+    """Whether buffers follow the weights of a model, as `converge_spectral_norms` has them do."""
+    return any(
+        isinstance(part, _SpectralNorm)
+        or any(isinstance(hook, SpectralNorm) for hook in part._forward_pre_hooks.values())
+        for part in model.modules()
+    )
 
 
 @torch.no_grad()

@@ -1,76 +1,91 @@
-"""Running mean and sum of squared deviations, one fused pass over each new column.
+"""Running mean and sum of squared deviations of columns, as they come.
 
-With x the i-th column (i from 1), m the mean and S the sum of squared deviations so far::
+With x the i-th column less the anchor (i from 1), m the mean and S the sum of squared deviations so
+far::
 
     d = x - m
-    m' = m + d / i
+    m' = m + d * r             r = 1 / i, computed in float64 and rounded to float32 once
     S' = S + d * (x - m')
 
 This is Welford's recurrence. S / n equals the E[x²] - E[x]² of Maddox et al. 2019 (equation 1) in
 exact arithmetic and, unlike it, never cancels to a negative variance in float32.
 
-Every item goes through the same five roundings, whatever the block it is in: a subtraction, a
-division, an addition, then subtract, multiply and add. No product is contracted with a sum and no
-division replaced by a product, so the result is bitwise that of the plain NumPy or PyTorch
-expressions, and of the same columns added in other blocks. That is what lets a posterior be rolled
-forward from a checkpoint instead of being stored after every step.
+Every item goes through the same roundings, whatever the block it is in: three subtractions (x is
+one itself), two products, two sums. Each is an operation of its own, so that no product is
+contracted with a sum, and the result is bitwise that of the plain NumPy or PyTorch expressions, and
+of the same columns added in other blocks. That is what lets a posterior be rolled forward from a
+checkpoint instead of being stored after every step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from swag._trajectory import Columns, row_blocks
+from swag._trajectory import Columns, from_anchor, row_blocks
 
 __all__ = ["Moments", "accumulate"]
 
 Vector = NDArray[np.float32]
 
 _ROLL_MEMORY_BYTES = 256 << 20
+_BLOCK_ITEMS = 1 << 14
+"""What is done to one block at a time, over all columns, stays in the processor's cache."""
 
 
-# The signature compiles it on import: training must not stop for the compiler. No on-disk cache,
-# which numba refuses where neither the package nor the home directory can be written. No fastmath.
-@numba.njit("void(f4[::1], f4[::1], f4[::1], f4)", nogil=True)
-def _accumulate(x: Any, mean: Any, sum_of_squares: Any, count: Any) -> None:
-    for j in range(x.size):
-        before = x[j] - mean[j]
-        moved = mean[j] + before / count
-        sum_of_squares[j] = sum_of_squares[j] + before * (x[j] - moved)
-        mean[j] = moved
-
-
-def accumulate(x: Vector, mean: Vector, sum_of_squares: Vector, count: int) -> None:
-    """Take one more column into the moments, in place; other threads run meanwhile.
+def accumulate(
+    columns: Sequence[NDArray[np.generic]],
+    anchor: NDArray[np.generic],
+    mean: Vector,
+    sum_of_squares: Vector,
+    count: int,
+) -> None:
+    """Take further columns into the moments, in place; other threads run meanwhile.
 
     Parameters
     ----------
-    x
-        The new column, shape (n,), float32, contiguous.
+    columns
+        Weights, each of shape (n,), of any dtype that a trajectory has, contiguous.
+    anchor
+        What is taken off each, shape (n,), float32, or float64 where the columns are.
     mean, sum_of_squares
-        Moments of the ``count - 1`` columns before, shape (n,), float32, contiguous; changed.
+        Moments of the columns before, shape (n,), float32, contiguous; changed.
     count
-        Number of columns, the new one included; at least 1.
+        Number of columns before.
 
     Examples
     --------
     >>> mean, sum_of_squares = np.zeros(1, np.float32), np.zeros(1, np.float32)
-    >>> for i, value in enumerate([1, 2, 6], 1):
-    ...     accumulate(np.full(1, value, np.float32), mean, sum_of_squares, i)
+    >>> columns = [np.full(1, value, np.float32) for value in (11, 12, 16)]
+    >>> accumulate(columns, np.full(1, 10, np.float32), mean, sum_of_squares, 0)
     >>> mean, sum_of_squares
     (array([3.], dtype=float32), array([14.], dtype=float32))
     """
-    _accumulate(x, mean, sum_of_squares, np.float32(count))
+    reciprocals = [np.float32(1 / i) for i in range(count + 1, count + len(columns) + 1)]
+    distance, deviation, change = np.empty((3, min(_BLOCK_ITEMS, len(mean))), np.float32)
+    # Weights may be finite and their squares not: infinity is what the variance then is.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, len(mean), _BLOCK_ITEMS):
+            block = slice(start, min(start + _BLOCK_ITEMS, len(mean)))
+            origin, m, squares = anchor[block], mean[block], sum_of_squares[block]
+            x, d, t = distance[: len(m)], deviation[: len(m)], change[: len(m)]
+            for column, reciprocal in zip(columns, reciprocals, strict=True):
+                from_anchor(column[block], origin, x)
+                np.subtract(x, m, out=d)
+                np.multiply(d, reciprocal, out=t)
+                np.add(m, t, out=m)
+                np.subtract(x, m, out=t)
+                np.multiply(d, t, out=t)
+                np.add(squares, t, out=squares)
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Running moments in anchor coordinates."""
+    """Running moments of columns less the anchor."""
 
     count: int
     """Columns in them."""
@@ -88,15 +103,22 @@ class Moments:
         """The same in memory of their own."""
         return Moments(self.count, self.mean.copy(), self.sum_of_squares.copy())
 
+    def with_columns(
+        self, columns: Sequence[NDArray[np.generic]], anchor: NDArray[np.generic]
+    ) -> Moments:
+        """Take further columns in, in place; as `accumulate`."""
+        accumulate(columns, anchor, self.mean, self.sum_of_squares, self.count)
+        return Moments(self.count + len(columns), self.mean, self.sum_of_squares)
+
     def rolled_forward(self, columns: Columns) -> Moments:
         """Take further columns in, bit for bit as they would have been one by one.
 
         Reads every column once, in blocks of rows; copies.
         """
         mean, squares = self.mean.copy(), self.sum_of_squares.copy()
-        if len(columns):
-            for start, stop in row_blocks(len(mean), len(columns), _ROLL_MEMORY_BYTES):
-                for which, values in columns.pieces(start, stop, _ROLL_MEMORY_BYTES):
-                    for i, column in enumerate(values, self.count + which.start + 1):
-                        accumulate(column, mean[start:stop], squares[start:stop], i)
+        for start, stop in row_blocks(len(mean), len(columns), _ROLL_MEMORY_BYTES):
+            here = slice(start, stop)
+            for which, weights in columns.weights(start, stop, _ROLL_MEMORY_BYTES):
+                count = self.count + which.start
+                accumulate(list(weights), columns.anchor[here], mean[here], squares[here], count)
         return Moments(self.count + len(columns), mean, squares)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import groupby
 from typing import Any, Self
 
@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from swag.errors import ModelError, StoreError
 
-__all__ = ["Difference", "Entry", "ParameterTable"]
+__all__ = ["DTYPES", "Entry", "ParameterTable"]
 
-_DTYPES = {
+DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 }
+"""What parameters may be made of, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +81,9 @@ class ParameterTable:
             if isinstance(parameter, nn.parameter.UninitializedParameter):
                 raise ModelError(f"{name} has no shape yet: run the model once, then collect")
             _refuse_part(name, parameter)
-            if parameter.dtype not in _DTYPES.values():
+            if parameter.dtype not in DTYPES.values():
                 raise ModelError(
-                    f"{name} is {parameter.dtype}; {', '.join(_DTYPES)} can be collected"
+                    f"{name} is {parameter.dtype}; {', '.join(DTYPES)} can be collected"
                 )
             entries.append(Entry(name, tuple(parameter.shape), parameter.dtype, start))
             start = entries[-1].stop
@@ -107,7 +108,7 @@ class ParameterTable:
                     Entry(
                         str(e["name"]),
                         tuple(_count(n) for n in e["shape"]),
-                        _DTYPES[e["dtype"]],
+                        DTYPES[e["dtype"]],
                         _count(e["start"]),
                     )
                     for e in entries
@@ -141,9 +142,14 @@ class ParameterTable:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What holds every parameter without rounding: float32, or float64 if one of them is."""
+        """What sums are taken in and draws are made of: float32, or float64 if a parameter is."""
         wide = any(entry.dtype == torch.float64 for entry in self.entries)
         return torch.float64 if wide else torch.float32
+
+    @property
+    def common_dtype(self) -> torch.dtype:
+        """The narrowest dtype that holds every parameter without rounding."""
+        return reduce(torch.promote_types, (entry.dtype for entry in self.entries))
 
     @cached_property
     def _sizes(self) -> list[int]:
@@ -169,7 +175,9 @@ class ParameterTable:
         return {e.name: view for e, view in zip(self.entries, self.views(vector), strict=True)}
 
     @torch.no_grad()
-    def join(self, weights: Mapping[str, Tensor]) -> tuple[torch.Size, Tensor]:
+    def join(
+        self, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None
+    ) -> tuple[torch.Size, Tensor]:
         """Put weights by name, shape (..., *parameter), into vectors in host memory.
 
         Returns
@@ -177,7 +185,7 @@ class ParameterTable:
         lead : torch.Size
             The leading axes.
         vectors : torch.Tensor
-            Shape (vectors, size), of the table's dtype.
+            Shape (vectors, size), of the dtype given, or of the table's.
 
         Raises
         ------
@@ -187,7 +195,7 @@ class ParameterTable:
         first = self.entries[0]
         _refuse([f"{e.name} is missing" for e in self.entries if e.name not in weights])
         lead = weights[first.name].shape[: weights[first.name].ndim - len(first.shape)]
-        vectors = torch.empty(lead.numel(), self.size, dtype=self.dtype)
+        vectors = torch.empty(lead.numel(), self.size, dtype=dtype or self.dtype)
         for entry, view in zip(self.entries, self.views(vectors), strict=True):
             shape, fitting = weights[entry.name].shape, lead + entry.shape
             if shape != fitting:
@@ -242,20 +250,54 @@ class ParameterTable:
         Parameters
         ----------
         column, sums
-            As `Difference.write` made them.
+            As `collect` made them.
         """
-        suspects = torch.nonzero(~sums.isfinite()).flatten().tolist()
+        suspects = torch.nonzero(~sums.isfinite().all(dim=0)).flatten().tolist()
         if not suspects:
             return []
         views = self.views(column)  # a sum of finite numbers may be too large
         return [self.entries[i].name for i in suspects if not views[i].isfinite().all()]
 
     @torch.no_grad()
-    def gather(self, parameters: Sequence[Tensor]) -> Tensor:
-        """Copy parameters into a new vector of the table's dtype in host memory, exactly."""
-        vector = torch.empty(self.size, dtype=self.dtype)
-        torch._foreach_copy_(self.views(vector), [p.detach() for p in parameters])
-        return vector
+    def collect(self, parameters: Sequence[Tensor], out: Tensor) -> Tensor:
+        """Copy parameters into a vector, in one pass over memory.
+
+        Parameters
+        ----------
+        parameters
+            In the order of the table, on any device.
+        out
+            Shape (size,), in host memory. Where its dtype is narrower than a parameter's, values
+            are rounded to it once, to the nearest.
+
+        Returns
+        -------
+        torch.Tensor
+            Sums of each parameter's part, float32, taken while it is in the processor's cache: they
+            tell whether all is finite, and whether two vectors differ. Shape (1, parameters); a
+            second row has the sums before rounding, where there is any.
+        """
+        rounds = torch.promote_types(out.dtype, self.common_dtype) != out.dtype
+        views = self.views(out)
+        sums = torch.empty(2 if rounds else 1, len(views))
+        for device, first, last in _runs(parameters):
+            inside = range(first, last + 1)
+            if device.type == "cpu":
+                for i in inside:
+                    views[i].copy_(parameters[i])
+                    sums[0, i] = views[i].sum(dtype=torch.float32)
+                    if rounds:
+                        sums[1, i] = parameters[i].sum(dtype=torch.float32)
+                continue
+            # Side by side over there: one transfer takes them home, not one for each parameter.
+            parts = [parameters[i].detach().reshape(-1).to(out.dtype) for i in inside]
+            out[self.entries[first].start : self.entries[last].stop].copy_(torch.cat(parts))
+            for i in inside:
+                sums[0, i] = views[i].sum(dtype=torch.float32)
+            if rounds:
+                whole = [parameters[i].sum(dtype=torch.float32) for i in inside]
+                sums[1, first : last + 1] = torch.stack(whole).cpu()
+        return sums
 
     @torch.no_grad()
     def scatter(self, vector: Tensor, parameters: Sequence[Tensor]) -> None:
@@ -268,68 +310,6 @@ class ParameterTable:
             targets = [parameters[i].detach() for i in range(first, last + 1)]
             shaped = [part.view(t.shape) for part, t in zip(parts, targets, strict=True)]
             torch._foreach_copy_(targets, shaped)
-
-
-class Difference:
-    """``theta - anchor`` of a model's parameters, straight into a lent buffer.
-
-    Parameters
-    ----------
-    table
-        Of the model.
-    anchor
-        Vector in host memory, shape (size,), of the table's dtype.
-    """
-
-    def __init__(self, table: ParameterTable, anchor: Tensor) -> None:
-        self._table = table
-        # Each moves to the device of its parameter when it is met there.
-        self._anchors = table.views(anchor)
-
-    @torch.no_grad()
-    def write(self, parameters: Sequence[Tensor], out: Tensor) -> Tensor:
-        """Write the difference, rounded once, in one pass over memory.
-
-        Parameters
-        ----------
-        parameters
-            In the order of the table, on any device.
-        out
-            Shape (size,), float32, in host memory.
-
-        Returns
-        -------
-        torch.Tensor
-            The sum of each parameter's part, shape (parameters,), float32: taken while it is in
-            the processor's cache, it tells whether all is finite, and whether two columns differ.
-        """
-        for i, parameter in enumerate(parameters):
-            if self._anchors[i].device != parameter.device:
-                self._anchors[i] = self._anchors[i].to(parameter.device)
-        views = self._table.views(out)
-        sums = [torch.empty(()) for _ in views]
-        for device, first, last in _runs(parameters):
-            if device.type == "cpu":
-                for i in range(first, last + 1):
-                    torch.sub(parameters[i], self._anchors[i], out=views[i])
-                    sums[i] = views[i].sum()
-            else:
-                start = self._table.entries[first].start
-                stop = self._table.entries[last].stop
-                out[start:stop] = self._staged(parameters, first, last)
-                for i in range(first, last + 1):
-                    sums[i] = views[i].sum()
-        return torch.stack(sums)
-
-    def _staged(self, parameters: Sequence[Tensor], first: int, last: int) -> Tensor:
-        """The difference of parameters on one device, flat, there: one transfer takes it home."""
-        inside = slice(first, last + 1)
-        staged = torch.cat(
-            [p.detach().reshape(-1).to(self._table.dtype) for p in parameters[inside]]
-        )
-        parts = torch.split(staged, self._table._sizes[inside])
-        torch._foreach_sub_(parts, [anchor.reshape(-1) for anchor in self._anchors[inside]])
-        return staged
 
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

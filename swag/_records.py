@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
-from swag._parameters import ParameterTable
+import torch
+
+from swag._parameters import DTYPES, ParameterTable
 from swag.errors import StoreError
 
 __all__ = ["Configuration", "Progress", "Skipped"]
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,18 @@ class Configuration:
     """Iterates kept: the last so many, or None for all."""
     checkpoint_every: int
     """Collections from one checkpoint to the next."""
+    dtype: torch.dtype
+    """Of the trajectory."""
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the trajectory rounds weights."""
+        return torch.promote_types(self.dtype, self.table.common_dtype) != self.dtype
+
+    @property
+    def dtype_name(self) -> str:
+        """As NumPy and the store call it."""
+        return str(self.dtype).removeprefix("torch.")
 
     def to_json(self) -> dict[str, Any]:
         """As the attribute holds it."""
@@ -30,6 +44,7 @@ class Configuration:
             "format": _FORMAT,
             "max_rank": self.max_rank,
             "checkpoint_every": self.checkpoint_every,
+            "dtype": self.dtype_name,
             "parameters": self.table.to_json(),
         }
 
@@ -49,6 +64,7 @@ class Configuration:
         try:
             table = ParameterTable.from_json(value["parameters"])
             max_rank, every = value["max_rank"], value["checkpoint_every"]
+            dtype = value["dtype"]
         except KeyError as error:
             raise StoreError(f"the store's description is damaged: it lacks {error}") from error
         ranks = () if max_rank is None else (max_rank + 1 if type(max_rank) is int else max_rank,)
@@ -57,7 +73,9 @@ class Configuration:
                 f"the store's description is damaged: max_rank={max_rank!r:.40}, "
                 f"checkpoint_every={every!r:.40}"
             )
-        return cls(table, max_rank, every)
+        if not isinstance(dtype, str) or dtype not in DTYPES:
+            raise StoreError(f"the store's description is damaged: dtype={dtype!r:.40}")
+        return cls(table, max_rank, every, DTYPES[dtype])
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +95,8 @@ class Progress:
     collected: int
     """Iterates."""
     checkpointed: int
+    """Iterates at the last checkpoint."""
+    in_moments: int
     """Iterates in the moments that are stored; 0 also where these are none."""
     skipped: Skipped
     """What was left out."""
@@ -93,22 +113,27 @@ class Progress:
             It is damaged.
         """
         skipped, before = value["skipped"], value["skipped_before"]
-        checkpointed = value["checkpointed"]
-        numbers = [value["collected"], 0 if checkpointed is None else checkpointed]
-        numbers += [*skipped, *before]
-        if len(numbers) != 6 or any(
+        in_moments = value["in_moments"]
+        numbers = [value["collected"], value["checkpointed"]]
+        numbers += [0 if in_moments is None else in_moments, *skipped, *before]
+        if len(numbers) != 7 or any(
             type(number) is not int or not 0 <= number < 1 << 53 for number in numbers
         ):
             raise ValueError(f"{numbers!r:.80} are no counts")
-        if numbers[1] > numbers[0]:
-            raise ValueError(f"{numbers[1]} of {numbers[0]} iterates are checkpointed")
-        return cls(numbers[0], numbers[1], Skipped(*skipped), Skipped(*before))
+        if not numbers[0] >= numbers[1] >= numbers[2]:
+            raise ValueError(
+                f"of {numbers[0]} iterates {numbers[1]} are checkpointed, {numbers[2]} of them in "
+                "the moments"
+            )
+        collected, checkpointed, in_moments = numbers[:3]
+        return cls(collected, checkpointed, in_moments, Skipped(*skipped), Skipped(*before))
 
     def to_json(self) -> dict[str, Any]:
         """As the attribute holds it."""
         return {
             "collected": self.collected,
             "checkpointed": self.checkpointed,
+            "in_moments": self.in_moments,
             "skipped": [self.skipped.nonfinite, self.skipped.repeated],
             "skipped_before": [self.skipped_before.nonfinite, self.skipped_before.repeated],
         }

@@ -48,7 +48,7 @@ class Screen:
         count
             Iterates collected before it.
         column, sums
-            As `Difference.write` made them.
+            As `ParameterTable.collect` made them.
         before
             Gives the column of the last iterate, if it can be had; asked for where the sums do not
             tell the two apart.
@@ -89,7 +89,9 @@ class Screen:
         self, iterate: int, column: Tensor, sums: Tensor, before: Callable[[], Tensor | None]
     ) -> bool:
         known = self._last[1] if self._last is not None and self._last[0] == iterate else None
-        if known is not None and not torch.equal(known, sums):
+        rounded = len(sums) > 1
+        # Columns may be equal, and the weights not, of which the sums are then all there is.
+        if (rounded and known is None) or (known is not None and not torch.equal(known, sums)):
             return False
         there = before()
         return there is not None and torch.equal(there, column)

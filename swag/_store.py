@@ -3,33 +3,39 @@
 =================== =============== ====================================================
 name                shape           contents
 =================== =============== ====================================================
-``anchor``          (n,)            weights at the first collection, float32 or float64
-``trajectory``      (n, columns)    iterates less the anchor, float32, column-major
+``trajectory``      (n, columns)    the weights of the iterates, column-major
+``anchor``          (n,)            the first of them, which a ring would lose
 ``mean``            (n,)            running mean less the anchor, float32
 ``sum_of_squares``  (n,)            sum of squared deviations, float32
 ``buffers``         (bytes,)        the model's buffers at the last iterate (`swag._buffers`)
 =================== =============== ====================================================
 
+The trajectory and the anchor have the dtype of the network, or the narrowest that holds all of its
+parameters without rounding, unless a narrower one was asked for.
+
 Iterate t, from 0, is column t of the trajectory; where only the last K are kept, it is column
 ``t % (K + C)``, C being the number of collections from one checkpoint to the next. The C spare
 columns are what makes the moments recoverable: those of a checkpoint are rolled forward with the
 columns since, none of which is overwritten before the next checkpoint is durable. With K = 0 there
-is no trajectory, and a checkpoint is where a reopened store goes on.
+is no trajectory, and a checkpoint is where a reopened store goes on. Where every iterate is kept,
+the moments can be computed at any time, and a checkpoint stores those that somebody has asked for.
 
 Every collection is one transaction: its column and the counters, and, where a checkpoint is due,
 the moments and whatever the caller adds to it. Nobody keeps a count of his own: what is collected
 is what the group says, so that no interrupt and no rollback can set the two at odds.
 
-The attribute ``swag`` holds what never changes: the format's version, the table of parameters, K
-and C. The attribute ``swag.progress`` holds what does: the iterates ``collected``; the iterates in
-the last checkpoint, ``checkpointed`` (null while one is being written, which can only be seen where
-a program kept a transaction of its own in which it was interrupted); and how many weights were
-``skipped``, now and at the checkpoint, since they were not finite, or the last iterate again.
+The attribute ``swag`` holds what never changes: the format's version, the table of parameters, K,
+C, and the trajectory's dtype. The attribute ``swag.progress`` holds what does: the iterates
+``collected``; the iterates at the last checkpoint, ``checkpointed``; the iterates in the moments,
+``in_moments`` (null while they are being written, which can only be seen where a program kept a
+transaction of its own in which it was interrupted); and how many weights were ``skipped``, now and
+at the checkpoint, since they were not finite, or the last iterate again.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Literal, Self, get_args
 
 import numpy as np
@@ -42,7 +48,7 @@ from swag._joining import Joining
 from swag._moments import Moments
 from swag._parameters import ParameterTable
 from swag._records import Configuration, Progress, Skipped
-from swag._trajectory import Columns
+from swag._trajectory import Columns, as_tensor
 from swag.errors import StoreError, StoreExistsError, WindowError
 
 __all__ = ["Location", "Mode", "Moments", "Store"]
@@ -91,11 +97,18 @@ class Store:
         except KeyError as error:
             raise self._damaged(str(error)) from error
         n = self.table.size
-        for vector in (self._anchor, self._mean, self._squares):
-            if vector.shape != (n,):
-                raise self._damaged(f"{vector.name} has the shape {vector.shape}, not {(n,)}")
-        if self.trajectory is not None and self.trajectory.shape[:1] != (n,):
-            raise self._damaged(f"its trajectory has the shape {self.trajectory.shape}")
+        dtype = configuration.dtype_name
+        expected = [(self._anchor, dtype), (self._mean, "float32"), (self._squares, "float32")]
+        for vector, kind in expected:
+            if vector.shape != (n,) or vector.dtype.name != kind:
+                raise self._damaged(
+                    f"{vector.name} is {vector.dtype}, {vector.shape}, not {kind}, {(n,)}"
+                )
+        trajectory = self.trajectory
+        if trajectory is not None and (
+            trajectory.shape[:1] != (n,) or trajectory.dtype.name != dtype
+        ):
+            raise self._damaged(f"its trajectory is {trajectory.dtype}, {trajectory.shape}")
         self.progress()  # raises if it cannot be
 
     @classmethod
@@ -105,6 +118,7 @@ class Store:
         model: nn.Module,
         max_rank: int | None,
         checkpoint_every: int,
+        dtype: torch.dtype | None,
         mode: Mode,
     ) -> Self:
         """Make a posterior at a location, or open the one there, as `mode` has it.
@@ -120,8 +134,12 @@ class Store:
         """
         if mode not in get_args(Mode):
             raise ValueError(f"mode={mode!r}: use one of {', '.join(map(repr, get_args(Mode)))}")
-        configuration = Configuration(ParameterTable.of(model), max_rank, checkpoint_every)
-        group, owned = _open(location, "a", configuration.table.size)
+        table = ParameterTable.of(model)
+        exact = table.common_dtype
+        if dtype is not None and dtype.itemsize > exact.itemsize:
+            raise ValueError(f"dtype={dtype} is wider than {exact}, which holds every parameter")
+        configuration = Configuration(table, max_rank, checkpoint_every, dtype or exact)
+        group, owned = _open(location, "a", configuration)
         try:
             if _CONSTANT in group.attrs and mode != "w":
                 there = cls(group, Configuration.from_json(group.attrs[_CONSTANT]), owned=owned)
@@ -132,7 +150,7 @@ class Store:
                         ' mode="a" to go on with it, or mode="w" to replace it'
                     )
                 differences = there.configuration.table.differences(model)
-                for name in ("max_rank", "checkpoint_every"):
+                for name in ("max_rank", "checkpoint_every", "dtype"):
                     mine, theirs = (getattr(c, name) for c in (configuration, there.configuration))
                     if mine != theirs:
                         differences.append(f"{name} is {mine}, not {theirs}")
@@ -152,8 +170,7 @@ class Store:
     @staticmethod
     def _make(group: pmarray.Group, configuration: Configuration) -> None:
         """Make the arrays of a posterior without iterates, in the place of what is there."""
-        n = configuration.table.size
-        dtype = str(configuration.table.dtype).removeprefix("torch.")
+        n, dtype = configuration.table.size, configuration.dtype_name
         with Joining(group):
             if _CONSTANT in group.attrs:
                 for name in _ARRAYS:
@@ -163,8 +180,8 @@ class Store:
             group.create("mean", (n,), "float32")
             group.create("sum_of_squares", (n,), "float32")
             if configuration.max_rank != 0:
-                group.create("trajectory", (n, 0), "float32", layout="col")
-            none = Progress(0, 0, Skipped(), Skipped())
+                group.create("trajectory", (n, 0), dtype, layout="col")
+            none = Progress(0, 0, 0, Skipped(), Skipped())
             group.attrs.update({_PROGRESS: none.to_json(), _CONSTANT: configuration.to_json()})
 
     @classmethod
@@ -178,15 +195,15 @@ class Store:
         pmarray.errors.GroupNotFoundError
             There is no group.
         """
-        group, owned = _open(location, "r", 0)
+        group, owned = _open(location, "r", None)
         try:
             if _CONSTANT not in group.attrs:
                 raise StoreError(f"{group.url} holds no posterior")
             configuration = Configuration.from_json(group.attrs[_CONSTANT])
-            if owned and _cache_for(configuration.table.size) != "auto":
+            if owned and _cache_for(configuration) != "auto":
                 url = group.url
                 group.close()
-                group, owned = _open(url, "r", configuration.table.size)
+                group, owned = _open(url, "r", configuration)
             return cls(group, configuration, owned=owned)
         except BaseException:
             if owned:
@@ -213,29 +230,34 @@ class Store:
             raise self._damaged(f"its progress cannot be read: {error}") from error
         collected = progress.collected
         if self.trajectory is None:
-            if collected != progress.checkpointed:
-                raise self._damaged(f"of {collected} iterates {progress.checkpointed} are stored")
+            if collected != progress.in_moments:
+                raise self._damaged(f"of {collected} iterates {progress.in_moments} are stored")
             return progress
         # A column more there may be: one that is being written, or was when its writer stopped.
         columns, ring = self.trajectory.shape[1], self.ring
         if columns < (collected if ring is None else min(collected, ring)):
             raise self._damaged(f"{collected} iterates are counted, and {columns} columns are held")
-        if collected - progress.checkpointed > (collected if ring is None else ring):
+        if ring is not None and collected - progress.in_moments > ring:
             raise self._damaged(f"only {columns} columns are held since its last checkpoint")
         return progress
 
     def record(self, collected: int, skipped: Skipped) -> None:
         """Note that so many iterates are collected; in the transaction that adds the last."""
         there = self.progress()
-        self._note(Progress(collected, there.checkpointed, skipped, there.skipped_before))
+        self._note(replace(there, collected=collected, skipped=skipped))
 
-    def checkpoint(self, moments: Moments, skipped: Skipped) -> None:
-        """Store the moments of all iterates collected; in a transaction."""
-        # First the mark, then the bytes: torn, they must not be taken for moments.
-        self.group.attrs[_PROGRESS] = {**self.group.attrs[_PROGRESS], "checkpointed": None}
-        self._mean[:] = moments.mean
-        self._squares[:] = moments.sum_of_squares
-        self._note(Progress(moments.count, moments.count, skipped, skipped))
+    def checkpoint(self, collected: int, moments: Moments, skipped: Skipped) -> None:
+        """Store the moments, and that this is a point to go on from; in a transaction.
+
+        The moments are those of all iterates collected, or, where all are kept, of the first few.
+        """
+        there = self.group.attrs[_PROGRESS]
+        if there["in_moments"] != moments.count:
+            # First the mark, then the bytes: torn, they must not be taken for moments.
+            self.group.attrs[_PROGRESS] = {**there, "in_moments": None}
+            self._mean[:] = moments.mean
+            self._squares[:] = moments.sum_of_squares
+        self._note(Progress(collected, collected, moments.count, skipped, skipped))
 
     def rewind(self) -> None:
         """Cut off what was collected since the last checkpoint."""
@@ -246,7 +268,7 @@ class Store:
         self.rewound += 1
         with Joining(self.group):
             self.cut(count)
-            self._note(Progress(count, count, progress.skipped_before, progress.skipped_before))
+            self._note(replace(progress, collected=count, skipped=progress.skipped_before))
 
     def cut(self, collected: int) -> None:
         """Cut off a column that came to nothing."""
@@ -256,6 +278,11 @@ class Store:
 
     def _note(self, progress: Progress) -> None:
         self.group.attrs[_PROGRESS] = progress.to_json()
+
+    @property
+    def numpy_dtype(self) -> np.dtype[np.generic]:
+        """Of the trajectory."""
+        return self._anchor.dtype
 
     # -- columns --------------------------------------------------------------------------------
 
@@ -286,7 +313,36 @@ class Store:
         def check() -> None:
             self._refuse_gone(iterates, rewound)
 
-        return Columns(self.trajectory, iterates, self.ring, check)
+        return Columns(self.trajectory, self.read_anchor().numpy(), iterates, self.ring, check)
+
+    def iterate(self, index: int, collected: int) -> Tensor:
+        """The weights of an iterate, shape (n,), as the trajectory holds them.
+
+        Parameters
+        ----------
+        index
+            Its number, from 0; from the last one backwards if negative.
+        collected
+            How many there are.
+
+        Raises
+        ------
+        WindowError
+            It was not collected, or was not kept.
+        """
+        number = index + collected if index < 0 else index
+        if not 0 <= number < collected:
+            raise WindowError(f"there is no iterate {index}: {collected} are collected")
+        if number < collected - self.kept(collected):
+            raise WindowError(
+                f"iterate {number} was not kept: with max_rank={self.configuration.max_rank}, "
+                f"those from {collected - self.kept(collected)} on are"
+            )
+        assert self.trajectory is not None
+        rewound = self.rewound
+        weights = as_tensor(np.array(self.trajectory[:, self.slot(number)]))
+        self._refuse_gone(range(number, number + 1), rewound)
+        return weights
 
     def refuse_rewound(self, rewound: int) -> None:
         """Raise if iterates were cut off since this was the value of `rewound`."""
@@ -319,11 +375,11 @@ class Store:
     # -- anchor, moments and buffers ------------------------------------------------------------
 
     def read_anchor(self) -> Tensor:
-        """The weights at the first collection, shape (n,), of the table's dtype."""
-        return torch.from_numpy(np.asarray(self._anchor[:]))
+        """The first iterate, shape (n,), of the table's dtype."""
+        return as_tensor(np.array(self._anchor[:])).to(self.table.dtype)
 
     def write_anchor(self, anchor: Tensor) -> None:
-        """Store the weights at the first collection."""
+        """Store the first iterate, which the trajectory's dtype holds exactly."""
         self._anchor[:] = anchor.numpy()
 
     def moments_of(self, iterates: range) -> Moments:
@@ -333,19 +389,22 @@ class Store:
             self._latest = iterates, none.rolled_forward(self.columns(iterates))
         return self._latest[1]
 
+    def stored_moments(self, collected: int) -> Moments:
+        """The moments that are stored, if they are of at most so many iterates; else of none."""
+        count = -1
+        while count != (count := self.progress().in_moments):  # until none came in between
+            moments = Moments(count, self._mean[:], self._squares[:])
+        return moments if 0 < count <= collected else Moments.none(self.table.size)
+
     def moments(self, collected: int) -> Moments:
-        """Moments of the first so many iterates: those of a checkpoint, rolled forward.
+        """Moments of the first so many iterates: those that are stored, rolled forward.
 
         Raises
         ------
         WindowError
-            The last checkpoint is of more, and the columns of these are not held.
+            Those stored are of more, and the columns of these are not held.
         """
-        count = -1
-        while count != (count := self.progress().checkpointed):  # until none came in between
-            moments = Moments(count, self._mean[:], self._squares[:])
-        if not 0 < count <= collected:
-            moments = Moments.none(self.table.size)
+        moments = self.stored_moments(collected)
         since = range(moments.count, collected)
         return moments.rolled_forward(self.columns(since)) if since else moments
 
@@ -376,14 +435,17 @@ class Store:
             self.group.close()
 
 
-def _open(location: Location, mode: str, n: int) -> tuple[pmarray.Group, bool]:
+def _open(
+    location: Location, mode: str, configuration: Configuration | None
+) -> tuple[pmarray.Group, bool]:
     """Open a location; also say whether the caller has to close it."""
     if isinstance(location, pmarray.Group):
         return location, False
-    return pmarray.open_group(location, mode=mode, cache=_cache_for(n)), True
+    cache = "auto" if configuration is None else _cache_for(configuration)
+    return pmarray.open_group(location, mode=mode, cache=cache), True
 
 
-def _cache_for(n: int) -> int | str:
+def _cache_for(configuration: Configuration) -> int | str:
     """The cache in which columns of a large model find room: one on loan, others on their way."""
-    need = 4 * (4 * n + 4096)
+    need = 4 * (configuration.dtype.itemsize * configuration.table.size + 4096)
     return "auto" if need <= _AUTO_CACHE_BYTES else need

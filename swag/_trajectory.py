@@ -1,17 +1,24 @@
-"""Columns of the stored trajectory, read in blocks that fit a budget."""
+"""Columns of the stored trajectory, read in blocks that fit a budget.
+
+A column holds the weights themselves. What is computed from several is computed from how far each
+is from the first, the anchor: those are small numbers, and their sums do not cancel in float32.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 import pmarray
 
-__all__ = ["BLOCK_ROWS", "Columns", "row_blocks"]
+__all__ = ["BLOCK_ROWS", "Columns", "as_tensor", "from_anchor", "row_blocks"]
 
 BLOCK_ROWS = 1 << 16
 """Blocks of rows begin at multiples of this: 256 KiB of a float32 column, a long run on a disk."""
@@ -39,6 +46,33 @@ def row_blocks(n: int, k: int, memory_bytes: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + rows, n)
 
 
+def as_tensor(stored: NDArray[np.generic]) -> Tensor:
+    """Share the memory of stored weights with a tensor; of bfloat16, too, which NumPy lacks."""
+    if stored.dtype.name == "bfloat16":
+        return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(stored)
+
+
+def from_anchor(
+    weights: NDArray[np.generic], anchor: NDArray[np.generic], out: NDArray[np.float32]
+) -> None:
+    """Write ``weights - anchor``, rounded once to float32.
+
+    Parameters
+    ----------
+    weights
+        Shape (..., n), of any dtype that a trajectory has.
+    anchor
+        Shape (n,), float32, or float64 where `weights` is.
+    out
+        Shape of `weights`; may be `weights`.
+    """
+    if weights.dtype.name in ("float16", "bfloat16"):
+        torch.sub(as_tensor(weights), torch.from_numpy(anchor), out=torch.from_numpy(out))
+    else:
+        np.subtract(weights, anchor, out=out, casting="same_kind")
+
+
 @dataclass(frozen=True)
 class Columns:
     """Some columns of the trajectory, in the order of their collection.
@@ -48,7 +82,9 @@ class Columns:
     """
 
     array: pmarray.PMArray
-    """The trajectory, shape (parameters, columns), float32, column-major."""
+    """The trajectory, shape (parameters, columns), column-major."""
+    anchor: NDArray[np.generic]
+    """The first iterate, shape (parameters,), float32 or float64."""
     iterates: range
     """Numbers of the iterates, from 0; a step of 2 takes every second."""
     ring: int | None
@@ -68,7 +104,9 @@ class Columns:
     def pieces(
         self, start: int, stop: int, memory_bytes: int
     ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Read rows ``[start, stop)`` of the columns, a budget's worth of columns at a time.
+        """Read rows ``[start, stop)`` of the columns, less the anchor.
+
+        See `weights`.
 
         Yields
         ------
@@ -76,23 +114,51 @@ class Columns:
             Of the columns, by their order of collection.
         values : numpy.ndarray
             Shape (which, stop - start), float32, C order: a column of the trajectory is a row here.
+            It is the caller's own.
         """
-        most = max(1, memory_bytes // max(1, (stop - start) * _ITEMSIZE))
+        for which, weights in self.weights(start, stop, memory_bytes):
+            yield which, self._from_anchor(weights, start, stop)
+
+    def weights(
+        self, start: int, stop: int, memory_bytes: int
+    ) -> Iterator[tuple[slice, NDArray[np.generic]]]:
+        """Read rows ``[start, stop)`` of the columns, a budget's worth of columns at a time.
+
+        Yields
+        ------
+        which : slice
+            Of the columns, by their order of collection.
+        values : numpy.ndarray
+            Shape (which, stop - start), of the trajectory's dtype, C order.
+        """
+        itemsize = self.array.dtype.itemsize
+        held = _ITEMSIZE if itemsize == _ITEMSIZE else _ITEMSIZE + itemsize
+        most = max(1, memory_bytes // max(1, (stop - start) * held))
         for first, last in self._runs():
             for low in range(first, last, most):
                 high = min(low + most, last)
                 yield slice(low, high), self._read(start, stop, low, high)
 
     def first(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows ``[start, stop)`` of the first column."""
-        values: NDArray[np.float32] = self._read(start, stop, 0, 1)[0]
+        """Rows ``[start, stop)`` of the first column, less the anchor."""
+        values: NDArray[np.float32]
+        values = self._from_anchor(self._read(start, stop, 0, 1), start, stop)[0]
         return values
 
-    def _read(self, start: int, stop: int, low: int, high: int) -> NDArray[np.float32]:
+    def _from_anchor(
+        self, weights: NDArray[np.generic], start: int, stop: int
+    ) -> NDArray[np.float32]:
+        # In place where that is possible: they were read into memory of their own.
+        same = weights.dtype == np.float32
+        out = cast(NDArray[np.float32], weights) if same else np.empty(weights.shape, np.float32)
+        from_anchor(weights, self.anchor[start:stop], out)
+        return out
+
+    def _read(self, start: int, stop: int, low: int, high: int) -> NDArray[np.generic]:
         slots = self.slots[low:high]
         step = int(slots[1] - slots[0]) if len(slots) > 1 else 1
         index = (slice(start, stop), slice(int(slots[0]), int(slots[-1]) + 1, step))
-        block: NDArray[np.float32] = self.array[index]
+        block: NDArray[np.generic] = self.array[index]
         self.check()
         # Column-major, so that its transpose is contiguous as it is.
         return np.ascontiguousarray(block.T)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -16,12 +17,13 @@ import pmarray
 from pmarray.errors import ClosedError, LoanError
 from swag._buffers import Buffers
 from swag._joining import Joining
-from swag._moments import Moments, accumulate
-from swag._parameters import Difference
+from swag._moments import Moments
+from swag._parameters import DTYPES
 from swag._records import Progress
 from swag._screening import NoIterateError, Screen
 from swag._store import Location, Mode, Store
 from swag._target import refuse_drawn
+from swag._trajectory import as_tensor
 from swag._worker import Worker
 from swag.errors import WindowError
 from swag.posterior import Known, Posterior, StoredPosterior, window
@@ -29,7 +31,10 @@ from swag.sampling import Center, Gaussian
 
 __all__ = ["SWAG"]
 
-Column = NDArray[np.float32]
+_MOST_AT_ONCE = 8
+_AT_ONCE_BYTES = 96 << 20
+
+Column = NDArray[np.generic]
 
 
 class SWAG(Posterior):
@@ -76,6 +81,11 @@ class SWAG(Posterior):
         checkpoint is. If it raises, the iterate is not collected.
     on_nonfinite
         ``"skip"``, as above, or ``"raise"``, to raise `NonFiniteError` instead.
+    dtype
+        Of the iterates kept: that of the parameters, or the narrowest that holds all of them
+        exactly, if None. ``torch.bfloat16`` and ``torch.float16`` halve what a float32 network
+        takes, and round every iterate; the moments are those of the rounded ones. A training that
+        goes on from an iterate is then not the one that was interrupted, to the bit.
 
     Raises
     ------
@@ -113,6 +123,7 @@ class SWAG(Posterior):
         checkpoint_every: int = 100,
         on_checkpoint: Callable[[pmarray.Group], object] | None = None,
         on_nonfinite: Literal["skip", "raise"] = "skip",
+        dtype: torch.dtype | None = None,
     ) -> None:
         if max_rank is not None and max_rank < 0:
             raise ValueError(f"max_rank must be zero or more, or None for all, not {max_rank}")
@@ -120,14 +131,23 @@ class SWAG(Posterior):
             raise ValueError(f"checkpoint_every must be at least 1, not {checkpoint_every}")
         if on_nonfinite not in ("skip", "raise"):
             raise ValueError(f"on_nonfinite={on_nonfinite!r}: use 'skip' or 'raise'")
+        if dtype is not None and dtype not in DTYPES.values():
+            raise ValueError(f"dtype={dtype}: iterates may be {', '.join(DTYPES)}")
+        if dtype is not None and max_rank == 0:
+            raise ValueError(f"dtype={dtype} is of the iterates kept, and max_rank=0 keeps none")
         refuse_drawn(model)
-        self._store = Store.create(store, model, max_rank, checkpoint_every, mode)
+        self._store = Store.create(store, model, max_rank, checkpoint_every, dtype, mode)
         self._on_checkpoint = on_checkpoint
         self._screen = Screen(self._store.table, raise_nonfinite=on_nonfinite == "raise")
         # What was begun and has not ended: for whoever comes after an interrupt.
         self._begun: Joining | None = None
         self._loan: AbstractContextManager[Any] | None = None
+        self._calling = False
         self._ended: Progress | None = None
+        self._keeps_all = max_rank is None
+        column_bytes = self._store.configuration.dtype.itemsize * self._table.size
+        self._columns_at_once = max(1, min(_MOST_AT_ONCE, _AT_ONCE_BYTES // column_bytes))
+        """Columns in one pass over the moments, of which the cache has to hold that many."""
         try:
             self._worker = Worker("swag-moments")
             self._load()
@@ -139,10 +159,10 @@ class SWAG(Posterior):
         """Begin from what the store holds."""
         progress = self._store.progress()
         self._screen.skipped = progress.skipped
-        self._moments = self._store.moments(progress.collected)
+        self._moments = self._store.stored_moments(progress.collected)
+        """Of the first iterates; where all are kept, of as many as somebody has asked for."""
         self._buffers = self._store.read_buffers()
         self._anchor: Tensor | None = None
-        self._difference: Difference | None = None
         # Without a trajectory: two columns, so that one can be compared with the one before.
         self._spare: list[Column] = []
         self._spare_of = 0
@@ -158,6 +178,8 @@ class SWAG(Posterior):
         """
         if self._ended is not None:
             return self._ended
+        if self._calling:
+            return self._store.progress()  # asked by what is called at a checkpoint
         self._end_what_was_begun()
         self._worker.settle()
         progress = self._store.progress()
@@ -166,16 +188,13 @@ class SWAG(Posterior):
             if self._moments.count < progress.collected:
                 self._load()
             count = self._moments.count
-            progress = Progress(
-                count, progress.checkpointed, self._screen.skipped, progress.skipped_before
-            )
-        elif not progress.checkpointed <= self._moments.count <= progress.collected:
+            progress = replace(progress, collected=count, skipped=self._screen.skipped)
+        elif not progress.in_moments <= self._moments.count <= progress.collected:
             self._load()
         if not progress.collected:
-            self._anchor = self._difference = None
-        elif self._difference is None:
+            self._anchor = None
+        elif self._anchor is None:
             self._anchor = self._store.read_anchor()
-            self._difference = Difference(self._table, self._anchor)
         return progress
 
     def _end_what_was_begun(self) -> None:
@@ -272,7 +291,8 @@ class SWAG(Posterior):
         begun = self._begun = Joining(store.group)
         with begun:
             loan = self._loan = self._borrow(progress.collected)
-            with loan as column:
+            with loan as lent:
+                column = lent[:, 0] if lent.ndim == 2 else lent
                 sums = self._write(progress, parameters, column)
             self._loan = None
             if count == 1:
@@ -281,13 +301,13 @@ class SWAG(Posterior):
             store.record(count, self._screen.skipped)
             store.write_buffers(buffers)
             if due:
-                since = range(moments.count, count)
-                moments = moments.rolled_forward(store.columns(since))
-                self._checkpoint(moments)
+                if store.ring is not None:
+                    since = range(moments.count, count)
+                    moments = moments.rolled_forward(store.columns(since))
+                self._checkpoint(count, moments)
         self._screen.note(progress.collected, sums)
-        if due:
-            self._moments = moments
-        else:
+        self._moments = moments
+        if store.ring is not None and not due:
             self._worker.put(self._take_in)
 
     def _collect_moments(
@@ -295,7 +315,8 @@ class SWAG(Posterior):
     ) -> None:
         """The same without a trajectory: a checkpoint has a transaction, and nothing else."""
         if not self._spare:
-            self._spare = [np.empty(self._table.size, np.float32) for _ in range(2)]
+            dtype = self._store.numpy_dtype
+            self._spare = [np.empty(self._table.size, dtype) for _ in range(2)]
         column, count = self._spare[progress.collected % 2], progress.collected + 1
         sums = self._write(progress, parameters, column)
         self._spare_of = count
@@ -303,16 +324,11 @@ class SWAG(Posterior):
             self._buffers = buffers
             self._worker.put(lambda: self._accumulate(column))
         else:
-            copy = self._moments.copy()
-            accumulate(column, copy.mean, copy.sum_of_squares, count)
-            moments = Moments(count, copy.mean, copy.sum_of_squares)
+            moments = self._moments.copy().with_columns([column], self._origin)
             begun = self._begun = Joining(self._store.group)
             with begun:
                 self._store_diagonal(progress, moments, buffers)
-            self._moments, self._buffers = (
-                Moments(count, moments.mean, moments.sum_of_squares),
-                buffers,
-            )
+            self._moments, self._buffers = moments, buffers
         self._screen.note(progress.collected, sums)
 
     def _borrow(self, iterate: int) -> AbstractContextManager[Column]:
@@ -326,54 +342,66 @@ class SWAG(Posterior):
 
     def _write(self, progress: Progress, parameters: list[nn.Parameter], memory: Column) -> Tensor:
         """Write the next column, and see whether it is one; return its sums."""
-        if self._difference is None:
-            self._anchor = self._table.gather(parameters)
-            self._difference = Difference(self._table, self._anchor)
-        column = torch.from_numpy(memory[:, 0] if memory.ndim == 2 else memory)
-        sums = self._difference.write(parameters, column)
+        column = as_tensor(memory)
+        sums = self._table.collect(parameters, column)
         self._screen.look_at(
             progress.collected, column, sums, lambda: self._column_before(progress.collected)
         )
+        if not progress.collected:
+            self._anchor = column.to(self._table.dtype, copy=True)
         return sums
 
     def _column_before(self, count: int) -> Tensor | None:
         """The column of the last of so many iterates, if there is still one."""
         trajectory = self._store.trajectory
         if trajectory is not None:
-            return torch.from_numpy(np.asarray(trajectory[:, self._store.slot(count - 1)]))
+            return as_tensor(np.asarray(trajectory[:, self._store.slot(count - 1)]))
         held = self._spare_of == count
-        return torch.from_numpy(self._spare[(count - 1) % 2]) if held else None
+        return as_tensor(self._spare[(count - 1) % 2]) if held else None
+
+    @property
+    def _origin(self) -> Column:
+        assert self._anchor is not None
+        return self._anchor.numpy()
 
     def _take_in(self) -> None:
-        """Take the moments of the columns since; on the thread.
+        """Take the moments of the columns since, several in one pass; on the thread.
 
         They follow from the trajectory: if this fails, or does not come to it, `_caught_up` does.
         """
-        trajectory, moments = self._store.trajectory, self._moments
+        trajectory, moments, some = self._store.trajectory, self._moments, self._columns_at_once
         assert trajectory is not None
-        for iterate in range(moments.count, self._store.progress().collected):
-            with trajectory.reading((slice(None), self._store.slot(iterate))) as column:
-                accumulate(column, moments.mean, moments.sum_of_squares, iterate + 1)
-            self._moments = Moments(iterate + 1, moments.mean, moments.sum_of_squares)
+        while self._store.progress().collected - moments.count >= some:
+            with ExitStack() as loans:
+                columns = [
+                    loans.enter_context(
+                        trajectory.reading((slice(None), self._store.slot(iterate)))
+                    )
+                    for iterate in range(moments.count, moments.count + some)
+                ]
+                moments = moments.with_columns(columns, self._origin)
+            self._moments = moments
 
     def _accumulate(self, column: Column) -> None:
         """Take the moments of a column that is not stored; on the thread."""
-        moments = self._moments
-        accumulate(column, moments.mean, moments.sum_of_squares, moments.count + 1)
-        self._moments = Moments(moments.count + 1, moments.mean, moments.sum_of_squares)
+        self._moments = self._moments.with_columns([column], self._origin)
 
-    def _checkpoint(self, moments: Moments) -> None:
+    def _checkpoint(self, collected: int, moments: Moments) -> None:
         """Store the moments and what the caller adds; in a transaction."""
-        self._store.checkpoint(moments, self._screen.skipped)
+        self._store.checkpoint(collected, moments, self._screen.skipped)
         if self._on_checkpoint is not None:
-            self._on_checkpoint(self._store.group)
+            self._calling = True
+            try:
+                self._on_checkpoint(self._store.group)
+            finally:
+                self._calling = False
 
     def _store_diagonal(self, progress: Progress, moments: Moments, buffers: Buffers) -> None:
         """Store all there is of a posterior without a trajectory; in a transaction."""
-        if not progress.checkpointed and self._anchor is not None:
+        if not progress.in_moments and self._anchor is not None:
             self._store.write_anchor(self._anchor)
         self._store.write_buffers(buffers)
-        self._checkpoint(moments)
+        self._checkpoint(moments.count, moments)
 
     def _refuse_closed(self) -> None:
         if self.closed:
@@ -392,6 +420,9 @@ class SWAG(Posterior):
     def _last_buffers(self) -> Buffers:
         return self._buffers if self._store.trajectory is None else self._store.read_buffers()
 
+    def _collected(self) -> int:
+        return self.n_averaged
+
     def window(
         self,
         start: int = 0,
@@ -404,8 +435,14 @@ class SWAG(Posterior):
         With `max_rank`, it must be used before `checkpoint_every` more are collected; later it
         raises `WindowError`.
         """
-        progress, moments = self._caught_up()
-        known = Known(moments.copy(), self._anchor, self._last_buffers())
+        if self._keeps_all:
+            progress = self._sync()
+            at_hand = self._moments.count == progress.collected
+            moments = self._moments.copy() if at_hand else None
+        else:
+            progress, last = self._caught_up()
+            moments = last.copy()
+        known = Known(moments, self._anchor, self._last_buffers())
         return window(self._store, progress.collected, start, every, rank, center, known)
 
     # -- durability -----------------------------------------------------------------------------
@@ -419,9 +456,10 @@ class SWAG(Posterior):
             As `update_parameters`.
         """
         self._refuse_closed()
-        progress, moments = self._caught_up()
+        progress, moments = (self._sync(), self._moments) if self._keeps_all else self._caught_up()
         if (
-            moments.count != progress.checkpointed
+            progress.collected != progress.checkpointed
+            or moments.count != progress.in_moments
             or self._screen.skipped != progress.skipped_before
         ):
             begun = self._begun = Joining(self._store.group)
@@ -429,7 +467,7 @@ class SWAG(Posterior):
                 if self._store.trajectory is None:
                     self._store_diagonal(progress, moments, self._buffers)
                 else:
-                    self._checkpoint(moments)
+                    self._checkpoint(progress.collected, moments)
             self._begun = None
         self._store.group.flush()
 
@@ -463,12 +501,13 @@ class SWAG(Posterior):
             if not self.closed:
                 if checkpoint:
                     self.flush()
-                self._ended = self._caught_up()[0]
+                self._ended = self._sync() if self._keeps_all else self._caught_up()[0]
         finally:
             # Again at a second call, should an interrupt come in between.
             if self._ended is None:
                 count = self._moments.count
-                self._ended = Progress(count, count, self._screen.skipped, self._screen.skipped)
+                skipped = self._screen.skipped
+                self._ended = Progress(count, count, count, skipped, skipped)
             self._worker.stop()
             self._end_what_was_begun()
             self._store.close()

@@ -80,9 +80,11 @@ class StoredPosterior(Posterior):
 
         See `Posterior.window`.
         """
-        collected = self._store.progress().collected
         known = Known(None, None, self._store.read_buffers())
-        return window(self._store, collected, start, every, rank, center, known)
+        return window(self._store, self._collected(), start, every, rank, center, known)
+
+    def _collected(self) -> int:
+        return self._store.progress().collected
 
     def _gaussian(self) -> Gaussian:
         return self._cached_gaussian

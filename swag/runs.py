@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 import pmarray
 from swag._state import pack, unpack
 from swag.collect import SWAG
 from swag.datasets import mnist_part
-from swag.errors import StoreError
+from swag.errors import StoreError, WindowError
 from swag.models import build
+from swag.posterior import Posterior, load
 from swag.recipe import Recipe
 from swag.training import Step, Trainer
 
@@ -128,7 +130,7 @@ def train(
             trainer = Trainer(model, images, recipe, posterior.update_parameters)
             posterior.rewind()
             if state is not None:
-                trainer.load_state_dict(state)
+                trainer.load_state_dict(_with_weights(state, posterior))
             if seconds is None:
                 seconds = np.full((trainer.n_steps, 2), np.nan)
             begun = trainer.step
@@ -174,6 +176,8 @@ def read(store: str) -> Run:
                 f"the training into {group.url} did not get to its end; the same swag train "
                 "command goes on with it"
             )
+        with load(group) as posterior:
+            state = _with_weights(state, posterior)
         seconds = np.asarray(group[_SECONDS][:])
     recipe = Recipe.from_json(about["recipe"])
     model = build(recipe.model)
@@ -248,7 +252,7 @@ def _claim(group: pmarray.Group, recipe: Recipe, checkpoint_every: int) -> None:
 
 def _save(group: pmarray.Group, trainer: Trainer, seconds: NDArray[np.float64]) -> None:
     """Store the training state and the history; in a transaction."""
-    description, data = pack(trainer.state_dict())
+    description, data = pack(_without_weights(trainer.state_dict(), group))
     # Some kilobytes, and not an attribute: those are written again at every commit.
     text = np.frombuffer(json.dumps(description).encode(), np.uint8)
     for name, values in ((_STATE, data), (_DESCRIPTION, text), (_SECONDS, seconds)):
@@ -258,6 +262,35 @@ def _save(group: pmarray.Group, trainer: Trainer, seconds: NDArray[np.float64]) 
             group[name].resize(values.shape)
         group[name][...] = values
     group.attrs[_STEP] = trainer.step
+
+
+def _without_weights(state: dict[str, Any], group: pmarray.Group) -> dict[str, Any]:
+    """The state of training without the weights that the last iterate holds, bit for bit."""
+    with load(group) as posterior:
+        last = posterior.n_averaged - 1
+        try:
+            weights = posterior.iterate(last)
+        except WindowError:  # none was collected yet, or none is kept
+            return state
+    rest = {
+        name: value
+        for name, value in state["model"].items()
+        if name not in weights or not _same_bytes(value, weights[name])
+    }
+    return {**state, "model": rest, "iterate": last}
+
+
+def _same_bytes(one: Tensor, other: Tensor) -> bool:
+    views = (t.detach().cpu().reshape(-1).view(torch.uint8) for t in (one, other))
+    return one.dtype == other.dtype and torch.equal(*views)
+
+
+def _with_weights(state: dict[str, Any], posterior: Posterior) -> dict[str, Any]:
+    """The state of training as it was before `_without_weights`."""
+    if "iterate" not in state:
+        return state
+    weights = posterior.iterate(state["iterate"])
+    return {**state, "model": {**weights, **state["model"]}}
 
 
 def _saved_state(group: pmarray.Group) -> Any:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ["torch", "zarr", "numcodecs", "matplotlib", "numba", "ml_dtypes", "pandas", "dask"]
+HEAVY = ["torch", "zarr", "numcodecs", "matplotlib", "ml_dtypes", "pandas", "dask"]
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -84,6 +84,7 @@ def test_draws_from_a_posterior_by_workers(client: Any, scratch: Path) -> None:
                 for parameter in network.parameters():
                     parameter.add_(0.1 * torch.randn_like(parameter))
             posterior.update_parameters(network)
+        posterior.mean()  # so that the moments are stored
 
     with swag.load(location) as posterior:
         wanted = posterior.window(center="mean").sample(3, generator=7)
@@ -99,7 +100,7 @@ def test_draws_from_a_posterior_by_workers(client: Any, scratch: Path) -> None:
         z1, z2 = normal_numbers(Seeds.take(3, 7), n, k)
         scale = 0.5
         diagonal = da.sqrt(squares / k)[:, None] * da.from_array(z1, chunks=(rows, -1))
-        low_rank = (x @ z2 - mean[:, None] * z2.sum(axis=0)) / math.sqrt(k - 1)
+        low_rank = ((x - anchor[:, None]) @ z2 - mean[:, None] * z2.sum(axis=0)) / math.sqrt(k - 1)
         draws = (anchor + mean)[:, None] + math.sqrt(scale) * (diagonal + low_rank)
         found = client.compute(draws).result()
     np.testing.assert_allclose(found.T, expected.numpy(), rtol=1e-4, atol=1e-5)

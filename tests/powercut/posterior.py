@@ -1,6 +1,6 @@
 """A posterior over a network that is trained on MNIST in the guest; prints what came of it.
 
-``python -m tests.powercut run --medium devdax --packages torch numba --memory 3072
+``python -m tests.powercut run --medium devdax --packages torch --memory 3072
 tests/powercut/posterior.py {url}``: the lines are the same on every medium.
 """
 

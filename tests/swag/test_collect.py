@@ -127,14 +127,116 @@ def test_mean_and_variance_are_those_of_the_iterates(
             assert torch.equal(value, variance[name])
 
 
-def test_the_file_holds_iterates_less_the_first(scratch: Path) -> None:
+def test_the_file_holds_the_iterates(scratch: Path) -> None:
     models = wandering(network(), 9)
     collected(f"memmap:{scratch}", models)
     iterates = np.array([flat(model) for model in models]).T
     stored = np.load(scratch / "trajectory.npy", mmap_mode="r")[: len(iterates)]
-    np.testing.assert_array_equal(stored, (iterates - iterates[:, :1]).astype(np.float32))
+    np.testing.assert_array_equal(stored, iterates.astype(np.float32))
     anchor = np.load(scratch / "anchor.npy")
     np.testing.assert_array_equal(anchor[: len(iterates)], iterates[:, 0].astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_an_iterate_comes_back_to_the_bit(location: str, dtype: torch.dtype) -> None:
+    models = wandering(network().to(dtype), 5)
+    collected(location, models)
+    with swag.load(location) as posterior:
+        stored = posterior._store.trajectory
+        assert stored is not None
+        assert stored.dtype.itemsize == dtype.itemsize
+        for number, model in enumerate(models):
+            weights = posterior.iterate(number)
+            for name, parameter in model.named_parameters():
+                assert weights[name].dtype == dtype
+                assert torch.equal(weights[name], parameter)
+                assert torch.equal(posterior.iterate(number - 5)[name], parameter)
+        for outside in (5, -6):
+            with pytest.raises(WindowError, match="5 are collected"):
+                posterior.iterate(outside)
+
+
+def test_a_ring_has_its_last_iterates(location: str) -> None:
+    models = wandering(network(), 9)
+    with swag.SWAG(models[0], location, max_rank=3, checkpoint_every=2) as posterior:
+        for model in models:
+            posterior.update_parameters(model)
+            assert torch.equal(posterior.iterate(-1)["0.weight"], model.get_parameter("0.weight"))
+        assert torch.equal(posterior.iterate(6)["2.bias"], models[6].get_parameter("2.bias"))
+        with pytest.raises(WindowError, match="those from 6 on"):
+            posterior.iterate(5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrow_iterates_are_rounded_and_told_apart(
+    location: str, dtype: torch.dtype, recwarn: pytest.WarningsRecorder
+) -> None:
+    models = wandering(network(), 12)
+    for model in models:
+        with torch.no_grad():  # a step that the narrower type does not show
+            first = models[0].get_parameter("0.weight")
+            model.get_parameter("0.weight").copy_(first * (1 + 1e-5))
+    for half in (models[:6], models[6:]):
+        collected(location, half, dtype=dtype)
+    with swag.load(location) as posterior:
+        assert posterior.n_averaged == 12
+        assert not recwarn
+        for number, model in enumerate(models):
+            weight = posterior.iterate(number)["2.weight"]
+            assert weight.dtype == torch.float32
+            assert torch.equal(weight, model.get_parameter("2.weight").to(dtype).float())
+        rounded = np.array([flat(model.to(dtype)) for model in models])
+        mean = in_a_row(posterior.mean())
+        np.testing.assert_allclose(mean, rounded.mean(axis=0), rtol=1e-5, atol=1e-6)
+    with pytest.raises(StoreError, match=r"dtype is torch\.float32, not"):
+        swag.SWAG(models[0].float(), location, mode="a")
+
+
+def test_what_a_dtype_cannot_be() -> None:
+    with pytest.raises(ValueError, match="wider"):
+        swag.SWAG(network(), dtype=torch.float64)
+    with pytest.raises(ValueError, match="max_rank=0"):
+        swag.SWAG(network(), max_rank=0, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="may be"):
+        swag.SWAG(network(), dtype=torch.int8)
+
+
+def test_where_all_is_kept_moments_are_taken_when_they_are_asked_for(scratch: Path) -> None:
+    models = wandering(network(), 9)
+    store = f"memmap:{scratch}"
+    with swag.SWAG(models[0], store, checkpoint_every=2) as posterior:
+        for model in models[:5]:
+            posterior.update_parameters(model)
+        assert posterior._moments.count == 0
+        half = posterior.mean()
+        assert posterior._moments.count == 5
+        for model in models[5:]:
+            posterior.update_parameters(model)
+        assert posterior._moments.count == 5
+    with swag.load(store) as stored:
+        assert stored._store.progress().in_moments == 5
+        assert torch.equal(stored.window(start=0).mean()["0.bias"], stored.mean()["0.bias"])
+        exact = np.array([flat(model) for model in models]).mean(axis=0)
+        np.testing.assert_allclose(in_a_row(stored.mean()), exact, rtol=1e-5, atol=1e-6)
+    exact = np.array([flat(model) for model in models[:5]]).mean(axis=0)
+    np.testing.assert_allclose(in_a_row(half), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_called_at_a_checkpoint_may_ask_for_the_iterate(location: str) -> None:
+    models = wandering(network(), 6)
+    seen = []
+
+    def on_checkpoint(group: pmarray.Group) -> None:
+        seen.append((posterior.n_averaged, posterior.iterate(-1)["0.bias"]))
+
+    with swag.SWAG(
+        models[0], location, checkpoint_every=2, on_checkpoint=on_checkpoint
+    ) as posterior:
+        for model in models:
+            posterior.update_parameters(model)
+        assert posterior.n_averaged == 6
+    assert [count for count, _ in seen] == [2, 4, 6]
+    assert all(torch.equal(bias, models[n - 1].get_parameter("0.bias")) for n, bias in seen)
 
 
 def test_a_bounded_store_stays_bounded(location: str) -> None:

@@ -1,10 +1,12 @@
-"""The fused pass is bitwise the plain expressions, and blocks change nothing."""
+"""The pass is bitwise the plain expressions, and blocks change nothing."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
+import ml_dtypes
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,8 +26,7 @@ def columns(seed: int, n: int, count: int) -> list[Vector]:
 
 def moments(xs: list[Vector]) -> tuple[Vector, Vector]:
     mean, squares = np.zeros_like(xs[0]), np.zeros_like(xs[0])
-    for i, x in enumerate(xs, 1):
-        accumulate(x, mean, squares, i)
+    accumulate(xs, np.zeros_like(xs[0]), mean, squares, 0)
     return mean, squares
 
 
@@ -33,7 +34,7 @@ def by_numpy(xs: list[Vector]) -> tuple[Vector, Vector]:
     mean, squares = np.zeros_like(xs[0]), np.zeros_like(xs[0])
     for i, x in enumerate(xs, 1):
         before = x - mean
-        mean = mean + before / np.float32(i)
+        mean = mean + before * np.float32(1 / i)
         squares = squares + before * (x - mean)
     return mean, squares
 
@@ -42,7 +43,7 @@ def by_torch(xs: list[Vector]) -> tuple[Vector, Vector]:
     mean, squares = torch.zeros(len(xs[0])), torch.zeros(len(xs[0]))
     for i, x in enumerate(map(torch.from_numpy, xs), 1):
         before = x - mean
-        mean = mean + before / i
+        mean = mean + before * float(np.float32(1 / i))
         squares = squares + before * (x - mean)
     return mean.numpy(), squares.numpy()
 
@@ -73,9 +74,32 @@ def test_blocks_do_not_matter(seed: int, n: int, cuts: list[int]) -> None:
     whole = moments(xs)
     edges = sorted({0, n, *(cut for cut in cuts if cut < n)})
     for low, high in pairwise(edges):
-        part = moments([np.ascontiguousarray(x[low:high]) for x in xs])
+        part = moments([x[low:high] for x in xs])
         for got, expected in zip(part, whole, strict=True):
             np.testing.assert_array_equal(got, expected[low:high])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.integers(0, 6))
+def test_one_by_one_or_several_at_once(seed: int, n: int, first: int) -> None:
+    xs = columns(seed, n, 6)
+    anchor = xs[0] + np.float32(1)
+    mean, squares = np.zeros((2, n), np.float32)
+    accumulate(xs[:first], anchor, mean, squares, 0)
+    for count, x in enumerate(xs[first:], first):
+        accumulate([x], anchor, mean, squares, count)
+    for got, expected in zip((mean, squares), moments([x - anchor for x in xs]), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_weights_of_any_dtype_less_the_anchor_are_rounded_once(dtype: str) -> None:
+    weights = [x.astype(getattr(ml_dtypes, dtype, dtype)) for x in columns(3, 40_000, 3)]
+    anchor = weights[0].astype(np.float64 if dtype == "float64" else np.float32)
+    mean, squares = np.zeros((2, 40_000), np.float32)
+    accumulate(weights, anchor, mean, squares, 0)
+    exact = [(w.astype(np.float64) - anchor.astype(np.float64)).astype(np.float32) for w in weights]
+    for got, expected in zip((mean, squares), moments(exact), strict=True):
+        np.testing.assert_array_equal(got, expected)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 400))

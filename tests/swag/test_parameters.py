@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from swag._parameters import Difference, ParameterTable
+from swag._parameters import ParameterTable
 from swag.errors import ModelError, StoreError, SwagError
 
 
@@ -41,7 +41,8 @@ def test_names_not_positions() -> None:
     assert next(n for n, _ in other.named_parameters()) == "frozen"
     assert "inner.weight" not in dict(other.named_parameters())
     table = ParameterTable.of(one)
-    vector = table.gather(table.find_all(one))
+    vector = torch.empty(table.size)
+    table.collect(table.find_all(one), vector)
     table.scatter(vector, table.find_all(other))
     state = other.state_dict()
     for name, value in one.state_dict().items():
@@ -72,25 +73,47 @@ def test_a_damaged_table_is_refused(damage: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @given(seed=st.integers(0, 2**32 - 1))
-def test_the_difference_is_rounded_once(dtype: torch.dtype, seed: int) -> None:
+def test_weights_are_collected_to_the_bit(dtype: torch.dtype, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     model = nn.Linear(5, 3).to(dtype)
     table = ParameterTable.of(model)
     for parameter in model.parameters():
         parameter.data.normal_(generator=generator)
-    anchor = table.gather(table.find(model))
-    difference = Difference(table, anchor.clone())
-    for parameter in model.parameters():
-        parameter.data += 0.01 * torch.randn(parameter.shape, generator=generator).to(dtype)
     parameters = table.find(model)
-    out = torch.full((table.size,), torch.nan)
-    difference.write(parameters, out)
-    weights = torch.cat([p.detach().double().flatten() for p in parameters])
-    expected = (weights - anchor.double()).float()
-    assert torch.equal(out, expected)
-    # The way of parameters on an accelerator ends in the same bits.
-    staged = difference._staged(parameters, 0, len(parameters) - 1)
-    assert torch.equal(staged.float(), expected)
+    out = torch.full((table.size,), torch.nan, dtype=table.common_dtype)
+    sums = table.collect(parameters, out)
+    expected = torch.cat([p.detach().flatten() for p in parameters])
+    assert out.dtype == dtype
+    assert torch.equal(out.view(torch.uint8), expected.view(torch.uint8))
+    wide = torch.stack([p.detach().float().sum() for p in parameters])
+    torch.testing.assert_close(sums, wide[None], rtol=1e-5, atol=1e-5)
+
+
+def test_weights_of_several_dtypes_are_held_by_the_widest_that_is_needed() -> None:
+    halves = nn.Sequential(nn.Linear(5, 3).half(), nn.Linear(5, 3).bfloat16())
+    assert ParameterTable.of(halves).common_dtype == torch.float32
+    assert ParameterTable.of(halves[1]).common_dtype == torch.bfloat16
+    table = ParameterTable.of(halves)
+    out = torch.empty(table.size)
+    table.collect(table.find(halves), out)
+    torch.testing.assert_close(
+        out, torch.cat([p.detach().float().flatten() for p in halves.parameters()]), rtol=0, atol=0
+    )
+
+
+def test_narrower_vectors_are_rounded_once_and_told_apart_by_the_sums() -> None:
+    model = nn.Linear(5, 3)
+    table = ParameterTable.of(model)
+    out = torch.empty(table.size, dtype=torch.bfloat16)
+    before = table.collect(table.find(model), out).clone()
+    assert torch.equal(
+        out, torch.cat([p.detach().bfloat16().flatten() for p in model.parameters()])
+    )
+    with torch.no_grad():
+        model.bias.mul_(1 + 2**-12)  # too little to be seen in bfloat16
+    after = table.collect(table.find(model), out)
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(before[1], after[1])
 
 
 def test_parameters_of_any_memory_format() -> None:
@@ -98,15 +121,13 @@ def test_parameters_of_any_memory_format() -> None:
     model.weight.data = model.weight.data.contiguous(memory_format=torch.channels_last)
     assert not model.weight.is_contiguous()
     table = ParameterTable.of(model)
-    anchor = table.gather(table.find(model))
-    assert torch.equal(table.by_name(anchor)["weight"], model.weight)
+    vector = torch.empty(table.size)
+    table.collect(table.find(model), vector)
     before = model.weight.detach().clone()
+    assert torch.equal(table.by_name(vector)["weight"], before)
     with torch.no_grad():
         model.weight.mul_(2)
-    out = torch.empty(table.size)
-    Difference(table, anchor).write(table.find(model), out)
-    assert torch.equal(table.by_name(out)["weight"], before)
-    table.scatter(anchor, table.find(model))
+    table.scatter(vector, table.find(model))
     assert torch.equal(model.weight, before)
 
 

@@ -1,0 +1,98 @@
+"""Results as lines of JSON: one for the run, and one for each thing that was measured.
+
+A file holds one run. Its first line says what ran, when and where; tables, figures and the page of
+the documentation are made from such files, and from nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from benchmarks._machine import facts
+
+__all__ = ["Record", "Recording", "read", "recording"]
+
+Record = Mapping[str, Any]
+"""One measurement: what was measured (``"what"``), its parameters and its figures."""
+
+
+@dataclass(slots=True)
+class Recording:
+    """One run of one benchmark."""
+
+    header: dict[str, Any]
+    """``benchmark``, ``command``, ``date``, ``parameters``, ``machine``."""
+    records: list[Record] = field(default_factory=list)
+    sink: TextIO | None = None
+    report: Callable[[str], object] = lambda _: None
+    """Told in words what is being done."""
+
+    def add(self, what: str, **figures: Any) -> None:
+        """Keep one measurement, and write it down at once."""
+        record = {"what": what, **figures}
+        self.records.append(record)
+        if self.sink is not None:
+            self.sink.write(json.dumps(record) + "\n")
+            self.sink.flush()
+
+    def of(self, what: str) -> list[Record]:
+        """Return the measurements of one kind, in their order.
+
+        Examples
+        --------
+        >>> run = Recording({"benchmark": "limits"})
+        >>> run.add("scan", bytes_per_second=8e9)
+        >>> run.add("barrier", seconds=3e-4)
+        >>> run.of("barrier")
+        [{'what': 'barrier', 'seconds': 0.0003}]
+        """
+        return [record for record in self.records if record["what"] == what]
+
+
+@contextmanager
+def recording(
+    benchmark: str, output: Path, directory: Path | None = None, **parameters: Any
+) -> Iterator[Recording]:
+    """Begin a run, whose lines go into ``output/<benchmark>.jsonl`` in place of an earlier run's.
+
+    Parameters
+    ----------
+    benchmark
+        Its name.
+    output
+        Directory, made if missing.
+    directory
+        Where the benchmark writes its files, to say what it was measured on.
+    parameters
+        Sizes and counts, as JSON has them.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    header = {
+        "benchmark": benchmark,
+        "command": f"python -m benchmarks {shlex.join(sys.argv[1:]) or benchmark}",
+        "date": datetime.now(UTC).isoformat(timespec="minutes"),
+        "parameters": parameters,
+        "machine": facts(directory),
+    }
+    with open(output / f"{benchmark}.jsonl", "w", encoding="utf-8") as sink:
+        sink.write(json.dumps(header) + "\n")
+        run = Recording(header, sink=sink)
+        try:
+            yield run
+        finally:
+            run.sink = None
+
+
+def read(file: Path) -> Recording:
+    """Read a run back."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    header, *records = map(json.loads, lines)
+    return Recording(header, records)
