@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import platform
 import sys
 import time
 
@@ -74,7 +73,7 @@ class Counter:
     """
 
     def __init__(self, path: Below) -> None:
-        if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
+        if sys.platform != "linux" or os.uname().machine != "x86_64":
             raise OSError("readers ask the file system on this machine")
         self._path = path
         fd = osops.open_file(path)

@@ -81,7 +81,7 @@ def test_a_reader_of_a_lock_file_that_was_removed_is_told(tmp_path: Path) -> Non
             block = again.transaction()
             block.__enter__()
             again["x"][...] = 2
-            again._cache.flush()  # spills: the file has the new values, the journal the old
+            again._session.cache.flush()  # spills: the file has the new values, the journal the old
             assert x[5, 1] == 1
             assert x[5].tolist() == [1, 1, 1]
             again.rollback()
