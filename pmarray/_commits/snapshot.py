@@ -127,19 +127,20 @@ class Snapshot:
         `fetch` takes what is on the medium, and may run on several threads at a time; `override`
         lets `images` override it.
         """
-        if self._counter is not None:
+        counter = self._counter
+        if counter is not None:
             noted = self._noted
             try:
-                if self._counter.value == noted:
+                if counter.value == noted:
                     fetch()  # 2
                     with self._lock:
                         override()
-                    if self._counter.is_still(noted):
+                    if counter.is_still(noted):
                         return
             except DamagedError:
                 pass  # or what was read of the journal had been reused
         while True:
-            counted = -1 if self._counter is None else self._counter.value
+            counted = -1 if counter is None else counter.value
             with self._lock:
                 self.check()  # 1
                 stamp = self._stamp
@@ -163,11 +164,8 @@ class Snapshot:
 
     def is_unmoved(self, file_id: int) -> bool:
         """Whether what was read of a data file just now, without asking, is of this snapshot."""
-        return (
-            self._counter is not None
-            and file_id not in self.images
-            and self._counter.is_still(self._noted)
-        )
+        counter = self._counter
+        return counter is not None and file_id not in self.images and counter.is_still(self._noted)
 
     def reads(self, file_id: int, start: int, stop: int, fetch: Callable[[], None]) -> bool:
         """Read bytes ``[start, stop)`` of a data file by `fetch`, where no image overrides them.
@@ -280,7 +278,8 @@ class Snapshot:
         return data, lost
 
     def close(self) -> None:
-        """Release the journal."""
+        """Release the journal and the counter, which has a descriptor."""
+        self._counter = None
         if self._journal is not None:
             self._journal.region.close()
             self._journal = None

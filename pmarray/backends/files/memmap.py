@@ -267,6 +267,7 @@ class MemmapBackend:
             ) from error
 
     def close(self) -> None:
+        self._counter = None
         self._lock.release()
 
     def refuse_lost_lock(self) -> None:
