@@ -25,6 +25,7 @@ from pmarray._numpy.masks import is_large_mask, read_masked, write_masked
 from pmarray._selection.basic import Selection, normal_axis, select, storage_axes
 from pmarray._selection.fancy import FancySelection, orthogonal, parse, pointwise
 from pmarray._sizes import format_bytes
+from pmarray._storage.items import Loan
 from pmarray.errors import LayoutError
 
 if TYPE_CHECKING:
@@ -356,17 +357,19 @@ class PMArray(Arithmetic, Interop, Growing):
         ...     column.sum(), column.flags.writeable
         (np.float64(0.0), False)
         """
-        with self._turn():
-            self._admit()
-            selection = select(index, self.shape)
-            loan = self._storage.pin(storage_axes(selection))
-            self._pins.add(loan)
+        loan: Loan | None = None
         try:
+            with self._turn():
+                self._admit()
+                selection = select(index, self.shape)
+                loan = self._storage.pin(storage_axes(selection))
+                self._pins.add(loan)
             block = loan.block.reshape(selection.block_shape)
             yield block[(*selection.to_result, ...)]
         finally:
-            self._pins.discard(loan)
-            loan.done()
+            if loan is not None:
+                self._pins.discard(loan)
+                loan.done()
 
     def appending(self, count: int = 1) -> AbstractContextManager[AnyArray]:
         """Grow by `count` lines of the slow axis and lend their memory.
@@ -415,7 +418,7 @@ class PMArray(Arithmetic, Interop, Growing):
         new = values if isinstance(values, StoredArray) else self._as_values(values)
         with self._turn():
             self._admit_writer()
-            return self._group._session.do(lambda: self._append(new, axis))
+            return self._do(lambda: self._append(new, axis))
 
     def _append(self, values: StoredArray | AnyArray, axis: int | None) -> tuple[int, ...]:
         if not self.ndim:
@@ -462,7 +465,7 @@ class PMArray(Arithmetic, Interop, Growing):
         """
         with self._turn():
             self._admit_writer()
-            self._group._session.do(lambda: self._resize(shape))
+            self._do(lambda: self._resize(shape))
 
     def transaction(self, *, wait: bool | None = None) -> Transaction:
         """Begin a transaction of the group that holds the array; see `Group.transaction`.
