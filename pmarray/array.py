@@ -105,10 +105,8 @@ class PMArray(Arithmetic, Interop, Growing):
                 return read_masked(self, index)
             elif names_fields(index, self):
                 return read_fields(self, index)
-            read = self._deferred(selection := parse(index, self.shape))
-            if read is None:
-                return self._read(selection)
-        return self._read_unlocked(read, index)
+            found, read = self._begin_read(index)
+        return found if read is None else self._read_unlocked(read, index)
 
     def read(self, index: Any, *, out: AnyArray) -> AnyArray:
         """Read the selected items into memory that is there already.

@@ -185,11 +185,14 @@ class StoredArray:
         """Return the selected items as a new `numpy.ndarray` (a scalar for a full index)."""
         with self._turn():
             self._admit()
-            selection = parse(index, self.shape)
-            read = self._deferred(selection)
-            if read is None:
-                return self._read(selection)
-        return self._read_unlocked(read, index)
+            found, read = self._begin_read(index)
+        return found if read is None else self._read_unlocked(read, index)
+
+    def _begin_read(self, index: Any) -> tuple[Any, Callable[[], Any] | None]:
+        """Read with the lock; or return what reads without it, see `_deferred`."""
+        selection = parse(index, self.shape)
+        read = self._deferred(selection)
+        return (self._read(selection), None) if read is None else (None, read)
 
     def _read_unlocked(self, read: Callable[[], Any], index: Any) -> Any:
         """Do what `_deferred` has returned, without the lock; or read with the lock after all."""
