@@ -31,8 +31,8 @@ __all__ = ["Counter", "advance", "await_readers"]
 _OFFSET = 64
 """Behind the process id of the lock's owner."""
 _NBYTES = 8
-_TRUST_S = 0.02
-_WAIT_S = 0.05
+_TRUST_S = 0.004
+_WAIT_S = 0.01
 _FILE_SYSTEMS = {b"ext4", b"xfs", b"btrfs", b"tmpfs"}
 _MOUNTS = "/proc/self/mountinfo"
 
