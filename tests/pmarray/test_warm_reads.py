@@ -400,10 +400,11 @@ def test_nobody_waits_for_who_waits_for_the_medium(
     if mode == "r+":
         array[7, 0] = 1  # what is written meanwhile they may see or not
         array.resize((8192, 10))
-    array.close()  # they go on by descriptors of their own
+        array.close()  # they go on by descriptors of their own
     go_on.set()
     for thread in threads:
         thread.join()
+    array.close()
     assert sorted(found) == [64, 8192]
     if mode == "r+":
         with pmarray.open(url, mode="r+") as again:
