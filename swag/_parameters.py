@@ -17,6 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from swag._names import own_names
 from swag.errors import ModelError, StoreError
 
 __all__ = ["DTYPES", "Entry", "ParameterTable"]
@@ -33,7 +34,8 @@ class Entry:
     """One parameter's place in the vector."""
 
     name: str
-    """As `torch.nn.Module.named_parameters` gives it; the first name of a shared parameter."""
+    """As `torch.nn.Module.named_parameters` gives it, without what wrappers add; the first name of
+    a shared parameter."""
     shape: tuple[int, ...]
     """Of the parameter."""
     dtype: torch.dtype
@@ -311,7 +313,8 @@ class ParameterTable:
 
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+    own = own_names(model)
+    return ((own(name), p) for name, p in model.named_parameters() if p.requires_grad)
 
 
 def _refuse_part(name: str, parameter: nn.Parameter) -> None:
@@ -336,7 +339,8 @@ def _refuse_part(name: str, parameter: nn.Parameter) -> None:
 
 def _by_any_name(model: nn.Module) -> dict[str, nn.Parameter]:
     # Which name of a shared parameter comes first depends on the order of registration.
-    return dict(model.named_parameters(remove_duplicate=False))
+    own = own_names(model)
+    return {own(name): p for name, p in model.named_parameters(remove_duplicate=False)}
 
 
 def _refuse(differences: list[str]) -> None:
