@@ -8,7 +8,7 @@ have been built in another.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import groupby
@@ -259,7 +259,12 @@ class ParameterTable:
         return [self.entries[i].name for i in suspects if not views[i].isfinite().all()]
 
     @torch.no_grad()
-    def collect(self, parameters: Sequence[Tensor], out: Tensor) -> Tensor:
+    def collect(
+        self,
+        parameters: Sequence[Tensor],
+        out: Tensor,
+        copy: Callable[[Tensor, Tensor], object] = Tensor.copy_,
+    ) -> Tensor:
         """Copy parameters into a vector, in one pass over memory.
 
         Parameters
@@ -269,6 +274,8 @@ class ParameterTable:
         out
             Shape (size,), in host memory. Where its dtype is narrower than a parameter's, values
             are rounded to it once, to the nearest.
+        copy
+            Copies its second argument, on the CPU, into its first.
 
         Returns
         -------
@@ -284,7 +291,7 @@ class ParameterTable:
             inside = range(first, last + 1)
             if device.type == "cpu":
                 for i in inside:
-                    views[i].copy_(parameters[i])
+                    copy(views[i], parameters[i])
                     sums[0, i] = views[i].sum(dtype=torch.float32)
                     if rounds:
                         sums[1, i] = parameters[i].sum(dtype=torch.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Callable
 
 import torch
@@ -34,6 +35,7 @@ class Screen:
         self._table = table
         self._raise_nonfinite = raise_nonfinite
         self._warned: set[str] = set()
+        self._unsaid: deque[str] = deque()
         self._last: tuple[int, Tensor] | None = None
         """Number of an iterate, and the sums of its column."""
         self.skipped = Skipped()
@@ -96,8 +98,13 @@ class Screen:
         there = before()
         return there is not None and torch.equal(there, column)
 
+    def tell(self) -> None:
+        """Warn of what was left out, at the call of the method that calls this."""
+        while self._unsaid:
+            warnings.warn(self._unsaid.popleft(), SwagWarning, stacklevel=3)
+
     def _warn(self, kind: str, message: str) -> None:
+        # Not here: this may be another thread, and the warning may be made an error.
         if kind not in self._warned:
             self._warned.add(kind)
-            # At the call of update_parameters.
-            warnings.warn(message, SwagWarning, stacklevel=6)
+            self._unsaid.append(message)
