@@ -2,8 +2,8 @@
 
 Weights do not change from one step of the optimizer to the next, so that an iterate can be copied
 while the next forward and backward pass run, and only the step has to wait. That holds where nobody
-else changes weights, which is not taken on trust: `Attached` says whether everything is as it has to
-be, and a `Mark`, set at the call, whether the weights are the same when the copy ends.
+else changes weights, which is not taken on trust: `Attached` says whether everything is as it has
+to be, and `Behind` whether the weights are the same when the copy ends as they were at the call.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ _STRIDE = 4093
 """One of so many weights is in a sample: a prime, so that no row or column is always left out."""
 _PIECE_ITEMS = 1 << 14
 """PyTorch shares out no operation on so few: the copying thread takes no core from training."""
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Of so many bytes: as integers, weights that are NaN can be compared."""
 _LOOK_SECONDS = 0.1
 
 
@@ -141,11 +143,10 @@ def copy_alone(out: Tensor, parameter: Tensor) -> None:
     if not (out.is_contiguous() and parameter.is_contiguous()):
         out.copy_(parameter)
         return
-    pieces = zip(
-        out.view(-1).split(_PIECE_ITEMS), parameter.view(-1).split(_PIECE_ITEMS), strict=True
-    )
-    for there, here in pieces:
-        there.copy_(here)
+    there, here = out.view(-1), parameter.view(-1)
+    for start in range(0, len(here), _PIECE_ITEMS):
+        piece = slice(start, start + _PIECE_ITEMS)
+        there[piece].copy_(here[piece])
 
 
 def _is_plain(parameter: Tensor) -> bool:
@@ -158,13 +159,12 @@ def _is_plain(parameter: Tensor) -> bool:
     )
 
 
-def _mark(parameter: Tensor) -> tuple[int, int, int, bytes]:
+def _mark(parameter: Tensor) -> tuple[int, int, int, list[int]]:
     """What tells that a parameter was written to: nearly always, and in no time."""
-    weights = parameter.detach()
-    sample = weights.view(-1)[::_STRIDE].clone()
+    bits = parameter.detach().view(-1).view(_INTEGERS[parameter.dtype.itemsize])
     return (
         parameter.data_ptr(),
         parameter.untyped_storage().nbytes(),
         parameter._version,
-        sample.view(torch.uint8).numpy().tobytes(),
+        bits[::_STRIDE].tolist(),
     )

@@ -1,7 +1,7 @@
 """The work of collecting: one iterate after another, each in a transaction of its own.
 
-Nobody keeps a count of his own. What is collected is what the group says (`swag._store`), so that no
-interrupt and no rollback can set the two at odds; `Collecting._sync` finds it out each time.
+Nobody keeps a count of his own. What is collected is what the group says (`swag._store`), so that
+no interrupt and no rollback can set the two at odds; `Collecting._sync` finds it out each time.
 """
 
 from __future__ import annotations

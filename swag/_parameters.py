@@ -14,6 +14,7 @@ from functools import cached_property, reduce
 from itertools import groupby
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -292,15 +293,15 @@ class ParameterTable:
             if device.type == "cpu":
                 for i in inside:
                     copy(views[i], parameters[i])
-                    sums[0, i] = views[i].sum(dtype=torch.float32)
+                    sums[0, i] = _sum(views[i])
                     if rounds:
-                        sums[1, i] = parameters[i].sum(dtype=torch.float32)
+                        sums[1, i] = _sum(parameters[i])
                 continue
             # Side by side over there: one transfer takes them home, not one for each parameter.
             parts = [parameters[i].detach().reshape(-1).to(out.dtype) for i in inside]
             out[self.entries[first].start : self.entries[last].stop].copy_(torch.cat(parts))
             for i in inside:
-                sums[0, i] = views[i].sum(dtype=torch.float32)
+                sums[0, i] = _sum(views[i])
             if rounds:
                 whole = [parameters[i].sum(dtype=torch.float32) for i in inside]
                 sums[1, first : last + 1] = torch.stack(whole).cpu()
@@ -317,6 +318,15 @@ class ParameterTable:
             targets = [parameters[i].detach() for i in range(first, last + 1)]
             shaped = [part.view(t.shape) for part, t in zip(parts, targets, strict=True)]
             torch._foreach_copy_(targets, shaped)
+
+
+def _sum(values: Tensor) -> float:
+    """Their sum in host memory, as one thread adds them up: the same whatever PyTorch's threads."""
+    flat = values.detach().reshape(-1)
+    if values.dtype not in (torch.float32, torch.float64):
+        return sum(piece.float().sum().item() for piece in torch.split(flat, 1 << 14))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.add.reduce(flat.numpy()))
 
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -302,6 +302,7 @@ class SWAG(Collecting):
             As `update_parameters`.
         """
         self._refuse_closed()
+        self._screen.tell()
         progress, moments = (self._sync(), self._moments) if self._keeps_all else self._caught_up()
         if (
             progress.collected != progress.checkpointed
@@ -311,7 +312,7 @@ class SWAG(Collecting):
             begun = self._begun = Joining(self._store.group)
             with begun:
                 if self._store.trajectory is None:
-                    self._openeddiagonal(progress, moments, self._buffers)
+                    self._store_diagonal(progress, moments, self._buffers)
                 else:
                     self._checkpoint(progress.collected, moments)
             self._begun = None
