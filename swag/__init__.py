@@ -22,22 +22,28 @@ from swag.errors import SwagError
 
 if TYPE_CHECKING:
     from swag import datasets as datasets
+    from swag import divergences as divergences
     from swag import metrics as metrics
     from swag import models as models
     from swag.batchnorm import update_bn as update_bn
     from swag.collect import SWAG as SWAG
+    from swag.covariance import Covariance as Covariance
     from swag.mixture import MultiSWAG as MultiSWAG
     from swag.posterior import Posterior as Posterior
     from swag.posterior import StoredPosterior as StoredPosterior
     from swag.posterior import load as load
+    from swag.regression import GaussianPrediction as GaussianPrediction
 
 __all__ = [  # noqa: RUF022 - in the order of `sorted`, which does not put capitals aside
+    "Covariance",
+    "GaussianPrediction",
     "MultiSWAG",
     "Posterior",
     "SWAG",
     "StoredPosterior",
     "SwagError",
     "datasets",
+    "divergences",
     "errors",
     "load",
     "metrics",
@@ -48,6 +54,8 @@ __all__ = [  # noqa: RUF022 - in the order of `sorted`, which does not put capit
 # PyTorch takes seconds to import, and the command line must not wait for it to print its help: what
 # needs it is imported when it is first asked for.
 _HOMES = {
+    "Covariance": "swag.covariance",
+    "GaussianPrediction": "swag.regression",
     "MultiSWAG": "swag.mixture",
     "SWAG": "swag.collect",
     "Posterior": "swag.posterior",
@@ -55,7 +63,7 @@ _HOMES = {
     "load": "swag.posterior",
     "update_bn": "swag.batchnorm",
 }
-_MODULES = {"datasets", "metrics", "models"}
+_MODULES = {"datasets", "divergences", "metrics", "models"}
 
 
 def __getattr__(name: str) -> Any:

@@ -29,7 +29,7 @@ from swag._names import own_names
 from swag._state import pack, unpack
 from swag.errors import ModelError, StoreError
 
-__all__ = ["Buffers", "converge_spectral_norms", "normalisations"]
+__all__ = ["Buffers", "converge_spectral_norms", "has_spectral_norms", "normalisations"]
 
 _POWER_ITERATIONS = 100
 
@@ -134,6 +134,15 @@ def normalisations(model: nn.Module) -> Iterator[tuple[str, _NormBase]]:
     for name, module in model.named_modules():
         if isinstance(module, _NormBase) and module.running_mean is not None:
             yield own(name), module
+
+
+def has_spectral_norms(model: nn.Module) -> bool:
+    """Whether buffers follow the weights of a model, as `converge_spectral_norms` has them do."""
+    return any(
+        isinstance(part, _SpectralNorm)
+        or any(isinstance(hook, SpectralNorm) for hook in part._forward_pre_hooks.values())
+        for part in model.modules()
+    )
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from swag._parameters import ParameterTable
 from swag._store import Store
+from swag.covariance import Covariance
 from swag.density import log_density
 from swag.sampling import Gaussian, Generator, Seeds, default_scale, draw, rank
 
@@ -74,6 +75,62 @@ class Distribution(ABC):
         """
         gaussian = self._gaussian()
         return gaussian.table.by_name(torch.from_numpy(gaussian.variance))
+
+    @property
+    def covariance(self) -> Covariance:
+        """The covariance as a linear operator, with the default `scale` of `sample`.
+
+        It is of the iterates that are there now, and computes when it is asked: `Covariance` says
+        what. ``posterior.covariance_of(scale=1.0)`` has another scale or memory.
+
+        Raises
+        ------
+        WindowError
+            Nothing has been collected yet.
+        """
+        return self.covariance_of()
+
+    def covariance_of(
+        self, *, scale: float | None = None, memory_bytes: int = MEMORY_BYTES
+    ) -> Covariance:
+        """The covariance as a linear operator.
+
+        Parameters
+        ----------
+        scale
+            As for `sample`, and not 0.
+        memory_bytes
+            For the part of the trajectory that is held at a time. A square matrix of `rank` rows,
+            float64, comes on top where one is needed.
+
+        Returns
+        -------
+        Covariance
+            Of the iterates that are there now.
+
+        Raises
+        ------
+        ValueError
+            `scale` is 0 or negative.
+        WindowError
+            Nothing has been collected yet.
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> posterior = swag.SWAG(model)
+        >>> for weight in [1.0, 3.0]:
+        ...     _ = torch.nn.init.constant_(model.weight, weight)
+        ...     posterior.update_parameters(model)
+        >>> posterior.window(rank=0).covariance_of(scale=4.0).diagonal()
+        {'weight': tensor([[4.]], dtype=torch.float64)}
+        """
+        gaussian = self._gaussian()
+        factor = scale_of(gaussian, scale)
+        if factor == 0:
+            raise ValueError("with scale=0 there is no density")
+        return Covariance.of(gaussian, factor, memory_bytes)
 
     def sample(
         self,

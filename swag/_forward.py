@@ -1,20 +1,30 @@
-"""How a batch goes through a model: which of its items the model takes, and on which device."""
+"""How a batch goes through a model: what of it the model takes, where, and what comes out."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Forward", "device_of", "moved", "outputs_of", "rows_of", "size_of"]
+__all__ = [
+    "Forward",
+    "device_of",
+    "is_wrapped",
+    "moved",
+    "outputs_of",
+    "rows_of",
+    "size_of",
+    "tensor_of",
+]
 
-Forward = Callable[[nn.Module, Any], Tensor]
-"""Takes a model and a batch on its device, gives the model's output."""
+Forward = Callable[[nn.Module, Any], Any]
+"""Takes a model and a batch on its device, gives the model's outputs."""
 
+_OUTPUTS = ("logits", "out", "prediction_logits")  # of transformers, and of torchvision
 _WRAPPERS = ("module", "_orig_mod")  # of data parallelism, and of `torch.compile`
 
 
@@ -36,7 +46,59 @@ def outputs_of(model: nn.Module, batch: Any, device: torch.device, forward: Forw
     batch = moved(batch, device)
     if forward is not None:
         return forward(model, batch)
+    if isinstance(batch, Mapping):
+        return model(**_named(model, batch))
     return model(*_inputs(model, batch))
+
+
+def tensor_of(outputs: Any) -> Tensor:
+    """The tensor of predictions among a model's outputs, its first axis the batch.
+
+    Of a mapping or an object, such as the ModelOutput of transformers, its ``logits``; or its
+    ``out``, as in torchvision's models of segmentation. Of a tuple, the first tensor that is not a
+    single number, which would be a loss.
+
+    Raises
+    ------
+    TypeError
+        There is none.
+
+    Examples
+    --------
+    >>> tensor_of({"loss": torch.tensor(0.5), "logits": torch.ones(2, 3)}).shape
+    torch.Size([2, 3])
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    for name in _OUTPUTS:
+        found = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+        if isinstance(found, Tensor):
+            return found
+    if isinstance(outputs, tuple | list):
+        for item in outputs:
+            if isinstance(item, Tensor) and item.ndim:
+                return item
+    raise TypeError(
+        f"the model gives a {type(outputs).__name__}, and which tensor of it is meant cannot be "
+        "told: give forward=, for example forward=lambda model, batch: model(**batch).scores"
+    )
+
+
+def _named(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The items of a batch that a model has arguments for; the rest, labels perhaps, is left."""
+    parameters = _signature(model).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return dict(batch)
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    takes = [p for p in parameters if p.kind in kinds]
+    lacking = [p.name for p in takes if p.default is p.empty and p.name not in batch]
+    if lacking or not any(p.name in batch for p in takes):
+        raise ValueError(
+            f"a batch has {', '.join(map(str, batch))}, and the model takes "
+            f"{', '.join(p.name for p in takes)}: say which is which, as in "
+            "forward=lambda model, batch: model(batch['image'])"
+        )
+    return {p.name: batch[p.name] for p in takes if p.name in batch}
 
 
 def _inputs(model: nn.Module, batch: Any) -> tuple[Any, ...]:
@@ -50,8 +112,8 @@ def _inputs(model: nn.Module, batch: Any) -> tuple[Any, ...]:
     if not isinstance(batch, tuple | list) or not batch or not isinstance(batch[0], Tensor):
         kind = type(batch).__name__
         raise TypeError(
-            "a batch is a tensor, or a tuple or list that begins with one, and this is a "
-            f"{kind}: give forward=lambda model, batch: ... to say how the model takes it"
+            "a batch is a tensor, a mapping, or a tuple or list that begins with a tensor, and "
+            f"this is a {kind}: give forward=lambda model, batch: ... to say how the model takes it"
         )
     items = tuple(batch)
     if len(items) == 1:
@@ -70,18 +132,33 @@ def _inputs(model: nn.Module, batch: Any) -> tuple[Any, ...]:
 
 def _arguments(model: nn.Module) -> tuple[int, int | None]:
     """How many positional arguments a model needs, and takes at most; None for any number."""
-    for name in _WRAPPERS:
-        inner = model._modules.get(name)
-        if inner is not None and len(model._modules) == 1:
-            return _arguments(inner)
     needed, most = 0, 0
-    for parameter in inspect.signature(model.forward).parameters.values():
+    for parameter in _signature(model).parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL:
             return needed, None
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             most += 1
             needed += parameter.default is parameter.empty
     return needed, most
+
+
+def _signature(model: nn.Module) -> inspect.Signature:
+    """That of the model inside its wrappers."""
+    inner = _wrapped(model)
+    return inspect.signature(model.forward) if inner is None else _signature(inner)
+
+
+def is_wrapped(model: nn.Module) -> bool:
+    """Whether a model is another's wrapper, as of data parallelism or of `torch.compile`."""
+    return _wrapped(model) is not None
+
+
+def _wrapped(model: nn.Module) -> nn.Module | None:
+    for name in _WRAPPERS:
+        inner = model._modules.get(name)
+        if inner is not None and len(model._modules) == 1:
+            return inner
+    return None
 
 
 def moved(batch: Any, device: torch.device) -> Any:
@@ -96,7 +173,11 @@ def moved(batch: Any, device: torch.device) -> Any:
             return type(batch)(*items)
         return items if isinstance(batch, list) else tuple(items)
     to = getattr(batch, "to", None)  # BatchEncoding, PackedSequence, and what else knows how
-    return batch if to is None else to(device)
+    if to is not None:
+        return to(device)
+    if isinstance(batch, Mapping):
+        return {key: moved(item, device) for key, item in batch.items()}
+    return batch
 
 
 def rows_of(batch: Any) -> int:

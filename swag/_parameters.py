@@ -178,7 +178,9 @@ class ParameterTable:
         return {e.name: view for e, view in zip(self.entries, self.views(vector), strict=True)}
 
     @torch.no_grad()
-    def join(self, weights: Mapping[str, Tensor]) -> tuple[torch.Size, Tensor]:
+    def join(
+        self, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None
+    ) -> tuple[torch.Size, Tensor]:
         """Put weights by name, shape (..., *parameter), into vectors in host memory.
 
         Returns
@@ -186,7 +188,7 @@ class ParameterTable:
         lead : torch.Size
             The leading axes.
         vectors : torch.Tensor
-            Shape (vectors, size), of the table's dtype.
+            Shape (vectors, size), of the dtype given, or of the table's.
 
         Raises
         ------
@@ -196,7 +198,7 @@ class ParameterTable:
         first = self.entries[0]
         _refuse([f"{e.name} is missing" for e in self.entries if e.name not in weights])
         lead = weights[first.name].shape[: weights[first.name].ndim - len(first.shape)]
-        vectors = torch.empty(lead.numel(), self.size, dtype=self.dtype)
+        vectors = torch.empty(lead.numel(), self.size, dtype=dtype or self.dtype)
         for entry, view in zip(self.entries, self.views(vectors), strict=True):
             shape, fitting = weights[entry.name].shape, lead + entry.shape
             if shape != fitting:

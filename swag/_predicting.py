@@ -1,16 +1,14 @@
-"""Averages over networks drawn from posteriors, in one pass over the inputs."""
+"""Many networks, one pass over the inputs: what posteriors predict."""
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal, cast
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -19,44 +17,18 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-import pmarray
-from swag._forward import Forward, device_of, outputs_of, size_of
-from swag._target import Target
+from swag._draws import Draws
+from swag._forward import Forward, rows_of, size_of
+from swag._networks import Networks
+from swag._reductions import Reduction
 from swag.errors import SwagWarning
-from swag.sampling import Gaussian, Seeds, draw
 
-__all__ = ["Activation", "Draws", "activation_of", "average", "batches_of"]
+__all__ = ["Watch", "batches_of", "reduced", "rows_in"]
 
-Activation = Literal["softmax", "sigmoid", "none"] | Callable[[Tensor], Tensor]
-"""What makes outputs of a network into what is averaged."""
+R = TypeVar("R")
 
-
-def activation_of(activation: Activation) -> Callable[[Tensor], Tensor]:
-    """The function that is meant.
-
-    Raises
-    ------
-    ValueError
-        There is none of that name.
-    """
-    if callable(activation):
-        return activation
-    known = {"softmax": _softmax, "sigmoid": torch.sigmoid, "none": lambda outputs: outputs}
-    if activation not in known:
-        raise ValueError(
-            f"activation={activation!r}: use {', '.join(map(repr, known))} or a function, such as "
-            "torch.nn.Softmax(dim=1)"
-        )
-    return cast("Callable[[Tensor], Tensor]", known[activation])
-
-
-def _softmax(outputs: Tensor) -> Tensor:
-    if outputs.ndim != 2:
-        raise ValueError(
-            f"the network gives outputs of shape {tuple(outputs.shape)}, and which axis the "
-            "classes are on has to be said: activation=torch.nn.Softmax(dim=1), for example"
-        )
-    return torch.softmax(outputs, dim=1)
+Watch = Callable[[int, int | None], None]
+"""Called with the inputs that networks have seen, each for each, and how many there will be."""
 
 
 def batches_of(inputs: Any, batch_size: int) -> Iterable[Any]:
@@ -92,65 +64,28 @@ def batches_of(inputs: Any, batch_size: int) -> Iterable[Any]:
     return inputs
 
 
-@dataclass(frozen=True)
-class Draws:
-    """Draws from one posterior, made a memory's worth at a time."""
-
-    target: Target
-    """Takes them."""
-    gaussian: Gaussian
-    """What is drawn from."""
-    seeds: Seeds
-    """One for each draw."""
-    scale: float
-    """Factor of the covariance."""
-    memory_bytes: int
-    """For draws and for what they are made from."""
-
-    def once(self) -> Iterator[Tensor]:
-        """The draws, one after another, shape (n,) each."""
-        at_once = max(1, self.memory_bytes // 2 // (self.gaussian.anchor.nbytes or 1))
-        for first in range(0, len(self.seeds), at_once):
-            some = self.seeds.part(first, first + at_once)
-            yield from draw(self.gaussian, some, self.scale, self.memory_bytes // 2)
-
-    def kept(self) -> Iterable[Tensor]:
-        """The same, to be gone through again: in memory if they find room, else on the disk."""
-        anchor = self.gaussian.anchor
-        if len(self.seeds) * anchor.nbytes <= self.memory_bytes // 2:
-            return list(self.once())
-        return _Spooled(self, len(anchor), anchor.dtype)
-
-
-class _Spooled:
-    """Draws in a file without a name, which goes when nobody reads it any more."""
-
-    def __init__(self, draws: Draws, n: int, dtype: torch.dtype) -> None:
-        self._group = pmarray.open_group(f"dram:?spill={tempfile.gettempdir()}")
-        shape = (n, len(draws.seeds))
-        name = str(dtype).removeprefix("torch.")
-        self._columns = self._group.create("draws", shape, name, layout="col")
-        for i, vector in enumerate(draws.once()):
-            self._columns[:, i] = vector.numpy()
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for i in range(self._columns.shape[1]):
-            yield torch.from_numpy(self._columns[:, i])
-
-    def __del__(self) -> None:
-        if hasattr(self, "_group"):
-            self._group.close()
+def rows_in(inputs: Any) -> int | None:
+    """How many inputs there are, where that can be told without going through them."""
+    if isinstance(inputs, DataLoader):
+        inputs = None if inputs.batch_sampler is None or inputs.drop_last else inputs.dataset
+    if isinstance(inputs, Tensor):
+        return len(inputs)
+    if isinstance(inputs, Dataset) and hasattr(inputs, "__len__"):
+        return len(inputs)
+    return None
 
 
 @torch.no_grad()
-def average(
+def reduced(
     parts: Sequence[Draws],
     batches: Iterable[Any],
-    activation: Callable[[Tensor], Tensor],
+    reduction: Reduction[R],
     forward: Forward | None,
     memory_bytes: int,
-) -> Tensor:
-    """Average what networks make of each input, over all draws.
+    draws_at_once: int | None = None,
+    watch: Callable[[int], None] | None = None,
+) -> R:
+    """What a reduction makes of the outputs of networks, over all draws.
 
     The batches are gone through once, as many at a time as find room; every network sees these
     before the next ones are asked for. So it does not matter whether they could be had again, or
@@ -162,68 +97,46 @@ def average(
         What is drawn; each into the same model.
     batches
         Of inputs.
-    activation
-        Applied to each output, as float32 or wider.
+    reduction
+        Takes the outputs.
     forward
         As for `outputs_of`.
     memory_bytes
-        For the batches that are held at a time.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape (n, ...), in the order in which the inputs came.
+        For the batches that are held at a time, and again for networks that run at once.
+    draws_at_once
+        As for `Networks`.
+    watch
+        Called with the number of inputs that networks have seen.
 
     Raises
     ------
     ValueError
         There is no batch.
     """
-    model = parts[0].target.model
     blocks = _blocks(batches, memory_bytes)
     first, second = next(blocks, None), next(blocks, None)
     if first is None:
         raise ValueError("the inputs gave no batch: there is nothing to predict")
     several = second is not None
-    draws = [part.kept() if several else part.once() for part in parts]
-    statistics: list[list[Tensor] | None] = [None] * sum(len(part.seeds) for part in parts)
+    runs = [
+        Networks(part, reduction.take, forward, memory_bytes, draws_at_once, again=several)
+        for part in parts
+    ]
     effect = _Effect()
-    results: list[Tensor] = []
+    seen = 0
     for block in chain([first], [] if second is None else chain([second], blocks)):
-        sums: list[Tensor] = []
-        networks = (
-            (part.target, vector)
-            for part, vectors in zip(parts, draws, strict=True)
-            for vector in vectors
-        )
-        for i, (target, vector) in enumerate(networks):
-            target.put(vector, statistics[i])
-            if several and statistics[i] is None:
-                statistics[i] = target.statistics()
-            for j, outputs in enumerate(_run(model, block, forward)):
-                effect.see(i, j, vector, outputs)
-                wide = outputs if outputs.dtype == torch.float64 else outputs.float()
-                found = activation(wide)
-                if i:
-                    sums[j] += found
-                else:
-                    sums.append(found.clone())
-        results += [total / len(statistics) for total in sums]
+        before = 0
+        for run in runs:
+            for network, batch, weights, taken in run.through(block):
+                effect.see(before + network, batch, weights, taken[0])
+                reduction.add(before + network, batch, taken)
+                if watch is not None:
+                    seen += rows_of(block[batch])
+                    watch(seen)
+            before += len(run)
+        reduction.over()
         effect.over()
-    return torch.cat(results)
-
-
-def _run(model: nn.Module, block: Sequence[Any], forward: Forward | None) -> Iterator[Tensor]:
-    model.eval()
-    device = device_of(model)
-    for batch in block:
-        outputs = outputs_of(model, batch, device, forward)
-        if not isinstance(outputs, Tensor):
-            raise TypeError(
-                f"the model gives a {type(outputs).__name__}, not a tensor: give forward=, for "
-                "example forward=lambda model, batch: model(**batch).logits"
-            )
-        yield outputs
+    return reduction.result()
 
 
 def _blocks(batches: Iterable[Any], memory_bytes: int) -> Iterator[Sequence[Any]]:

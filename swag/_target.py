@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from swag._buffers import Buffers, converge_spectral_norms
-from swag._forward import Forward
+from swag._buffers import Buffers, converge_spectral_norms, has_spectral_norms
+from swag._forward import Forward, is_wrapped
 from swag._parameters import ParameterTable
 from swag.batchnorm import has_running_statistics, recompute
 from swag.errors import ModelError
@@ -83,6 +83,21 @@ class Target:
                 "the model has batch normalisation, whose statistics do not fit other weights: "
                 "give loader=, the training inputs to compute them from"
             )
+
+    @property
+    def is_pure(self) -> bool:
+        """Whether weights are all that a draw changes, in a model that stands by itself."""
+        return (
+            (self._loader is None or not has_running_statistics(self.model, self._frozen))
+            and not has_spectral_norms(self.model)
+            and not is_wrapped(self.model)
+        )
+
+    def stacked(self, vectors: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Several vectors by parameter, as the model has it, but for an axis in front."""
+        views = self._table.by_name(torch.stack(list(vectors)))
+        pairs = zip(views.items(), self.parameters, strict=True)
+        return {name: view.to(p.device, p.dtype) for (name, view), p in pairs}
 
     def put(self, vector: Tensor, statistics: list[Tensor] | None = None) -> None:
         """Put weights, shape (n,), into the model, with the buffers that go with them.

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from swag._base import Posterior, predict
+from swag._base import Options, Posterior, predict
 from swag._forward import Forward
-from swag._predicting import Activation
+from swag._reductions import Activation, Average, GaussianMixture, Noise, Stack, activation_of
 from swag.errors import ModelError
+from swag.regression import GaussianPrediction
 from swag.sampling import Generator, source_of
 
 __all__ = ["MultiSWAG"]
@@ -110,13 +111,7 @@ class MultiSWAG:
         inputs: Tensor | Dataset[Any] | Iterable[Any],
         *,
         activation: Activation,
-        samples: int = 30,
-        scale: float | None = None,
-        generator: Generator = None,
-        loader: Iterable[Any] | None = None,
-        forward: Forward | None = None,
-        batch_size: int = 1000,
-        memory_bytes: int = 1 << 30,
+        **options: Unpack[Options],
     ) -> Tensor:
         """Average what `samples` networks of each posterior make of each input.
 
@@ -126,14 +121,48 @@ class MultiSWAG:
             self.posteriors,
             model,
             inputs,
-            activation=activation,
-            samples=samples,
-            scale=scale,
-            generator=generator,
-            loader=loader,
-            forward=forward,
-            batch_size=batch_size,
-            memory_bytes=memory_bytes,
+            lambda networks: Average(networks, activation_of(activation)),
+            **options,
+        )
+
+    def predict_regression(
+        self,
+        model: nn.Module,
+        inputs: Tensor | Dataset[Any] | Iterable[Any],
+        *,
+        noise: Noise = None,
+        **options: Unpack[Options],
+    ) -> GaussianPrediction:
+        """Mean and variance of what `samples` networks of each posterior say of each input.
+
+        See `Posterior.predict_regression`.
+        """
+        return predict(
+            self.posteriors,
+            model,
+            inputs,
+            lambda networks: GaussianMixture(networks, noise),
+            **options,
+        )
+
+    def predict_each(
+        self,
+        model: nn.Module,
+        inputs: Tensor | Dataset[Any] | Iterable[Any],
+        *,
+        activation: Activation = "none",
+        **options: Unpack[Options],
+    ) -> Tensor:
+        """What each of `samples` networks of each posterior makes of each input.
+
+        See `Posterior.predict_each`; the draws of one posterior stand one after another.
+        """
+        return predict(
+            self.posteriors,
+            model,
+            inputs,
+            lambda networks: Stack(networks, activation_of(activation)),
+            **options,
         )
 
     def log_prob(self, weights: Mapping[str, Tensor], *, scale: float | None = None) -> Tensor:

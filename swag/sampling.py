@@ -62,6 +62,11 @@ class Gaussian:
         """The diagonal, S / n, shape (n,)."""
         return self.moments.sum_of_squares / np.float32(max(1, self.moments.count))
 
+    def center_of(self, start: int, stop: int) -> Tensor:
+        """The mean of the weights ``[start, stop)``, float64."""
+        mean = torch.from_numpy(self.moments.mean[start:stop])
+        return self.anchor[start:stop].double() + mean.double()
+
     def coefficients(self, z: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
         """Turn the coefficients of deviations into those of columns and of the mean.
 

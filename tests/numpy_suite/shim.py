@@ -141,6 +141,7 @@ class _Call:
     def __init__(self, place: Place) -> None:
         self._place = place
         self._pairs: list[tuple[Any, Any]] = []
+        self._before: list[bytes] = []
         self._passed: list[Any] = []
         """Arrays that are passed as they are."""
 
@@ -157,6 +158,7 @@ class _Call:
                 self._passed.append(value)
                 return value
             self._pairs.append((value, array))
+            self._before.append(value.tobytes())
             return array
         if type(value) in (list, tuple):
             return _changed(value, self.stored)
@@ -182,9 +184,9 @@ class _Call:
         return value
 
     def copy_back(self) -> None:
-        for original, array in self._pairs:
+        for (original, array), before in zip(self._pairs, self._before, strict=True):
             now = array[...]
-            if now.tobytes() != original.tobytes():
+            if now.tobytes() != before:  # or an out= that shares its memory has changed it
                 original[...] = now
             self._place.take_back(array)
 

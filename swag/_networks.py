@@ -1,0 +1,173 @@
+"""The networks of some draws, run on batches: several at a time where the model allows it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from swag._draws import Draws
+from swag._forward import Forward, device_of, moved, outputs_of, size_of
+
+__all__ = ["Networks"]
+
+Take = Callable[[Any], tuple[Tensor, ...]]
+Found = tuple[int, int, Tensor, tuple[Tensor, ...]]
+
+_ACTIVATIONS = 16
+"""What a network holds at a time while it runs, as a multiple of its inputs: a guess."""
+_LEAST_TOLERANCE = 1e-4
+
+
+class Networks:
+    """One model with the weights of each draw in turn.
+
+    Several draws go through it at a time by `torch.func.vmap`, which saves most of what a small
+    network costs. It is not tried where a draw changes buffers (statistics, singular vectors), nor
+    inside a wrapper; and where it raises, or gives something else than a network by itself does,
+    they go through one after another: a model may branch on its values, or keep copies of weights.
+
+    Parameters
+    ----------
+    draws
+        The weights, and the model that takes them.
+    take
+        The tensors of the model's outputs that are needed.
+    forward
+        As for `outputs_of`.
+    memory_bytes
+        For the networks that run at once.
+    draws_at_once
+        How many these are; as many as find room, by a guess, if None. With 1 nothing is tried.
+    again
+        Whether `through` is called more than once.
+    """
+
+    def __init__(
+        self,
+        draws: Draws,
+        take: Take,
+        forward: Forward | None,
+        memory_bytes: int,
+        draws_at_once: int | None,
+        *,
+        again: bool,
+    ) -> None:
+        self._target = draws.target
+        self._model = draws.target.model
+        self._count = len(draws.seeds)
+        self._vectors: Iterable[Tensor] = draws.kept() if again else draws.once()
+        self._take = take
+        self._forward = forward
+        self._memory_bytes = memory_bytes
+        self._asked = draws_at_once
+        self._may_be_batched = draws.target.is_pure and draws_at_once != 1
+        self._is_checked = False
+        self._keeps_statistics = again and not draws.target.is_pure
+        self._statistics: list[list[Tensor] | None] = [None] * self._count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def through(self, block: Sequence[Any]) -> Iterator[Found]:
+        """Yield network, batch, weights and outputs, for every network and every batch.
+
+        A network sees the batches in their order. The model is in evaluation mode.
+        """
+        self._model.eval()
+        device = device_of(self._model)
+        vectors = iter(self._vectors)
+        first = 0
+        while some := list(islice(vectors, self._at_once(block))):
+            together = self._together(some, block, device) if len(some) > 1 else None
+            for i, vector in enumerate(some):
+                if together is not None:
+                    for batch, outputs in enumerate(together):
+                        yield first + i, batch, vector, tuple(part[i] for part in outputs)
+                else:
+                    self._put(first + i, vector)
+                    for batch, inputs in enumerate(block):
+                        yield first + i, batch, vector, self._alone(inputs, device)
+            first += len(some)
+
+    def _at_once(self, block: Sequence[Any]) -> int:
+        if not self._may_be_batched:
+            return 1
+        if self._asked is not None:
+            return self._asked
+        weights = sum(parameter.nbytes for parameter in self._target.parameters)
+        sizes = [size_of(batch) for batch in block]
+        # The outputs for all batches are held until the last of these networks is through.
+        each = weights + _ACTIVATIONS * max(sizes) + sum(sizes)
+        return max(1, self._memory_bytes // max(1, each))
+
+    def _put(self, network: int, vector: Tensor) -> None:
+        self._target.put(vector, self._statistics[network])
+        if self._keeps_statistics and self._statistics[network] is None:
+            self._statistics[network] = self._target.statistics()
+
+    def _alone(self, inputs: Any, device: torch.device) -> tuple[Tensor, ...]:
+        return self._take(outputs_of(self._model, inputs, device, self._forward))
+
+    def _together(
+        self, vectors: Sequence[Tensor], block: Sequence[Any], device: torch.device
+    ) -> list[tuple[Tensor, ...]] | None:
+        """The outputs for each batch, draws along the first axis; None where it cannot be done."""
+        self._put(0, vectors[0])  # the buffers
+        whole = _Whole(self._model, self._forward, self._take, device)
+        weights = {f"model.{name}": value for name, value in self._target.stacked(vectors).items()}
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", message="There is a performance drop")
+                results = [_mapped(whole, weights, moved(batch, device)) for batch in block]
+        except Exception:
+            self._may_be_batched = (
+                False  # one after another, what is the user's own is raised again
+            )
+            return None
+        if not self._is_checked:
+            self._put(len(vectors) - 1, vectors[-1])
+            alone = self._alone(block[0], device)
+            if not all(_alike(part[-1], one) for part, one in zip(results[0], alone, strict=True)):
+                self._may_be_batched = False
+                return None
+            self._is_checked = True
+        return results
+
+
+class _Whole(nn.Module):
+    """A model and the way a batch goes through it, as one module."""
+
+    def __init__(
+        self, model: nn.Module, forward: Forward | None, take: Take, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self._how = forward
+        self._take = take
+        self._device = device
+
+    def forward(self, batch: Any) -> tuple[Tensor, ...]:
+        return self._take(outputs_of(self.model, batch, self._device, self._how))
+
+
+def _mapped(whole: nn.Module, weights: dict[str, Tensor], batch: Any) -> tuple[Tensor, ...]:
+    def one(some: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        outputs: tuple[Tensor, ...] = torch.func.functional_call(whole, some, (batch,))
+        return outputs
+
+    found: tuple[Tensor, ...] = torch.func.vmap(one)(weights)
+    return found
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two outputs differ by rounding alone."""
+    if one.shape != other.shape or not one.is_floating_point():
+        return False
+    tolerance = max(_LEAST_TOLERANCE, 8 * torch.finfo(one.dtype).eps)
+    largest = float(other.abs().max()) if other.numel() else 0.0
+    return bool(torch.allclose(one.double(), other.double(), rtol=0, atol=tolerance * largest))

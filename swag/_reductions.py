@@ -1,0 +1,219 @@
+"""What is made of the outputs of many networks, batch by batch, without keeping them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from swag._forward import tensor_of
+from swag.regression import GaussianPrediction
+
+__all__ = [
+    "Activation",
+    "Average",
+    "GaussianMixture",
+    "Noise",
+    "Reduction",
+    "Stack",
+    "activation_of",
+]
+
+R_co = TypeVar("R_co", covariant=True)
+
+Activation = Literal["softmax", "sigmoid", "none"] | Callable[[Tensor], Tensor]
+"""What makes outputs of a network into what is averaged."""
+
+Noise = float | Tensor | Literal["learned"] | None
+"""Variance of the observations around a network's output; "learned" where the network gives it."""
+
+
+class Reduction(Protocol[R_co]):
+    """Takes the outputs of networks; every network gives its own for a batch, then for the next."""
+
+    def take(self, outputs: Any) -> tuple[Tensor, ...]:
+        """The tensors of a model's outputs that are needed."""
+
+    def add(self, network: int, batch: int, taken: tuple[Tensor, ...]) -> None:
+        """Take in what a network, of all, made of a batch, of those at hand."""
+
+    def over(self) -> None:
+        """All networks have seen the batches at hand; those to come are others."""
+
+    def result(self) -> R_co:
+        """What came out, for all batches in their order."""
+
+
+def activation_of(activation: Activation) -> Callable[[Tensor], Tensor]:
+    """The function that is meant.
+
+    Raises
+    ------
+    ValueError
+        There is none of that name.
+    """
+    if callable(activation):
+        return activation
+    known = {"softmax": _softmax, "sigmoid": torch.sigmoid, "none": lambda outputs: outputs}
+    if activation not in known:
+        raise ValueError(
+            f"activation={activation!r}: use {', '.join(map(repr, known))} or a function, such as "
+            "torch.nn.Softmax(dim=1)"
+        )
+    return cast("Callable[[Tensor], Tensor]", known[activation])
+
+
+def _softmax(outputs: Tensor) -> Tensor:
+    if outputs.ndim in (0, 1, 3):
+        raise ValueError(
+            f"the network gives outputs of shape {tuple(outputs.shape)}, and which axis the "
+            "classes are on has to be said: activation=torch.nn.Softmax(dim=1), for example"
+        )
+    return torch.softmax(outputs, dim=1)
+
+
+def _wide(outputs: Tensor) -> Tensor:
+    return outputs if outputs.dtype == torch.float64 else outputs.float()
+
+
+class Average:
+    """The mean over networks of a function of their outputs.
+
+    Parameters
+    ----------
+    networks
+        How many there are.
+    activation
+        The function; of float32 or wider.
+    """
+
+    def __init__(self, networks: int, activation: Callable[[Tensor], Tensor]) -> None:
+        self._networks = networks
+        self._activation = activation
+        self._sums: list[Tensor] = []
+        self._results: list[Tensor] = []
+
+    def take(self, outputs: Any) -> tuple[Tensor, ...]:
+        """The predictions."""
+        return (tensor_of(outputs),)
+
+    def add(self, network: int, batch: int, taken: tuple[Tensor, ...]) -> None:
+        """Add to the sum."""
+        found = self._activation(_wide(taken[0]))
+        if network:
+            self._sums[batch] += found
+        else:
+            self._sums.append(found.clone())
+
+    def over(self) -> None:
+        """Divide the sums."""
+        self._results += [total / self._networks for total in self._sums]
+        self._sums = []
+
+    def result(self) -> Tensor:
+        """Shape (n, ...)."""
+        return torch.cat(self._results)
+
+
+class Stack:
+    """The outputs themselves.
+
+    Parameters
+    ----------
+    networks
+        How many there are.
+    activation
+        A function of each.
+    """
+
+    def __init__(self, networks: int, activation: Callable[[Tensor], Tensor]) -> None:
+        self._activation = activation
+        self._outputs: list[list[Tensor]] = [[] for _ in range(networks)]
+
+    def take(self, outputs: Any) -> tuple[Tensor, ...]:
+        """The predictions."""
+        return (tensor_of(outputs),)
+
+    def add(self, network: int, batch: int, taken: tuple[Tensor, ...]) -> None:
+        """Keep them."""
+        self._outputs[network].append(self._activation(_wide(taken[0])).clone())
+
+    def over(self) -> None:
+        """Nothing is left to do."""
+
+    def result(self) -> Tensor:
+        """Shape (networks, n, ...)."""
+        return torch.stack([torch.cat(parts) for parts in self._outputs])
+
+
+class GaussianMixture:
+    """Mean and variance of a mixture of Gaussians, one for each network.
+
+    Parameters
+    ----------
+    networks
+        How many there are.
+    noise
+        The variance of each, if not the network's own.
+    """
+
+    def __init__(self, networks: int, noise: Noise) -> None:
+        if isinstance(noise, str) and noise != "learned":
+            raise ValueError(f'noise={noise!r}: use a variance, "learned" or None')
+        if isinstance(noise, float | int | Tensor) and not bool(
+            (torch.as_tensor(noise) >= 0).all()
+        ):
+            raise ValueError("noise is a variance, and one is negative")
+        self._networks = networks
+        self._noise = noise
+        self._now: list[list[Tensor]] = []
+        self._results: list[list[Tensor]] = []
+
+    def take(self, outputs: Any) -> tuple[Tensor, ...]:
+        """The mean, and the variance where the network gives it."""
+        if not isinstance(self._noise, str):
+            return (tensor_of(outputs),)
+        pair = tuple(outputs) if isinstance(outputs, tuple | list) else ()
+        if len(pair) != 2 or not all(isinstance(item, Tensor) for item in pair):
+            raise TypeError(
+                'with noise="learned" a network gives two tensors, mean and variance, as '
+                f"torch.nn.GaussianNLLLoss takes them, not a {type(outputs).__name__}: give "
+                "forward= to make them of what it gives"
+            )
+        return pair
+
+    def add(self, network: int, batch: int, taken: tuple[Tensor, ...]) -> None:
+        """Take a network into mean and squared deviations (Welford 1962), and its noise."""
+        mean = _wide(taken[0])
+        noise = _wide(taken[1]) if len(taken) > 1 else torch.zeros_like(mean)
+        if len(taken) > 1 and not bool((noise >= 0).all()):
+            raise ValueError(
+                "the network's second output is a variance, and some are negative: where it is a "
+                "logarithm, give forward= that takes exp() of it"
+            )
+        if not network:
+            self._now.append([mean.clone(), torch.zeros_like(mean), noise.expand_as(mean).clone()])
+            return
+        middle, squares, noises = self._now[batch]
+        before = mean - middle
+        middle += before / (network + 1)
+        squares += before * (mean - middle)
+        noises += noise
+
+    def over(self) -> None:
+        """Divide the sums."""
+        self._results += [
+            [middle, squares / self._networks, noises / self._networks]
+            for middle, squares, noises in self._now
+        ]
+        self._now = []
+
+    def result(self) -> GaussianPrediction:
+        """Mean, and both parts of the variance."""
+        mean, epistemic, noise = (torch.cat(parts) for parts in zip(*self._results, strict=True))
+        found = GaussianPrediction(mean, epistemic, noise)
+        if self._noise is None or isinstance(self._noise, str):
+            return found
+        return found.with_noise(self._noise)

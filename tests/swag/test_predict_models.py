@@ -1,0 +1,392 @@
+"""Predictions with models of every kind: what they take, what they give, what is made of it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import OrderedDict, UserDict
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import swag
+from swag.regression import GaussianPrediction
+from tests.sampling import examples
+
+SAMPLES: dict[str, Any] = {"samples": 5, "generator": 4}
+
+
+def seeded(model: type[nn.Module], *arguments: Any) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return model(*arguments)
+
+
+def collected(model: nn.Module, count: int = 8) -> swag.SWAG:
+    posterior = swag.SWAG(model)
+    generator = torch.Generator().manual_seed(1)
+    model = copy.deepcopy(model)
+    for _ in range(count):
+        for p in model.parameters():
+            p.data += 0.1 * torch.randn(p.shape, generator=generator)
+        posterior.update_parameters(model)
+    return posterior
+
+
+def some(*shape: int, seed: int = 2) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# -- what goes in and what comes out --------------------------------------------------------------
+
+
+class Output(OrderedDict[str, Any]):
+    """As `transformers.modeling_outputs.ModelOutput`: a mapping whose items are attributes too."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
+class Encoding(UserDict[str, Any]):
+    """As `transformers.BatchEncoding`: a mapping that is no dict, and knows `to`."""
+
+    def to(self, device: Any) -> Encoding:
+        return Encoding({key: value.to(device) for key, value in self.data.items()})
+
+
+class Pair(NamedTuple):
+    logits: Tensor
+    aux_logits: Tensor
+
+
+class Text(nn.Module):
+    """Takes and gives what models of text do."""
+
+    def __init__(self, gives: Any = Output) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.gives = gives
+
+    def forward(
+        self, ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+    ) -> Any:
+        logits = self.linear(ids if attention_mask is None else ids * attention_mask)
+        hidden = torch.zeros(len(ids), 7)
+        if self.gives is Output:
+            return Output(loss=logits.mean(), logits=logits, hidden_states=(hidden,))
+        if self.gives is Pair:
+            return Pair(logits, hidden)
+        if self.gives is dict:
+            return {"aux": hidden, "out": logits}
+        return (logits.mean(), logits, hidden) if labels is not None else (logits, hidden)
+
+
+@pytest.mark.parametrize("gives", [Output, Pair, dict, tuple])
+def test_mappings_go_in_by_name_and_the_predictions_come_out(gives: Any) -> None:
+    model = seeded(Text, gives)
+    posterior, ids, mask = collected(model), some(9, 4), (some(9, 4, seed=3) > 0).float()
+    items = {"ids": ids, "attention_mask": mask, "labels": torch.zeros(9), "idx": torch.arange(9)}
+    expected = posterior.predict(
+        model,
+        [ids * mask],
+        activation="softmax",
+        forward=lambda model, batch: model.get_submodule("linear")(batch),
+        **SAMPLES,
+    )
+    for batch in (items, UserDict(items), Encoding(items)):
+        found = posterior.predict(model, [batch], activation="softmax", **SAMPLES)
+        torch.testing.assert_close(found, expected)
+    del items["ids"]
+    with pytest.raises(ValueError, match="takes ids, attention_mask, labels: say which"):
+        posterior.predict(model, [items], activation="softmax")
+
+
+def test_a_model_of_any_names_takes_all_of_a_mapping() -> None:
+    class Anything(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, **batch: Tensor) -> Tensor:
+            out: Tensor = self.linear(batch["a"] + batch["b"])
+            return out
+
+    model = seeded(Anything)
+    posterior = collected(model)
+    found = posterior.predict(
+        model, [{"a": some(9, 4), "b": some(9, 4)}], activation="none", **SAMPLES
+    )
+    expected = posterior.predict(
+        model,
+        2 * some(9, 4),
+        activation="none",
+        forward=lambda m, x: m.get_submodule("linear")(x),
+        **SAMPLES,
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_statistics_are_recomputed_from_mappings_and_by_forward() -> None:
+    class Images(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(4)
+
+        def forward(self, image: Tensor) -> Tensor:
+            out: Tensor = self.norm(image)
+            return out
+
+    one, other, third = Images(), Images(), Images()
+    images = some(30, 4)
+    swag.update_bn([images], one)
+    swag.update_bn([{"label": torch.zeros(30), "image": images}], other)
+    swag.update_bn([{"x": images}], third, forward=lambda model, batch: model(batch["x"]))
+    for model in (other, third):
+        assert torch.equal(one.get_buffer("norm.running_var"), model.get_buffer("norm.running_var"))
+
+
+def test_segmentation_has_its_classes_on_axis_1() -> None:
+    model = seeded(nn.Conv2d, 2, 3, 1)
+    posterior, images = collected(model), some(4, 2, 5, 6)
+    found = posterior.predict(model, images, activation="softmax", **SAMPLES)
+    expected = posterior.predict(model, images, activation=nn.Softmax(dim=1), **SAMPLES)
+    assert found.shape == (4, 3, 5, 6)
+    assert torch.equal(found, expected)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(4, 5, 6))
+
+
+# -- several draws at a time ----------------------------------------------------------------------
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = self.linear(inputs)
+        return out if out.sum().item() > 0 else -out
+
+
+class Keeping(nn.Module):
+    """Computes with what `torch.func.functional_call` does not reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.__dict__["kept"] = [self.linear.weight]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        weight: Tensor = self.__dict__["kept"][0]
+        return inputs @ weight.T
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 3, batch_first=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = self.gru(inputs.reshape(len(inputs), 1, 4))[0][:, 0]
+        return out
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Dropout(0.5))
+    model[2].weight = model[0].weight
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 3)),
+        lambda: nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3).half().float()),
+        tied,
+        Branching,
+        Keeping,
+        Recurrent,
+    ],
+)
+def test_draws_together_predict_what_they_do_alone(make: Any) -> None:
+    model = seeded(make)
+    posterior, inputs = collected(model), some(20, 4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    options: dict[str, Any] = {"samples": 7, "generator": 4, "batch_size": 6}
+    alone = posterior.predict_each(model, inputs, draws_at_once=1, **options)
+    assert len({row.numpy().tobytes() for row in alone}) == 7
+    for at_once in (None, 3):
+        found = posterior.predict_each(model, inputs, draws_at_once=at_once, **options)
+        torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_draws_really_go_through_together() -> None:
+    model = seeded(nn.Linear, 4, 3)
+    posterior = collected(model)
+    calls: list[int] = []
+
+    def forward(model: nn.Module, batch: Tensor) -> Any:
+        calls.append(len(batch))
+        return model(batch)
+
+    posterior.predict(
+        model, some(9, 4), activation="none", forward=forward, samples=30, generator=0
+    )
+    assert len(calls) == 2  # all thirty, and one of them alone, to compare
+
+
+def test_an_error_of_the_model_is_its_own() -> None:
+    model = seeded(nn.Linear, 4, 3)
+    posterior = collected(model)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        posterior.predict(model, some(9, 5), activation="none", samples=3)
+    with pytest.raises(ValueError, match="draws_at_once must be"):
+        posterior.predict(model, some(9, 4), activation="none", draws_at_once=0)
+
+
+@pytest.mark.parametrize("draws_at_once", [None, 1])
+def test_progress_counts_what_networks_have_seen(draws_at_once: int | None) -> None:
+    model = seeded(nn.Linear, 4, 3)
+    posterior = collected(model)
+    seen: list[tuple[int, int | None]] = []
+    options: dict[str, Any] = {
+        "activation": "none", "samples": 3, "draws_at_once": draws_at_once,
+        "progress": lambda done, total: seen.append((done, total)),
+    }  # fmt: skip
+    loader = DataLoader(TensorDataset(some(9, 4)), batch_size=4, generator=torch.Generator())
+    for inputs in (some(9, 4), TensorDataset(some(9, 4)), loader):
+        seen.clear()
+        posterior.predict(model, inputs, batch_size=4, **options)
+        assert seen[-1] == (27, 27)
+        assert len(seen) == 9
+    seen.clear()
+    posterior.predict(model, iter([some(5, 4), some(4, 4)]), memory_bytes=1, **options)
+    assert [done for done, _ in seen] == [5, 10, 15, 19, 23, 27]
+    assert {total for _, total in seen} == {None}
+
+
+def test_outputs_are_stacked_in_the_order_of_draws() -> None:
+    model = seeded(nn.Linear, 4, 3)
+    posterior, inputs = collected(model), some(9, 4)
+    draws = posterior.sample(5, generator=4)
+    found = posterior.predict_each(model, inputs, batch_size=4, **SAMPLES)
+    expected = torch.stack(
+        [inputs @ w.T + b for w, b in zip(draws["weight"], draws["bias"], strict=True)]
+    )
+    torch.testing.assert_close(found, expected)
+    assert found.shape == (5, 9, 3)
+    mean = posterior.predict(model, inputs, activation="softmax", **SAMPLES)
+    each = posterior.predict_each(model, inputs, activation="softmax", **SAMPLES)
+    torch.testing.assert_close(each.mean(dim=0), mean)
+    both = swag.MultiSWAG([posterior, posterior.window(start=3)])
+    assert both.predict_each(model, inputs, **SAMPLES).shape == (10, 9, 3)
+
+
+# -- regression -----------------------------------------------------------------------------------
+
+
+class Heteroscedastic(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.spread = nn.Linear(4, 1), nn.Linear(4, 1)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mean(inputs), nn.functional.softplus(self.spread(inputs))
+
+
+def test_a_regression_has_the_variance_of_a_mixture_of_gaussians() -> None:
+    model = seeded(Heteroscedastic)
+    posterior, inputs = collected(model), some(11, 4)
+    draws = posterior.sample(5, generator=4)
+    outputs = [
+        torch.func.functional_call(model, {n: v[i] for n, v in draws.items()}, inputs)
+        for i in range(5)
+    ]
+    truth: Any = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(torch.ones(11, 1, 5)),
+        torch.distributions.Normal(
+            torch.stack([mean for mean, _ in outputs], dim=-1),
+            torch.stack([variance for _, variance in outputs], dim=-1).sqrt(),
+        ),
+    )
+    found = posterior.predict_regression(model, inputs, noise="learned", batch_size=4, **SAMPLES)
+    torch.testing.assert_close(found.mean, truth.mean)
+    torch.testing.assert_close(found.variance, truth.variance)
+    means = torch.stack([mean for mean, _ in outputs])
+    given = posterior.predict_regression(model, inputs, noise=0.3, **SAMPLES)
+    torch.testing.assert_close(given.epistemic, means.var(dim=0, correction=0))
+    torch.testing.assert_close(given.variance, means.var(dim=0, correction=0) + 0.3)
+    none = posterior.predict_regression(model, inputs, **SAMPLES)
+    assert not none.noise.any()
+
+
+def test_noise_that_is_none_is_refused() -> None:
+    model = seeded(nn.Linear, 4, 2)
+    posterior, inputs = collected(model), some(11, 4)
+    with pytest.raises(TypeError, match="two tensors, mean and variance"):
+        posterior.predict_regression(model, inputs, noise="learned")
+    with pytest.raises(ValueError, match='use a variance, "learned" or None'):
+        posterior.predict_regression(model, inputs, noise="known")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="negative"):
+        posterior.predict_regression(model, inputs, noise=-1.0)
+    with pytest.raises(ValueError, match=r"takes exp\(\) of it"):
+        posterior.predict_regression(
+            model, inputs, noise="learned", forward=lambda m, x: m(x).split(1, dim=1)
+        )
+    found = posterior.predict_regression(model, inputs, noise=torch.tensor([0.1, 0.2]))
+    assert found.noise[3].tolist() == pytest.approx([0.1, 0.2])
+    with pytest.raises(ValueError, match=r"shape \(11,\), and the predictions \(11, 2\)"):
+        found.log_prob(torch.zeros(11))
+
+
+def test_the_obvious_regression() -> None:
+    x = torch.linspace(-1, 1, 64)[:, None]
+    y = 2 * x + 0.1 * some(64, 1)
+    model = seeded(nn.Linear, 1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    posterior = swag.SWAG(model)
+    for step in range(300):
+        rows = torch.randperm(64, generator=torch.Generator().manual_seed(step))[:8]
+        optimizer.zero_grad()
+        (model(x[rows]) - y[rows]).square().mean().backward()
+        optimizer.step()
+        if step >= 200:
+            posterior.update_parameters(model)
+    found = posterior.predict_regression(model, x)
+    found = found.with_noise(found.fitted_noise(y))
+    assert (found.mean - 2 * x).abs().max() < 0.1
+    low, high = found.interval(0.9)
+    assert 0.8 < ((y > low) & (y < high)).float().mean() < 0.98
+    torch.testing.assert_close(
+        posterior.predict(model, x, activation="none", generator=1),
+        posterior.predict_regression(model, x, generator=1).mean,
+    )
+
+
+@examples(0.5)
+@for_all(seed=st.integers(0, 2**31), n=st.integers(2, 40), level=st.floats(1e-3, 10))
+def test_no_noise_is_likelier_than_the_one_fitted(seed: int, n: int, level: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    epistemic = 0.2 * torch.rand(n, 2, generator=generator).double()
+    targets = (level + epistemic).sqrt() * torch.randn(n, 2, generator=generator).double()
+    zero = torch.zeros(n, 2).double()
+    prediction = GaussianPrediction(zero, epistemic, zero)
+    best = prediction.fitted_noise(targets)
+    top = prediction.with_noise(best).log_prob(targets).sum(dim=0)
+    for factor in (1e-3, 0.5, 0.99, 1.01, 2.0, 1e3):
+        other = prediction.with_noise(best * factor).log_prob(targets).sum(dim=0)
+        assert (other <= top + 1e-6).all()
+    normal: Any = torch.distributions.Normal(zero, (epistemic + best).sqrt())
+    torch.testing.assert_close(
+        prediction.with_noise(best).log_prob(targets), normal.log_prob(targets)
+    )
+    low, high = prediction.with_noise(best).interval(0.5)
+    torch.testing.assert_close(normal.cdf(high) - normal.cdf(low), torch.full_like(zero, 0.5))
+    assert math.isfinite(float(top.sum()))
