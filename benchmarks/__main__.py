@@ -199,6 +199,19 @@ def rss(
 
 
 @app.command()
+def burn_in(
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each problem.")] = 20,
+    times: Annotated[
+        float, typer.Option(min=1, help="Most iterates of a run, in mixing times.")
+    ] = 30.0,
+) -> None:
+    """Where the burn-in is found to end, on problems whose answer is known."""
+    from benchmarks.burn_in import measure
+
+    measure(Console(), seeds=seeds, times=times)
+
+
+@app.command()
 def imports(
     modules: Annotated[list[str] | None, typer.Argument(help="numpy, pmarray, swag.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Fresh processes a module.")] = 9,

@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 
 from pmarray._dtypes import parse_dtype
 from pmarray._geometry.layout import parse_layout, parse_shape, refuse_unaddressable
+from pmarray._group.catalog import NewArray
 from pmarray._sizes import available_memory_bytes, parse_bytes
 from pmarray._system.dropped import await_closing
 from pmarray._system.uninterrupted import uninterrupted
@@ -26,7 +27,7 @@ from pmarray.errors import (
     LayoutError,
     URLError,
 )
-from pmarray.group import Group, parse_new
+from pmarray.group import Group
 
 __all__ = ["open", "open_group"]
 
@@ -129,13 +130,13 @@ def _enter_group(
         admit(group)
         _enter_mode(group, mode)
     except BaseException:
-        group._give_up()
+        group._session.give_up()
         raise
     return group
 
 
 def _enter_mode(group: Group, mode: str) -> None:
-    exists = group._exists
+    exists = group._commits.exists
     if mode in ("r", "r+") and not exists:
         raise GroupNotFoundError(
             f"there is no group at {group.url}; mode='a' creates one, for an array with its shape"
@@ -147,9 +148,9 @@ def _enter_mode(group: Group, mode: str) -> None:
             del group[name]
         group.attrs.clear()
     if mode == "w" or not exists:
-        with group._turn():
-            group._admit_writer()
-            group._do(group._flush)
+        with group._session.turn():
+            group._session.admit_writer()
+            group._session.do(group._commits.flush)
 
 
 def _cache_bytes(cache: int | str | None) -> int:
@@ -244,8 +245,8 @@ def open(
     def admit(group: Group) -> None:
         """Refuse, before anything is created or deleted for it, what cannot be."""
         if shape is not None and (mode in ("w", "w-") or (mode == "a" and name not in group)):
-            extents, item, lines, value = parse_new(name, shape, kind, layout, order, fill)
-            group._plan(name, extents, item, lines, chunks, value, options)
+            new = NewArray.parse(name, shape, kind, layout, order, fill, chunks, options)
+            group._catalog.plan(name, new)
 
     # "w" and "w-" are about the array: its neighbours in the group are left alone. Without a shape
     # "a" can create nothing, and leaves no empty group behind.
@@ -259,7 +260,7 @@ def open(
         try:
             return find_or_create(group)
         except BaseException:
-            group._forget_changes()
+            group._catalog.forget_changes()
             group.close()
             raise
 
@@ -271,7 +272,7 @@ def open(
         if mode == "w" and name in group:
             del group[name]
         if name in group:
-            result = group._get(name, chunks)
+            result = group._catalog.get(name, chunks)
             _check(result, shape, dtype, layout, order)
             return result
         if mode in ("r", "r+"):

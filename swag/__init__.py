@@ -21,10 +21,13 @@ from swag import errors
 from swag.errors import SwagError
 
 if TYPE_CHECKING:
+    from swag import calibration as calibration
+    from swag import convergence as convergence
     from swag import datasets as datasets
     from swag import divergences as divergences
     from swag import metrics as metrics
     from swag import models as models
+    from swag import uncertainty as uncertainty
     from swag.batchnorm import update_bn as update_bn
     from swag.collect import SWAG as SWAG
     from swag.covariance import Covariance as Covariance
@@ -42,12 +45,15 @@ __all__ = [  # noqa: RUF022 - in the order of `sorted`, which does not put capit
     "SWAG",
     "StoredPosterior",
     "SwagError",
+    "calibration",
+    "convergence",
     "datasets",
     "divergences",
     "errors",
     "load",
     "metrics",
     "models",
+    "uncertainty",
     "update_bn",
 ]
 
@@ -63,7 +69,15 @@ _HOMES = {
     "load": "swag.posterior",
     "update_bn": "swag.batchnorm",
 }
-_MODULES = {"datasets", "divergences", "metrics", "models"}
+_MODULES = {
+    "calibration",
+    "convergence",
+    "datasets",
+    "divergences",
+    "metrics",
+    "models",
+    "uncertainty",
+}
 
 
 def __getattr__(name: str) -> Any:

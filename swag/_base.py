@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from swag._analysis import Analysis
 from swag._buffers import Buffers
-from swag._distribution import MEMORY_BYTES, Distribution, scale_of
+from swag._distribution import MEMORY_BYTES, scale_of
 from swag._draws import Draws
 from swag._forward import Forward
 from swag._predicting import Watch, batches_of, reduced, rows_in
@@ -27,7 +28,7 @@ from swag._reductions import (
 )
 from swag._target import Target, refuse_drawn
 from swag.regression import GaussianPrediction
-from swag.sampling import Center, Generator, Seeds, draw, source_of
+from swag.sampling import Center, Generator, Plan, Seeds, draw, source_of
 
 if TYPE_CHECKING:
     from swag.posterior import StoredPosterior
@@ -37,7 +38,7 @@ __all__ = ["Options", "Posterior", "predict"]
 R = TypeVar("R")
 
 
-class Posterior(Distribution):
+class Posterior(Analysis):
     """A Gaussian over weights: a mean, a diagonal, and a low-rank part.
 
     Its covariance is ``scale * (diag(variance) + D D^T / (k - 1))``, the k columns of D being
@@ -231,7 +232,7 @@ class Posterior(Distribution):
         gaussian = self._gaussian()
         target = self._target(model, loader, forward)
         seeds = Seeds.take(1, generator)
-        vectors = draw(gaussian, seeds, scale_of(gaussian, scale), memory_bytes)
+        vectors = draw(Plan(gaussian, seeds, scale_of(gaussian, scale)), memory_bytes)
         with target.borrowed():
             target.put(vectors[0])
             del vectors
@@ -484,11 +485,10 @@ def predict(
     for posterior in posteriors:
         gaussian = posterior._gaussian()
         target = posterior._target(model, loader, forward)
-        factor = scale_of(gaussian, scale)
-        seeds = Seeds.take(samples, source)
-        parts.append(Draws(target, gaussian, seeds, factor, 3 * share // len(posteriors)))
+        plan = Plan(gaussian, Seeds.take(samples, source), scale_of(gaussian, scale))
+        parts.append((target, Draws(plan, 3 * share // len(posteriors))))
     rows = rows_in(inputs)
     total = None if rows is None else rows * samples * len(posteriors)
     watch = None if progress is None else lambda done: progress(done, total)
-    with parts[0].target.borrowed():
+    with parts[0][0].borrowed():
         return reduced(parts, batches, made, forward, share, draws_at_once, watch)

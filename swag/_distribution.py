@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
+from pmarray import PMArray
+from swag._draws import Draws, fill, save
 from swag._parameters import ParameterTable
 from swag._store import Store
 from swag.covariance import Covariance
 from swag.density import log_density
-from swag.sampling import Gaussian, Generator, Seeds, default_scale, draw, rank
+from swag.sampling import Gaussian, Generator, Part, Plan, Seeds, default_scale, draw, rank
 
-__all__ = ["MEMORY_BYTES", "Distribution", "scale_of"]
+__all__ = ["MEMORY_BYTES", "Distribution", "Drawing", "scale_of"]
 
 MEMORY_BYTES = 1 << 30
+
+
+class Drawing(TypedDict, total=False):
+    """How draws are made; the meanings are given by `Distribution.sample`."""
+
+    scale: float | None
+    part: Part
+    antithetic: bool
+    generator: Generator
 
 
 class Distribution(ABC):
@@ -132,11 +145,18 @@ class Distribution(ABC):
             raise ValueError("with scale=0 there is no density")
         return Covariance.of(gaussian, factor, memory_bytes)
 
+    @property
+    def slices(self) -> dict[str, slice]:
+        """Where each parameter lies, flat, in a vector of all weights."""
+        return {entry.name: slice(entry.start, entry.stop) for entry in self._table.entries}
+
     def sample(
         self,
         n: int = 1,
         *,
         scale: float | None = None,
+        part: Part = "both",
+        antithetic: bool = False,
         generator: Generator = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> dict[str, Tensor]:
@@ -148,6 +168,13 @@ class Distribution(ABC):
             Number of draws.
         scale
             Factor of the whole covariance; 1/2 with a low-rank part and 1 without one if None.
+        part
+            What of the covariance is drawn from: ``"both"``, the ``"diagonal"`` alone, or the
+            ``"low-rank"`` part alone. With one seed, what the parts add to the mean adds up to what
+            both do.
+        antithetic
+            Whether draws come in pairs, the second as far from the mean as the first, on the other
+            side. What is odd in the weights then averages to what it is at the mean.
         generator
             Of the random numbers: a `torch.Generator`, an int that seeds one, or None for numbers
             that differ every time. The global generator is never used. The same seed gives the
@@ -165,9 +192,9 @@ class Distribution(ABC):
         Raises
         ------
         ValueError
-            `n` or `scale` is negative.
+            `n` or `scale` is negative, or `n` is odd and the draws antithetic.
         WindowError
-            Nothing has been collected yet.
+            Nothing has been collected yet, or there is no low-rank part.
 
         Examples
         --------
@@ -180,12 +207,155 @@ class Distribution(ABC):
         >>> posterior.sample(5, generator=0)["weight"].shape
         torch.Size([5, 2, 4])
         """
+        plan = self._plan(n, scale=scale, part=part, antithetic=antithetic, generator=generator)
+        views = self._table.by_name(draw(plan, memory_bytes))
+        return {e.name: views[e.name].to(e.dtype) for e in self._table.entries}
+
+    def iter_samples(
+        self, n: int, *, memory_bytes: int = MEMORY_BYTES, **options: Unpack[Drawing]
+    ) -> Iterator[dict[str, Tensor]]:
+        """Draw weights, one draw after another.
+
+        The trajectory is read once. Draws that do not find room in half of `memory_bytes` go to a
+        file without a name in the directory for temporary ones, and are read from there.
+
+        Parameters
+        ----------
+        n
+            Number of draws.
+        memory_bytes
+            For the draws and the part of the trajectory that are held at a time.
+        **options
+            `scale`, `part`, `antithetic` and `generator`, as for `sample`.
+
+        Yields
+        ------
+        dict of str to torch.Tensor
+            By parameter, with its shape and dtype, in host memory.
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(4, 2)
+        >>> posterior = swag.SWAG(model)
+        >>> posterior.update_parameters(model)
+        >>> for weights in posterior.iter_samples(2):
+        ...     _ = model.load_state_dict(weights)
+        """
+        table = self._table
+        draws = Draws(self._plan(n, **options), memory_bytes)
+
+        def one_after_another() -> Iterator[dict[str, Tensor]]:
+            for vector in draws.kept():
+                views = table.by_name(vector)
+                yield {e.name: views[e.name].to(e.dtype) for e in table.entries}
+
+        return one_after_another()
+
+    def sample_into(
+        self, out: PMArray, *, memory_bytes: int = MEMORY_BYTES, **options: Unpack[Drawing]
+    ) -> None:
+        """Draw weights into a stored array, block by block, in one transaction.
+
+        The trajectory is read once, and no draw is held as a whole.
+
+        Parameters
+        ----------
+        out
+            Shape (draws, n), for as many draws as it has rows; `slices` says which of the n weights
+            are whose. A row-major array has each draw in one piece.
+        memory_bytes
+            For the blocks of the trajectory and of the draws that are held at a time.
+        **options
+            `scale`, `part`, `antithetic` and `generator`, as for `sample`.
+
+        Raises
+        ------
+        ValueError
+            The array has another shape, or as `sample`.
+        WindowError
+            As `sample`.
+
+        Examples
+        --------
+        >>> import pmarray, torch, swag
+        >>> model = torch.nn.Linear(4, 2)
+        >>> posterior = swag.SWAG(model)
+        >>> posterior.update_parameters(model)
+        >>> with pmarray.open("memmap:./draws", (100, 10), "float32") as draws:
+        ...     posterior.sample_into(draws, generator=0)
+        ...     draws[3, posterior.slices["bias"]].shape
+        (2,)
+        """
+        n = out.shape[0] if out.ndim == 2 else 0
+        fill(out, self._plan(n, **options), memory_bytes)
+
+    def save_samples(
+        self,
+        folder: str | os.PathLike[str],
+        n: int,
+        *,
+        overwrite: bool = False,
+        memory_bytes: int = MEMORY_BYTES,
+        **options: Unpack[Drawing],
+    ) -> list[Path]:
+        """Draw weights into files, one for each draw, in the format of safetensors.
+
+        A file holds the parameters by name and no buffers: ``model.load_state_dict(
+        safetensors.torch.load_file(path), strict=False)`` takes it. It appears when it is whole.
+        The trajectory is read once. Needs the extra ``safetensors``.
+
+        Parameters
+        ----------
+        folder
+            Made if it is not there. The files are ``draw-00000.safetensors`` and so on.
+        n
+            Number of draws.
+        overwrite
+            Whether to replace files of these names.
+        memory_bytes
+            For the draws and the part of the trajectory that are held at a time; see
+            `iter_samples`.
+        **options
+            `scale`, `part`, `antithetic` and `generator`, as for `sample`.
+
+        Returns
+        -------
+        list of pathlib.Path
+            The files.
+
+        Raises
+        ------
+        FileExistsError
+            A file of these names is there; nothing was written.
+        ModuleNotFoundError
+            The package safetensors is not installed.
+        ValueError, WindowError
+            As `sample`.
+        """
+        plan = self._plan(n, **options)
+        metadata = {
+            "n_averaged": str(plan.gaussian.moments.count),
+            "rank": str(rank(plan.gaussian)),
+            "scale": repr(plan.scale),
+            "part": plan.part,
+        }
+        return list(save(Path(folder), Draws(plan, memory_bytes), metadata, overwrite))
+
+    def _plan(
+        self,
+        n: int,
+        *,
+        scale: float | None = None,
+        part: Part = "both",
+        antithetic: bool = False,
+        generator: Generator = None,
+    ) -> Plan:
         if n < 0:
             raise ValueError(f"n must be zero or more, not {n}")
         gaussian = self._gaussian()
-        vectors = draw(gaussian, Seeds.take(n, generator), scale_of(gaussian, scale), memory_bytes)
-        views = gaussian.table.by_name(vectors)
-        return {e.name: views[e.name].to(e.dtype) for e in gaussian.table.entries}
+        factor = scale_of(gaussian, scale)
+        return Plan(gaussian, Seeds.take(n, generator, antithetic=antithetic), factor, part)
 
     def log_prob(
         self,

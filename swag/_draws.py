@@ -1,61 +1,62 @@
-"""Draws one after another, in memory or on the disk, from one reading of the trajectory."""
+"""Draws one after another, into an array, and into files, from one reading of the trajectory."""
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import pmarray
-from swag._target import Target
-from swag.sampling import Gaussian, Seeds, draw
+from swag._joining import Joining
+from swag.sampling import Plan, draw, drawn
 
-__all__ = ["Draws"]
+__all__ = ["Draws", "fill", "save"]
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Draws from one posterior, made a memory's worth at a time."""
+    """Draws from one posterior, one after another, shape (n,) each."""
 
-    target: Target
-    """Takes them."""
-    gaussian: Gaussian
-    """What is drawn from."""
-    seeds: Seeds
-    """One for each draw."""
-    scale: float
-    """Factor of the covariance."""
+    plan: Plan
+    """What is drawn."""
     memory_bytes: int
     """For draws and for what they are made from."""
 
+    def __len__(self) -> int:
+        return len(self.plan)
+
     def once(self) -> Iterator[Tensor]:
-        """The draws, one after another, shape (n,) each."""
-        at_once = max(1, self.memory_bytes // 2 // (self.gaussian.anchor.nbytes or 1))
-        for first in range(0, len(self.seeds), at_once):
-            some = self.seeds.part(first, first + at_once)
-            yield from draw(self.gaussian, some, self.scale, self.memory_bytes // 2)
+        """The draws, made a memory's worth at a time; each time reads the trajectory."""
+        at_once = max(1, self.memory_bytes // 2 // (self.plan.gaussian.anchor.nbytes or 1))
+        for first in range(0, len(self), at_once):
+            yield from draw(self.plan.some(first, first + at_once), self.memory_bytes // 2)
 
     def kept(self) -> Iterable[Tensor]:
-        """The same, to be gone through again: in memory if they find room, else on the disk."""
-        anchor = self.gaussian.anchor
-        if len(self.seeds) * anchor.nbytes <= self.memory_bytes // 2:
-            return list(self.once())
-        return _Spooled(self, len(anchor), anchor.dtype)
+        """The draws, to be gone through again: in memory if they find room, else on the disk.
+
+        The trajectory is read once.
+        """
+        if len(self) * self.plan.gaussian.anchor.nbytes <= self.memory_bytes // 2:
+            return list(draw(self.plan, self.memory_bytes // 2))
+        return _Spooled(self.plan, self.memory_bytes // 2)
 
 
 class _Spooled:
     """Draws in a file without a name, which goes when nobody reads it any more."""
 
-    def __init__(self, draws: Draws, n: int, dtype: torch.dtype) -> None:
+    def __init__(self, plan: Plan, memory_bytes: int) -> None:
         self._group = pmarray.open_group(f"dram:?spill={tempfile.gettempdir()}")
-        shape = (n, len(draws.seeds))
-        name = str(dtype).removeprefix("torch.")
-        self._columns = self._group.create("draws", shape, name, layout="col")
-        for i, vector in enumerate(draws.once()):
-            self._columns[:, i] = vector.numpy()
+        table = plan.gaussian.table
+        dtype = str(table.dtype).removeprefix("torch.")
+        self._columns = self._group.create("draws", (table.size, len(plan)), dtype, layout="col")
+        for start, stop, block in drawn(plan, memory_bytes):
+            self._columns[start:stop, :] = block.numpy().T
 
     def __iter__(self) -> Iterator[Tensor]:
         for i in range(self._columns.shape[1]):
@@ -64,3 +65,55 @@ class _Spooled:
     def __del__(self) -> None:
         if hasattr(self, "_group"):
             self._group.close()
+
+
+def fill(out: pmarray.PMArray, plan: Plan, memory_bytes: int) -> None:
+    """Write draws into an array, shape (draws, n), in one transaction of its group.
+
+    Raises
+    ------
+    ValueError
+        The array has another shape.
+    """
+    shape = (len(plan), plan.gaussian.table.size)
+    if out.shape != shape:
+        raise ValueError(f"the array has shape {out.shape}, and the draws {shape}")
+    with Joining(out.group):
+        for start, stop, block in drawn(plan, memory_bytes):
+            out[:, start:stop] = block.numpy()
+
+
+def save(
+    folder: Path, draws: Draws, metadata: Mapping[str, str], overwrite: bool
+) -> Iterator[Path]:
+    """Write each draw into a file of safetensors, which appears when it is whole.
+
+    Raises
+    ------
+    FileExistsError
+        A file is there, and is not to be overwritten; nothing is written.
+    """
+    from safetensors.torch import save_file
+
+    digits = max(5, len(str(len(draws) - 1)))
+    paths = [folder / f"draw-{i:0{digits}d}.safetensors" for i in range(len(draws))]
+    there = [path for path in paths if path.exists()]
+    if there and not overwrite:
+        raise FileExistsError(
+            f"{len(there)} of the {len(paths)} files are there already, {there[0]} for one: name "
+            "another folder, or overwrite them"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    table = draws.plan.gaussian.table
+    for i, (path, vector) in enumerate(zip(paths, draws.kept(), strict=True)):
+        views = table.by_name(vector)
+        # The format wants tensors that share no memory.
+        tensors = {e.name: views[e.name].to(e.dtype, copy=True) for e in table.entries}
+        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            save_file(tensors, partial, {"format": "pt", **metadata, "draw": str(i)})
+            partial.replace(path)
+        finally:
+            with suppress(OSError):
+                partial.unlink()
+        yield path

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from swag._draws import Draws
 from swag._forward import Forward, device_of, moved, outputs_of, size_of
+from swag._target import Target
 
 __all__ = ["Networks"]
 
@@ -33,8 +34,10 @@ class Networks:
 
     Parameters
     ----------
+    target
+        The model that takes them.
     draws
-        The weights, and the model that takes them.
+        The weights.
     take
         The tensors of the model's outputs that are needed.
     forward
@@ -49,6 +52,7 @@ class Networks:
 
     def __init__(
         self,
+        target: Target,
         draws: Draws,
         take: Take,
         forward: Forward | None,
@@ -57,17 +61,17 @@ class Networks:
         *,
         again: bool,
     ) -> None:
-        self._target = draws.target
-        self._model = draws.target.model
-        self._count = len(draws.seeds)
+        self._target = target
+        self._model = target.model
+        self._count = len(draws)
         self._vectors: Iterable[Tensor] = draws.kept() if again else draws.once()
         self._take = take
         self._forward = forward
         self._memory_bytes = memory_bytes
         self._asked = draws_at_once
-        self._may_be_batched = draws.target.is_pure and draws_at_once != 1
+        self._may_be_batched = target.is_pure and draws_at_once != 1
         self._is_checked = False
-        self._keeps_statistics = again and not draws.target.is_pure
+        self._keeps_statistics = again and not target.is_pure
         self._statistics: list[list[Tensor] | None] = [None] * self._count
 
     def __len__(self) -> int:

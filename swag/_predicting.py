@@ -21,6 +21,7 @@ from swag._draws import Draws
 from swag._forward import Forward, rows_of, size_of
 from swag._networks import Networks
 from swag._reductions import Reduction
+from swag._target import Target
 from swag.errors import SwagWarning
 
 __all__ = ["Watch", "batches_of", "reduced", "rows_in"]
@@ -77,7 +78,7 @@ def rows_in(inputs: Any) -> int | None:
 
 @torch.no_grad()
 def reduced(
-    parts: Sequence[Draws],
+    parts: Sequence[tuple[Target, Draws]],
     batches: Iterable[Any],
     reduction: Reduction[R],
     forward: Forward | None,
@@ -94,7 +95,7 @@ def reduced(
     Parameters
     ----------
     parts
-        What is drawn; each into the same model.
+        What is drawn, and what takes it; all of the same model.
     batches
         Of inputs.
     reduction
@@ -119,8 +120,8 @@ def reduced(
         raise ValueError("the inputs gave no batch: there is nothing to predict")
     several = second is not None
     runs = [
-        Networks(part, reduction.take, forward, memory_bytes, draws_at_once, again=several)
-        for part in parts
+        Networks(target, draws, reduction.take, forward, memory_bytes, draws_at_once, again=several)
+        for target, draws in parts
     ]
     effect = _Effect()
     seen = 0

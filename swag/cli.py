@@ -1,4 +1,4 @@
-"""The command line: ``swag train``, ``swag evaluate``, ``swag info``.
+"""The command line: ``swag train``, ``swag evaluate``, ``swag sample``, ``swag info``.
 
 PyTorch takes seconds to import, so it is imported inside the commands; ``swag --help`` is quick.
 """
@@ -32,8 +32,11 @@ app = typer.Typer(
 _DEFAULTS = Recipe()
 _MNIST_FOLDER = "Folder of the four MNIST files; those that come with swag if not given."
 
-# What the extra brings along.
-_EXTRA = {"torch", "torchmetrics", "matplotlib", "ml_dtypes"}
+# Which extra brings what along.
+_EXTRAS = {
+    **dict.fromkeys(["torch", "torchmetrics", "matplotlib", "ml_dtypes"], "swag"),
+    "safetensors": "safetensors",
+}
 
 
 def _print_version(asked: bool) -> None:
@@ -63,7 +66,7 @@ Threads = Annotated[
 ]
 
 
-@app.command()
+@app.command(epilog="Example: swag train memmap:./runs/demo --model 2fc --epochs 7")
 def train(
     store: Store,
     model: Annotated[
@@ -172,7 +175,7 @@ def train(
             )
 
 
-@app.command()
+@app.command(epilog="Example: swag evaluate memmap:./runs/demo --rank 20 --figure demo.png")
 def evaluate(
     store: Store,
     images: Annotated[
@@ -243,7 +246,69 @@ def evaluate(
             console.print(f"picture: {figure}", highlight=False)
 
 
-@app.command()
+@app.command(
+    epilog="Examples: swag sample memmap:./runs/demo draws --samples 10"
+    " | swag sample memmap:./runs/demo memmap:./drawn#draws --start 200 --rank 50 --seed 1"
+)
+def sample(
+    store: Store,
+    destination: Annotated[
+        str,
+        typer.Argument(
+            help="A folder, for files of safetensors, one a draw; or, with a #name, the URL of a "
+            "pmarray array, for a matrix with a row a draw: memmap:./drawn#draws."
+        ),
+    ],
+    samples: Annotated[int, typer.Option(min=1, help="Draws.")] = 30,
+    scale: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Factor of the covariance. If not given: 0.5, or 1 without a low-rank part.",
+        ),
+    ] = None,
+    part: Annotated[
+        Literal["both", "diagonal", "low-rank"],
+        typer.Option(help="What of the covariance is drawn from."),
+    ] = "both",
+    antithetic: Annotated[
+        bool, typer.Option("--antithetic", help="Draw in pairs, mirrored in the mean.")
+    ] = False,
+    start: Annotated[int, typer.Option(min=0, help="First iterate to use, from 0.")] = 0,
+    every: Annotated[int, typer.Option(min=1, help="Use every so many iterates.")] = 1,
+    rank: Annotated[
+        int | None, typer.Option(min=0, help="Columns of the low-rank part; all if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace draws that are there.")
+    ] = False,
+) -> None:
+    """Draw weights from a posterior, of any model, into files of safetensors or an array.
+
+    The same seed gives the same draws. The trajectory is read once, and no more than a gigabyte of
+    draws is held at a time.
+    """
+    if antithetic and samples % 2:
+        raise typer.BadParameter("must be even with --antithetic", param_hint="--samples")
+    with _plain_errors():
+        from swag import drawing
+
+        told = drawing.sample(
+            store,
+            destination,
+            samples=samples,
+            window={"start": start, "every": every, "rank": rank},
+            overwrite=overwrite,
+            scale=scale,
+            part=part,
+            antithetic=antithetic,
+            generator=seed,
+        )
+        Console().print(told, highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: swag info memmap:./runs/demo --json")
 def info(
     store: Store,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
@@ -287,10 +352,11 @@ def _plain_errors() -> Iterator[None]:
         print("interrupted", file=sys.stderr)
         raise typer.Exit(130) from None
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] not in _EXTRA:
+        extra = _EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
             raise
         print(
-            f"swag: {error.name} is not installed: pip install 'pmarray[swag]' installs it",
+            f"swag: {error.name} is not installed: pip install 'pmarray[{extra}]' installs it",
             file=sys.stderr,
         )
         raise typer.Exit(1) from None

@@ -11,7 +11,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Reliability", "Scores", "accuracy", "brier", "ece", "nll", "reliability", "score"]
+__all__ = [
+    "Reliability",
+    "Scores",
+    "accuracy",
+    "adaptive_ece",
+    "brier",
+    "classwise_ece",
+    "ece",
+    "nll",
+    "reliability",
+    "score",
+]
 
 DEFAULT_BINS = 15
 """Bins of confidence in calibration error and reliability diagrams, as Guo et al. 2017 use."""
@@ -153,6 +164,84 @@ def ece(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_BINS) -> f
         below_one, labels, num_classes=probabilities.shape[1], n_bins=bins, norm="l1"
     )
     return float(found)
+
+
+def adaptive_ece(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_BINS) -> float:
+    """Expected calibration error in bins that hold equally many predictions.
+
+    Where nearly all predictions are sure, as on MNIST, bins of equal width put them all into one;
+    these do not (Nguyen & O'Connor 2015; Nixon et al. 2019 with the largest probability alone).
+
+    Parameters
+    ----------
+    probabilities, labels
+        As the module says.
+    bins
+        Number of bins; those of fewer predictions hold one each.
+
+    Returns
+    -------
+    float
+        0 to 1.
+
+    Raises
+    ------
+    ValueError
+        Shapes, probabilities or labels are not as the module says.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rows = torch.tensor([[0.75, 0.25], [1.0, 0.0]])
+    >>> adaptive_ece(rows, torch.tensor([1, 0]), bins=2)  # off by 0.75 and by nothing
+    0.375
+    """
+    probabilities = _checked(probabilities, labels)
+    confidence, guess = probabilities.max(dim=1)
+    order = confidence.argsort(stable=True)
+    off = ((guess == labels).double() - confidence.double())[order]
+    total = sum(abs(float(part.sum())) for part in torch.tensor_split(off, bins))
+    return total / len(off)
+
+
+def classwise_ece(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_BINS) -> float:
+    """Expected calibration error of every class's probability, averaged over the classes.
+
+    `ece` looks at the largest probability alone; this at all (Kull et al. 2019, equation 3).
+
+    Parameters
+    ----------
+    probabilities, labels
+        As the module says.
+    bins
+        Number of bins over 0 to 1.
+
+    Returns
+    -------
+    float
+        0 to 1.
+
+    Raises
+    ------
+    ValueError
+        Shapes, probabilities or labels are not as the module says.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rows = torch.tensor([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1]])
+    >>> round(classwise_ece(rows, torch.tensor([0, 1])), 4)  # (0.2 + 0.3 + 0.1) / 3
+    0.2
+    """
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    probabilities = _checked(probabilities, labels).float()
+    below_one = probabilities.clamp(max=1 - torch.finfo(torch.float32).eps)
+    found = [
+        binary_calibration_error(of_class, (labels == k).long(), n_bins=bins, norm="l1")
+        for k, of_class in enumerate(below_one.T.contiguous())
+    ]
+    return float(torch.stack(found).mean())
 
 
 def brier(probabilities: Tensor, labels: Tensor) -> float:

@@ -20,8 +20,9 @@ far from the anchor does not cancel in float32.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -31,11 +32,26 @@ from torch import Tensor
 from swag._moments import Moments
 from swag._parameters import ParameterTable
 from swag._trajectory import BLOCK_ROWS, Columns, row_blocks
+from swag.errors import WindowError
 
-__all__ = ["Center", "Gaussian", "Seeds", "default_scale", "draw", "rank", "source_of"]
+__all__ = [
+    "Center",
+    "Gaussian",
+    "Part",
+    "Plan",
+    "Seeds",
+    "default_scale",
+    "draw",
+    "drawn",
+    "rank",
+    "source_of",
+]
 
 Center = Literal["running", "mean"]
 """What a deviation is taken from: the mean of the iterates so far, or of all."""
+
+Part = Literal["both", "diagonal", "low-rank"]
+"""What of the covariance is drawn from; the parts add up."""
 
 Generator = torch.Generator | int | None
 
@@ -106,24 +122,67 @@ class Seeds:
     """Seeds of the first stream, one for each draw."""
     low_rank: tuple[int, ...]
     """Seeds of the second."""
+    signs: tuple[float, ...]
+    """1 or -1, a factor of all numbers of a draw."""
 
     @classmethod
-    def take(cls, count: int, generator: Generator) -> Seeds:
-        """Take the seeds of some draws from a generator."""
+    def take(cls, count: int, generator: Generator, *, antithetic: bool = False) -> Seeds:
+        """Take the seeds of some draws from a generator.
+
+        Antithetic draws come in pairs: the second has the numbers of the first, negated.
+
+        Raises
+        ------
+        ValueError
+            An odd number of them is asked for.
+        """
+        if antithetic and count % 2:
+            raise ValueError(f"antithetic draws come in pairs: {count} is odd")
         source = source_of(generator)
         # One call for each draw, so that two draws and then three are the same as five.
         pairs = [
             torch.randint(2**62, (2,), generator=source, device=source.device).tolist()
-            for _ in range(count)
+            for _ in range(count // 2 if antithetic else count)
         ]
-        return cls(tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs))
+        signs = (1.0, -1.0) if antithetic else (1.0,)
+        diagonal, low_rank = (tuple(pair[i] for pair in pairs for _ in signs) for i in range(2))
+        return cls(diagonal, low_rank, signs * len(pairs))
 
     def __len__(self) -> int:
         return len(self.diagonal)
 
     def part(self, start: int, stop: int) -> Seeds:
         """Those of the draws ``[start, stop)``."""
-        return Seeds(self.diagonal[start:stop], self.low_rank[start:stop])
+        here = slice(start, stop)
+        return Seeds(self.diagonal[here], self.low_rank[here], self.signs[here])
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Draws that are to be made."""
+
+    gaussian: Gaussian
+    """From what."""
+    seeds: Seeds
+    """Of the draws."""
+    scale: float
+    """Factor of the whole covariance."""
+    part: Part = "both"
+    """What of the covariance is drawn from."""
+
+    def __post_init__(self) -> None:
+        if self.part not in get_args(Part):
+            known = ", ".join(map(repr, get_args(Part)))
+            raise ValueError(f"part={self.part!r}: use one of {known}")
+        if self.part == "low-rank" and rank(self.gaussian) < 2:
+            raise WindowError("there is no low-rank part: it takes two iterates that are held")
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def some(self, start: int, stop: int) -> Plan:
+        """The draws ``[start, stop)``."""
+        return Plan(self.gaussian, self.seeds.part(start, stop), self.scale, self.part)
 
 
 def source_of(generator: Generator) -> torch.Generator:
@@ -142,22 +201,13 @@ def default_scale(gaussian: Gaussian) -> float:
     return 1.0 if rank(gaussian) < 2 else 0.5
 
 
-def draw(
-    gaussian: Gaussian,
-    seeds: Seeds,
-    scale: float,
-    memory_bytes: int = DEFAULT_MEMORY_BYTES,
-) -> Tensor:
+def draw(plan: Plan, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> Tensor:
     """Draw weights; the trajectory is read once for all draws.
 
     Parameters
     ----------
-    gaussian
-        To draw from.
-    seeds
-        Of the draws.
-    scale
-        Factor of the whole covariance.
+    plan
+        The draws.
     memory_bytes
         For the block of the trajectory that is held at a time, beside the result.
 
@@ -166,24 +216,46 @@ def draw(
     torch.Tensor
         Shape (draws, n), of the table's dtype, in host memory.
     """
-    table = gaussian.table
+    table = plan.gaussian.table
+    result = torch.empty(len(plan), table.size, dtype=table.dtype)
+    for start, stop, block in drawn(plan, memory_bytes):
+        result[:, start:stop] = block
+    return result
+
+
+def drawn(plan: Plan, memory_bytes: int) -> Iterator[tuple[int, int, Tensor]]:
+    """Draw weights, block by block; the trajectory is read once for all draws.
+
+    Yields
+    ------
+    start, stop : int
+        The weights of the block.
+    block : torch.Tensor
+        Shape (draws, stop - start), of the table's dtype, in host memory.
+    """
+    gaussian, seeds, scale = plan.gaussian, plan.seeds, plan.scale
+    if not len(seeds):
+        return
     anchor, mean = gaussian.anchor, torch.from_numpy(gaussian.moments.mean)
-    result = torch.empty(len(seeds), table.size, dtype=table.dtype)
-    if scale == 0 or not len(seeds):
-        result[:] = anchor + mean
-        return result
-    low_rank = _LowRank(gaussian, seeds, scale) if rank(gaussian) > 1 else None
+    has_diagonal = scale > 0 and plan.part != "low-rank"
+    has_low_rank = scale > 0 and plan.part != "diagonal" and rank(gaussian) > 1
+    low_rank = _LowRank(gaussian, seeds, scale) if has_low_rank else None
     deviation = torch.from_numpy(np.sqrt(gaussian.variance) * np.float32(math.sqrt(scale)))
     streams = [torch.Generator().manual_seed(seed) for seed in seeds.diagonal]
+    signs = torch.tensor(seeds.signs)[:, None]
     # A block has its columns and the sums of the draws.
-    for start, stop in row_blocks(table.size, rank(gaussian) + len(seeds), memory_bytes):
-        block = _normal_numbers(streams, stop - start)
-        block *= deviation[start:stop]
+    columns = rank(gaussian) if has_low_rank else 0
+    for start, stop in row_blocks(gaussian.table.size, columns + len(seeds), memory_bytes):
+        if has_diagonal:
+            block = _normal_numbers(streams, stop - start)
+            block *= signs
+            block *= deviation[start:stop]
+        else:
+            block = torch.zeros(len(seeds), stop - start)
         if low_rank is not None:
             low_rank.add_to(block, start, stop, memory_bytes)
         block += mean[start:stop]
-        torch.add(anchor[start:stop], block, out=result[:, start:stop])
-    return result
+        yield start, stop, anchor[start:stop] + block
 
 
 def rank(gaussian: Gaussian) -> int:
@@ -212,11 +284,11 @@ class _LowRank:
         self._mean = torch.from_numpy(gaussian.moments.mean)
         k = len(self._columns)
         of_columns, of_mean = [], []
-        for seed in seeds.low_rank:
+        for seed, sign in zip(seeds.low_rank, seeds.signs, strict=True):
             stream = torch.Generator().manual_seed(seed)
             # One vector for all parameters of the draw: it is what correlates the layers.
             z = torch.randn(k, generator=stream, dtype=torch.float64)
-            columns, mean = gaussian.coefficients(z.numpy() * math.sqrt(scale / (k - 1)))
+            columns, mean = gaussian.coefficients(z.numpy() * (sign * math.sqrt(scale / (k - 1))))
             of_columns.append(columns)
             of_mean.append(mean)
         self._of_columns = torch.from_numpy(np.array(of_columns, np.float32))

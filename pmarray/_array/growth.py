@@ -32,13 +32,13 @@ class Growing(StoredArray):
             raise LayoutError("a view has no lines of its own: append to the array, or resize it")
         refuse_unaddressable(shape, self.itemsize)
         array = replace(self._array, shape=shape)
-        self._group._admit_shape(array)
+        self._group._catalog.admit_shape(array)
         blocks = self._storage.set_shape(shape or (1,))
         if blocks is None:
             return False
         line_stride = self._storage.layout.line_stride
         self._array = replace(array, line_stride=line_stride)
-        self._group._update(self._name, self._array)
+        self._group._catalog.update(self._name, self._array)
         if fill:
             for axes in blocks:
                 self._fill_selection(select(axes, self.shape))
@@ -46,7 +46,7 @@ class Growing(StoredArray):
 
     def _relayout(self, shape: tuple[int, ...]) -> None:
         """Move to a file of another shape, block by block."""
-        array, storage = self._group._new_file(self._array, shape)
+        array, storage = self._group._catalog.new_file(self._array, shape)
         target = type(self)(self._group, self._name, array, storage)
         try:
             if not storage.holds_fill and target.size:
@@ -59,12 +59,12 @@ class Growing(StoredArray):
                 target._write(select(index, shape), block)
         except BaseException:
             target._detach()
-            self._group._discard_file(array)
+            self._group._catalog.discard_file(array)
             raise
         old = self._storage
-        self._group._replace_array(self._name, self._array, array)
+        self._group._catalog.replace_array(self._name, self._array, array)
         self._array, self._storage = array, storage
-        self._group._retire(old)
+        self._group._catalog.retire(old)
 
     def _grown_by(self, count: int) -> Selection:
         lines = self._layout.lines

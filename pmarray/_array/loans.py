@@ -50,11 +50,11 @@ class Borrowing:
                 if self._on_failure is None:
                     self._begin()
                 else:
-                    array._group._do(self._begin)  # the array grows
+                    array._group._session.do(self._begin)  # the array grows
                 block = self._block()
         except BaseException:
             # No call of ours: a second exception could come at its beginning.
-            array._group._unattended.append(self._give_up)
+            array._group._session.unattended.append(self._give_up)
             raise
         return block
 
@@ -75,7 +75,7 @@ class Borrowing:
             if array._layout.lines != before:
                 array._set_lines(before, fill=False)  # nobody has seen the new lines
             raise
-        self._transaction = array._group._transaction
+        self._transaction = array._group._session.transaction
         array._loans.add(self)
         self._loan = loan
 
@@ -90,13 +90,13 @@ class Borrowing:
             raise LoanError("this loan is not open")
         array, group = self._array, self._array._group
         try:
-            if group.closed:
+            if group._session.closed:
                 self._loan = None
                 raise ClosedError(
                     f"{group.url} was closed before this loan of {array.name!r} ended; what "
                     "was written into it is lost"
                 )
-            if group._transaction is not self._transaction:
+            if group._session.transaction is not self._transaction:
                 loan.failed()
                 self._loan = None
                 raise LoanError(
@@ -104,9 +104,9 @@ class Borrowing:
                     "was written into it is lost"
                 )
             if kind is None:
-                group._note_change()
+                group._session.note_change()
                 loan.done()
-                group._note_change()
+                group._session.note_change()
             else:
                 loan.failed()
                 if self._on_failure is not None:
@@ -117,13 +117,13 @@ class Borrowing:
             # Last: while the loan counts as open, no transaction begins or ends.
             array._loans.discard(self)
         except BaseException:
-            group._unattended.append(self._give_up)
+            group._session.unattended.append(self._give_up)
             if self._loan is None:
                 array._loans.discard(self)
             raise
 
     def _give_up(self) -> None:
-        """End a loan that was torn away, as one that has failed; see `Group._attend`."""
+        """End a loan that was torn away, as one that has failed; see `Session.unattended`."""
         loan, self._loan = self._loan, None
         array, selection = self._array, self._selection
         if loan is not None and selection is not None:
@@ -136,4 +136,4 @@ class Borrowing:
 
     def __del__(self) -> None:
         if self._loan is not None:
-            self._array._group._unattended.append(self._give_up)
+            self._array._group._session.unattended.append(self._give_up)

@@ -296,17 +296,17 @@ class StoredArray:
     # -- the group's side -----------------------------------------------------------------------
 
     def _turn(self) -> AbstractContextManager[Any]:
-        """Return the group's lock; see `Group._turn`."""
-        return self._group._turn()
+        """Return the group's lock; see `Session.turn`."""
+        return self._group._session.turn()
 
     def _admit(self) -> None:
         """Refuse an operation where there can be none on this array; called with the lock."""
-        self._group._admit()
+        self._group._session.admit()
         self._refuse_detached()
 
     def _admit_writer(self) -> None:
         """The same for an operation that changes something."""
-        self._group._admit_writer()
+        self._group._session.admit_writer()
         self._refuse_detached()
 
     def _refuse_detached(self) -> None:
@@ -323,13 +323,13 @@ class StoredArray:
 
     def _replace_attributes(self, attrs: dict[str, Any]) -> None:
         self._array = replace(self._array, attrs=attrs)
-        self._group._update(self._name, self._array)
+        self._group._catalog.update(self._name, self._array)
 
     def _refuse_fixed(self, why: str) -> None:
-        self._group._refuse_fixed(why)
+        self._group._catalog.refuse_fixed(why)
 
     def _do(self, task: Callable[[], T]) -> T:
-        return self._group._do(task)
+        return self._group._session.do(task)
 
     def _refuse_loans(self, what: str, *, pins: bool = False) -> None:
         """Raise if memory is lent for writing, or, with `pins`, for reading either."""
@@ -343,7 +343,7 @@ class StoredArray:
     def _detach(self) -> None:
         """The array is no more; its handle says so from now on."""
         self._detached = True
-        self._group._retire(self._storage)
+        self._group._catalog.retire(self._storage)
 
     def _adopt(self, array: ArrayMetadata, storage: Storage) -> None:
         """Move on to what another writer left."""

@@ -1,56 +1,35 @@
-"""`Transaction`: the public handle, and the way back to where it began."""
+"""`Transaction`: what a block of `Group.transaction` is entered by and left."""
 
 from __future__ import annotations
 
 import threading
-import weakref
-from collections.abc import Callable, MutableMapping
-from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Protocol, Self
 
-from pmarray._array.stored import StoredArray
-from pmarray._formats.metadata import ArrayMetadata, GroupMetadata
-from pmarray._storage.items import Storage
-from pmarray.backends._protocols import Backend
+from pmarray._array.home import Turns
 from pmarray.errors import TransactionError
 
-__all__ = ["OpenTransaction", "Transaction"]
-
-T = TypeVar("T")
+__all__ = ["Transacting", "Transaction"]
 
 
 class Transacting(Protocol):
-    """A group, as its transactions see it."""
-
-    _metadata: GroupMetadata
+    """What makes transactions of a group durable, or takes them back."""
 
     @property
-    def _arrays(self) -> MutableMapping[str, Any]:
-        """The handles that are open, by name."""
+    def session(self) -> Turns:
+        """Whose turn it is."""
 
-    @property
-    def _removed(self) -> list[int]:
-        """Files that go with the next commit."""
+    def begin(self, handle: Transaction, /) -> None:
+        """Begin the transaction of a block."""
 
-    @property
-    def _backend(self) -> Backend: ...
+    def commit(self, handle: Transaction, /, *, wait: bool) -> None:
+        """Commit it."""
 
-    def _turn(self) -> AbstractContextManager[Any]: ...
+    def admit_rollback(self, handle: Transaction, /) -> bool:
+        """Whether it is still there to be rolled back; called with the lock."""
 
-    def _admit(self) -> None: ...
-
-    def _admit_rollback(self, handle: Transaction, /) -> bool: ...
-
-    def _do(self, task: Callable[[], T], /) -> T: ...
-
-    def _begin(self, handle: Transaction, /) -> None: ...
-
-    def _commit(self, handle: Transaction, /, *, wait: bool) -> None: ...
-
-    def _roll_back(self) -> None: ...
-
-    def _transaction_died(self, handle: object, /) -> None: ...
+    def roll_back(self) -> None:
+        """Take it back."""
 
 
 class Transaction:
@@ -80,8 +59,8 @@ class Transaction:
     ((2, 1), {})
     """
 
-    def __init__(self, group: Transacting, *, wait: bool) -> None:
-        self._group = group
+    def __init__(self, commits: Transacting, *, wait: bool) -> None:
+        self._commits = commits
         self._wait = wait
         self._begun = False
         self.torn = False
@@ -92,11 +71,11 @@ class Transaction:
             raise TransactionError("this transaction has been used; call transaction() for another")
         self._begun = True
         self.owner = threading.current_thread()
-        group = self._group
+        commits, session = self._commits, self._commits.session
         try:
-            with group._turn():
-                group._admit()
-                group._do(lambda: group._begin(self))
+            with session.turn():
+                session.admit()
+                session.do(lambda: commits.begin(self))
         except BaseException:
             self.torn = True
             raise
@@ -108,80 +87,14 @@ class Transaction:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        group = self._group
+        commits, session = self._commits, self._commits.session
         try:
-            with group._turn():
+            with session.turn():
                 if kind is None:
-                    group._admit()
-                    group._do(lambda: group._commit(self, wait=self._wait))
-                elif group._admit_rollback(self):
-                    group._do(group._roll_back)
+                    session.admit()
+                    session.do(lambda: commits.commit(self, wait=self._wait))
+                elif commits.admit_rollback(self):
+                    session.do(commits.roll_back)
         except BaseException:
             self.torn = True
             raise
-
-
-class OpenTransaction:
-    """The group's side of a transaction: where to go back to.
-
-    Knows the handle of the block weakly: one that has died without an end was torn away, and the
-    next operation rolls it back.
-    """
-
-    def __init__(self, group: Transacting, handle: Transaction) -> None:
-        self._group = group
-        self._handle = weakref.ref(handle, group._transaction_died)
-        self.owner = handle.owner
-        self.metadata = group._metadata
-        self._handles: dict[str, tuple[StoredArray, ArrayMetadata, Storage]] = {
-            name: (array, array._array, array._storage) for name, array in group._arrays.items()
-        }
-        self._removed = list(group._removed)
-        self.retired: list[Storage] = []
-        """Storages of deleted and moved arrays; released when there is no way back to them."""
-        for array in group._arrays.values():
-            array._storage.begin()
-
-    def is_of(self, handle: Transaction) -> bool:
-        """Whether `handle` began it."""
-        return self._handle() is handle
-
-    @property
-    def torn(self) -> bool:
-        """Whether nobody will end it; asked under the group's lock, with no task pending."""
-        handle = self._handle()
-        return handle is None or handle.torn
-
-    def join(self, array: StoredArray) -> None:
-        """Note the same of an array that was there before, and is opened only now."""
-        self._handles[array.name] = (array, array._array, array._storage)
-        array._storage.begin()
-
-    def storages(self) -> list[Storage]:
-        """The storages of all arrays that are open and were there then."""
-        return [storage for _, _, storage in self._handles.values()]
-
-    def restore(self) -> None:
-        """Go back there; the cache has forgotten what was written."""
-        group = self._group
-        kept = set(self.storages())
-        for array in group._arrays.values():
-            array._detached = True  # unless it was there before: see below
-        for storage in {*self.retired, *(array._storage for array in group._arrays.values())}:
-            if storage not in kept:
-                storage.discard()
-        created = range(self.metadata.next_file_id, group._metadata.next_file_id)
-        group._metadata = self.metadata
-        group._removed[:] = self._removed
-        group._arrays.clear()
-        for name, (array, metadata, storage) in self._handles.items():
-            array._array, array._storage, array._detached = metadata, storage, False
-            storage.roll_back(metadata.layout)
-            group._arrays[name] = array
-        for file_id in created:
-            group._backend.remove(file_id)
-
-    def release(self) -> None:
-        """There is no way back any more."""
-        for storage in self.retired:
-            storage.discard()

@@ -36,7 +36,6 @@ Rules.
 
 from __future__ import annotations
 
-import mmap
 import threading
 import time
 from collections import OrderedDict, deque
@@ -45,12 +44,12 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from pmarray._cache.buffers import BufferPool
+from pmarray._cache.health import Health
+from pmarray._cache.memory import Memory
 from pmarray._cache.source import CachedChunk, ChunkSource, Commit, Pin, Sink, Write
+from pmarray._cache.waiting import MustWait, Waiting
 from pmarray._cache.writer import Writer
-from pmarray._sizes import format_bytes
-from pmarray._system.uninterrupted import caller
-from pmarray.errors import BudgetError, PoisonedError, ReentrantCallError
+from pmarray.errors import ReentrantCallError
 
 __all__ = [
     "ChunkCache",
@@ -58,21 +57,10 @@ __all__ = [
 
 T = TypeVar("T")
 
-WRITE_THROUGH_BYTES = 1 << 20
-"""The transient chunk of a group that was opened with ``cache=0``."""
-MIN_BUDGET_BYTES = 16 * 1024
 _LOOK_SECONDS = 0.5
 """Who waits looks by himself as well: who should have woken him may have been torn away."""
 LOAN_WAIT_SECONDS = 30.0
 """How long memory that is wanted waits for loans of other threads, of which none ends."""
-
-
-class MustWait(Exception):  # noqa: N818  # it is no error, and never leaves the package
-    """An attempt cannot go on before something is over."""
-
-    def __init__(self, *, for_loans: bool = False) -> None:
-        super().__init__()
-        self.for_loans = for_loans
 
 
 class ChunkCache:
@@ -86,26 +74,17 @@ class ChunkCache:
     """
 
     def __init__(self, budget_bytes: int, sink: Sink) -> None:
-        if 0 < budget_bytes < MIN_BUDGET_BYTES:
-            raise BudgetError(
-                f"a cache of {format_bytes(budget_bytes)} is too small to work with: "
-                f"give 0 (none) or at least {format_bytes(MIN_BUDGET_BYTES)}"
-            )
         self.budget_bytes = budget_bytes
         self.write_through = budget_bytes == 0
-        self._pool = BufferPool(budget_bytes or 2 * WRITE_THROUGH_BYTES)
         self.lock = threading.RLock()
         self._chunks: OrderedDict[tuple[int, tuple[int, ...]], CachedChunk] = OrderedDict()
         self._dirty_bytes = 0
         self._torn = False
         """Whether an attempt has begun and not ended."""
-        self._writer = Writer(self.lock, self._landed, self.signal, sink)
-        self._waiters: deque[Any] = deque()
-        self._blocked: set[int] = set()
-        """Threads that wait, and end no loan until they are done."""
-        self._releases = 0
-        self.before_eviction: deque[Callable[[], None]] = deque()
-        """What other threads want done, under the lock, at the latest when memory is wanted."""
+        self.health = Health()
+        self.waiting = Waiting()
+        self.memory = Memory(budget_bytes, self.waiting, self._chunks.values, self._make_room)
+        self._writer = Writer(self.lock, self.health, self._landed, self.waiting.signal, sink)
         self._lost: deque[tuple[CachedChunk, int, int]] = deque()
         """What was lent to somebody who is no more, and never ended the loan."""
         self.on_loan = False
@@ -117,38 +96,14 @@ class ChunkCache:
         """Write to another sink from now on; nothing is queued."""
         self._writer.sink = sink
 
-    @property
-    def poison(self) -> PoisonedError | None:
-        """Why the group can only be closed, if so; set by whoever finds out."""
-        return self._writer.poison
-
-    @poison.setter
-    def poison(self, error: PoisonedError) -> None:
-        self._writer.poison = error
-
-    @property
-    def unreported(self) -> BaseException | None:
-        """A failure behind the caller's back that nobody has been told of."""
-        return self._writer.unreported
-
-    @property
-    def max_chunk_bytes(self) -> int:
-        """The largest chunk that leaves room for a second one; buffers are whole pages."""
-        return self._pool.budget_bytes // 2 // mmap.PAGESIZE * mmap.PAGESIZE
-
-    @property
-    def used_bytes(self) -> int:
-        """Bytes of DRAM that chunks occupy now."""
-        return self._pool.allocated_bytes
-
     def raise_failure(self) -> None:
         """Raise what failed behind the caller's back."""
         with self.lock:
-            self._writer.raise_failure()
+            self.health.raise_failure()
 
     def check(self) -> None:
         """The same for a look at one chunk, which is no attempt; called under the lock."""
-        self._writer.raise_failure()
+        self.health.raise_failure()
         if self._lost:
             self._forget_lost()
 
@@ -161,7 +116,7 @@ class ChunkCache:
         while True:
             with self.lock:
                 if check:
-                    self._writer.raise_failure()
+                    self.health.raise_failure()
                 if self._torn:
                     self._count_anew()
                 if self._lost:
@@ -170,10 +125,8 @@ class ChunkCache:
                 try:
                     result = attempt()
                 except MustWait as wait:
-                    for_loans, releases = wait.for_loans, self._releases
-                    waiter = threading.Lock()
-                    waiter.acquire()
-                    self._waiters.append(waiter)
+                    for_loans, releases = wait.for_loans, self.waiting.releases
+                    waiter = self.waiting.enter()
                 else:
                     self._torn = False
                     return result
@@ -183,9 +136,9 @@ class ChunkCache:
             elif loans_until is None:
                 loans_until = time.monotonic() + LOAN_WAIT_SECONDS
             elif time.monotonic() >= loans_until:
-                raise self._all_on_loan()
+                raise self.memory.all_on_loan()
             self._wait(waiter, for_loans=for_loans)
-            if self._releases != releases:
+            if self.waiting.releases != releases:
                 loans_until = None
 
     def end_operation(self) -> None:
@@ -199,14 +152,13 @@ class ChunkCache:
         self.refuse_reentry()
         try:
             if for_loans:
-                self.note_blocked()
+                self.waiting.note_blocked()
             self._writer.kick()
-            if not self.before_eviction:
+            if not self.memory.before_eviction:
                 waiter.acquire(timeout=_LOOK_SECONDS)
         finally:
-            self.note_free()
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+            self.waiting.note_free()
+            self.waiting.leave(waiter)
 
     def refuse_reentry(self) -> None:
         """Raise where this thread is in an attempt already: it would wait for itself."""
@@ -216,18 +168,10 @@ class ChunkCache:
                 "exception in the handler, and use the group after it"
             )
 
-    def signal(self) -> None:
-        """Wake all that wait; needs no lock."""
-        for waiter in tuple(self._waiters):
-            try:
-                waiter.release()
-            except RuntimeError:
-                pass  # somebody else has woken it
-
     def _count_anew(self) -> None:
         """Put right what an attempt that was torn away may have left uncounted."""
         self._dirty_bytes = sum(chunk.dirty.nbytes for chunk in self._chunks.values())
-        self._pool.count_anew([chunk.buffer for chunk in self._chunks.values()])
+        self.memory.count_anew()
 
     def _forget_lost(self) -> None:
         while self._lost:
@@ -253,7 +197,7 @@ class ChunkCache:
         """
         chunk = self.peek(source, index)
         if chunk is None:
-            buffer = self._take_buffer(nbytes, needed=needed)
+            buffer = self.memory.take(nbytes, needed=needed)
             source.prepare(index, buffer)
             chunk = CachedChunk(source, index, buffer)
             self._chunks[id(source), index] = chunk
@@ -269,7 +213,7 @@ class ChunkCache:
         """Keep a chunk in memory as long as what is returned is kept; see `unpin`."""
         pin = Pin(holder)
         self.on_loan = True
-        chunk.pin(pin, self._pin_died)
+        chunk.pin(pin, self.waiting.released)
         return pin
 
     def lend(self, chunk: CachedChunk, start: int, stop: int, holder: int) -> Pin:
@@ -283,21 +227,16 @@ class ChunkCache:
 
         def died(_: Any) -> None:
             self._lost.append((chunk, start, stop))
-            self._pin_died(_)
+            self.waiting.released()
 
         chunk.pin(pin, died)
         chunk.valid.add(start, stop)
         return pin
 
-    def _pin_died(self, _: Any) -> None:
-        self._releases += 1
-        self.signal()
-
     def unpin(self, chunk: CachedChunk, pin: Pin) -> None:
         """Let go of a chunk, on any thread."""
         chunk.unpin(pin)
-        self._releases += 1
-        self.signal()
+        self.waiting.released()
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -354,10 +293,10 @@ class ChunkCache:
         may_leave = self.transaction is None or address >= chunk.source.protected_nbytes
         if may_leave and chunk.dirty.covers(0, chunk.buffer.nbytes):
             self._send(chunk)
-        elif self._dirty_bytes > self._pool.budget_bytes // 2:
+        elif self._dirty_bytes > self.memory.budget_bytes // 2:
             for oldest in list(self._chunks.values()):
                 self._send(oldest)
-                if self._dirty_bytes <= self._pool.budget_bytes // 4:
+                if self._dirty_bytes <= self.memory.budget_bytes // 4:
                     break
 
     def invalidate(self, chunk: CachedChunk, start: int, stop: int) -> None:
@@ -414,7 +353,7 @@ class ChunkCache:
 
         def attempt() -> None:
             self._await_writer()
-            self._writer.forget_failure()
+            self.health.unreported = None  # nobody wants any more what could not be written
             for key, chunk in list(self._chunks.items()):
                 self._drop(key, chunk)
             self.transaction = None
@@ -501,50 +440,16 @@ class ChunkCache:
             chunk.dirty.add(write.start, write.stop)
             self._dirty_bytes += chunk.dirty.nbytes - before
 
-    def _take_buffer(self, nbytes: int, *, needed: bool) -> memoryview:
-        if nbytes > self._pool.budget_bytes:
-            raise BudgetError(
-                f"one chunk needs {format_bytes(nbytes)}, the cache has "
-                f"{format_bytes(self._pool.budget_bytes)}: open the group with a larger cache="
-            )
-        while True:
-            while self.before_eviction:
-                self.before_eviction[0]()
-                self.before_eviction.popleft()
-            buffer = self._pool.take(nbytes)
-            if buffer is not None:
-                return buffer
-            if self._evict_one():
-                continue
-            dirty = next((chunk for chunk in self._chunks.values() if chunk.dirty), None)
-            if dirty is not None:
-                self._send(dirty)
-            if self._writer.busy:
-                raise MustWait
-            if dirty is not None:
-                continue  # it has been written at once, where there is no other thread
-            self._refuse_if_hopeless(needed=needed)
-            raise MustWait(for_loans=True)
-
-    def _refuse_if_hopeless(self, *, needed: bool) -> None:
-        holders = {pin.holder for chunk in self._chunks.values() for pin in chunk.pins}
-        if not needed or holders <= {*self._blocked, caller()}:
-            raise self._all_on_loan()
-
-    def _all_on_loan(self) -> BudgetError:
-        return BudgetError(
-            f"all {format_bytes(self._pool.budget_bytes)} of the cache are on loan or pinned: end "
-            "some loans, or open the group with a larger cache="
-        )
-
-    def note_blocked(self) -> None:
-        """Note that the caller is about to wait, and ends no loan until it is let in."""
-        self._blocked.add(caller())
-        self.signal()
-
-    def note_free(self) -> None:
-        """Note that it has been let in."""
-        self._blocked.discard(caller())
+    def _make_room(self) -> bool:
+        """Evict a chunk, or send one away and wait for it; false where none may go."""
+        if self._evict_one():
+            return True
+        dirty = next((chunk for chunk in self._chunks.values() if chunk.dirty), None)
+        if dirty is not None:
+            self._send(dirty)
+        if self._writer.busy:
+            raise MustWait
+        return dirty is not None  # it has been written at once, where there is no other thread
 
     def _evict_one(self) -> bool:
         for key, chunk in self._chunks.items():
@@ -560,7 +465,7 @@ class ChunkCache:
     def _forget(self, key: tuple[int, tuple[int, ...]], chunk: CachedChunk) -> None:
         self.invalidate(chunk, 0, chunk.buffer.nbytes)
         del self._chunks[key]
-        self._pool.give(chunk.buffer)
+        self.memory.give(chunk.buffer)
 
     def _drop(self, key: tuple[int, tuple[int, ...]], chunk: CachedChunk) -> None:
         """Forget a chunk, or the bytes of one that somebody holds."""

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from pmarray._cache.health import Health
 from pmarray._cache.source import Commit, Sink, Write
 from pmarray._system.uninterrupted import start_thread
-from pmarray.errors import PMArrayError, PoisonedError, WriteBehindError
+from pmarray.errors import PMArrayError, PoisonedError
 
 __all__ = ["MAX_WRITE_BYTES", "Writer"]
 
@@ -34,6 +35,8 @@ class Writer:
     ----------
     lock
         The cache's; the queue is changed under it.
+    health
+        Is told what fails.
     landed
         Called under the lock for each write that is over, with whether it succeeded.
     signal
@@ -45,11 +48,13 @@ class Writer:
     def __init__(
         self,
         lock: AbstractContextManager[Any],
+        health: Health,
         landed: Callable[[Write, bool], None],
         signal: Callable[[], None],
         sink: Sink,
     ) -> None:
         self._lock = lock
+        self._health = health
         self._landed = landed
         self._signal = signal
         self.sink = sink
@@ -57,9 +62,6 @@ class Writer:
         """What is handed over; one `append` of a complete item does it."""
         self._in_hand = 0
         self._commits_queued = 0
-        self._failure: BaseException | None = None
-        self.poison: PoisonedError | None = None
-        """Why nothing can be done any more, if so."""
         self._wake = threading.Lock()
         self._running = threading.Lock()
         """Held by the thread as long as it lives."""
@@ -85,35 +87,6 @@ class Writer:
             self._wake.release()
         except RuntimeError:
             pass  # it has been told
-
-    def raise_failure(self) -> None:
-        """Raise what went wrong since the last call; called under the lock.
-
-        A poisoned writer raises at every call.
-        """
-        if self.poison is not None:
-            self._failure = None
-            raise self.poison
-        failure, self._failure = self._failure, None
-        if failure is None:
-            return
-        if isinstance(failure, OSError):
-            raise WriteBehindError(
-                failure.errno,
-                f"writing behind failed: {failure.strerror}; the data are still in memory: "
-                "free space or repair the medium, then flush again",
-                failure.filename,
-            ) from failure
-        raise failure
-
-    def forget_failure(self) -> None:
-        """Nobody wants any more what could not be written; called under the lock."""
-        self._failure = None
-
-    @property
-    def unreported(self) -> BaseException | None:
-        """A failure that nobody has seen yet."""
-        return self._failure
 
     def close(self) -> None:
         """Let the thread finish its queue and end."""
@@ -147,9 +120,9 @@ class Writer:
         with self._lock:
             writes, commits = self._next_batch()
             self._in_hand = len(writes) + len(commits)
-            failure: BaseException | None = self.poison
+            failure: BaseException | None = self._health.poison
             if commits and failure is None:
-                failure = self._failure  # a piece of it that left early did not arrive
+                failure = self._health.unreported  # a piece of it that left early did not arrive
             idle = not self._in_hand
             if idle and self._closing:
                 return False
@@ -177,27 +150,20 @@ class Writer:
         return True
 
     def _note(self, failure: BaseException, commits: list[Commit]) -> None:
-        if failure is self.poison:
+        if failure is self._health.poison:
             return
         if isinstance(failure, PoisonedError):
-            self.poison = failure
+            self._health.poison = failure
         elif not isinstance(failure, OSError | PMArrayError):
             # Nobody knows how far it has come.
-            self._poison(failure, f"the writer thread failed ({failure!r})")
+            self._health.poison_by(failure, f"the writer thread failed ({failure!r})")
         elif any(not commit.waited_for for commit in commits):
             # The caller has gone on from a state that never came to be.
-            self._poison(
+            self._health.poison_by(
                 failure, f"a pipelined commit failed ({failure}): it and its successors are lost"
             )
         if not commits or not all(commit.waited_for for commit in commits):
-            self._failure = failure  # who waits for a commit is told by the commit
-
-    def _poison(self, failure: BaseException, what: str) -> None:
-        code = failure.errno if isinstance(failure, OSError) else None
-        self.poison = PoisonedError(
-            code, f"{what}; close the group and open it again, as of the last commit"
-        )
-        self.poison.__cause__ = failure
+            self._health.unreported = failure  # who waits for a commit is told by the commit
 
     def _next_batch(self) -> tuple[list[Write], list[Commit]]:
         """Take all up to the last commit in the queue; else what is adjacent at its front."""

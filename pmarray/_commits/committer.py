@@ -75,7 +75,7 @@ from pmarray._commits.recovery import (
 )
 from pmarray._formats.metadata import Checkpoint, GroupMetadata
 from pmarray._formats.records import Image
-from pmarray.backends._protocols import Backend, ImageTarget, LosesLock
+from pmarray.backends._protocols import Backend, ImageTarget, KeepsImages, LosesLock
 from pmarray.errors import OutcomeUnknownError, PoisonedError, StorageError
 
 __all__ = ["Committer"]
@@ -100,6 +100,7 @@ class Committer:
         self._backend = backend
         lock = backend if isinstance(backend, LosesLock) else None
         self.refuse_lost_lock = lock.refuse_lost_lock if lock is not None else lambda: None
+        self._images = backend if isinstance(backend, KeepsImages) else None
         self.saved = checkpoint
         """The last checkpoint."""
         self.in_force = checkpoint.metadata
@@ -223,7 +224,8 @@ class Committer:
                 self._backend.remove(file_id)
         for storage, mark in marks.items():
             storage.committed(mark)
-        self._backend.committed()
+        if self._images is not None:
+            self._images.committed()
         if self._journal.position > _RETIRE_AT * self._journal.region.capacity:
             self._retire(last.metadata)
 

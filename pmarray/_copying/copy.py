@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pmarray._geometry.layout import Order, parse_layout
+from pmarray._group.catalog import NewArray
 from pmarray._opening import _cache_bytes, _open_group
 from pmarray._streams.progress import Progress, reporting
 from pmarray._streams.stream import ArraySource, Source, stream
@@ -291,13 +292,10 @@ def create(
     """Create the array of a task, its items unwritten."""
     fill_value = np.frombuffer(task.fill, task.dtype)[0]
     order = parse_layout(task.layout)
-    with group._turn():
-        group._admit_writer()
-        made = group._do(
-            lambda: group._create(
-                task.name, task.shape, task.dtype, order, chunks, fill_value, options
-            )
-        )
+    new = NewArray(task.shape, task.dtype, order, fill_value, chunks, options)
+    with group._session.turn():
+        group._session.admit_writer()
+        made = group._session.do(lambda: group._catalog.create(task.name, new))
     if task.attrs:
         made.attrs.update(task.attrs)
     return made
@@ -306,7 +304,7 @@ def create(
 @contextmanager
 def in_one_step(group: Group) -> Iterator[None]:
     """A transaction, or where there is none, the next best: what is made is removed on failure."""
-    if group._can_commit:
+    if group._session.kind.can_commit:
         with group.transaction(wait=True):
             yield
         return

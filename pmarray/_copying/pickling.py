@@ -27,7 +27,7 @@ def reduce(a: PMArray) -> tuple[Any, ...]:
                 f"{group.url}#{a.name} lies in the memory of this process, where no other can open "
                 "it: pickle a[...], or pmarray.copy it to files, and open those"
             )
-        if group._transaction is not None:
+        if group._session.transaction is not None:
             raise pickle.PicklingError(
                 f"a transaction of {group.url} is open, and other processes see the state before "
                 "it: pickle the array after it"
@@ -46,7 +46,7 @@ def reopen(url: URL, name: str, chunks: str | int | tuple[int, ...]) -> PMArray:
     group = _open_group(url, "r", "auto")
     group._warns_unclosed = False  # who unpickles an array has opened nothing
     try:
-        return group._get(name, chunks)
+        return group._catalog.get(name, chunks)
     except BaseException:
         group.close()
         raise

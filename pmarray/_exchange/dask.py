@@ -43,7 +43,7 @@ def token(a: StoredArray) -> Any:
         a._admit()
         region: Any = None if a._base is not None else getattr(a._storage, "region", None)
         stamp = region.unchanged_stamp() if hasattr(region, "unchanged_stamp") else None
-        state = group._state(a._array) if stamp is not None else None
+        state = group._catalog.state_of(a._array) if stamp is not None else None
         if state is None:
             return ("pmarray", group.url, a.name, uuid.uuid4().hex)
         return ("pmarray", group.url, a.name, a.shape, *state, stamp)

@@ -25,10 +25,10 @@ def to_html(a: StoredArray) -> str:
             rows.insert(0, ("url", f"{info.url}#{info.name}"))
             if not isinstance(a._storage, CachedItems):
                 return tabulate(rows, "not cached: memory of this process, or a view", "")
-            cache = a._group._cache
-            group = f"{format_bytes(cache.used_bytes)} used of {format_bytes(cache.budget_bytes)}"
+            cache = a._group._session.cache
+            used, budget = format_bytes(cache.memory.used_bytes), format_bytes(cache.budget_bytes)
             mine = f"{format_bytes(info.cached_nbytes)}, {format_bytes(info.dirty_nbytes)} dirty"
-            rows.append(("cache", f"{group} by the group; of this array {mine}"))
+            rows.append(("cache", f"{used} used of {budget} by the group; of this array {mine}"))
             cells = cells_of(a)
             chunks = cells[-1].stop if cells else 0
             return tabulate(rows, f"{chunks} chunks in order", draw(cells, a.layout))

@@ -175,6 +175,11 @@ class GroupMetadata:
     arrays: dict[str, ArrayMetadata] = field(default_factory=dict)
     attrs: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def file_ids(self) -> set[int]:
+        """The numbers of all files that the arrays have."""
+        return {array.file_id for array in self.arrays.values()}
+
     def to_json(self) -> dict[str, Any]:
         """Return the JSON value."""
         return {

@@ -1,23 +1,43 @@
-"""Which storage an array gets, by what its backend can do."""
+"""What a group's backend can do, and which storage an array gets by that."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pmarray._cache.cache import ChunkCache
 from pmarray._commits.snapshot import Snapshot
-from pmarray._formats.metadata import ArrayMetadata
+from pmarray._formats.metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._formats.records import Image
 from pmarray._geometry.chunking import plan_chunks, refuse_large_chunk
-from pmarray._storage.chunked import ChunkStorage
+from pmarray._geometry.layout import Layout
+from pmarray._storage.chunked import STORE_ID, ChunkStorage
 from pmarray._storage.items import Storage
 from pmarray._storage.mapped import MappedStorage
 from pmarray._storage.persistent import PersistentStorage
 from pmarray._storage.region import RegionStorage
-from pmarray.backends._protocols import ChunkBackend, PersistentRegion, RegionBackend
+from pmarray.backends._history import Versions
+from pmarray.backends._protocols import (
+    Backend,
+    ChunkBackend,
+    Chunks,
+    ImageTarget,
+    LeavesOrphans,
+    PersistentRegion,
+    Publishes,
+    Region,
+    RegionBackend,
+    Settles,
+)
+from pmarray.errors import TransactionError
 
-__all__ = ["StorageMaker"]
+__all__ = ["Kind", "StorageMaker", "kind_of"]
+
+ChunkPlan = str | int | tuple[int, ...]
+"""What `chunks=` may be."""
+Options = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +56,13 @@ class StorageMaker:
         self,
         backend: RegionBackend,
         array: ArrayMetadata,
-        chunks: str | int | tuple[int, ...],
+        chunks: ChunkPlan,
         *,
         new: bool,
     ) -> Storage:
         """Return the storage of an array whose items are one run of bytes."""
         layout = array.layout
-        shape = plan_chunks(layout, chunks, self.cache.max_chunk_bytes)
+        shape = plan_chunks(layout, chunks, self.cache.memory.max_chunk_bytes)
         make = backend.create if new else backend.open
         region = make(array.file_id, layout.nbytes, aligned=layout.is_aligned(shape))
         holds_fill = not any(array.fill)
@@ -87,5 +107,223 @@ class StorageMaker:
             new=new,
             snapshot=self.snapshot,
         )
-        refuse_large_chunk(storage.chunk_shape, storage.chunk_nbytes, self.cache.max_chunk_bytes)
+        refuse_large_chunk(
+            storage.chunk_shape, storage.chunk_nbytes, self.cache.memory.max_chunk_bytes
+        )
         return storage
+
+
+@dataclass(frozen=True, slots=True)
+class Medium:
+    """What an array's items are in: one of the two."""
+
+    region: Region | None = None
+    chunks: Chunks | None = None
+
+
+class Kind(ABC):
+    """What a group's backend can do, asked once: of regions, or of chunks.
+
+    Parameters
+    ----------
+    url
+        Where the group is, to say so.
+    backend
+        The code behind it.
+    """
+
+    stores_by_name = False
+    """Whether what an array has left is in the way of another one of its name."""
+    commits_itself = False
+    """Whether saving the metadata makes everything since the last time appear in one step."""
+
+    def __init__(self, url: str, backend: Backend) -> None:
+        self.url = url
+        self.has_journal = backend.has_journal
+        self.can_create = backend.can_create
+        self.survives_fork: bool = getattr(backend, "survives_fork", True)
+        self.is_volatile: bool = getattr(backend, "volatile", False)
+        self._versions = backend if isinstance(backend, Versions) else None
+        self._orphans = backend if isinstance(backend, LeavesOrphans) else None
+        self._publishes = backend if isinstance(backend, Publishes) else None
+        self._settles = backend if isinstance(backend, Settles) else None
+
+    @property
+    def can_commit(self) -> bool:
+        """Whether several changes can be one step."""
+        return True
+
+    @property
+    def versions(self) -> Versions:
+        """The history that the backend keeps.
+
+        Raises
+        ------
+        TransactionError
+            It keeps none.
+        """
+        if self._versions is None:
+            raise TransactionError(f"{self.url} keeps no history: icechunk: does")
+        return self._versions
+
+    def orphans(self, metadata: GroupMetadata) -> Sequence[str]:
+        """Return where a crash has left data that belong to no array."""
+        return () if self._orphans is None else self._orphans.orphans(metadata)
+
+    def remove_orphans(self, metadata: GroupMetadata) -> None:
+        """Delete them, on the writer."""
+        if self._orphans is not None:
+            self._orphans.remove_orphans(metadata)
+
+    def publish(self, names: Mapping[str, int]) -> None:
+        """Let other programs find the arrays by their names, where they can at all."""
+        if self._publishes is not None:
+            self._publishes.publish(names)
+
+    def npy_path(self, file_id: int) -> str | None:
+        """Return the path of an array's ``.npy`` file, where it has one."""
+        return None if self._publishes is None else self._publishes.data_path(file_id)
+
+    def settle(self) -> None:
+        """Drop what only a crash of this writer would have needed."""
+        if self._settles is not None:
+            self._settles.settle()
+
+    @abstractmethod
+    def plan(
+        self, name: str, array: ArrayMetadata, chunks: ChunkPlan, most: int, options: Options
+    ) -> ArrayMetadata:
+        """Complete the metadata of a new array, or raise where there can be none like it."""
+
+    @abstractmethod
+    def medium(self, name: str, array: ArrayMetadata) -> Medium:
+        """Open what an array's items are in, to look at it."""
+
+    @abstractmethod
+    def storage(
+        self, make: StorageMaker, name: str, array: ArrayMetadata, chunks: ChunkPlan, *, new: bool
+    ) -> Storage:
+        """Return the storage of an array."""
+
+    @abstractmethod
+    def moved(self, make: StorageMaker, array: ArrayMetadata) -> Storage:
+        """Return a new storage to which the items of another one are copied."""
+
+    def why_refused(self, name: str) -> str | None:
+        """Why what has this name cannot be opened, if it is there."""
+        return None
+
+    def images_of_name(self, name: str, *, had_array: bool) -> list[Image]:
+        """Return what brings back all that a name has, under which an array is created."""
+        return []
+
+    def targets(self, storages: Iterable[Storage]) -> dict[int, ImageTarget]:
+        """Return where before-images are put back, by the id of the file."""
+        return {}
+
+    def has_changes(self) -> bool:
+        """Whether something waits to be saved, even where the metadata are the same."""
+        return False
+
+    def forget_unsaved(self) -> None:  # noqa: B027  # most backends keep nothing to themselves
+        """Where the backend commits itself: forget what was written since it has."""
+
+    def merged(self) -> Checkpoint | None:
+        """Return what is there now, if saving has joined it with what others saved."""
+        return None
+
+
+class RegionKind(Kind):
+    """Each array is one run of bytes."""
+
+    def __init__(self, url: str, backend: RegionBackend) -> None:
+        super().__init__(url, backend)
+        self._backend = backend
+
+    def plan(
+        self, name: str, array: ArrayMetadata, chunks: ChunkPlan, most: int, options: Options
+    ) -> ArrayMetadata:
+        if options:
+            raise TypeError(
+                f"{', '.join(options)}: for chunk stores such as zarr:, and {self.url} is none"
+            )
+        plan_chunks(Layout.plan(array.shape, array.dtype.itemsize, array.order), chunks, most)
+        return array
+
+    def medium(self, name: str, array: ArrayMetadata) -> Medium:
+        region = self._backend.open(array.file_id, array.layout.nbytes, aligned=False)
+        return Medium(region=region)
+
+    def storage(
+        self, make: StorageMaker, name: str, array: ArrayMetadata, chunks: ChunkPlan, *, new: bool
+    ) -> Storage:
+        return make.in_region(self._backend, array, chunks, new=new)
+
+    def moved(self, make: StorageMaker, array: ArrayMetadata) -> Storage:
+        return make.in_region(self._backend, array, "auto", new=True)
+
+    def targets(self, storages: Iterable[Storage]) -> dict[int, ImageTarget]:
+        return {
+            storage.file_id: storage.region
+            for storage in storages
+            if isinstance(storage, RegionStorage | PersistentStorage)
+        }
+
+
+class ChunkKind(Kind):
+    """Each chunk is an object of its own."""
+
+    stores_by_name = True
+
+    def __init__(self, url: str, backend: ChunkBackend) -> None:
+        super().__init__(url, backend)
+        self._backend = backend
+        self.commits_itself = backend.commits
+
+    @property
+    def can_commit(self) -> bool:
+        return self.has_journal or self.commits_itself
+
+    def plan(
+        self, name: str, array: ArrayMetadata, chunks: ChunkPlan, most: int, options: Options
+    ) -> ArrayMetadata:
+        return self._backend.plan(name, array, chunks, most, options)
+
+    def medium(self, name: str, array: ArrayMetadata) -> Medium:
+        return Medium(chunks=self._backend.open_chunks(name, array))
+
+    def storage(
+        self, make: StorageMaker, name: str, array: ArrayMetadata, chunks: ChunkPlan, *, new: bool
+    ) -> Storage:
+        return make.in_chunks(self._backend, name, array, new=new)
+
+    def moved(self, make: StorageMaker, array: ArrayMetadata) -> Storage:
+        raise AssertionError("chunk stores take any shape in place")
+
+    def why_refused(self, name: str) -> str | None:
+        refused: Mapping[str, str] = getattr(self._backend, "refused", {})
+        return refused.get(name)
+
+    def images_of_name(self, name: str, *, had_array: bool) -> list[Image]:
+        images = self._backend.images_of_name(name, had_array=had_array)
+        return [Image(STORE_ID, offset, memoryview(data)) for offset, data in images]
+
+    def targets(self, storages: Iterable[Storage]) -> dict[int, ImageTarget]:
+        return {} if self.commits_itself else {STORE_ID: self._backend.images()}
+
+    def has_changes(self) -> bool:
+        return self._backend.has_changes()
+
+    def forget_unsaved(self) -> None:
+        if self.commits_itself:
+            self._backend.roll_back()
+
+    def merged(self) -> Checkpoint | None:
+        return self._backend.merged()
+
+
+def kind_of(url: str, backend: RegionBackend | ChunkBackend) -> Kind:
+    """Return what a backend can do."""
+    if isinstance(backend, ChunkBackend):
+        return ChunkKind(url, backend)
+    return RegionKind(url, backend)

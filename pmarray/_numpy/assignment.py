@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,10 @@ from pmarray._config import config
 from pmarray._numpy.ufuncs import Index, part_of, walk
 from pmarray._selection.basic import Selection
 from pmarray._selection.fancy import FancySelection
+from pmarray._system import osops
+from pmarray._system.files import read_fully, write_fully
 from pmarray._url import URL
+from pmarray.errors import StorageError
 
 __all__ = ["assign", "copy_items"]
 
@@ -92,10 +95,9 @@ def _spooled(
     parts: Iterator[Any], pieces: Callable[[], Iterator[Index]], source: Any, shape: tuple[int, ...]
 ) -> Iterator[AnyArray]:
     """Write all parts out before the first is given back."""
-    with tempfile.TemporaryFile(dir=_directory_of(source)) as file:
+    with _Spool(_directory_of(source)) as spool:
         for part in parts:
-            file.write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
-        file.seek(0)
+            spool.write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
         for piece in pieces():
             extents = [one.stop - one.start for one in piece]
             lead = len(shape) - source.ndim
@@ -103,13 +105,41 @@ def _spooled(
                 [1 if n == 1 else m for n, m in zip(source.shape, extents[lead:], strict=True)],
                 source.dtype,
             )
-            file.readinto(part.reshape(-1).view(np.uint8).data)
+            spool.read_into(part.reshape(-1).view(np.uint8).data)
             yield part
 
 
-def _directory_of(array: StoredArray) -> str | None:
-    """Where the array has its room; None, the system's place for temporary files, if in memory."""
+class _Spool:
+    """A file without a name, to which bytes are written and from which they are then read."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        try:
+            self._fd = osops.open_nameless(directory)
+        except OSError as error:
+            raise StorageError(
+                error.errno, f"cannot make a temporary file: {error.strerror}", directory
+            ) from error
+        self._written = self._read = 0
+
+    def write(self, data: memoryview) -> None:
+        write_fully(self._fd, [data], self._written, path=self._directory)
+        self._written += data.nbytes
+
+    def read_into(self, out: memoryview) -> None:
+        read_fully(self._fd, out, self._read, path=self._directory)
+        self._read += out.nbytes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        osops.close(self._fd)
+
+
+def _directory_of(array: StoredArray) -> str:
+    """Where the array has its room; if that is memory, the system's place for temporary files."""
     path = URL.parse(array._group.url).path
     if os.path.isdir(path):
         return path
-    return os.path.dirname(os.path.abspath(path)) if os.path.isfile(path) else None
+    return os.path.dirname(os.path.abspath(path)) if os.path.isfile(path) else tempfile.gettempdir()

@@ -364,7 +364,7 @@ class ChunkStorage(CachedItems):
         if self._cache.write_through:
             return 1
         pages = -(-self._chunk_nbytes // mmap.PAGESIZE)  # buffers are whole ones
-        return min(THREADS, self._cache.max_chunk_bytes // 2 // (pages * mmap.PAGESIZE))
+        return min(THREADS, self._cache.memory.max_chunk_bytes // 2 // (pages * mmap.PAGESIZE))
 
     def _fetch_ahead(self, index: Chunk, *, needed: bool) -> None:
         """Have a thread fill a chunk of the cache, if it is not there yet."""
@@ -388,8 +388,8 @@ class ChunkStorage(CachedItems):
         # A chunk that nobody comes for must not stay pinned; an error waits for who comes. Not
         # here: whoever has the lock may be waiting for this thread to do something else.
         if fetch.task.error is None:
-            self._cache.before_eviction.append(lambda: self._note_landed(index, fetch))
-            self._cache.signal()
+            self._cache.memory.before_eviction.append(lambda: self._note_landed(index, fetch))
+            self._cache.waiting.signal()
 
     def _read_ahead(self, chunks: list[Chunk]) -> None:
         """Fetch what comes next when a reader goes through the array in order."""

@@ -122,7 +122,7 @@ class PersistentStorage(MappedStorage):
             images = list(self._images(wanted))
             uninterrupted(lambda: self._journal(number, images))
         except PoisonedError as error:
-            self._cache.poison = error
+            self._cache.health.poison = error
             raise
         for start, stop in wanted:
             self._kept.add(start, stop)

@@ -24,7 +24,7 @@ _PATIENCE_S = 60.0
 class _Group(Protocol):
     def close(self) -> None: ...
 
-    def _abandon(self) -> None: ...
+    def abandon(self) -> None: ...
 
 
 class _Dropped:
@@ -101,7 +101,7 @@ def _work() -> None:
 def _begin_in_child() -> None:
     global _queue
     for dropped in _dropped:
-        dropped.group._abandon()
+        dropped.group.abandon()
     _dropped.clear()
     _queue = SimpleQueue()
     _closer.clear()  # the thread is the parent's

@@ -17,6 +17,7 @@ __all__ = [
     "MIN_BACKED",
     "barrier",
     "keep_access",
+    "make_directories",
     "read_file",
     "read_fully",
     "replace_durably",
@@ -152,6 +153,33 @@ def barrier(fd: int, *, path: str) -> None:
             "lost; close the group, repair the medium and open it again",
             path,
         ) from error
+
+
+def make_directories(path: str) -> None:
+    """Make a directory with its parents, where they are missing, and return when they are durable.
+
+    Raises
+    ------
+    StorageError
+        One cannot be made.
+    """
+    missing: list[str] = []
+    above = os.path.abspath(path)
+    while not os.path.isdir(above):
+        missing.append(above)
+        above = os.path.dirname(above)
+    try:
+        for one in reversed(missing):
+            try:
+                osops.mkdir(one)
+            except FileExistsError:
+                if not os.path.isdir(one):
+                    raise  # else another process was faster
+        for one in missing:
+            osops.fsync_directory(os.path.dirname(one))
+    except OSError as error:
+        text = f"cannot make a directory: {error.strerror}"
+        raise StorageError(error.errno, text, path) from error
 
 
 def replace_durably(path: str, data: bytes) -> None:

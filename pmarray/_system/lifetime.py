@@ -19,7 +19,7 @@ __all__ = ["begin", "call_after_closing", "close_before_threads_end", "end"]
 class _Group(Protocol):
     def close(self) -> None: ...
 
-    def _abandon(self) -> None: ...
+    def abandon(self) -> None: ...
 
 
 _OPEN: weakref.WeakSet[_Group] = weakref.WeakSet()
@@ -69,7 +69,7 @@ def _end() -> None:
 
 def _abandon_all() -> None:
     for group in list(_OPEN):
-        group._abandon()
+        group.abandon()
 
 
 atexit.register(_end)

@@ -3,7 +3,7 @@
 A KeyboardInterrupt, or any exception that another thread or a signal handler raises in this one,
 may arrive after every call that the caller makes. So what has to be done as a whole is done on a
 thread of our own, which nobody aims at, while the caller waits on a lock. Only the wait can be
-torn: the work goes on, and whoever comes next waits for it (`Group._admit`).
+torn: the work goes on, and whoever comes next waits for it (`Session.admit`).
 
 1. A task is run by whoever *claims* it first. One that was torn away before it reached a thread
    can be claimed by the next caller, and then never runs.

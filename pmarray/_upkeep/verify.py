@@ -12,12 +12,12 @@ from pmarray._commits.findings import Finding, force_back, journal_findings, jou
 from pmarray._formats.metadata import ArrayMetadata
 from pmarray._formats.npy import MAX_HEADER_BYTES, parse_header
 from pmarray._geometry.grid import ChunkGrid
+from pmarray._group.kinds import Kind, kind_of
 from pmarray._opening import open_group
 from pmarray._system.files import read_file
 from pmarray._url import URL
 from pmarray.backends._protocols import ChunkBackend, Chunks, Region, RegionBackend
 from pmarray.backends._registry import open_backend
-from pmarray.backends.files.memmap import MemmapBackend
 from pmarray.errors import GroupNotFoundError, PMArrayError, TransactionError
 
 __all__ = ["Finding", "Recovery", "recover", "verify"]
@@ -74,13 +74,13 @@ def verify(url: str | os.PathLike[str], *, data: bool | None = None) -> list[Fin
     parsed = URL.parse(url)
     backend = open_backend(parsed, writable=False)
     try:
-        return _findings(str(parsed), backend, data)
+        return _findings(str(parsed), backend, kind_of(str(parsed), backend), data)
     finally:
         backend.close()
 
 
 def _findings(
-    where: str, backend: RegionBackend | ChunkBackend, data: bool | None
+    where: str, backend: RegionBackend | ChunkBackend, kind: Kind, data: bool | None
 ) -> list[Finding]:
     try:
         checkpoint = backend.load()
@@ -95,30 +95,22 @@ def _findings(
         metadata, findings = journal_findings(backend, checkpoint)
     for name, array in metadata.arrays.items():
         try:
-            if isinstance(backend, ChunkBackend):
-                chunks = backend.open_chunks(name, array)
-                if data or data is None:
-                    findings += _chunk_findings(name, array, chunks)
-            else:
-                region = backend.open(array.file_id, array.layout.nbytes, aligned=False)
+            medium = kind.medium(name, array)
+            if medium.chunks is not None and (data or data is None):
+                findings += _chunk_findings(name, array, medium.chunks)
+            if medium.region is not None:
                 try:
                     if data:
-                        _read_all(region, array.layout.nbytes)
+                        _read_all(medium.region, array.layout.nbytes)
                 finally:
-                    region.close()
+                    medium.region.close()
         except PMArrayError as error:
             findings.append(Finding(name, str(error), damaged=True))
             continue
-        if isinstance(backend, MemmapBackend):
-            findings += _header_findings(name, array, backend.data_path(array.file_id))
-    if isinstance(backend, MemmapBackend):
-        keep = {array.file_id for array in metadata.arrays.values()}
-        findings += [
-            Finding(
-                path, "belongs to no array: left by a crash, and removed by the next writer", False
-            )
-            for path in backend.orphans(keep)
-        ]
+        if (path := kind.npy_path(array.file_id)) is not None:
+            findings += _header_findings(name, array, path)
+    left = "belongs to no array: left by a crash, and removed by the next writer"
+    findings += [Finding(path, left, damaged=False) for path in kind.orphans(metadata)]
     return findings
 
 
@@ -198,7 +190,7 @@ def recover(url: str | os.PathLike[str], *, force: bool = False) -> Recovery:
     finally:
         backend.close()
     with open_group(url, mode="r+") as group:
-        transaction = group._recover()
+        transaction = group._session.recover()
     if lost:  # the metadata may name what a lost commit had deleted
         lost += [f"{found.where}: {found.message}" for found in verify(url) if found.damaged]
     return Recovery(transaction, images, tuple(lost))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._dtypes import DType
-from pmarray._formats.metadata import ArrayMetadata, Checkpoint
+from pmarray._formats.metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._geometry.layout import Layout
 from pmarray._protocols import RememberedProtocol
 from pmarray._url import URL
@@ -19,12 +19,16 @@ __all__ = [
     "ChunkBackend",
     "Chunks",
     "ImageTarget",
+    "KeepsImages",
+    "LeavesOrphans",
     "LosesLock",
     "OpenBackend",
     "Overwritable",
     "PersistentRegion",
+    "Publishes",
     "Region",
     "RegionBackend",
+    "Settles",
 ]
 
 
@@ -131,20 +135,8 @@ class Backend(Protocol):
     def lock(self) -> None:
         """Become the group's one writer, or raise `GroupLockedError`."""
 
-    def committed(self) -> None:
-        """A commit is durable: before-images are needed no more."""
-
     def remove(self, file_id: int, /) -> None:
         """Delete the data of an array that no metadata name any more."""
-
-    def remove_orphans(self, keep: Collection[int], /) -> None:
-        """Delete the data that a crash left behind: of all arrays but those in `keep`."""
-
-    def publish(self, names: Mapping[str, int], /) -> None:
-        """Make the arrays findable by name for other programs."""
-
-    def settle(self) -> None:
-        """The writer closes, and all is durable: drop what only a crash would have needed."""
 
     def close(self) -> None:
         """Release the lock and the handles."""
@@ -246,6 +238,44 @@ class ChunkBackend(Backend, Protocol, metaclass=RememberedProtocol):
 
     def barrier(self) -> None:
         """Return when all chunks written and deleted before are durable."""
+
+
+@runtime_checkable
+class LeavesOrphans(Protocol, metaclass=RememberedProtocol):
+    """A backend on a medium that keeps what a crash left there of arrays that never came to be."""
+
+    def orphans(self, metadata: GroupMetadata, /) -> Sequence[str]:
+        """Return where there are data that belong to no array of `metadata`."""
+
+    def remove_orphans(self, metadata: GroupMetadata, /) -> None:
+        """Delete them; called by the writer, when `metadata` are durable."""
+
+
+@runtime_checkable
+class Publishes(Protocol, metaclass=RememberedProtocol):
+    """A backend whose data other programs find by the names of the arrays."""
+
+    def publish(self, names: Mapping[str, int], /) -> None:
+        """Make the arrays findable by name; durable some time, and no authority."""
+
+    def data_path(self, file_id: int, /) -> str:
+        """Return the path of an array's ``.npy`` file."""
+
+
+@runtime_checkable
+class Settles(Protocol, metaclass=RememberedProtocol):
+    """A backend that keeps something only as long as a writer is there."""
+
+    def settle(self) -> None:
+        """The writer closes, and all is durable: drop what only a crash would have needed."""
+
+
+@runtime_checkable
+class KeepsImages(Protocol, metaclass=RememberedProtocol):
+    """A backend that keeps before-images itself, and tells the journal only where they are."""
+
+    def committed(self) -> None:
+        """A commit is durable: they are needed no more."""
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ has set apart (`backends.shelf.memory`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from functools import partial
 
 from pmarray._formats.metadata import ArrayMetadata, Checkpoint
@@ -79,20 +79,8 @@ class DRAMBackend:
     def open(self, file_id: int, nbytes: int, /, *, aligned: bool) -> DRAMRegion:
         return self._regions[file_id]
 
-    def settle(self) -> None:
-        pass
-
-    def committed(self) -> None:
-        pass
-
     def remove(self, file_id: int, /) -> None:
         self._regions.pop(file_id, None)
-
-    def remove_orphans(self, keep: Collection[int], /) -> None:
-        pass
-
-    def publish(self, names: Mapping[str, int], /) -> None:
-        pass
 
     def close(self) -> None:
         self._locked = False

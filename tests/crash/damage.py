@@ -156,7 +156,7 @@ def _look(url: str, mode: str) -> State | DamagedError:
     try:
         with pmarray.open_group(url, mode=mode) as group:
             if mode != "r":
-                group._recover()
+                group._session.recover()
             return State.of_group(group)
     except DamagedError as error:
         return error
@@ -165,7 +165,7 @@ def _look(url: str, mode: str) -> State | DamagedError:
 def _what_is_left(url: str, lost: str) -> str | None:
     """Say what is wrong with a group that was recovered by force, and told what is lost."""
     with pmarray.open_group(url, mode="r+") as group:
-        group._recover()
+        group._session.recover()
         for name in group:
             try:
                 group[name][...]

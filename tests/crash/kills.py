@@ -68,7 +68,7 @@ def kill_once(
     acknowledged = int(printed[-1]) if printed else begin
     with place.surroundings():
         with pmarray.open_group(url, mode="a") as group:
-            group._recover()
+            group._session.recover()
             seen = State.of_group(group)
         with pmarray.open_group(url, mode="r") as reader:
             if State.of_group(reader) != seen:

@@ -167,7 +167,7 @@ class GroupScenario(Scenario):
         except pmarray.errors.GroupNotFoundError:
             seen = None
         with pmarray.open_group(url, mode="a") as group:
-            group._recover()
+            group._session.recover()
             found = State.of_group(group)
         if seen is not None and seen != found:
             raise AssertionError(f"a reader saw {seen}, and recovery made it {found}")
@@ -252,7 +252,7 @@ class Transactions(GroupScenario):
     def resume(self, path: Path, recorder: Recorder) -> None:
         """Recover, and commit one more."""
         with pmarray.open_group(self._place.url(path), cache=self._cache) as group:
-            group._recover()
+            group._session.recover()
             step = group.attrs.get("step", 0)
             recorder.mark("recovered", step)
             self._work(group, recorder, step, min(step + 1, self._length + 2))
@@ -432,7 +432,7 @@ class Flushes(GroupScenario):
     def reopen(self, path: Path) -> Any:
         """Return the step, and what is wrong with what belongs to it."""
         with pmarray.open_group(self._place.url(path), mode="a") as group:
-            group._recover()
+            group._session.recover()
             step = int(group.attrs.get("step", 0))
             faults = tuple(self._faults_of(group, step)) if step else ()
             found = State.of_group(group)
@@ -508,7 +508,7 @@ class Interrupted(GroupScenario):
     def resume(self, path: Path, recorder: Recorder) -> None:
         """Overwrite it without a transaction, flush, and then in one transaction."""
         with pmarray.open_group(self._place.url(path), mode="r+") as group:
-            group._recover()
+            group._session.recover()
             recorder.mark("recovered", int(group["x"][0]))
             recorder.mark("loose")
             group["x"][:] = 3
@@ -522,7 +522,7 @@ class Interrupted(GroupScenario):
     def reopen(self, path: Path) -> Any:
         """Return all values that are in it."""
         with pmarray.open_group(self._place.url(path), mode="r+") as group:
-            group._recover()
+            group._session.recover()
             values = np.unique(group["x"][:])
             found = State.of_group(group)
         self._place.check_closed(path, found)

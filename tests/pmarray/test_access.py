@@ -135,7 +135,7 @@ def test_refresh_follows_a_writer_that_is_faster(
     held = [reader[name] for name in names]
     with writer.transaction():
         writer["x"].append([8.0])
-    real = reader._backend.open  # type: ignore[union-attr]
+    real = reader._session.backend.open  # type: ignore[union-attr]
     left = list(names)
 
     def overtaken(*arguments: Any, **options: Any) -> Any:
@@ -144,7 +144,7 @@ def test_refresh_follows_a_writer_that_is_faster(
                 del writer[left.pop(0)]
         return real(*arguments, **options)
 
-    monkeypatch.setattr(reader._backend, "open", overtaken)
+    monkeypatch.setattr(reader._session.backend, "open", overtaken)
     reader.refresh()
     assert list(reader) == list(writer)
     assert len(left) < 3

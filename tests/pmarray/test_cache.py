@@ -127,7 +127,7 @@ def test_tiny_chunks_cost_whole_pages(tmp_path: Path) -> None:
         for j in range(1000):
             array[0, j] = 1
             assert group.cache_bytes <= 64 << 10
-        assert len(group._cache._chunks) <= 16
+        assert len(group._session.cache._chunks) <= 16
         assert (array[...] == 1).all()
 
 

@@ -42,7 +42,10 @@ def test_other_chunks_are_refused(url: str, chunks: Any, tmp_path: Path) -> None
 
 def test_no_cache_named_is_the_default() -> None:
     one, other = (pmarray.open("dram:", (3,), cache=cache) for cache in (None, "auto"))
-    assert one.group._cache.max_chunk_bytes == other.group._cache.max_chunk_bytes
+    assert (
+        one.group._session.cache.memory.max_chunk_bytes
+        == other.group._session.cache.memory.max_chunk_bytes
+    )
     with pytest.raises(ValueError, match="cache=True"):
         pmarray.open("dram:", (3,), cache=True)
 

@@ -218,7 +218,7 @@ def test_long_lines(
             more = filled(array[..., :1].shape if layout == "col" else array[:1].shape, dtype, 9)
             array.append(more)
             model = np.concatenate([model, more], axis=-1 if layout == "col" else 0)
-            assert group.cache_bytes <= max(group._cache.budget_bytes, 2 << 20)
+            assert group.cache_bytes <= max(group._session.cache.budget_bytes, 2 << 20)
         with pmarray.open_group(url, mode="r", cache="1 MiB") as group:
             same(group["x"][...], model)
             same(np.asarray(group["x"]), model)

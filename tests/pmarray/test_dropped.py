@@ -101,7 +101,7 @@ def test_an_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def fail(*_: Any) -> None:
         raise StorageError(5, "it failed")
 
-    monkeypatch.setattr(array.group._backend, "publish", fail)
+    monkeypatch.setattr(array.group._session.backend, "publish", fail)
 
     def drop(holder: list[Any]) -> None:
         holder.clear()

@@ -171,7 +171,7 @@ def test_a_killed_writer_leaves_the_last_commit(url: str, python: Any) -> None:
         t = a.transaction()
         t.__enter__()
         a[...] = 2
-        a.group._cache.flush()
+        a.group._session.cache.flush()
         os._exit(9)
         """,
         url,

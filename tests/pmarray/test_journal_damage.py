@@ -56,7 +56,7 @@ def found(url: str, mode: str) -> tuple[list[float], int, int]:
     """What is there."""
     with pmarray.open_group(url, mode=mode) as group:
         if mode != "r":
-            group._recover()
+            group._session.recover()
         x = group["x"][...]
         assert (x == x[0]).all(), "a column is torn"
         y = group["y"][...]

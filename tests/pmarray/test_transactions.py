@@ -411,7 +411,7 @@ def test_a_failed_pipelined_commit_surfaces_later(
         patch.setattr(osops, "fdatasync", fail)
         with group.transaction():
             x[:] = 2
-        while failed_before and group._cache.poison is None:
+        while failed_before and group._session.cache.health.poison is None:
             time.sleep(0.001)
         with pytest.raises(errors.PoisonedError):
             group.flush()

@@ -52,8 +52,8 @@ def write_behind(array: pmarray.PMArray, calls: Any, column: int, value: float) 
     before = calls.names().count("pwritev")
     array[:, column] = value
     wait_for(lambda: calls.names().count("pwritev") > before)
-    array.group._cache.lock.acquire()  # the writer keeps its books under it
-    array.group._cache.lock.release()
+    array.group._session.cache.lock.acquire()  # the writer keeps its books under it
+    array.group._session.cache.lock.release()
 
 
 def unlocked(array: pmarray.PMArray) -> bool:
@@ -88,7 +88,7 @@ def test_a_failure_reaches_the_next_operation_once(
         "lend": lambda: array.writing(np.s_[:, 0]).__enter__(),
         "resize": lambda: array.resize((ROWS, 9)),
     }
-    wait_for(lambda: array.group._cache.unreported is not None)
+    wait_for(lambda: array.group._session.cache.health.unreported is not None)
     with pytest.raises(WriteBehindError, match="still in memory") as caught:
         acts[operation]()
     assert caught.value.errno == code
@@ -126,7 +126,7 @@ def test_a_rollback_forgets_what_could_not_be_written(
                 array[...] = 2
                 array.append(np.full(100_000, 3.0))
                 over.set()
-                wait_for(lambda: array.group._cache.unreported is not None)
+                wait_for(lambda: array.group._session.cache.health.unreported is not None)
             raise KeyError
         assert array[:3].tolist() == [1, 1, 1]
         assert array.shape == (200_000,)
@@ -238,7 +238,7 @@ def test_close_tells_of_a_failure_and_writes_what_it_can(
 ) -> None:
     calls.failures["pwritev"] = [errno.EIO]
     write_behind(array, calls, 2, 7)
-    wait_for(lambda: array.group._cache.unreported is not None)
+    wait_for(lambda: array.group._session.cache.health.unreported is not None)
     with pytest.raises(WriteBehindError) as caught:
         array.close()
     assert "nothing was lost" in caught.value.__notes__[0]
@@ -355,7 +355,7 @@ def test_a_loan_that_ends_beside_a_failure_is_not_lost(array: pmarray.PMArray, c
     loan.__enter__()[:] = 8
     calls.failures["pwritev"] = [errno.EIO]
     write_behind(array, calls, 1, 3)
-    wait_for(lambda: array.group._cache.unreported is not None)
+    wait_for(lambda: array.group._session.cache.health.unreported is not None)
     try:
         loan.__exit__(None, None, None)
     except WriteBehindError:
@@ -377,7 +377,7 @@ def test_one_failing_group_keeps_no_other_from_closing_at_exit(scratch: Path, py
         groups = [pmarray.open_group(f"{sys.argv[1]}/{i}") for i in range(5)]
         for group in groups:
             group.create("x", (3,))[:] = 1
-        bad = {a._storage.region._fd for g in groups[1:4:2] for a in g._arrays.values()}
+        bad = {a._storage.region._fd for g in groups[1:4:2] for a in g._catalog.arrays.values()}
         real = osops.fdatasync
         def fdatasync(fd):
             if fd in bad:

@@ -486,12 +486,14 @@ def test_what_an_uncommitted_array_left_is_removed(tmp_path: Path) -> None:
         group.attrs["x"] = 1
         with group.transaction():
             group.create("a", (100, 9), chunks=3)[:] = 1
-            group._cache.flush()
+            group._session.cache.flush()
             (tmp_path / "g" / "a" / "c" / "1.pmarray-new").write_bytes(b"half")
             copy = _died(url, f"{tmp_path}/copy")
+    assert [(one.where, one.damaged) for one in pmarray.verify(copy)] == [("a/", False)]
     with pmarray.open_group(copy) as group:
-        group._recover()
+        group._session.recover()
         assert list(group) == []
+        assert pmarray.verify(copy) == []
     assert _files(f"{tmp_path}/copy") == {"zarr.json"}
     assert list(zarr.open_group(f"{tmp_path}/copy", mode="r")) == []
 
@@ -510,7 +512,7 @@ def test_an_array_that_was_deleted_stays_so(tmp_path: Path) -> None:
     shutil.copytree(f"{tmp_path}/a", f"{tmp_path}/copy/a")
     zarr.create_array(f"{tmp_path}/copy/theirs", shape=(3,), dtype="int8")
     with pmarray.open_group(copy, mode="r+") as group:
-        group._recover()
+        group._session.recover()
     assert sorted(zarr.open_group(f"{tmp_path}/copy", mode="r")) == ["b", "theirs"]
 
 
@@ -541,7 +543,7 @@ def test_an_array_comes_back_as_it_was_when_another_one_took_its_name(
         with pytest.raises(KeyError), group.transaction():
             del group["a"]
             group.create("a", shape, "int8", chunks="auto" if not shape else 1)[...] = 7
-            group._cache.flush()
+            group._session.cache.flush()
             with pmarray.open_group(url, mode="r") as reader:
                 np.testing.assert_array_equal(reader["a"][:], expected)
             copy = _died(url, f"{tmp_path}/copy")
@@ -549,7 +551,7 @@ def test_an_array_comes_back_as_it_was_when_another_one_took_its_name(
         np.testing.assert_array_equal(group["a"][:], expected)
     for place in (url, copy):
         with pmarray.open_group(place) as group:
-            group._recover()
+            group._session.recover()
             np.testing.assert_array_equal(group["a"][:], expected)
 
 
@@ -560,10 +562,10 @@ def test_a_deletion_is_durable_before_another_array_takes_the_name(tmp_path: Pat
     with pmarray.open_group(url) as group:
         del group["a"]
         group.create("a", (4,), "int8", chunks=1)[:] = 7
-        group._cache.flush()
+        group._session.cache.flush()
         copy = _died(url, f"{tmp_path}/copy")
     with pmarray.open_group(copy) as group:
-        group._recover()
+        group._session.recover()
         assert list(group) == []
     with pmarray.open_group(url, mode="r") as group:
         np.testing.assert_array_equal(group["a"][:], 7)
@@ -600,7 +602,7 @@ def test_a_replaced_array_does_not_pass_for_the_committed_one(
             group.flush()
         del group["x"]
         group.create("x", (3, 4), "int16", chunks=(3, 4))[...] = 7
-        group._cache.flush()
+        group._session.cache.flush()
         shutil.copytree(tmp_path / "g", tmp_path / "left")
     with pmarray.open_group(f"zarr:{tmp_path}/left") as group:
         if "x" in group:

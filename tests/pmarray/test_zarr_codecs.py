@@ -20,6 +20,7 @@ from pmarray._geometry.layout import Layout
 from pmarray.backends.zarr import translation as zarr_format
 from pmarray.backends.zarr.codecs import ChunkCodecs
 from pmarray.backends.zarr.local import LocalZarrBackend
+from pmarray.backends.zarr.planning import plan
 
 CODECS: list[list[Any]] = [
     [],
@@ -37,7 +38,7 @@ def codecs_of(order: Any, codecs: list[Any], shards: tuple[int, ...] | None = No
     layout = Layout.plan((8, 12), 4, order)
     array = ArrayMetadata(1, (8, 12), np.dtype("f4"), order, layout.line_stride, bytes(4))
     chunks = (2, 3) if shards else (4, 6)
-    planned = zarr_format.plan(array, chunks, 1 << 20, codecs=codecs, shards=shards)
+    planned = plan(array, chunks, 1 << 20, codecs=codecs, shards=shards)
     return ChunkCodecs(zarr_format.to_zarr(planned))
 
 

@@ -26,7 +26,7 @@ def recover(say: Say, *, url: str) -> Any:
     """Say ``recovering``, and bring the group back to its last commit."""
     say("recovering")
     with pmarray.open_group(url, mode="a") as group:
-        group._recover()
+        group._session.recover()
         state = State.of_group(group)
     try:
         return {"state": to_json(state), "damage": _damage(url)}

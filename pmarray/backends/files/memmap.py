@@ -22,9 +22,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
-from pmarray._formats.metadata import ArrayMetadata, Checkpoint
+from pmarray._formats.metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._geometry.layout import BLOCK_BYTES
 from pmarray._system import osops
 from pmarray._system.beneath import Below, entries, is_directory, status
@@ -205,22 +205,15 @@ class MemmapBackend:
             sparse=self._sparse and offset > 0,
         )
 
-    def settle(self) -> None:
-        pass
-
-    def committed(self) -> None:
-        pass
-
     def remove(self, file_id: int, /) -> None:
         self._remove_quietly(self.data_path(file_id))
 
-    def remove_orphans(self, keep: Collection[int], /) -> None:
-        for path in self.orphans(keep):
+    def remove_orphans(self, metadata: GroupMetadata, /) -> None:
+        for path in self.orphans(metadata):
             self._remove_quietly(path)
 
-    def orphans(self, keep: Collection[int]) -> list[Below]:
-        """Return the paths of data files that are not in `keep`."""
-        names = {f"{file_id:06d}.npy" for file_id in keep}
+    def orphans(self, metadata: GroupMetadata, /) -> list[Below]:
+        names = {f"{file_id:06d}.npy" for file_id in metadata.file_ids}
         data = self._path(DATA_NAME)
         return [
             data / entry

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Mapping
 
 from pmarray._formats.metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._formats.npy import MAX_HEADER_BYTES, Header, parse_header, write_header
@@ -147,20 +146,8 @@ class NpyFileBackend:
             )
         return region
 
-    def settle(self) -> None:
-        pass
-
-    def committed(self) -> None:
-        pass
-
     def remove(self, file_id: int, /) -> None:
         raise ForeignDataError(f"{self._path} is one array and cannot be deleted from itself")
-
-    def remove_orphans(self, keep: Collection[int], /) -> None:
-        pass
-
-    def publish(self, names: Mapping[str, int], /) -> None:
-        pass
 
     def close(self) -> None:
         if self._lock_fd is not None:

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._dtypes import DType
-from pmarray._formats.metadata import ArrayMetadata, Checkpoint
+from pmarray._formats.metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._formats.pool import JOURNAL, begins_with
 from pmarray._geometry.layout import Layout
 from pmarray._system import pmem
@@ -199,24 +199,19 @@ class PoolBackend:
             )
         return region
 
-    def settle(self) -> None:
-        pass
-
-    def committed(self) -> None:
-        pass
-
     def remove(self, file_id: int, /) -> None:
         self._pool.remove([file_id])
 
-    def remove_orphans(self, keep: Collection[int], /) -> None:
-        self._pool.remove(self.orphans(keep))
+    def remove_orphans(self, metadata: GroupMetadata, /) -> None:
+        self._pool.remove(self._orphans(metadata))
 
-    def orphans(self, keep: Collection[int]) -> list[int]:
-        """Return the files that neither are in `keep` nor the journal."""
-        return sorted(self._pool.directory.files.keys() - {*keep, JOURNAL})
+    def orphans(self, metadata: GroupMetadata, /) -> list[str]:
+        place = self._pool.medium.path
+        return [f"{place}, file {number}" for number in self._orphans(metadata)]
 
-    def publish(self, names: Mapping[str, int], /) -> None:
-        pass
+    def _orphans(self, metadata: GroupMetadata) -> list[int]:
+        """Return the files that are neither an array's nor the journal."""
+        return sorted(self._pool.directory.files.keys() - {*metadata.file_ids, JOURNAL})
 
     def close(self) -> None:
         self._pool.lock.release()

@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from pmarray._sizes import format_bytes
 from pmarray._system import osops, pmem
 from pmarray._system.beneath import Below, status
-from pmarray._system.files import read_file
+from pmarray._system.files import make_directories, read_file
 from pmarray._system.lockfile import LockFile
 from pmarray.errors import DamagedError, GroupLockedError, StorageError, URLError
 
@@ -220,10 +220,7 @@ def open_shelf(directory: str, size_bytes: int | None) -> Arena:
 
 
 def _open(directory: str, size_bytes: int | None) -> Arena:
-    try:
-        os.makedirs(directory, exist_ok=True)
-    except OSError as error:
-        raise StorageError(error.errno, error.strerror, directory) from error
+    make_directories(directory)
     names = _shelves(directory)
     if len(names) > 1:
         raise DamagedError(f"{directory} holds {len(names)} shelves of pmarray; leave one of them")

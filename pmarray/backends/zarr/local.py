@@ -21,7 +21,7 @@ are those of the Zarr hierarchy, and ``.pmarray`` is gone.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
@@ -30,6 +30,7 @@ from zarr.storage import MemoryStore
 from pmarray._formats.metadata import (
     ArrayMetadata,
     Checkpoint,
+    GroupMetadata,
 )
 from pmarray._system import osops
 from pmarray._system.beneath import Below, entries, is_directory, status
@@ -358,16 +359,18 @@ class LocalZarrBackend(ZarrBackend):
     def committed(self) -> None:
         self._kept.clear()
 
-    def remove_orphans(self, keep: Collection[int], /) -> None:
-        """After a crash: delete what it has left that belongs to no array."""
-        if not self._crashed or self._known is None:
+    def orphans(self, metadata: GroupMetadata, /) -> list[str]:
+        """What is left of a session that did not end; see `leftovers`."""
+        if self.can_create and status(self._metadata_path) is not None:
+            return list(leftovers.in_group(self._files, metadata, SESSION))
+        if not self.can_create and is_directory(self._session):
+            return list(leftovers.in_array(self._files, "", metadata.arrays["array"]))
+        return []
+
+    def remove_orphans(self, metadata: GroupMetadata, /) -> None:
+        if not self._crashed:
             return
         self._files.note_all()
-        metadata = self._known.metadata
-        if self.can_create:
-            names = list(leftovers.in_group(self._files, metadata, SESSION))
-        else:
-            names = list(leftovers.in_array(self._files, "", metadata.arrays["array"]))
-        for name in names:
+        for name in self.orphans(metadata):
             (self._files.remove_tree if name.endswith("/") else self._files.remove)(name)
         # Durable with the next commit or flush, or at `settle`: until then they are found again.

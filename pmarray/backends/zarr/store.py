@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +42,7 @@ from pmarray.backends.files.region import FileRegion
 from pmarray.backends.zarr import translation as zarr_format
 from pmarray.backends.zarr.codecs import ChunkCodecs
 from pmarray.backends.zarr.documents import Documents
+from pmarray.backends.zarr.planning import plan
 from pmarray.backends.zarr.threads import keep_working
 from pmarray.errors import (
     ConflictError,
@@ -342,7 +343,7 @@ class ZarrBackend:
             raise TypeError(
                 f"zarr: takes codecs=, shards= and dimension_names=, not {', '.join(unknown)}"
             )
-        return zarr_format.plan(array, chunks, max_nbytes, name=name, **options)
+        return plan(array, chunks, max_nbytes, name=name, **options)
 
     def create_chunks(self, name: str, array: ArrayMetadata, /) -> ZarrChunks:
         if self.shared and self._documents.changed([f"{name}/zarr.json"]):
@@ -381,22 +382,10 @@ class ZarrBackend:
     def barrier(self) -> None:
         pass
 
-    def committed(self) -> None:
-        pass
-
-    def settle(self) -> None:
-        pass
-
     def remove(self, file_id: int, /) -> None:
         path = self._paths.pop(file_id, None)
         if path is not None and path not in self._paths.values():
             self._erase(path)
-
-    def remove_orphans(self, keep: Collection[int], /) -> None:
-        pass
-
-    def publish(self, names: Mapping[str, int], /) -> None:
-        pass
 
     def close(self) -> None:
         self._store.close()

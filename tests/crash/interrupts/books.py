@@ -21,8 +21,8 @@ _PATIENCE_SECONDS = 5.0
 
 
 def _locks(group: pmarray.Group) -> Iterator[tuple[str, Any]]:
-    yield "the group's lock", group._lock
-    yield "the cache's lock", group._cache.lock
+    yield "the group's lock", group._session.lock
+    yield "the cache's lock", group._session.cache.lock
 
 
 def held_locks(group: pmarray.Group) -> list[str]:
@@ -44,15 +44,15 @@ def left_open(group: pmarray.Group) -> list[tuple[str, str]]:
     if not group.closed:
         len(group)
     found = []
-    for name, array in list(group._arrays.items()):
+    for name, array in list(group._catalog.arrays.items()):
         if array._loans:
             found.append(("loan open", f"{len(array._loans)} loans of {name}"))
     found += [
         ("pinned", f"chunk {chunk.index}, by {chunk.pins}")
-        for chunk in list(group._cache._chunks.values())
+        for chunk in list(group._session.cache._chunks.values())
         if chunk.pins
     ]
-    if group._transaction is not None:
+    if group._session.transaction is not None:
         found.append(("transaction open", "after an operation that should have ended it"))
     return found
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pmarray._cache.source import Commit
-from pmarray.group import Group
+from pmarray._group.session import Session
 from tests.crash.interrupts.places import slow_barriers
 
 __all__ = ["MUTATIONS", "without"]
@@ -26,7 +26,7 @@ MUTATIONS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "commit": (Commit, "wait", _nothing),
     # Whoever comes after a caller that was torn away waits until what was begun for it is over: a
     # commit that is sealed, above all.
-    "wait": (Group, "_await_pending", _nothing),
+    "wait": (Session, "await_pending", _nothing),
 }
 
 

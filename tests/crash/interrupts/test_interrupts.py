@@ -173,8 +173,8 @@ def test_a_caller_that_comes_next_and_does_not_wait_is_noticed() -> None:
 def test_a_task_that_was_given_up_and_not_taken_back_is_not_waited_for() -> None:
     """A second exception arrived between the claim and the taking back: two seeds of an hour."""
     group = pmarray.open_group("dram:")
-    task: Task[None] = Task(lambda: None, group._over)
-    group._pending = task
+    task: Task[None] = Task(lambda: None, group._session.over)
+    group._session.pending = task
     task._given_up = True
     assert task.claim()
     task.run()  # as the thread does that finds it claimed

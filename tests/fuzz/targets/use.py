@@ -40,7 +40,7 @@ def use_group(url: str, mode: str, *, commit: bool = True) -> None:
             attempt(partial(_use_name, group, name, mode))
         if mode != "r":
             attempt(lambda: group.attrs.update(touched=1))
-            if group._backend.has_journal and commit:
+            if group._session.backend.has_journal and commit:
                 attempt(lambda: _commit(group))
     finally:
         attempt(group.close)

@@ -1,0 +1,108 @@
+"""The DRAM of a cache: buffers under one budget, and what is done where there is no room."""
+
+from __future__ import annotations
+
+import mmap
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from pmarray._cache.buffers import BufferPool
+from pmarray._cache.source import CachedChunk
+from pmarray._cache.waiting import MustWait, Waiting
+from pmarray._sizes import format_bytes
+from pmarray._system.uninterrupted import caller
+from pmarray.errors import BudgetError
+
+__all__ = ["Memory"]
+
+WRITE_THROUGH_BYTES = 1 << 20
+"""The transient chunk of a group that was opened with ``cache=0``."""
+MIN_BUDGET_BYTES = 16 * 1024
+
+
+class Memory:
+    """The buffers of the chunks of one cache; used under its lock.
+
+    Parameters
+    ----------
+    budget_bytes
+        Bytes for all of them, or 0 for one transient chunk.
+    waiting
+        Those that wait for room, and end no loan meanwhile.
+    chunks
+        Returns what is cached.
+    make_room
+        Called where there is no room: evicts a chunk, or raises `MustWait` for one that is on its
+        way to the medium. Returns false where none may go.
+    """
+
+    def __init__(
+        self,
+        budget_bytes: int,
+        waiting: Waiting,
+        chunks: Callable[[], Iterable[CachedChunk]],
+        make_room: Callable[[], bool],
+    ) -> None:
+        if 0 < budget_bytes < MIN_BUDGET_BYTES:
+            raise BudgetError(
+                f"a cache of {format_bytes(budget_bytes)} is too small to work with: "
+                f"give 0 (none) or at least {format_bytes(MIN_BUDGET_BYTES)}"
+            )
+        self._pool = BufferPool(budget_bytes or 2 * WRITE_THROUGH_BYTES)
+        self.budget_bytes = self._pool.budget_bytes
+        self._waiting = waiting
+        self._chunks = chunks
+        self._make_room = make_room
+        self.before_eviction: deque[Callable[[], None]] = deque()
+        """What other threads want done, under the lock, at the latest when memory is wanted."""
+
+    @property
+    def max_chunk_bytes(self) -> int:
+        """The largest chunk that leaves room for a second one; buffers are whole pages."""
+        return self.budget_bytes // 2 // mmap.PAGESIZE * mmap.PAGESIZE
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of DRAM that chunks occupy now."""
+        return self._pool.allocated_bytes
+
+    def take(self, nbytes: int, *, needed: bool) -> memoryview:
+        """Return a buffer; raise `MustWait` where there may be one later.
+
+        One that is not `needed` is not worth waiting for other threads' loans to end.
+        """
+        if nbytes > self.budget_bytes:
+            raise BudgetError(
+                f"one chunk needs {format_bytes(nbytes)}, the cache has "
+                f"{format_bytes(self.budget_bytes)}: open the group with a larger cache="
+            )
+        while True:
+            while self.before_eviction:
+                self.before_eviction[0]()
+                self.before_eviction.popleft()
+            buffer = self._pool.take(nbytes)
+            if buffer is not None:
+                return buffer
+            if not self._make_room():
+                self._refuse_if_hopeless(needed=needed)
+                raise MustWait(for_loans=True)
+
+    def give(self, buffer: memoryview) -> None:
+        """Take a buffer back."""
+        self._pool.give(buffer)
+
+    def count_anew(self) -> None:
+        """Take it that what is cached is all that is lent: a buffer may have got lost."""
+        self._pool.count_anew([chunk.buffer for chunk in self._chunks()])
+
+    def _refuse_if_hopeless(self, *, needed: bool) -> None:
+        holders = {pin.holder for chunk in self._chunks() for pin in chunk.pins}
+        if not needed or holders <= {*self._waiting.blocked, caller()}:
+            raise self.all_on_loan()
+
+    def all_on_loan(self) -> BudgetError:
+        """Return the error where nobody is left who could give memory back."""
+        return BudgetError(
+            f"all {format_bytes(self.budget_bytes)} of the cache are on loan or pinned: end "
+            "some loans, or open the group with a larger cache="
+        )

@@ -1,0 +1,192 @@
+"""Where the burn-in of a trajectory ends, found in the trajectory itself.
+
+Of the iterates, 64 seeded projections are looked at (`swag._projections`). With p(t) those of
+iterate t, and mean and variance those of the second half, the *energy*
+
+    E(t) = |p(t) - mean|² / variance
+
+averages to 1 once the iterates are distributed as they will be: the burn-in ends at the first
+iterate around which it is within 10 % of that, or within what it fluctuates by anyhow. Whether the
+iterates from there on have settled is then asked of tests that look at them in other ways
+(`swag.convergence`); if one of them denies it, so does the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swag._projections import Path, Projections
+from swag._store import Store
+from swag.convergence import distance_slope, effective_sample_size, geweke, split_r_hat
+from swag.errors import WindowError
+from swag.sampling import Center
+
+if TYPE_CHECKING:
+    from swag.posterior import StoredPosterior
+
+__all__ = ["BurnIn", "Check", "suggest"]
+
+Floats = NDArray[np.float64]
+
+FEWEST = 80
+"""Iterates that are needed to say anything."""
+
+_TOLERANCE = 0.1
+"""Of the energy, about 1."""
+_FLUCTUATION = 1.64
+"""Standard errors that it may be off by all the same: one end in twenty is."""
+_GEWEKE_FIRST = 0.2
+"""Of the iterates left: a tenth, as is usual, would be eight only from 160 on."""
+
+_FEWEST_EFFECTIVE = 10.0
+_LARGEST_R_HAT = 1.1
+_LARGEST_Z_SQUARE = 4.0
+_STEEPEST = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One test of the iterates after the boundary."""
+
+    name: str
+    """What was tested."""
+    value: float
+    """What it gave; NaN where it could not be done."""
+    wanted: str
+    """What it had to be."""
+    holds: bool | None
+    """Whether it was; None where the test was left out."""
+    note: str = ""
+    """Why it was left out."""
+
+
+@dataclass(frozen=True)
+class BurnIn:
+    """Where a trajectory has settled, and what says so; made by `Posterior.suggest_burn_in`."""
+
+    start: int | None
+    """First iterate to use, from 0; None where the iterates have not settled."""
+    iterates: range
+    """Those that were looked at: all that the store holds."""
+    checks: tuple[Check, ...]
+    """Tests of the iterates from `start` on, or from the latest boundary that was looked at."""
+    projections: Floats = field(repr=False)
+    """Shape (iterates, 64); of each, its distance from that of the first."""
+    squared_distance: Floats = field(repr=False)
+    """From the first, shape (iterates,); estimated from 262,144 weights of larger models."""
+    energy: Floats = field(repr=False)
+    """E of the module, averaged about each iterate of the first half; 1 where it has settled."""
+    _window: Callable[..., StoredPosterior] = field(repr=False)
+
+    def window(
+        self, every: int = 1, rank: int | None = None, center: Center = "running"
+    ) -> StoredPosterior:
+        """The posterior from `start` on; see `Posterior.window`.
+
+        Raises
+        ------
+        WindowError
+            The iterates have not settled; the message says which check failed.
+        """
+        if self.start is None:
+            raise WindowError(
+                f"the iterates have not settled ({self.why}): train on, or choose a window yourself"
+            )
+        return self._window(self.start, every, rank, center)
+
+    @property
+    def why(self) -> str:
+        """What speaks against it, in words; empty where nothing does."""
+        failed = [c for c in self.checks if c.holds is False]
+        return "; ".join(f"{c.name} is {c.value:.3g}, not {c.wanted}" for c in failed)
+
+
+def suggest(store: Store, window: Callable[..., StoredPosterior]) -> BurnIn:
+    """`Posterior.suggest_burn_in` of the posterior in a store, with its method `window`."""
+    collected = store.progress().collected
+    held = range(collected - store.kept(collected), collected)
+    if len(held) < FEWEST:
+        raise WindowError(
+            f"{len(held)} iterates are held: whether they have settled cannot be told from fewer "
+            f"than {FEWEST}"
+        )
+    path = Projections(store.table.size).along(store.columns(held))
+    return judge(path, held, window)
+
+
+def judge(path: Path, held: range, window: Callable[..., StoredPosterior]) -> BurnIn:
+    """The same of iterates that are projected already."""
+    boundary, energy = _boundary(path.projections)
+    checks = tuple(_checks(path, boundary, energy))
+    settled = all(check.holds is not False for check in checks)
+    return BurnIn(
+        start=held[boundary] if settled else None,
+        iterates=held,
+        checks=checks,
+        projections=path.projections,
+        squared_distance=path.squared_distance,
+        energy=energy,
+        _window=window,
+    )
+
+
+def _boundary(projections: Floats) -> tuple[int, Floats]:
+    """The first iterate, by its place, at which the energy has settled, and the energy.
+
+    The middle one, which is the last that may be, where it has not.
+    """
+    half = len(projections) // 2
+    later = projections[half:]
+    level = later.var(axis=0).sum()
+    if not level > 0:
+        return half, np.full(half + 1, np.nan)
+    energy = np.square(projections - later.mean(axis=0)).sum(axis=1) / level
+    # Averaged over two fifths of the time so far, which is what a boundary may be off by.
+    places = np.arange(half + 1)
+    low = np.floor(0.8 * places).astype(np.int64)
+    high = np.minimum(len(energy), np.ceil(1.2 * places).astype(np.int64) + 8)
+    sums = np.concatenate([[0], energy.cumsum()])
+    averaged = (sums[high] - sums[low]) / (high - low)
+    independent = (high - low) * effective_sample_size(energy[half:]) / len(later)
+    error = energy[half:].std() / np.sqrt(np.maximum(1, independent))
+    settled = np.abs(averaged - 1) <= np.maximum(_TOLERANCE, _FLUCTUATION * error)
+    return (int(settled.argmax()) if settled.any() else half), averaged
+
+
+def _checks(path: Path, boundary: int, energy: Floats) -> Iterator[Check]:
+    rest = path.projections[boundary:]
+    level = float(energy[boundary])
+    at_the_end = boundary == len(energy) - 1
+    yield Check("energy at the boundary", level, "settled before the middle", not at_the_end)
+    yield _at_least(
+        "effective sample size", _median(effective_sample_size(rest)), _FEWEST_EFFECTIVE
+    )
+    yield _at_most("split R-hat", _root_mean_square(split_r_hat(rest)), _LARGEST_R_HAT)
+    z = geweke(rest, first=_GEWEKE_FIRST)
+    yield _at_most("square of Geweke's z", _root_mean_square(z) ** 2, _LARGEST_Z_SQUARE)
+    slope = distance_slope(path.squared_distance)
+    yield _at_most("slope of the distance", slope, _STEEPEST)
+
+
+def _at_most(name: str, value: float, bound: float) -> Check:
+    return Check(name, value, f"at most {bound:g}", value <= bound)
+
+
+def _at_least(name: str, value: float, bound: float) -> Check:
+    return Check(name, value, f"at least {bound:g}", value >= bound)
+
+
+def _median(values: Floats) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else math.nan
+
+
+def _root_mean_square(values: Floats) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.sqrt(np.mean(known**2))) if len(known) else math.nan

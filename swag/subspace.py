@@ -1,0 +1,239 @@
+"""Inference in the subspace that the trajectory spans (Izmailov et al. 2019).
+
+The directions in which the iterates vary most are few. With V_k the first k left singular vectors
+of the deviations D, each multiplied by the standard deviation of the iterates along it, weights are
+
+    theta(z) = mean + V_k z
+
+and what is inferred is z, k numbers: the density
+
+    p(z) = exp(log likelihood of theta(z) / temperature) * normal(z; 0, prior_scale²)
+
+up to a factor, is sampled by elliptical slice sampling (Murray, Adams and MacKay 2010), which has
+nothing to tune. The temperature makes up for the weights that are not moved: a likelihood of
+thousands of observations, of k numbers, would be far too sure of them.
+
+The singular vectors come from the Gram matrix of the deviations, in float64: the trajectory is read
+twice, and never held.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from swag._buffers import Buffers
+from swag._factors import GaussianFactors, blocks, refuse_rank
+from swag._parameters import ParameterTable
+from swag._target import Target
+from swag.errors import WindowError
+from swag.sampling import Gaussian, Generator, source_of
+
+__all__ = ["Subspace", "elliptical_slice", "principal"]
+
+LogLikelihood = Callable[[nn.Module], Tensor | float]
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """A mean and k directions; made by `Posterior.subspace`."""
+
+    table: ParameterTable = field(repr=False)
+    """Of the parameters."""
+    mean: Tensor = field(repr=False)
+    """Shape (n,), host memory."""
+    basis: Tensor = field(repr=False)
+    """Shape (k, n), float32: orthogonal rows, as long as the iterates spread along them."""
+    singular_values: Tensor = field(repr=False)
+    """Standard deviations along all directions, the largest first, shape (rank,), float64."""
+    _buffers: Buffers = field(repr=False)
+
+    @property
+    def k(self) -> int:
+        """Directions."""
+        return len(self.basis)
+
+    @property
+    def explained(self) -> float:
+        """The part of the low-rank variance that lies in the subspace, 0 to 1."""
+        squares = self.singular_values.square()
+        return float(squares[: self.k].sum() / squares.sum())
+
+    def weights(self, coordinates: Tensor) -> dict[str, Tensor]:
+        """The weights at some points.
+
+        Parameters
+        ----------
+        coordinates
+            Shape (..., k).
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            By parameter, shape (..., *parameter), of its dtype, in host memory.
+        """
+        views = self.table.by_name(self._vectors(coordinates))
+        return {e.name: views[e.name].to(e.dtype) for e in self.table.entries}
+
+    def coordinates(self, weights: Tensor) -> Tensor:
+        """The points that are nearest to some weights, shape (..., n): shape (..., k)."""
+        off = (weights - self.mean).float()
+        return off @ self.basis.T / self.basis.square().sum(dim=1)
+
+    def sample(
+        self,
+        model: nn.Module,
+        log_likelihood: LogLikelihood,
+        n: int,
+        *,
+        temperature: float = 1.0,
+        prior_scale: float = 1.0,
+        burn_in: int = 50,
+        every: int = 1,
+        generator: Generator = None,
+    ) -> Tensor:
+        """Draw points from the tempered posterior, by elliptical slice sampling.
+
+        Parameters
+        ----------
+        model
+            Has the parameters collected. Its own weights come back.
+        log_likelihood
+            Called with the model, weights in place, in evaluation mode and without gradients; gives
+            the log of the likelihood of all training data, in nats, up to a constant.
+        n
+            Points to draw, one chain.
+        temperature
+            What the log likelihood is divided by; the number of observations over the number of
+            directions is where to begin.
+        prior_scale
+            Standard deviation of the prior, in units of those of the iterates.
+        burn_in
+            Points that are thrown away first.
+        every
+            Keep every so many points.
+        generator
+            As for `Posterior.sample`.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (n, k), float32: what `weights` takes.
+
+        Raises
+        ------
+        ModelError
+            The model has other parameters, or batch normalisation that was not frozen.
+        ValueError
+            A number is out of its range, or the log likelihood is NaN at the mean.
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(4, 1)
+        >>> posterior = swag.SWAG(model)
+        >>> for _ in range(10):
+        ...     _ = torch.nn.init.normal_(model.weight)
+        ...     posterior.update_parameters(model)
+        >>> subspace = posterior.subspace(2)
+        >>> points = subspace.sample(
+        ...     model, lambda model: -model(torch.ones(1, 4)).square().sum(), 5, generator=0
+        ... )
+        >>> subspace.weights(points)["weight"].shape
+        torch.Size([5, 1, 4])
+        """
+        if n < 0 or burn_in < 0 or every < 1 or not temperature > 0 or not prior_scale > 0:
+            raise ValueError(
+                f"n={n}, burn_in={burn_in}, every={every}, temperature={temperature}, "
+                f"prior_scale={prior_scale}: counts, and positive factors"
+            )
+        target = Target(model, self.table, self._buffers, None, None)
+        source = source_of(generator)
+
+        def log_density(z: Tensor) -> float:
+            target.put(self._vectors(prior_scale * z))
+            return float(log_likelihood(model)) / temperature
+
+        points = torch.empty(n, self.k)
+        with target.borrowed(), torch.no_grad():
+            model.eval()
+            z = torch.zeros(self.k)
+            height = log_density(z)
+            if math.isnan(height):
+                raise ValueError("the log likelihood is NaN at the mean of the weights")
+            for i in range(burn_in + n * every):
+                z, height = elliptical_slice(z, height, log_density, source)
+                kept, left = divmod(i - burn_in + 1, every)
+                if kept > 0 and not left:
+                    points[kept - 1] = prior_scale * z
+        return points
+
+    def _vectors(self, coordinates: Tensor) -> Tensor:
+        moved = coordinates.to(torch.float32) @ self.basis
+        return self.mean + moved
+
+
+def elliptical_slice(
+    z: Tensor, height: float, log_density: Callable[[Tensor], float], source: torch.Generator
+) -> tuple[Tensor, float]:
+    """One step of a chain whose stationary density is exp(log_density(z)) * normal(z; 0, 1).
+
+    Murray, Adams and MacKay 2010, figure 2.
+
+    Parameters
+    ----------
+    z
+        Where the chain is, shape (k,).
+    height
+        `log_density` there.
+    log_density
+        Without the prior; minus infinity and NaN are never gone to.
+    source
+        Of the random numbers.
+
+    Returns
+    -------
+    z, height
+        Where it is then.
+    """
+    direction = torch.randn(z.shape, generator=source)
+    u = torch.rand((), generator=source).item()
+    level = height + math.log(max(u, 1e-300))
+    angle = 2 * math.pi * torch.rand((), generator=source).item()
+    low, high = angle - 2 * math.pi, angle
+    while True:
+        there = z * math.cos(angle) + direction * math.sin(angle)
+        found = log_density(there)
+        if found > level or high - low < 1e-12:
+            return (there, found) if found > level else (z, height)
+        low, high = (angle, high) if angle < 0 else (low, angle)
+        angle = low + (high - low) * torch.rand((), generator=source).item()
+
+
+def principal(gaussian: Gaussian, buffers: Buffers, k: int, memory_bytes: int) -> Subspace:
+    """`Posterior.subspace` of a posterior."""
+    factors = GaussianFactors(gaussian, 1.0)
+    r = factors.rank
+    if not 0 < k < r:
+        raise WindowError(
+            f"the low-rank part has {r} columns, which span at most {max(0, r - 1)} directions; "
+            f"k={k} were asked for"
+        )
+    refuse_rank(r)
+    gram = torch.zeros(r, r, dtype=torch.float64)
+    for start, stop in blocks(factors.size, r, memory_bytes):
+        part = factors.rows(start, stop, memory_bytes)[1]
+        gram.addmm_(part, part.T)
+    squares, vectors = torch.linalg.eigh(gram)
+    # F^T w is a left singular vector times its singular value, which is the length wanted.
+    mixing = vectors.flip(1)[:, :k].T
+    basis = torch.empty(k, factors.size)
+    for start, stop in blocks(factors.size, r, memory_bytes):
+        basis[:, start:stop] = mixing @ factors.rows(start, stop, memory_bytes)[1]
+    mean = gaussian.anchor + torch.from_numpy(gaussian.moments.mean)
+    spread = squares.flip(0).clamp(min=0).sqrt()
+    return Subspace(gaussian.table, mean, basis, spread, buffers)

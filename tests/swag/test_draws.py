@@ -1,0 +1,252 @@
+"""Draws in their parts and pairs, and wherever they go: in memory, an array, files, one by one."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from typer.testing import CliRunner, Result
+
+import pmarray
+import swag
+from swag.cli import app
+from swag.errors import WindowError
+from tests.sampling import examples
+
+SMALL = 64  # rows of a block, where a test wants many
+
+
+class Weights(nn.Module):
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.first = nn.Parameter(values[:6].reshape(2, 3).clone())
+        self.second = nn.Parameter(values[6:].clone())
+
+
+def collected(n: int, count: int, seed: int = 0, location: str | None = None) -> swag.SWAG:
+    generator = torch.Generator().manual_seed(seed)
+    walk = (0.3 * torch.randn(count, n, generator=generator)).cumsum(dim=0)
+    posterior = swag.SWAG(Weights(walk[0]), store=location or f"dram:{uuid.uuid4()}")
+    for values in walk:
+        posterior.update_parameters(Weights(values))
+    return posterior
+
+
+def flat(weights: dict[str, Tensor]) -> Tensor:
+    lead = weights["second"].shape[:-1]
+    return torch.cat([weights["first"].reshape(*lead, 6), weights["second"]], dim=-1)
+
+
+@pytest.fixture(scope="module")
+def small_blocks() -> Iterator[None]:
+    patch = pytest.MonkeyPatch()
+    for module in ("sampling", "_trajectory"):
+        patch.setattr(f"swag.{module}.BLOCK_ROWS", SMALL)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("draws")
+
+
+@examples(0.4)
+@given(
+    n=st.integers(7, 6 * SMALL),
+    count=st.integers(2, 9),
+    draws=st.integers(0, 3),
+    scheme=st.sampled_from(["dram", "memmap", "zarr"]),
+    layout=st.sampled_from(["row", "col"]),
+    part=st.sampled_from(["both", "diagonal", "low-rank"]),
+    antithetic=st.booleans(),
+    memory_bytes=st.sampled_from([0, 5000, 1 << 16, 1 << 30]),
+    seed=st.integers(0, 2**31),
+)
+def test_draws_are_the_same_whatever_the_store_and_the_blocks(
+    small_blocks: None,
+    folder: Path,
+    n: int,
+    count: int,
+    draws: int,
+    scheme: str,
+    layout: Any,
+    part: Any,
+    antithetic: bool,
+    memory_bytes: int,
+    seed: int,
+) -> None:
+    draws *= 2
+    place = uuid.uuid4().hex
+    options: dict[str, Any] = {"part": part, "antithetic": antithetic, "generator": seed}
+    with collected(n, count, seed) as in_memory:
+        expected = flat(in_memory.sample(draws, **options))
+    location = f"{scheme}:{place}" if scheme == "dram" else f"{scheme}:{folder / place}"
+    with collected(n, count, seed, location) as posterior:
+        options["memory_bytes"] = memory_bytes
+        close: dict[str, Any] = {"rtol": 0, "atol": 2e-6}
+        torch.testing.assert_close(flat(posterior.sample(draws, **options)), expected, **close)
+        singly = [flat(weights) for weights in posterior.iter_samples(draws, **options)]
+        assert len(singly) == draws
+        for one, other in zip(singly, expected, strict=True):
+            torch.testing.assert_close(one, other, **close)
+        with pmarray.open(f"dram:{uuid.uuid4()}", (draws, n), "float32", layout=layout) as out:
+            posterior.sample_into(out, **options)
+            torch.testing.assert_close(torch.from_numpy(out[...]), expected, **close)
+
+
+def test_the_parts_add_up() -> None:
+    posterior = collected(500, 9)
+    mean = flat(posterior.mean())
+    both, diagonal, low_rank = (
+        flat(posterior.sample(4, part=part, generator=3)) - mean
+        for part in ("both", "diagonal", "low-rank")
+    )
+    torch.testing.assert_close(diagonal + low_rank, both, rtol=0, atol=2e-6)
+    # The low-rank part alone has no more directions than it has columns, the diagonal has all.
+    assert torch.linalg.matrix_rank(low_rank[:, :50].T @ low_rank[:, :50]) <= 4
+    assert low_rank.any()
+    assert diagonal.any()
+    assert torch.equal(flat(posterior.sample(2, part="low-rank", scale=0))[0], mean)
+    with pytest.raises(WindowError, match="no low-rank part"):
+        posterior.window(rank=1).sample(part="low-rank")
+    with pytest.raises(ValueError, match="'both', 'diagonal', 'low-rank'"):
+        posterior.sample(part="all")  # type: ignore[arg-type]
+
+
+def test_antithetic_draws_are_mirrored_in_the_mean() -> None:
+    posterior = collected(500, 9)
+    mean = flat(posterior.mean())
+    draws = flat(posterior.sample(6, antithetic=True, generator=3)) - mean
+    torch.testing.assert_close(draws[::2], -draws[1::2], rtol=0, atol=2e-6)
+    assert len({row[0].item() for row in draws}) == 6
+    # The first of each pair is what it is without its partner.
+    alone = flat(posterior.sample(3, generator=3)) - mean
+    torch.testing.assert_close(draws[::2], alone, rtol=0, atol=2e-6)
+    with pytest.raises(ValueError, match="3 is odd"):
+        posterior.sample(3, antithetic=True)
+
+
+def test_an_array_is_filled_or_left_as_it_was(tmp_path: Path) -> None:
+    posterior = collected(500, 9)
+    with pmarray.open_group(tmp_path / "group") as group:
+        out = group.create("draws", (3, 500), "float16")
+        posterior.sample_into(out, generator=1)
+        expected = flat(posterior.sample(3, generator=1))
+        np.testing.assert_allclose(out[...], expected.numpy(), rtol=2e-3, atol=1e-3)
+        np.testing.assert_allclose(
+            out[:, posterior.slices["first"]].reshape(3, 2, 3),
+            posterior.sample(3, generator=1)["first"].numpy(),
+            rtol=2e-3,
+            atol=1e-3,
+        )
+        before = out[...]
+        with pytest.raises(ValueError, match=r"\(3, 499\), and the draws \(3, 500\)"):
+            posterior.sample_into(group.create("short", (3, 499), "float16"))
+        with pytest.raises(ZeroDivisionError), group.transaction():
+            posterior.sample_into(out, generator=2)
+            assert not np.array_equal(out[...], before)
+            raise ZeroDivisionError
+        np.testing.assert_array_equal(out[...], before)
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def test_files_load_into_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    safetensors = pytest.importorskip(
+        "safetensors.torch", reason="safetensors: needs the package safetensors"
+    )
+    posterior = collected(500, 9)
+    expected = posterior.sample(3, generator=1)
+    for memory_bytes in (0, 1 << 30):
+        folder = tmp_path / str(memory_bytes) / "deep"
+        paths = posterior.save_samples(folder, 3, generator=1, memory_bytes=memory_bytes)
+        assert sorted(folder.iterdir()) == paths
+        assert paths[2].name == "draw-00002.safetensors"
+        for i, path in enumerate(paths):
+            model = Weights(torch.zeros(500))
+            model.load_state_dict(safetensors.load_file(path))
+            torch.testing.assert_close(model.second.detach(), expected["second"][i])
+    with pytest.raises(FileExistsError, match="2 of the 2 files are there"):
+        posterior.save_samples(folder, 2)
+    torch.testing.assert_close(safetensors.load_file(paths[0])["first"], expected["first"][0])
+    posterior.save_samples(folder, 2, overwrite=True, generator=2)
+    assert not torch.equal(safetensors.load_file(paths[0])["first"], expected["first"][0])
+
+    def full(*arguments: Any) -> None:
+        Path(arguments[1]).write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(safetensors, "save_file", full)
+    with pytest.raises(OSError, match="no space left"):
+        posterior.save_samples(tmp_path / "full", 2)
+    assert list((tmp_path / "full").iterdir()) == []
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def test_the_command_draws_into_an_array_all_or_nothing(tmp_path: Path) -> None:
+    store, drawn = f"memmap:{tmp_path / 'store'}", f"memmap:{tmp_path / 'drawn'}"
+    with collected(500, 9, location=store) as posterior:
+        expected = posterior.window(start=2, rank=4).sample(4, generator=7, antithetic=True)
+    options = ["--samples", "4", "--start", "2", "--rank", "4", "--seed", "7", "--antithetic"]
+
+    def sample(destination: str, *more: str) -> Result:
+        return CliRunner().invoke(app, ["sample", store, destination, *options, *more])
+
+    done = sample(f"{drawn}#draws")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"4 draws of 500 weights in {drawn}#draws\n"
+    with pmarray.open(f"{drawn}#draws", mode="r") as found:
+        torch.testing.assert_close(torch.from_numpy(found[...]), flat(expected))
+        assert found.attrs["parameters"]["second"] == {"start": 6, "shape": [494]}
+    again = sample(f"{drawn}#draws")
+    assert again.exit_code == 1
+    assert "draws" in again.stderr
+    assert sample(f"{drawn}#draws", "--overwrite", "--part", "diagonal").exit_code == 0
+    assert sample(f"{store}#draws").exit_code == 0  # beside the trajectory
+    with swag.load(store) as posterior_again:
+        assert posterior_again.n_averaged == 9
+    refused = sample(f"{drawn}#few", "--every", "9", "--part", "low-rank")
+    assert refused.exit_code == 1
+    assert "no low-rank part" in refused.stderr
+    with pmarray.open_group(drawn, mode="r") as group:
+        assert set(group) == {"draws"}
+    assert sample(f"{drawn}#odd", "--samples", "3").exit_code == 2
+
+
+def test_the_command_says_what_is_missing_or_writes_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = f"memmap:{tmp_path / 'store'}"
+    with collected(500, 9, location=store):
+        pass
+    arguments = ["sample", store, str(tmp_path / "files"), "--samples", "2"]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "safetensors.torch", None)
+        patch.setitem(sys.modules, "safetensors", None)
+        missing = CliRunner().invoke(app, arguments)
+    assert missing.exit_code == 1
+    assert "pip install 'pmarray[safetensors]'" in missing.stderr
+    assert not (tmp_path / "files").exists()
+    pytest.importorskip("safetensors", reason="safetensors: needs the package safetensors")
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "files").iterdir())) == 2
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "sample", "info"])
+def test_the_help_of_a_command_has_an_example(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"])
+    assert f"swag {command} memmap:./runs/demo" in " ".join(shown.stdout.split())
