@@ -206,8 +206,8 @@ class SWAG(Collecting):
         training. Attach each of several optimizers.
 
         An iterate is copied behind where each optimizer has stepped since the last one, together
-        they have every parameter collected, no embedding has a maximal norm, and the group was
-        opened by the posterior. Otherwise, and where a checkpoint is due, or with ``max_rank=0``,
+        they have every parameter collected, in host memory, no embedding has a maximal norm, and
+        the group was opened by the posterior. Otherwise, and where a checkpoint is due, or with ``max_rank=0``,
         `update_parameters` copies before it returns. What it raises about an iterate that was
         copied behind, the next call raises.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -29,8 +30,8 @@ class Network(nn.Module):
 
 @pytest.fixture
 def process_group(tmp_path: Path) -> Iterator[None]:
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    place = f"file://{tmp_path / 'processes'}"
+    torch.distributed.init_process_group("gloo", init_method=place, rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
 
@@ -40,9 +41,9 @@ def inside(model: Network, wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
     return model
 
 
-WRAPPED: dict[str, Callable[[Network], nn.Module]] = {
+WRAPPED: dict[str, Callable[..., nn.Module]] = {
     "DataParallel": nn.DataParallel,
-    "DataParallel of compile": lambda model: nn.DataParallel(torch.compile(model)),
+    "DataParallel of compile": lambda model: nn.DataParallel(cast(nn.Module, torch.compile(model))),
     "DistributedDataParallel": nn.parallel.DistributedDataParallel,
     "DataParallel inside": lambda model: inside(model, nn.DataParallel),
     "checkpointing inside": lambda model: inside(model, checkpoint_wrapper),
