@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -63,22 +64,46 @@ class TrainingContenders:
 
         return Contender("training alone", start)
 
-    def collecting(self, scheme: str) -> Contender:
-        """Training, and one collection a minibatch, every iterate kept."""
+    def collecting(
+        self,
+        scheme: str,
+        *,
+        attached: bool = False,
+        max_rank: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Contender:
+        """Training, and one collection a minibatch.
+
+        Parameters
+        ----------
+        scheme
+            Of the store.
+        attached
+            Whether the optimizer waits, and `update_parameters` does not.
+        max_rank, dtype
+            As for `swag.SWAG`.
+        """
 
         @contextmanager
         def start() -> Iterator[TrainingRun]:
             model = self._model()
             scratch = nullcontext("") if scheme == "dram" else self._scratch()
             with scratch as path:
-                posterior = swag.SWAG(model, store=f"{scheme}:{path}")
+                posterior = swag.SWAG(model, f"{scheme}:{path}", max_rank, dtype=dtype)
                 try:
                     trainer = self._trainer(model, posterior.update_parameters)
+                    if attached:
+                        posterior.attach(trainer.optimizer)
                     yield TrainingRun(trainer, posterior.flush)
                 finally:
                     posterior.close()
 
-        return Contender(f"SWAG on {scheme}:", start)
+        how = [
+            *(["attached"] if attached else []),
+            *([] if max_rank is None else [f"rank {max_rank}"]),
+            *([] if dtype is None else [str(dtype).removeprefix("torch.")]),
+        ]
+        return Contender(", ".join([f"SWAG on {scheme}:", *how]), start)
 
     def reference(self, *, rank: int, mapped: bool, most_steps: int) -> Contender:
         """Training, and a column written to a row-major matrix of `rank` columns."""

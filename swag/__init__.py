@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from swag import convergence as convergence
     from swag import datasets as datasets
     from swag import divergences as divergences
+    from swag import export as export
     from swag import metrics as metrics
     from swag import models as models
     from swag import uncertainty as uncertainty
@@ -50,6 +51,7 @@ __all__ = [  # noqa: RUF022 - in the order of `sorted`, which does not put capit
     "datasets",
     "divergences",
     "errors",
+    "export",
     "load",
     "metrics",
     "models",
@@ -74,6 +76,7 @@ _MODULES = {
     "convergence",
     "datasets",
     "divergences",
+    "export",
     "metrics",
     "models",
     "uncertainty",

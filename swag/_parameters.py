@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from swag._names import own_names
+from swag._selecting import Chosen, Parameters, choose, every
 from swag.errors import ModelError, StoreError
 
-__all__ = ["DTYPES", "Entry", "ParameterTable"]
+__all__ = ["DTYPES", "Entry", "ParameterTable", "chosen_of"]
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -67,8 +68,8 @@ class ParameterTable:
     """In the order of the vector."""
 
     @classmethod
-    def of(cls, model: nn.Module) -> Self:
-        """Make the table of the parameters that `model` trains.
+    def of(cls, model: nn.Module, chosen: Chosen = every) -> Self:
+        """Make the table of the parameters that `model` trains, or of those chosen among them.
 
         A frozen parameter (``requires_grad=False``) has no place: it does not vary.
 
@@ -80,7 +81,7 @@ class ParameterTable:
         """
         entries: list[Entry] = []
         start = 0
-        for name, parameter in _trained(model):
+        for name, parameter in _trained(model, chosen):
             if isinstance(parameter, nn.parameter.UninitializedParameter):
                 raise ModelError(f"{name} has no shape yet: run the model once, then collect")
             _refuse_part(name, parameter)
@@ -91,8 +92,9 @@ class ParameterTable:
             entries.append(Entry(name, tuple(parameter.shape), parameter.dtype, start))
             start = entries[-1].stop
         if not start:
+            among = "" if chosen is every else " among those of parameters="
             raise ModelError(
-                "the model has no parameter that requires a gradient: nothing to collect"
+                f"the model has no parameter that requires a gradient{among}: nothing to collect"
             )
         return cls(tuple(entries))
 
@@ -218,23 +220,36 @@ class ParameterTable:
         _refuse(self._unlike(there))
         return [there[entry.name] for entry in self.entries]
 
-    def find_all(self, model: nn.Module) -> list[nn.Parameter]:
-        """The same, and the model trains no other parameter.
+    def find_all(self, model: nn.Module, chosen: Chosen = every) -> list[nn.Parameter]:
+        """The same, and the model trains no other parameter of those chosen.
 
         Raises
         ------
         ModelError
             As `find`, or a parameter that is trained has no place in the vector.
         """
-        _refuse(self.differences(model))
-        return self.find(model)
+        there = _by_any_name(model)
+        _refuse(self._unlike(there))
+        _refuse(self._new(model, there, chosen), " (trained now, and not when collection began)")
+        return [there[entry.name] for entry in self.entries]
 
-    def differences(self, model: nn.Module) -> list[str]:
+    def differences(self, model: nn.Module, chosen: Chosen = every) -> list[str]:
         """What the model lacks, has in another shape, or trains without a place, in words."""
         there = _by_any_name(model)
+        return self._unlike(there) + self._new(model, there, chosen)
+
+    def _new(self, model: nn.Module, there: dict[str, nn.Parameter], chosen: Chosen) -> list[str]:
         placed = {id(there[entry.name]) for entry in self.entries if entry.name in there}
-        new = [f"{name} is new" for name, p in _trained(model) if id(p) not in placed]
-        return self._unlike(there) + new
+        return [f"{name} is new" for name, p in _trained(model, chosen) if id(p) not in placed]
+
+    def frozen(self, parameters: Sequence[nn.Parameter]) -> list[str]:
+        """Names of those that are not trained any more, while others are."""
+        found = [
+            entry.name
+            for entry, parameter in zip(self.entries, parameters, strict=True)
+            if not parameter.requires_grad
+        ]
+        return found if len(found) < len(self.entries) else []
 
     def _unlike(self, there: dict[str, nn.Parameter]) -> list[str]:
         found: list[str] = []
@@ -331,9 +346,15 @@ def _sum(values: Tensor) -> float:
         return float(np.add.reduce(flat.numpy()))
 
 
-def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+def chosen_of(parameters: Parameters | None, model: nn.Module) -> Chosen:
+    """What ``parameters=`` means for a model; see `swag._selecting.choose`."""
+    return choose(parameters, list(_by_any_name(model).items()))
+
+
+def _trained(model: nn.Module, chosen: Chosen) -> Iterator[tuple[str, nn.Parameter]]:
     own = own_names(model)
-    return ((own(name), p) for name, p in model.named_parameters() if p.requires_grad)
+    named = ((own(name), p) for name, p in model.named_parameters() if p.requires_grad)
+    return ((name, p) for name, p in named if chosen(name, p))
 
 
 def _refuse_part(name: str, parameter: nn.Parameter) -> None:
@@ -362,12 +383,13 @@ def _by_any_name(model: nn.Module) -> dict[str, nn.Parameter]:
     return {own(name): p for name, p in model.named_parameters(remove_duplicate=False)}
 
 
-def _refuse(differences: list[str]) -> None:
+def _refuse(differences: list[str], told: str = "") -> None:
     if differences:
         shown = "; ".join(differences[:5])
         if len(differences) > 5:
             shown += f"; and {len(differences) - 5} more"
-        raise ModelError(f"the model is not the one collected: {shown}")
+        hint = ": begin another posterior, or leave them out by parameters=" if told else ""
+        raise ModelError(f"the model is not the one collected: {shown}{told}{hint}")
 
 
 def _runs(parameters: Sequence[Tensor]) -> Iterator[tuple[torch.device, int, int]]:

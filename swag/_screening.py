@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from swag._parameters import ParameterTable
 from swag._records import Skipped
@@ -82,6 +82,18 @@ class Screen:
                 "skipped it",
             )
             raise NoIterateError
+
+    def look_for_frozen(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Tell once that some of the parameters are not trained any more."""
+        frozen = [] if "frozen" in self._warned else self._table.frozen(parameters)
+        if frozen:
+            more = f" and {len(frozen) - 5} more" if len(frozen) > 5 else ""
+            self._warn(
+                "frozen",
+                f"{', '.join(frozen[:5])}{more} do not require a gradient any more, and are "
+                "collected as they stand: for a posterior of the rest alone begin another one, "
+                "with parameters=, or use the window of iterates since",
+            )
 
     def note(self, iterate: int, sums: Tensor) -> None:
         """A column was collected."""

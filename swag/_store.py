@@ -48,6 +48,7 @@ from swag._joining import Joining
 from swag._moments import Moments
 from swag._parameters import ParameterTable
 from swag._records import Configuration, Progress, Skipped
+from swag._selecting import Chosen, every
 from swag._trajectory import Columns, as_tensor
 from swag.errors import StoreError, StoreExistsError, WindowError
 
@@ -121,6 +122,7 @@ class Store:
         checkpoint_every: int,
         dtype: torch.dtype | None,
         mode: Mode,
+        chosen: Chosen = every,
     ) -> Self:
         """Make a posterior at a location, or open the one there, as `mode` has it.
 
@@ -135,7 +137,7 @@ class Store:
         """
         if mode not in get_args(Mode):
             raise ValueError(f"mode={mode!r}: use one of {', '.join(map(repr, get_args(Mode)))}")
-        table = ParameterTable.of(model)
+        table = ParameterTable.of(model, chosen)
         exact = table.common_dtype
         if dtype is not None and dtype.itemsize > exact.itemsize:
             raise ValueError(f"dtype={dtype} is wider than {exact}, which holds every parameter")
@@ -150,7 +152,7 @@ class Store:
                         f"{group.url} holds a posterior of {collected} iterates already: give"
                         ' mode="a" to go on with it, or mode="w" to replace it'
                     )
-                differences = there.configuration.table.differences(model)
+                differences = there.configuration.table.differences(model, chosen)
                 for name in ("max_rank", "checkpoint_every", "dtype"):
                     mine, theirs = (getattr(c, name) for c in (configuration, there.configuration))
                     if mine != theirs:
@@ -260,16 +262,38 @@ class Store:
             self._squares[:] = moments.sum_of_squares
         self._note(Progress(collected, collected, moments.count, skipped, skipped))
 
-    def rewind(self) -> None:
-        """Cut off what was collected since the last checkpoint."""
+    def rewind(self, to: int | None = None) -> None:
+        """Cut off what was collected since the last checkpoint, or after so many iterates.
+
+        Raises
+        ------
+        WindowError
+            The moments of so many cannot be had any more.
+        """
         progress = self.progress()
-        count = progress.checkpointed
+        count = progress.checkpointed if to is None else to
+        if not 0 <= count <= progress.collected:
+            raise WindowError(f"{progress.collected} iterates are there: none to go back to {to}")
+        if 0 < count < progress.checkpointed and self.configuration.max_rank is not None:
+            raise WindowError(
+                f"the last checkpoint has {progress.checkpointed} iterates, and with max_rank="
+                f"{self.configuration.max_rank} there is no way back to {count}, as the earlier "
+                "ones are not kept"
+            )
         if progress.collected == count and progress.skipped == progress.skipped_before:
             return
         self.rewound += 1
         with Joining(self.group):
             self.cut(count)
-            self._note(replace(progress, collected=count, skipped=progress.skipped_before))
+            self._note(
+                replace(
+                    progress,
+                    collected=count,
+                    checkpointed=min(count, progress.checkpointed),
+                    in_moments=progress.in_moments if progress.in_moments <= count else 0,
+                    skipped=progress.skipped_before,
+                )
+            )
 
     def cut(self, collected: int) -> None:
         """Cut off a column that came to nothing."""

@@ -15,9 +15,10 @@ from swag._attached import Behind
 from swag._buffers import Buffers
 from swag._collecting import Collecting
 from swag._joining import Joining
-from swag._parameters import DTYPES
+from swag._parameters import DTYPES, chosen_of
 from swag._records import Progress
 from swag._screening import Screen
+from swag._selecting import Parameters
 from swag._store import Location, Mode, Store
 from swag._target import refuse_drawn
 from swag.posterior import Known, StoredPosterior, window
@@ -70,6 +71,11 @@ class SWAG(Collecting):
         checkpoint is. If it raises, the iterate is not collected.
     on_nonfinite
         ``"skip"``, as above, or ``"raise"``, to raise `NonFiniteError` instead.
+    parameters
+        Which of the trained parameters are collected, None for all: their names, with ``*`` and
+        ``?`` for what differs (``"classifier.*"``, ``["*lora_A*", "*lora_B*"]``); a function of
+        name and parameter that says whether; or a part of the model, such as ``model.head``. The
+        posterior is of these alone, and leaves the others as they are in the model that predicts.
     dtype
         Of the iterates kept: that of the parameters, or the narrowest that holds all of them
         exactly, if None. ``torch.bfloat16`` and ``torch.float16`` halve what a float32 network
@@ -112,6 +118,7 @@ class SWAG(Collecting):
         checkpoint_every: int = 100,
         on_checkpoint: Callable[[pmarray.Group], object] | None = None,
         on_nonfinite: Literal["skip", "raise"] = "skip",
+        parameters: Parameters | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         if max_rank is not None and max_rank < 0:
@@ -125,7 +132,8 @@ class SWAG(Collecting):
         if dtype is not None and max_rank == 0:
             raise ValueError(f"dtype={dtype} is of the iterates kept, and max_rank=0 keeps none")
         refuse_drawn(model)
-        opened = Store.create(store, model, max_rank, checkpoint_every, dtype, mode)
+        self._chosen = chosen_of(parameters, model)
+        opened = Store.create(store, model, max_rank, checkpoint_every, dtype, mode, self._chosen)
         screen = Screen(opened.table, raise_nonfinite=on_nonfinite == "raise")
         super().__init__(opened, screen, on_checkpoint)
 
@@ -185,7 +193,8 @@ class SWAG(Collecting):
         """
         self._refuse_closed()
         refuse_drawn(model)
-        parameters = self._table.find_all(model)
+        parameters = self._table.find_all(model, self._chosen)
+        self._screen.look_for_frozen(parameters)
         buffers = Buffers.of(model)
         progress = self._sync()
         due = (progress.collected + 1) % self._store.configuration.checkpoint_every == 0
@@ -318,15 +327,31 @@ class SWAG(Collecting):
             self._begun = None
         self._store.group.flush()
 
-    def rewind(self) -> int:
-        """Go back to the last checkpoint, forgetting what was collected since.
+    def rewind(self, to: int | None = None) -> int:
+        """Go back to the last checkpoint, or to so many iterates, forgetting what came after.
 
         For going on with a training that was interrupted, from the state that `on_checkpoint`
-        stored. Returns the number of iterates that remain.
+        stored, or from a file of your own that says how many iterates there were.
+
+        Parameters
+        ----------
+        to
+            Iterates that remain; those of the last checkpoint if None. The counts of weights that
+            were not collected go back to the last checkpoint's.
+
+        Returns
+        -------
+        int
+            Iterates that remain.
+
+        Raises
+        ------
+        WindowError
+            There are not so many; or, with `max_rank`, the last checkpoint has more.
         """
         self._refuse_closed()
         self._sync()
-        self._store.rewind()
+        self._store.rewind(to)
         self._load()
         return self._sync().collected
 

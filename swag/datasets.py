@@ -1,4 +1,4 @@
-"""MNIST, shipped with the package and read without a network."""
+"""MNIST, shipped with the package and read without a network, and data in stored arrays."""
 
 from __future__ import annotations
 
@@ -15,9 +15,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from swag._arrays import ArrayDataset, ArrayLoader
 from swag.errors import DatasetError
 
-__all__ = ["MNIST", "MNIST_MEAN", "MNIST_STD", "mnist", "mnist_part"]
+__all__ = [
+    "MNIST",
+    "MNIST_MEAN",
+    "MNIST_STD",
+    "ArrayDataset",
+    "ArrayLoader",
+    "mnist",
+    "mnist_part",
+]
 
 MNIST_MEAN = 0.1307
 """Mean of the training pixels, as fractions of white."""

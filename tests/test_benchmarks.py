@@ -49,7 +49,15 @@ def test_collect_compares_every_way_with_training_alone(scratch: Path, output: P
     assert list(rows) == [
         "training alone",
         "SWAG on dram:",
+        "SWAG on dram:, attached",
+        "SWAG on dram:, rank 20",
+        "SWAG on dram:, attached, rank 20",
         "SWAG on memmap:",
+        "SWAG on memmap:, attached",
+        "SWAG on memmap:, rank 20",
+        "SWAG on memmap:, attached, rank 20",
+        "SWAG on memmap:, attached, bfloat16",
+        "SWAG on zarr:, attached",
         "row-major in DRAM",
         "row-major np.memmap",
     ]

@@ -1,0 +1,95 @@
+"""Collecting in a `Trainer` of Lightning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+
+from swag._store import Location, Mode
+from swag.collect import SWAG
+from swag.integrations._collector import Collector
+
+__all__ = ["SWAGCallback"]
+
+
+class SWAGCallback(pl.Callback):
+    """Collects a posterior while Lightning trains.
+
+    Of several processes the first collects. Where ``fit(ckpt_path=...)`` resumes, the store is cut
+    back to the checkpoint. Checkpoints, schedulers and the module are left as they are: the
+    callback has no state in them, and averages nothing in place.
+
+    Parameters
+    ----------
+    store
+        URL of a `pmarray` group, or an open group.
+    start
+        Optimizer steps (``trainer.global_step``) before the first that is collected: the burn-in.
+    every
+        Optimizer steps from one iterate to the next; minibatches whose gradients are accumulated
+        are no steps.
+    mode
+        ``"a"`` goes on where training resumes; ``"w"`` replaces what is there when it begins anew.
+    **options
+        Of `swag.SWAG`: ``max_rank=``, ``parameters=`` and others.
+
+    Examples
+    --------
+    >>> from swag.integrations.lightning import SWAGCallback
+    >>> callback = SWAGCallback("memmap:./posterior", start=1000, every=10)
+    >>> callback  # doctest: +ELLIPSIS
+    <swag.integrations.lightning.SWAGCallback object at ...>
+
+    ``Trainer(callbacks=[callback]).fit(module)`` collects, and
+    ``swag.load("memmap:./posterior")`` opens the posterior, also while training goes on.
+    """
+
+    def __init__(
+        self,
+        store: Location,
+        *,
+        start: int = 0,
+        every: int = 1,
+        mode: Mode = "a",
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self._collector = Collector(store, start=start, every=every, mode=mode, **options)
+
+    @property
+    def posterior(self) -> SWAG:
+        """What is being collected, on the first process, while `fit` runs."""
+        return self._collector.posterior
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the store, and cut it back to the checkpoint that was loaded."""
+        if trainer.is_global_zero:
+            self._collector.begin(pl_module, trainer.global_step)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Collect, if the minibatch ended in an optimizer step whose turn it is."""
+        self._collector.stepped(pl_module, trainer.global_step)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Make what was collected durable before the checkpoint is."""
+        self._collector.saving(trainer.global_step)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Close the store; what was collected is kept."""
+        self._collector.fail()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Close the store, after the last checkpoint is written."""
+        self._collector.end()

@@ -1,0 +1,366 @@
+"""What a callback collects is what a plain loop collects of the same iterates, to the bit."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import swag
+from swag.errors import StoreError, StoreExistsError
+from swag.integrations import Collector
+from tests.swag.trainers import classifier, language_model, texts, train
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of these libraries, about one another
+    import accelerate
+    import lightning.pytorch as pl
+    import peft
+    import transformers
+
+    from swag.integrations.lightning import SWAGCallback as LightningCallback
+    from swag.integrations.transformers import SWAGCallback as TrainerCallback
+
+pytestmark = pytest.mark.filterwarnings("ignore:::(lightning|torch|transformers|accelerate|peft)")
+
+Facts = dict[str, Any]
+
+
+def facts(posterior: swag.Posterior) -> Facts:
+    """Everything that a posterior says, to be compared bit for bit."""
+    return {
+        "n_averaged": posterior.n_averaged,
+        "rank": posterior.rank,
+        "mean": posterior.mean(),
+        "variance": posterior.variance(),
+        "draws": posterior.sample(2, generator=0),
+    }
+
+
+def stored(store: str) -> Facts:
+    with swag.load(store) as posterior:
+        return facts(posterior)
+
+
+def same(one: Facts, other: Facts) -> bool:
+    assert one["n_averaged"] == other["n_averaged"]
+    assert one["rank"] == other["rank"]
+    for what in ("mean", "variance", "draws"):
+        assert one[what].keys() == other[what].keys()
+        for name, value in one[what].items():
+            assert torch.equal(value, other[what][name]), (what, name)
+    return True
+
+
+class Seen:
+    """The weights after each optimizer step, noted apart from what is tested."""
+
+    def __init__(self) -> None:
+        self.states: dict[int, dict[str, Tensor]] = {}
+
+    def note(self, step: int, model: nn.Module) -> None:
+        self.states[step] = {k: v.clone() for k, v in model.state_dict().items()}
+
+    def in_a_plain_loop(self, model: nn.Module, steps: list[int], **options: Any) -> Facts:
+        model = copy.deepcopy(model)
+        posterior = swag.SWAG(model, **options)
+        for step in steps:
+            model.load_state_dict(self.states[step])
+            posterior.update_parameters(model)
+        return facts(posterior)
+
+
+class TrainingDiedError(Exception):
+    """Training comes to an end that it did not plan."""
+
+
+# -- Lightning ------------------------------------------------------------------------------------
+
+
+class Module(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1))
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        loss: Tensor = (self.net(batch[0]) - batch[1]).square().mean()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2)]
+
+
+class Watch(pl.Callback):
+    """Notes the weights at each new optimizer step; ends training in the middle, if told."""
+
+    def __init__(self, die_at: int | None = None) -> None:
+        self.seen, self.die_at, self._last = Seen(), die_at, 0
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        if trainer.global_step > self._last:
+            self._last = trainer.global_step
+            self.seen.note(self._last, pl_module)
+        if self._last == self.die_at:
+            raise TrainingDiedError
+
+
+def fit(
+    directory: Path, *callbacks: Any, epochs: int = 3, resume: str | None = None, **options: Any
+) -> tuple[Module, Any]:
+    generator = torch.Generator().manual_seed(1)
+    data = torch.utils.data.TensorDataset(
+        torch.randn(24, 3, generator=generator), torch.randn(24, 1, generator=generator)
+    )
+    module = Module()
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=directory,
+        callbacks=list(callbacks),
+        accumulate_grad_batches=2,
+        **options,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(module, torch.utils.data.DataLoader(data, 4), ckpt_path=resume)
+    return module, trainer
+
+
+def test_lightning_collects_what_a_plain_loop_does(scratch: Path) -> None:
+    store = f"memmap:{scratch / 'posterior'}"
+    watch = Watch()
+    callback = LightningCallback(store, start=2, every=3)
+    module, trainer = fit(scratch, watch, callback, enable_checkpointing=False)
+    assert trainer.global_step == 9  # six minibatches an epoch, two to a step
+    assert same(stored(store), watch.seen.in_a_plain_loop(module, [3, 6, 9]))
+    with pytest.raises(RuntimeError, match="has ended"):
+        _ = callback.posterior
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_lightning_leaves_training_as_it_is_and_resumes(scratch: Path, rank: int | None) -> None:
+    def saves() -> pl.Callback:
+        return pl.callbacks.ModelCheckpoint(
+            scratch, filename="{step}", every_n_train_steps=3, save_top_k=-1
+        )
+
+    store, whole = f"memmap:{scratch / 'posterior'}", f"memmap:{scratch / 'whole'}"
+    plain, _ = fit(scratch / "plain", Watch(), enable_checkpointing=False)
+    module, _ = fit(
+        scratch / "whole", LightningCallback(whole, max_rank=rank), enable_checkpointing=False
+    )
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, module.state_dict()[name])
+    with pytest.raises(TrainingDiedError):
+        fit(scratch, LightningCallback(store, max_rank=rank), saves(), Watch(die_at=5))
+    with swag.load(store) as posterior:
+        assert posterior.n_averaged == 5  # ahead of the checkpoint of step 3
+    checkpoint = torch.load(scratch / "step=3.ckpt", weights_only=False)
+    assert not [name for name in checkpoint["callbacks"] if "SWAG" in name]
+    assert not [name for name in checkpoint["state_dict"] if not name.startswith("net.")]
+    with pytest.raises(StoreExistsError, match="resume it from a checkpoint"):
+        fit(scratch, LightningCallback(store, max_rank=rank), enable_checkpointing=False)
+    resumed, _ = fit(
+        scratch,
+        LightningCallback(store, max_rank=rank),
+        resume=str(scratch / "step=3.ckpt"),
+        enable_checkpointing=False,
+    )
+    for name, value in resumed.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name])
+    assert same(stored(store), stored(whole))
+    fit(scratch, LightningCallback(store, max_rank=rank, mode="w"), epochs=1)
+    assert stored(store)["n_averaged"] == 3
+
+
+# -- Transformers ---------------------------------------------------------------------------------
+
+
+class Record(transformers.TrainerCallback):
+    def __init__(self, die_at: int | None = None) -> None:
+        self.seen, self.die_at = Seen(), die_at
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seen.note(state.global_step, kwargs["model"])
+        if state.global_step == self.die_at:
+            raise TrainingDiedError
+
+
+def test_a_trainer_collects_what_a_plain_loop_does(scratch: Path) -> None:
+    store = f"memmap:{scratch / 'posterior'}"
+    record, model = Record(), language_model()
+    with TrainerCallback(store, start=1, every=2) as callback:
+        train(model, scratch, record, callback)
+    assert same(stored(store), record.seen.in_a_plain_loop(language_model(), [2, 4, 6]))
+    assert "lm_head.weight" not in stored(store)["mean"]  # tied to the embedding
+    with swag.load(store) as posterior:
+        ids = torch.stack([text["input_ids"] for text in texts(labels=False)])
+        predicted = posterior.predict(
+            model,
+            ids,
+            activation=nn.Softmax(dim=-1),
+            samples=3,
+            generator=0,
+            forward=lambda model, batch: model(batch).logits,
+        )
+    assert predicted.shape == (16, 6, 16)
+    torch.testing.assert_close(predicted.sum(dim=-1), torch.ones(16, 6))
+
+
+def test_a_trainer_resumes_from_its_checkpoint(scratch: Path) -> None:
+    store, whole = f"memmap:{scratch / 'posterior'}", f"memmap:{scratch / 'whole'}"
+    train(classifier(), scratch / "w", TrainerCallback(whole), labels=True)
+    options: dict[str, Any] = {"labels": True, "save_strategy": "steps", "save_steps": 2}
+    with pytest.raises(TrainingDiedError), TrainerCallback(store) as callback:
+        train(classifier(), scratch, callback, Record(die_at=5), **options)
+    with swag.load(store) as posterior:
+        assert posterior.n_averaged == 5
+    saved = {path.name for path in (scratch / "checkpoint-4").iterdir()}
+    resumed = classifier()
+    train(resumed, scratch, TrainerCallback(store), resume=str(scratch / "checkpoint-2"), **options)
+    assert same(stored(store), stored(whole))
+    assert {path.name for path in (scratch / "checkpoint-4").iterdir()} == saved
+    with swag.load(store) as posterior:
+        predicted = posterior.predict(
+            resumed,
+            [{key: item[None] for key, item in text.items()} for text in texts(labels=True)],
+            activation="softmax",
+            samples=3,
+            forward=lambda model, batch: model(input_ids=batch["input_ids"]).logits,
+        )
+    assert predicted.shape == (16, 2)
+
+
+KILLED = """
+import os, signal, sys, transformers
+from pathlib import Path
+from swag.integrations.transformers import SWAGCallback
+from tests.swag.trainers import classifier, train
+
+class Kill(transformers.TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+directory = Path(sys.argv[1])
+train(classifier(), directory, SWAGCallback(f"memmap:{directory / 'posterior'}"), Kill(),
+      labels=True, save_strategy="steps", save_steps=2)
+"""
+
+
+def test_a_killed_trainer_resumes(scratch: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED, str(scratch)], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == -9, run.stderr
+    store, whole = f"memmap:{scratch / 'posterior'}", f"memmap:{scratch / 'whole'}"
+    train(classifier(), scratch / "w", TrainerCallback(whole), labels=True)
+    train(
+        classifier(),
+        scratch,
+        TrainerCallback(store),
+        labels=True,
+        resume=str(scratch / "checkpoint-4"),
+    )
+    assert same(stored(store), stored(whole))
+
+
+def test_adapters_alone(scratch: Path) -> None:
+    torch.manual_seed(3)
+    adapted = peft.get_peft_model(
+        language_model(), peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)
+    )
+    fresh = copy.deepcopy(adapted)
+    store, record = f"memmap:{scratch / 'posterior'}", Record()
+    train(adapted, scratch, record, TrainerCallback(store))
+    found = stored(store)
+    assert found["mean"]
+    assert all("lora_" in name for name in found["mean"])
+    assert same(found, record.seen.in_a_plain_loop(fresh, [1, 2, 3, 4, 5, 6]))
+
+
+# -- accelerate, and loops of one's own -----------------------------------------------------------
+
+
+def rows() -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    while True:
+        yield torch.randn(4, 3, generator=generator)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+
+
+def loop(
+    directory: Path, *, steps: range, resume: bool = False, store: str, **options: Any
+) -> Seen:
+    """A loop of accelerate, that accumulates two minibatches and saves its state every 3 steps."""
+    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
+    model: Any
+    optimizer: Any
+    model, optimizer = accelerator.prepare(
+        plain := network(), torch.optim.SGD(plain.parameters(), lr=0.05)
+    )
+    if resume:
+        accelerator.load_state(str(directory / f"state-{steps.start}"))
+    seen, batches = Seen(), rows()
+    for _ in range(2 * steps.start):
+        next(batches)
+    with Collector(store, every=2, **options) as collector:
+        collector.begin(model, step=steps.start)
+        step = steps.start
+        while step < steps.stop:
+            with accelerator.accumulate(model):
+                accelerator.backward(model(next(batches)).square().mean())
+                optimizer.step()
+                optimizer.zero_grad()
+            step += accelerator.sync_gradients
+            if accelerator.sync_gradients:
+                seen.note(step, accelerator.unwrap_model(model))
+            collector.stepped(model, step)
+            if accelerator.sync_gradients and step % 3 == 0:
+                collector.saving(step)
+                accelerator.save_state(str(directory / f"state-{step}"))
+    return seen
+
+
+def test_accelerate_collects_what_a_plain_loop_does_and_resumes(scratch: Path) -> None:
+    store, whole = f"memmap:{scratch / 'posterior'}", f"memmap:{scratch / 'whole'}"
+    seen = loop(scratch / "w", steps=range(8), store=whole)
+    assert same(stored(whole), seen.in_a_plain_loop(network(), [1, 3, 5, 7]))
+    loop(scratch, steps=range(5), store=store)  # and no further
+    with swag.load(store) as posterior:
+        assert posterior.n_averaged == 3
+    loop(scratch, steps=range(3, 8), resume=True, store=store)
+    assert same(stored(store), stored(whole))
+
+
+def test_a_checkpoint_that_the_store_does_not_know_is_refused(scratch: Path) -> None:
+    store = f"memmap:{scratch / 'posterior'}"
+    model: Any = network()
+    with Collector(store) as collector:
+        with pytest.raises(StoreError, match="does not know the checkpoint at step 7"):
+            collector.begin(model, step=7)
+        collector.begin(model)
+        for step in range(1, 4):
+            nn.init.normal_(model[0].weight)
+            collector.stepped(model, step)
+    with Collector(store) as collector:
+        collector.begin(model, step=2)  # never announced, and all that was due was collected
+        assert collector.posterior.n_averaged == 2
