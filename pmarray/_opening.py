@@ -12,12 +12,12 @@ from numpy.typing import DTypeLike
 from pmarray._dtypes import parse_dtype
 from pmarray._geometry.layout import parse_layout, parse_shape, refuse_unaddressable
 from pmarray._group.catalog import NewArray
+from pmarray._group.kinds import kind_of
 from pmarray._sizes import available_memory_bytes, parse_bytes
 from pmarray._system.dropped import await_closing
 from pmarray._system.uninterrupted import uninterrupted
 from pmarray._url import DEFAULT_NAME, URL
 from pmarray.array import PMArray
-from pmarray.backends._protocols import Overwritable
 from pmarray.backends._registry import open_backend
 from pmarray.errors import (
     ArrayExistsError,
@@ -120,8 +120,8 @@ def _enter_group(
     await_closing()
     parsed = parsed.absolute()  # the process may work in another directory when it is used
     backend = open_backend(parsed, writable=mode != "r")
-    if (overwrite or mode == "w") and isinstance(backend, Overwritable):
-        backend.make_way()
+    if overwrite or mode == "w":
+        kind_of(str(parsed), backend).make_way()
     # Where the medium is memory it is reached directly, unless a cache is asked for.
     write_cache = cache not in (None, "auto") and cache_bytes > 0
     group = Group(parsed, backend, mode, cache_bytes, write_cache=write_cache)

@@ -416,7 +416,7 @@ class PMArray(Arithmetic, Interop, Growing):
         new = values if isinstance(values, StoredArray) else self._as_values(values)
         with self._turn():
             self._admit_writer()
-            return self._group._session.do(lambda: self._append(new, axis))
+            return self._do(lambda: self._append(new, axis))
 
     def _append(self, values: StoredArray | AnyArray, axis: int | None) -> tuple[int, ...]:
         if not self.ndim:
@@ -463,7 +463,7 @@ class PMArray(Arithmetic, Interop, Growing):
         """
         with self._turn():
             self._admit_writer()
-            self._group._session.do(lambda: self._resize(shape))
+            self._do(lambda: self._resize(shape))
 
     def transaction(self, *, wait: bool | None = None) -> Transaction:
         """Begin a transaction of the group that holds the array; see `Group.transaction`.

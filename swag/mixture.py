@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from swag._base import Options, Posterior, predict
+from swag._base import Posterior
 from swag._forward import Forward
-from swag._reductions import Activation, Average, GaussianMixture, Noise, Stack, activation_of
+from swag._predictor import Predictor
+from swag._target import Target
 from swag.errors import ModelError
-from swag.regression import GaussianPrediction
-from swag.sampling import Generator, source_of
+from swag.sampling import Gaussian, Generator, source_of
 
 __all__ = ["MultiSWAG"]
 
 
-class MultiSWAG:
+class MultiSWAG(Predictor):
     """An equal mixture of posteriors of one network, known as MultiSWAG (Wilson & Izmailov 2020).
 
     One Gaussian describes the surroundings of one solution; trainings from other seeds find others.
@@ -105,65 +104,14 @@ class MultiSWAG:
         ) as inside:
             yield inside
 
-    def predict(
-        self,
-        model: nn.Module,
-        inputs: Tensor | Dataset[Any] | Iterable[Any],
-        *,
-        activation: Activation,
-        **options: Unpack[Options],
-    ) -> Tensor:
-        """Average what `samples` networks of each posterior make of each input.
-
-        See `Posterior.predict`.
-        """
-        return predict(
-            self.posteriors,
-            model,
-            inputs,
-            lambda networks: Average(networks, activation_of(activation)),
-            **options,
-        )
-
-    def predict_regression(
-        self,
-        model: nn.Module,
-        inputs: Tensor | Dataset[Any] | Iterable[Any],
-        *,
-        noise: Noise = None,
-        **options: Unpack[Options],
-    ) -> GaussianPrediction:
-        """Mean and variance of what `samples` networks of each posterior say of each input.
-
-        See `Posterior.predict_regression`.
-        """
-        return predict(
-            self.posteriors,
-            model,
-            inputs,
-            lambda networks: GaussianMixture(networks, noise),
-            **options,
-        )
-
-    def predict_each(
-        self,
-        model: nn.Module,
-        inputs: Tensor | Dataset[Any] | Iterable[Any],
-        *,
-        activation: Activation = "none",
-        **options: Unpack[Options],
-    ) -> Tensor:
-        """What each of `samples` networks of each posterior makes of each input.
-
-        See `Posterior.predict_each`; the draws of one posterior stand one after another.
-        """
-        return predict(
-            self.posteriors,
-            model,
-            inputs,
-            lambda networks: Stack(networks, activation_of(activation)),
-            **options,
-        )
+    def _members(
+        self, model: nn.Module, loader: Iterable[Any] | None, forward: Forward | None
+    ) -> list[tuple[Target, Gaussian]]:
+        return [
+            member
+            for posterior in self.posteriors
+            for member in posterior._members(model, loader, forward)
+        ]
 
     def log_prob(self, weights: Mapping[str, Tensor], *, scale: float | None = None) -> Tensor:
         """The log of the density of the mixture; see `Posterior.log_prob`."""

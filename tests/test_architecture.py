@@ -7,17 +7,9 @@ and may only shrink: a line that no longer holds fails the test, as a new one do
 from __future__ import annotations
 
 import ast
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
-
-import pytest
-
-import pmarray
-from pmarray._cache.cache import ChunkCache
-from pmarray._system import osops
+from typing import NamedTuple
 
 PACKAGE = Path(__file__).parent.parent / "pmarray"
 
@@ -106,53 +98,6 @@ def floor(module: str) -> int:
     """How high a module lies, from the ground."""
     (height,) = (i for i, rooms in enumerate(reversed(FLOORS)) if room(module) in rooms)
     return height
-
-
-def _rooms_below(frame: FrameType | None) -> list[str]:
-    """The rooms of the functions that are being called, the outermost first, each once in a row."""
-    found: list[str] = []
-    while frame is not None:
-        path = Path(frame.f_code.co_filename)
-        if PACKAGE in path.parents:
-            name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-            if not found or found[-1] != name:
-                found.append(name)
-        frame = frame.f_back
-    return found[::-1]
-
-
-def _followed(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[list[str]]:
-    """Note the rooms above each call of a function."""
-    real, seen = getattr(owner, name), []
-
-    def noted(*arguments: Any, **options: Any) -> Any:
-        seen.append(_rooms_below(sys._getframe(1)))
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(owner, name, noted)
-    return seen
-
-
-def test_a_write_goes_down_to_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pmarray.open(tmp_path / "g", (1000, 4), layout="col") as a:
-        seen = _followed(monkeypatch, ChunkCache, "acquire")
-        a[:, 1] = range(1000)
-        assert seen == [["array", "_array", "_storage", "_cache", "_storage"]]
-        seen.clear()
-        assert a[10, 1] == 10
-        assert seen == []  # an item that is cached is looked at, and no chunk acquired
-
-
-def test_what_was_written_goes_on_to_the_medium(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with pmarray.open_group(tmp_path / "g") as group:
-        a = group.create("x", (1000, 4), layout="col")
-        group.flush()
-        seen = _followed(monkeypatch, osops, "pwritev")
-        a[:, 1] = 1
-        group.flush()
-        assert ["_cache", "_commits", "_storage", "backends", "_system"] in seen
 
 
 def test_every_room_has_its_floor() -> None:

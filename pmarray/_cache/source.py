@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from pmarray._formats.metadata import GroupMetadata
 from pmarray._formats.records import Image
@@ -127,7 +127,6 @@ class Sink(Protocol):
         """Commit sealed transactions with what is left of their writes, grouped by adjacency."""
 
 
-@runtime_checkable
 class CommittedStorage(Protocol):
     """What a commit asks of the storage of an array that it changes."""
 

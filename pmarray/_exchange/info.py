@@ -10,7 +10,6 @@ import numpy as np
 
 from pmarray._array.stored import StoredArray
 from pmarray._sizes import format_bytes
-from pmarray._storage.cached import CachedItems
 from pmarray._storage.chunked import ChunkStorage
 from pmarray._storage.region import RegionStorage
 from pmarray._url import URL
@@ -129,7 +128,5 @@ def _occupied(path: str) -> int:
 
 def chunk_states(a: StoredArray) -> list[ChunkState]:
     """Return the chunks of `a` that are cached; none of a view, whose chunks are another's."""
-    storage = a._storage
-    if not isinstance(storage, CachedItems):
-        return []
-    return [ChunkState(*state) for state in storage._cache.cached(storage)]
+    found = None if a._base is not None else a._storage.cached()
+    return [ChunkState(*state) for state in found or ()]

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._array.stored import StoredArray
-from pmarray._storage.mapped import MappedStorage
 
 __all__ = ["array_interface", "dlpack", "to_torch"]
 
@@ -111,14 +110,15 @@ def _shared(a: StoredArray) -> AnyArray | None:
     base = a
     while base._base is not None:
         base = base._base
-    if not isinstance(base._storage, MappedStorage) or a._group.mode == "r":
+    if base._storage.cached() is not None or a._group.mode == "r":
         return None
     view = a._storage.view()
     if view is None:
         return None
     if not view.size:  # of which nothing can be stored to
         return np.empty(a.shape, a.dtype, order="F" if a.layout == "col" else "C")
-    return base._storage.share(view).reshape(a.shape)
+    shared = base._storage.share(view)
+    return None if shared is None else shared.reshape(a.shape)
 
 
 def _fits_torch(block: AnyArray) -> bool:

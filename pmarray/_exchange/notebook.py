@@ -8,7 +8,6 @@ from pmarray._array.stored import StoredArray
 from pmarray._exchange.info import chunk_states, describe
 from pmarray._exchange.picture import Cell, aggregate, draw, tabulate
 from pmarray._sizes import format_bytes
-from pmarray._storage.cached import CachedItems
 from pmarray.errors import PMArrayError
 
 __all__ = ["cells_of", "to_html"]
@@ -23,7 +22,7 @@ def to_html(a: StoredArray) -> str:
             shown = ("shape", "dtype", "layout", "chunks", "size", "stored")
             rows = [row for row in info.rows() if row[0] in shown]
             rows.insert(0, ("url", f"{info.url}#{info.name}"))
-            if not isinstance(a._storage, CachedItems):
+            if a._base is not None or a._storage.cached() is None:
                 return tabulate(rows, "not cached: memory of this process, or a view", "")
             cache = a._group._session.cache
             used, budget = format_bytes(cache.memory.used_bytes), format_bytes(cache.budget_bytes)

@@ -180,9 +180,7 @@ class Commits:
             array._refuse_loans("commit")
         marks: dict[CommittedStorage, int] = {}
         for array in catalog.arrays.values():
-            mark = array._storage.seal()
-            if mark is not None and isinstance(array._storage, CommittedStorage):
-                marks[array._storage] = mark
+            marks |= array._storage.seal()
         if number is not None:
             commit = Commit(number, catalog.metadata, marks, list(catalog.removed), waited_for=wait)
             session.cache.seal(commit)

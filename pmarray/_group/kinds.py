@@ -25,6 +25,7 @@ from pmarray.backends._protocols import (
     Chunks,
     ImageTarget,
     LeavesOrphans,
+    Overwritable,
     PersistentRegion,
     Publishes,
     Region,
@@ -139,14 +140,24 @@ class Kind(ABC):
 
     def __init__(self, url: str, backend: Backend) -> None:
         self.url = url
-        self.has_journal = backend.has_journal
-        self.can_create = backend.can_create
+        self._any = backend
         self.survives_fork: bool = getattr(backend, "survives_fork", True)
         self.is_volatile: bool = getattr(backend, "volatile", False)
         self._versions = backend if isinstance(backend, Versions) else None
         self._orphans = backend if isinstance(backend, LeavesOrphans) else None
         self._publishes = backend if isinstance(backend, Publishes) else None
+        self._overwritable = backend if isinstance(backend, Overwritable) else None
         self._settles = backend if isinstance(backend, Settles) else None
+
+    @property
+    def has_journal(self) -> bool:
+        """Whether transactions survive a crash by before-images; loading may find out."""
+        return self._any.has_journal
+
+    @property
+    def can_create(self) -> bool:
+        """Whether arrays can be created and deleted; loading may find out."""
+        return self._any.can_create
 
     @property
     def can_commit(self) -> bool:
@@ -183,6 +194,11 @@ class Kind(ABC):
     def npy_path(self, file_id: int) -> str | None:
         """Return the path of an array's ``.npy`` file, where it has one."""
         return None if self._publishes is None else self._publishes.data_path(file_id)
+
+    def make_way(self) -> None:
+        """Overwrite what is no group of ours, on a medium that may hold something else."""
+        if self._overwritable is not None:
+            self._overwritable.make_way()
 
     def settle(self) -> None:
         """Drop what only a crash of this writer would have needed."""

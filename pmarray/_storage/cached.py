@@ -73,6 +73,15 @@ class CachedItems(ABC):
 
     # -- the array's side -----------------------------------------------------------------------
 
+    def expect(self, axes: Axes, /) -> None:
+        return  # chunk stores fetch ahead by themselves
+
+    def cached(self) -> list[tuple[tuple[int, ...], int, int]]:
+        return self._cache.cached(self)
+
+    def share(self, view: AnyArray, /) -> None:
+        return None
+
     def _read_directly(self, extent: Extent, target: AnyArray) -> bool:
         """Read items of which nothing is cached without caching them; False if that is no gain."""
         return False

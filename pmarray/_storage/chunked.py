@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._cache.cache import ChunkCache
-from pmarray._cache.source import CachedChunk, Pin, Write
+from pmarray._cache.source import CachedChunk, CommittedStorage, Pin, Write
 from pmarray._commits.snapshot import Snapshot
 from pmarray._dtypes import DType
 from pmarray._formats.records import Image
@@ -287,9 +287,9 @@ class ChunkStorage(CachedItems):
     def begin(self) -> None:
         self._doomed_before = set(self._doomed)
 
-    def seal(self) -> int | None:
+    def seal(self) -> dict[CommittedStorage, int]:
         if not self._unsynced:
-            return None
+            return {}
         self._unsynced = False
         self._marks += 1
         self._sealed[self._marks] = self._grid, set(self._doomed)
@@ -297,7 +297,7 @@ class ChunkStorage(CachedItems):
             self.protected_nbytes,
             self._grid.shape[self.layout.slow_axis] * self._line_of_chunks_nbytes,
         )
-        return self._marks
+        return {self: self._marks}
 
     def roll_back(self, layout: Layout, /) -> None:
         self._land_all()

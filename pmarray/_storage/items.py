@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._cache.source import CommittedStorage
 from pmarray._dtypes import DType
 from pmarray._geometry.layout import Layout
 
@@ -56,6 +57,9 @@ class Items(Protocol):
     def item(self, position: tuple[int, ...], offset: int, /) -> Any:
         """Return the item at a position, `offset` bytes from the start; or None: `read` it."""
 
+    def expect(self, axes: Axes, /) -> None:
+        """Take a hint that items are wanted soon; what cannot use it does nothing."""
+
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         """Copy `values`, broadcast to the selection, into the selected items."""
 
@@ -76,6 +80,15 @@ class Storage(Items, Protocol):
     def holds_fill(self) -> bool:
         """Whether items that were never written hold the fill value."""
 
+    def cached(self) -> list[tuple[tuple[int, ...], int, int]] | None:
+        """Return index, valid bytes and bytes not yet landed of each chunk in the cache.
+
+        None of what needs no cache: its items are in memory.
+        """
+
+    def share(self, view: AnyArray, /) -> AnyArray | None:
+        """Return a view of the items' own memory writable; None where that is the cache's."""
+
     def shows(self, values: AnyArray, /) -> bool:
         """Whether an array in memory may show items of this storage, and change with them."""
 
@@ -91,8 +104,8 @@ class Storage(Items, Protocol):
     def begin(self) -> None:
         """A transaction begins: be ready to go back to this moment."""
 
-    def seal(self) -> int | None:
-        """The transaction ends: return a mark for the commit, or None if it touched nothing."""
+    def seal(self) -> dict[CommittedStorage, int]:
+        """The transaction ends: return a mark for the commit, or nothing if it touched nothing."""
 
     def roll_back(self, layout: Layout, /) -> None:
         """Go back to the moment of `begin`, with this layout; the cache has forgotten its part."""

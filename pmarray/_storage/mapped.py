@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._cache.source import CommittedStorage
 from pmarray._dtypes import DType
 from pmarray._geometry.chunking import unfilled
 from pmarray._geometry.layout import Layout
@@ -115,6 +116,12 @@ class MappedStorage:
         used, self._used = self._used, max(self._used, layout.nbytes)
         return unfilled(before, layout, used if self.holds_fill else layout.nbytes)
 
+    def expect(self, axes: Axes, /) -> None:
+        pass
+
+    def cached(self) -> None:
+        return None
+
     def share(self, view: AnyArray, /) -> AnyArray:
         """Return a view of the memory writable, for somebody who will not say what is stored."""
         # Nobody will report the stores to the transaction, so it keeps all they may change.
@@ -130,9 +137,9 @@ class MappedStorage:
         result.flags.writeable = False
         return result
 
-    def seal(self) -> int | None:
+    def seal(self) -> dict[CommittedStorage, int]:
         self._undo = None
-        return None
+        return {}
 
     def make_durable(self, ndim: int, /) -> None:
         self.region.barrier()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._cache.cache import ChunkCache
+from pmarray._cache.source import CommittedStorage
 from pmarray._commits.journal import MAX_PAYLOAD_BYTES
 from pmarray._dtypes import DType
 from pmarray._formats.records import Image
@@ -194,11 +195,11 @@ class PersistentStorage(MappedStorage):
         self.layout = layout
         self._kept.clear()
 
-    def seal(self) -> int | None:
+    def seal(self) -> dict[CommittedStorage, int]:
         self._kept.clear()
         touched = self._note_shared() or self._unsynced
         self._unsynced = False
-        return self.layout.nbytes if touched else None
+        return {self: self.layout.nbytes} if touched else {}
 
     def images_of_deletes(self, mark: int, /) -> Iterable[Image]:
         return ()

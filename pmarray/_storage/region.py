@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._cache.cache import ChunkCache
-from pmarray._cache.source import CachedChunk, Write
+from pmarray._cache.source import CachedChunk, CommittedStorage, Write
 from pmarray._commits.journal import MAX_PAYLOAD_BYTES
 from pmarray._commits.snapshot import Snapshot
 from pmarray._dtypes import DType
@@ -210,12 +210,12 @@ class RegionStorage(CachedItems):
     def begin(self) -> None:
         pass
 
-    def seal(self) -> int | None:
+    def seal(self) -> dict[CommittedStorage, int]:
         if not self._unsynced:
-            return None
+            return {}
         self._unsynced = False
         self.protected_nbytes = max(self.protected_nbytes, self.layout.nbytes)
-        return self.layout.nbytes
+        return {self: self.layout.nbytes}
 
     def roll_back(self, layout: Layout, /) -> None:
         self.layout = layout

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from pmarray._array.stored import StoredArray
 from pmarray._geometry.layout import Layout, Order
 from pmarray._geometry.tiles import Box, box_within, boxes, plan_tile, runs_of
-from pmarray._storage.region import RegionStorage
 from pmarray.errors import LayoutError
 
 __all__ = ["ArraySource", "SlicedSource", "Source", "stream"]
@@ -60,9 +59,8 @@ class ArraySource:
         with self.array._turn():
             self.array._admit()
             storage = self.array._storage
-            if isinstance(storage, RegionStorage):
-                for part in runs_of(box, storage.layout):
-                    storage.expect(part)
+            for part in runs_of(box, storage.layout):
+                storage.expect(part)
 
     def read(self, box: Box, out: AnyArray, /) -> None:
         """Fill `out`."""

@@ -390,3 +390,36 @@ def test_no_noise_is_likelier_than_the_one_fitted(seed: int, n: int, level: floa
     low, high = prediction.with_noise(best).interval(0.5)
     torch.testing.assert_close(normal.cdf(high) - normal.cdf(low), torch.full_like(zero, 0.5))
     assert math.isfinite(float(top.sum()))
+
+
+# -- transformers itself --------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:::transformers")
+def test_a_model_of_transformers_takes_its_encodings() -> None:
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers: needs the package transformers"
+    )
+    config = transformers.BertConfig(
+        vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=8, num_labels=3,
+    )  # fmt: skip
+    model = seeded(transformers.BertForSequenceClassification, config)
+    posterior = collected(model)
+    ids = torch.randint(50, (6, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[:3, 5:] = 0
+    items = {"input_ids": ids, "attention_mask": mask, "labels": torch.zeros(6).long(), "row": ids}
+    found = posterior.predict(
+        model, [transformers.BatchEncoding(items)], activation="softmax", **SAMPLES
+    )
+    draws = posterior.sample(**{"n" if k == "samples" else k: v for k, v in SAMPLES.items()})
+    each = [
+        torch.func.functional_call(
+            model.eval(),
+            {name: values[i] for name, values in draws.items()},
+            kwargs={"input_ids": ids, "attention_mask": mask},
+        ).logits.softmax(dim=1)
+        for i in range(5)
+    ]
+    torch.testing.assert_close(found, torch.stack(each).mean(dim=0).detach())
