@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,11 @@ from swag.models import build
 from swag.recipe import Recipe
 from swag.training import Trainer
 
-__all__ = ["TrainingContenders", "TrainingRun"]
+__all__ = ["Collecting", "TrainingContenders", "TrainingRun"]
+
+
+Collecting = tuple[Callable[[nn.Module], object], Callable[[], object]]
+"""What is called with the model after every minibatch, and what makes all of it durable."""
 
 
 class TrainingRun:
@@ -83,13 +87,50 @@ class TrainingContenders:
         max_rank, dtype
             As for `swag.SWAG`.
         """
+        how = [
+            *(["attached"] if attached else []),
+            *([] if max_rank is None else [f"rank {max_rank}"]),
+            *([] if dtype is None else [str(dtype).removeprefix("torch.")]),
+        ]
+        url = "dram:" if scheme == "dram" else f"{scheme}:{{}}"
+        return self.storing(
+            ", ".join([f"SWAG on {scheme}:", *how]),
+            url,
+            attached=attached,
+            max_rank=max_rank,
+            dtype=dtype,
+        )
+
+    def storing(
+        self,
+        name: str,
+        url: str,
+        directory: Path | None = None,
+        *,
+        attached: bool = False,
+        max_rank: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Contender:
+        """The same at a URL, in which ``{}`` stands for a directory that is new in every round.
+
+        Parameters
+        ----------
+        name
+            What tables call it.
+        url
+            Of a `pmarray` group. Without a ``{}`` it names a place whose contents are replaced.
+        directory
+            Where the new directory is made, if not where all others are.
+        attached, max_rank, dtype
+            As for `collecting`.
+        """
 
         @contextmanager
         def start() -> Iterator[TrainingRun]:
             model = self._model()
-            scratch = nullcontext("") if scheme == "dram" else self._scratch()
+            scratch = self._scratch(directory) if "{}" in url else nullcontext("")
             with scratch as path:
-                posterior = swag.SWAG(model, f"{scheme}:{path}", max_rank, dtype=dtype)
+                posterior = swag.SWAG(model, url.format(path), max_rank, mode="w", dtype=dtype)
                 try:
                     trainer = self._trainer(model, posterior.update_parameters)
                     if attached:
@@ -98,12 +139,7 @@ class TrainingContenders:
                 finally:
                     posterior.close()
 
-        how = [
-            *(["attached"] if attached else []),
-            *([] if max_rank is None else [f"rank {max_rank}"]),
-            *([] if dtype is None else [str(dtype).removeprefix("torch.")]),
-        ]
-        return Contender(", ".join([f"SWAG on {scheme}:", *how]), start)
+        return Contender(name, start)
 
     def reference(self, *, rank: int, mapped: bool, most_steps: int) -> Contender:
         """Training, and a column written to a row-major matrix of `rank` columns."""
@@ -124,6 +160,19 @@ class TrainingContenders:
         where = "np.memmap" if mapped else "in DRAM"
         return Contender(f"row-major {where}", start, most_steps)
 
+    def calling(
+        self, name: str, start: Callable[[nn.Module], AbstractContextManager[Collecting]]
+    ) -> Contender:
+        """Training, and something of the caller's own after every minibatch."""
+
+        @contextmanager
+        def begin() -> Iterator[TrainingRun]:
+            model = self._model()
+            with start(model) as (collect, finish):
+                yield TrainingRun(self._trainer(model, collect), finish)
+
+        return Contender(name, begin)
+
     def _model(self) -> nn.Module:
         return build(self._recipe.model, seed=0)
 
@@ -131,8 +180,8 @@ class TrainingContenders:
         return Trainer(model, self._data, self._recipe, collect)
 
     @contextmanager
-    def _scratch(self) -> Iterator[str]:
-        path = tempfile.mkdtemp(dir=self._directory)
+    def _scratch(self, directory: Path | None = None) -> Iterator[str]:
+        path = tempfile.mkdtemp(dir=directory or self._directory)
         try:
             yield path
         finally:
