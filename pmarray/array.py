@@ -25,6 +25,7 @@ from pmarray._numpy.masks import is_large_mask, read_masked, write_masked
 from pmarray._selection.basic import Selection, normal_axis, select, storage_axes
 from pmarray._selection.fancy import FancySelection, orthogonal, parse, pointwise
 from pmarray._sizes import format_bytes
+from pmarray._storage.items import Loan
 from pmarray.errors import (
     LayoutError,
 )
@@ -357,17 +358,19 @@ class PMArray(Arithmetic, Interop, Growing):
         ...     column.sum(), column.flags.writeable
         (np.float64(0.0), False)
         """
-        with self._turn():
-            self._admit()
-            selection = select(index, self.shape)
-            loan = self._storage.pin(storage_axes(selection))
-            self._pins.add(loan)
+        loan: Loan | None = None
         try:
+            with self._turn():
+                self._admit()
+                selection = select(index, self.shape)
+                loan = self._storage.pin(storage_axes(selection))
+                self._pins.add(loan)
             block = loan.block.reshape(selection.block_shape)
             yield block[(*selection.to_result, ...)]
         finally:
-            self._pins.discard(loan)
-            loan.done()
+            if loan is not None:
+                self._pins.discard(loan)
+                loan.done()
 
     def appending(self, count: int = 1) -> AbstractContextManager[AnyArray]:
         """Grow by `count` lines of the slow axis and lend their memory.

@@ -70,14 +70,14 @@ class Borrowing:
         before = array._layout.lines
         selection = self._selection = self._choose()
         try:
-            loan = array._storage.lend(storage_axes(selection))
+            # At once: from here on `_give_up` can end it.
+            self._loan = array._storage.lend(storage_axes(selection))
         except BaseException:
             if array._layout.lines != before:
                 array._set_lines(before, fill=False)  # nobody has seen the new lines
             raise
         self._transaction = array._group._session.transaction
         array._loans.add(self)
-        self._loan = loan
 
     def __exit__(
         self,

@@ -209,20 +209,17 @@ class ChunkCache:
             chunk.source.load(chunk.index, gap_start, chunk.buffer[gap_start:gap_stop])
         chunk.valid.add(start, stop)
 
-    def pin(self, chunk: CachedChunk, holder: int | None) -> Pin:
-        """Keep a chunk in memory as long as what is returned is kept; see `unpin`."""
-        pin = Pin(holder)
+    def pin(self, chunk: CachedChunk, pin: Pin) -> None:
+        """Keep a chunk in memory as long as `pin` is kept; see `unpin`."""
         self.on_loan = True
         chunk.pin(pin, self.waiting.released)
-        return pin
 
-    def lend(self, chunk: CachedChunk, start: int, stop: int, holder: int) -> Pin:
+    def lend(self, chunk: CachedChunk, start: int, stop: int, pin: Pin) -> None:
         """Pin a chunk whose bytes ``[start, stop)`` somebody fills who will say when he is done.
 
         They count as valid, so that nobody reads the medium into memory that the borrower is
         filling: not a reader, and not the writer of another part of a block.
         """
-        pin = Pin(holder)
         self.on_loan = True
 
         def died(_: Any) -> None:
@@ -231,7 +228,14 @@ class ChunkCache:
 
         chunk.pin(pin, died)
         chunk.valid.add(start, stop)
-        return pin
+
+    def give_up(self, pin: Pin) -> None:
+        """Let go of what a caller was torn away from taking: his exception may keep the pin."""
+        with self.lock:
+            for chunk in list(self._chunks.values()):
+                died = chunk.unpin(pin)
+                if died is not None:
+                    died(None)
 
     def unpin(self, chunk: CachedChunk, pin: Pin) -> None:
         """Let go of a chunk, on any thread."""

@@ -90,9 +90,11 @@ class CachedChunk:
         """Stay for as long as `pin` is kept; tell `died` when nobody has it any more."""
         self._pins = (*(ref for ref in self._pins if ref() is not None), weakref.ref(pin, died))
 
-    def unpin(self, pin: Pin) -> None:
-        """Stay for others only; nobody is told that this one has died."""
+    def unpin(self, pin: Pin) -> Callable[[Any], object] | None:
+        """Stay for others only; return who has not been told that this one has died."""
+        died = next((ref.__callback__ for ref in self._pins if ref() is pin), None)
         self._pins = tuple([ref for ref in self._pins if ref() is not pin])
+        return died
 
 
 @dataclass(frozen=True, slots=True)

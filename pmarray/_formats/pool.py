@@ -4,8 +4,8 @@ The device is divided into units of its alignment, 2 MiB at least.
 
 ::
 
-    unit 0      block 0   superblock, slot 0
-                block 1   superblock, slot 1
+    unit 0      block 0   superblock, slot 0; its copy in the middle of the block
+                block 1   superblock, slot 1; the same
                 block 2   the process id of the writer, as text; no part of the state
     unit 1 ...            directories, the journal, and the items of arrays
 
@@ -20,18 +20,23 @@ Replacing the directory
 2. It is made durable.
 3. The superblock of the next generation, which refers to it, is stored to the slot that the
    current one does not have, and made durable. This is the commit point.
+4. The same superblock is stored to the copy of that slot, and made durable.
 
-The superblock with the highest generation among those whose checksum is right is the current one. A
-torn store to a slot leaves the other. Units that the old directory had and the new one has not are
-free after step 3. A unit that is given to a file is filled with zeros before step 1.
+The superblock with the highest generation among those whose checksum is right is the current one,
+copies among them. A torn store to a slot leaves the other one. What step 4 is for is damage: a bit
+that flips in the line of the current superblock would else pass for a torn store, and take the last
+change back. A writer stores anew what it finds only once. Units that the old directory had and the
+new one has not are free after step 3. A unit that is given to a file is filled with zeros before
+step 1.
 
 Formatting
 ----------
 A device that holds a pool gets an empty directory, in the way above. Any other device:
 
-1. Slot 0 gets a superblock of generation 0, which has no directory. Found alone, it says that
+1. The copies are cleared, for they would be taken for later ones.
+2. Slot 0 gets a superblock of generation 0, which has no directory. Found alone, it says that
    formatting was interrupted.
-2. Slot 1 is cleared, and gets the superblock of generation 1 as above.
+3. Slot 1 is cleared, and gets the superblock of generation 1 as above.
 """
 
 from __future__ import annotations
@@ -52,16 +57,19 @@ from pmarray._geometry.spans import SpanSet
 from pmarray.errors import DamagedError, ForeignDataError, StorageError
 
 __all__ = [
+    "COPY_OFFSET",
     "JOURNAL",
     "MIN_UNIT_BYTES",
     "SUPERBLOCK_BYTES",
     "Directory",
     "Runs",
+    "Slot",
     "Superblock",
     "allocate",
     "begins_with",
     "current",
     "describe_foreign",
+    "describe_slots",
     "free_units",
     "joined",
     "no_space",
@@ -72,6 +80,8 @@ _MAGIC = b"pmarrayP"
 _VERSION = 1
 _SUPERBLOCK = struct.Struct("<8sIIQQQQQII")
 SUPERBLOCK_BYTES = _SUPERBLOCK.size
+COPY_OFFSET = BLOCK_BYTES // 2
+"""Of the copy of a superblock, from the start of its block: far from the line itself."""
 
 JOURNAL = 0
 """The number of the journal among the files; arrays count from 1."""
@@ -114,18 +124,67 @@ class Superblock:
         magic, crc, version, *rest = _SUPERBLOCK.unpack_from(data)
         if magic != _MAGIC:
             return None
+        line = data[:8] + bytes(4) + struct.pack("<I", _VERSION) + data[16:SUPERBLOCK_BYTES]
+        is_whole = crc == google_crc32c.value(line)
+        if is_whole and version != _VERSION:
+            return None  # what is damaged is the version: that of a newer one would be counted in
         if version > _VERSION:
             raise ForeignDataError(
                 f"{where} holds a pool of format {version}; this pmarray reads up to {_VERSION}: "
                 "install a newer one"
             )
-        line = data[:8] + bytes(4) + data[12:SUPERBLOCK_BYTES]
-        if crc != google_crc32c.value(line):
-            return None
-        return cls(*rest[:6])
+        return cls(*rest[:6]) if is_whole else None
 
 
-def current(slots: Sequence[bytes], where: str) -> tuple[int, Superblock] | None:
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What a slot holds: a cache line, and its copy."""
+
+    line: bytes
+    copy: bytes = b""
+
+    @classmethod
+    def from_block(cls, block: NDArray[np.uint8]) -> Slot:
+        """Read the block that a slot has."""
+        ends = SUPERBLOCK_BYTES, COPY_OFFSET + SUPERBLOCK_BYTES
+        return cls(block[: ends[0]].tobytes(), block[COPY_OFFSET : ends[1]].tobytes())
+
+    def _halves(self, where: str) -> list[Superblock | None]:
+        return [
+            Superblock.from_bytes(half, where) if half else None for half in (self.line, self.copy)
+        ]
+
+    def superblock(self, where: str) -> Superblock | None:
+        """Return the later one of the two; None where neither is whole."""
+        whole = [half for half in self._halves(where) if half is not None]
+        return max(whole, key=lambda half: half.generation, default=None)
+
+    @property
+    def has_magic(self) -> bool:
+        """Whether there was a superblock, in whatever state it is now."""
+        return self.line.startswith(_MAGIC) or self.copy.startswith(_MAGIC)
+
+    def describe(self, in_force: int, where: str) -> tuple[str, bool] | None:
+        """Say what is the matter with it, and whether that is damage; None if nothing is.
+
+        Parameters
+        ----------
+        in_force
+            The generation in force.
+        where
+            For messages.
+        """
+        line, copy = self._halves(where)
+        if line is None and copy is not None and copy.generation == in_force:
+            return "it is damaged, and its copy serves: nothing is lost", True
+        if line is None and any(self.line):
+            return "it is not whole: a crash may have left it so, or it is damaged", False
+        if line is not None and copy is None and any(self.copy):
+            return "its copy is not whole: a crash may have left it so, or it is damaged", False
+        return None
+
+
+def current(slots: Sequence[Slot], where: str) -> tuple[int, Superblock] | None:
     """Return number and contents of the slot in force; None where there is no pool.
 
     Raises
@@ -137,11 +196,11 @@ def current(slots: Sequence[bytes], where: str) -> tuple[int, Superblock] | None
     """
     found = [
         (number, superblock)
-        for number, data in enumerate(slots)
-        if (superblock := Superblock.from_bytes(data, where)) is not None
+        for number, slot in enumerate(slots)
+        if (superblock := slot.superblock(where)) is not None
     ]
     if not found:
-        if any(data.startswith(_MAGIC) for data in slots):
+        if any(slot.has_magic for slot in slots):
             raise DamagedError(
                 f"both superblocks of {where} are damaged: restore it from a backup, or make it "
                 "new with `pmarray format`"
@@ -154,6 +213,21 @@ def current(slots: Sequence[bytes], where: str) -> tuple[int, Superblock] | None
             "if that was what was interrupted, run it again"
         )
     return number, superblock
+
+
+def describe_slots(slots: Sequence[Slot], where: str) -> list[tuple[str, str, bool]]:
+    """Say what is the matter with the slots of a pool that can be opened.
+
+    Returns
+    -------
+    list of (slot, message, damaged)
+        Empty where all is well.
+    """
+    found = current(slots, where)
+    if found is None:
+        return []
+    described = [slot.describe(found[1].generation, where) for slot in slots]
+    return [(f"superblock {i}", *one) for i, one in enumerate(described) if one is not None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from pmarray.backends._protocols import (
     ChunkBackend,
     Chunks,
     ImageTarget,
+    KeepsCopies,
     LeavesOrphans,
     Overwritable,
     PersistentRegion,
@@ -145,6 +146,7 @@ class Kind(ABC):
         self.is_volatile: bool = getattr(backend, "volatile", False)
         self._versions = backend if isinstance(backend, Versions) else None
         self._orphans = backend if isinstance(backend, LeavesOrphans) else None
+        self._copies = backend if isinstance(backend, KeepsCopies) else None
         self._publishes = backend if isinstance(backend, Publishes) else None
         self._overwritable = backend if isinstance(backend, Overwritable) else None
         self._settles = backend if isinstance(backend, Settles) else None
@@ -185,6 +187,10 @@ class Kind(ABC):
         """Delete them, on the writer."""
         if self._orphans is not None:
             self._orphans.remove_orphans(metadata)
+
+    def flaws(self) -> Sequence[tuple[str, str, bool]]:
+        """Return what is damaged and does not matter: where, what, whether it is damage."""
+        return () if self._copies is None else self._copies.flaws()
 
     def publish(self, names: Mapping[str, int]) -> None:
         """Let other programs find the arrays by their names, where they can at all."""

@@ -39,7 +39,7 @@ from pmarray._formats.metadata import Checkpoint, GroupMetadata
 from pmarray._group.kinds import Kind, kind_of
 from pmarray._group.transaction import OpenTransaction
 from pmarray._system import lifetime
-from pmarray._system.dropped import await_closing
+from pmarray._system.dropped import await_closing, close_behind
 from pmarray._system.uninterrupted import Task, await_abandoned
 from pmarray._url import URL
 from pmarray.backends._protocols import ChunkBackend, RegionBackend
@@ -234,12 +234,19 @@ class Session:
 
     def close(self) -> None:
         """Flush and give everything up, also where that raises; see `Group.close`."""
-        with self.turn():
-            self.await_pending()
-            if self.holds_resources:
-                self.do(self._close)
-            elif self._state is State.READER_OF_PARENT:
-                self._state = _CLOSED  # and no use opens it again
+        try:
+            with self.turn():
+                self.await_pending()
+                if self.holds_resources:
+                    self.do(self._close)
+                elif self._state is State.READER_OF_PARENT:
+                    self._state = _CLOSED  # and no use opens it again
+        except PMArrayError:
+            raise  # by the closing, or it was refused
+        except BaseException:
+            if self.holds_resources:  # it may have come before anything was begun
+                close_behind(self)
+            raise
 
     def _close(self) -> None:
         try:

@@ -123,15 +123,23 @@ class CachedItems(ABC):
         extent = self._one_extent(axes)
         if extent is None:
             return self._empty(axes)
-        start, stop = extent.spans[0]
-        holder = caller()
+        pin = Pin(caller())
+        try:
+            return self._lend(extent, pin)
+        except BaseException:
+            self._cache.give_up(pin)
+            raise
 
-        def attempt() -> tuple[CachedChunk, Pin]:
+    def _lend(self, extent: Extent, pin: Pin) -> Loan:
+        start, stop = extent.spans[0]
+
+        def attempt() -> CachedChunk:
             chunk = self._cache.acquire(self, extent.chunk, self._chunk_nbytes)
             self._cache.prepare_write(chunk, start, stop, exact=True)
-            return chunk, self._cache.lend(chunk, start, stop, holder)
+            self._cache.lend(chunk, start, stop, pin)
+            return chunk
 
-        chunk, pin = self._cache.until(attempt)
+        chunk = self._cache.until(attempt)
 
         def end() -> None:
             self._cache.await_landing(chunk, start, stop)
@@ -163,14 +171,21 @@ class CachedItems(ABC):
         extent = self._one_extent(axes)
         if extent is None:
             return self._empty(axes)
-        holder = caller()
+        pin = Pin(caller())
+        try:
+            return self._pin(extent, pin)
+        except BaseException:
+            self._cache.give_up(pin)
+            raise
 
-        def attempt() -> tuple[CachedChunk, Pin]:
+    def _pin(self, extent: Extent, pin: Pin) -> Loan:
+        def attempt() -> CachedChunk:
             chunk = self._cache.acquire(self, extent.chunk, self._chunk_nbytes)
             self._cache.load(chunk, *extent.spans[0])
-            return chunk, self._cache.pin(chunk, holder)
+            self._cache.pin(chunk, pin)
+            return chunk
 
-        chunk, pin = self._cache.until(attempt)
+        chunk = self._cache.until(attempt)
         block = self._items(chunk)[extent.within]
         block.flags.writeable = False
 

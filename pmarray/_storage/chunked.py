@@ -375,9 +375,11 @@ class ChunkStorage(CachedItems):
             chunk = self._cache.acquire(self, index, self._chunk_nbytes, needed=needed)
             items = self._items(chunk)
             # Noted before it begins: the thread must not fill memory that nobody keeps for it.
+            pin = Pin(None)
+            self._cache.pin(chunk, pin)
             fetch = self._ahead[index] = _Fetch(
                 chunk,
-                self._cache.pin(chunk, None),
+                pin,
                 Task(lambda: self._fetch(index, items), lambda: self._arrived(index, fetch)),
             )
             start(fetch.task)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -78,10 +77,8 @@ class PersistentStorage(MappedStorage):
         """What readers may be at: before a commit that cut the array, it was longer."""
         self._kept = SpanSet()
         """What the open transaction has before-images of."""
-        self._shared: list[weakref.ref[_Owner]] = []
-        """Who else may store to the memory, and will not say when."""
-        self._given_back: deque[int] = deque()
-        """How much of it, for each who has stopped."""
+        self._shared: list[tuple[weakref.ref[_Owner], int]] = []
+        """Who else may store to the memory and will not say when, and to how much of it."""
         self._unsynced = new
         # A crash may have left an older header than the metadata have.
         self._stale_header = True
@@ -164,21 +161,21 @@ class PersistentStorage(MappedStorage):
     def share(self, view: AnyArray, /) -> AnyArray:
         self._protect(tuple(slice(0, n, 1) for n in self.layout.shape))
         owner = _Owner(self.region.memory)
-        self._shared.append(weakref.ref(owner))
-        # On a deque, for it may come in the middle of anything.
-        weakref.finalize(owner, self._given_back.append, self.layout.nbytes).atexit = False
+        self._shared.append((weakref.ref(owner), self.layout.nbytes))
         memory = np.asarray(owner)
         offset = view.ctypes.data - memory.ctypes.data
         return np.ndarray(view.shape, view.dtype, memory, offset, view.strides)
 
     def _note_shared(self) -> bool:
         """Take it that whoever shares the memory has stored to all of it; say if anyone does."""
-        self._shared = [owner for owner in self._shared if owner() is not None]
-        nbytes = self.layout.nbytes if self._shared else 0
-        while self._given_back:
-            nbytes = max(nbytes, self._given_back.popleft())
+        # Who has stopped since the last time may have stored until then: once more, and no more.
+        there = [(owner, n) for owner, n in self._shared if owner() is not None]
+        nbytes = max((n for _, n in self._shared), default=0)
+        if there:
+            nbytes = max(nbytes, self.layout.nbytes)
         if nbytes:
             self.region.stored(0, min(nbytes, self.region.capacity))
+        self._shared = there
         return nbytes > 0
 
     # -- transactions -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Groups that nobody has any more and nobody has closed.
+"""Groups that nobody has any more and nobody has closed, or that a caller was closing.
 
 A destructor runs on any thread, in the middle of anything: on the writer of a group or an event
 loop, which closing waits for, or under a lock that closing wants. So another thread closes, and
@@ -16,7 +16,7 @@ from typing import Protocol
 
 from pmarray._system.uninterrupted import start_thread
 
-__all__ = ["await_closing", "close_later"]
+__all__ = ["await_closing", "close_behind", "close_later"]
 
 _PATIENCE_S = 60.0
 
@@ -28,11 +28,14 @@ class _Group(Protocol):
 
 
 class _Dropped:
-    """A group on its way to be closed."""
+    """A group on its way to be closed, once, however often it comes there."""
 
     def __init__(self, group: _Group, *, waited_for: bool) -> None:
         self.group = group
         self.waited_for = waited_for
+        self.is_queued = False
+        """Whether a thread is sure to come to it: an exception may have come before."""
+        self._claim = threading.Lock()
         # A plain lock: an interrupt in the wait for an Event could leave that held.
         self._open = threading.Lock()
         self._open.acquire()
@@ -46,6 +49,8 @@ class _Dropped:
         return closed
 
     def close(self) -> None:
+        if not self._claim.acquire(blocking=False):
+            return  # it was queued twice
         try:
             self.group.close()
         except BaseException as error:
@@ -72,18 +77,34 @@ def close_later(group: _Group) -> None:
     """Close a group; called by its destructor. Raises only where it has waited."""
     on_main = threading.current_thread() is threading.main_thread()
     dropped = _Dropped(group, waited_for=on_main and not _runs_a_loop())
+    _hand_over(dropped)
+    if dropped.waited_for and dropped.wait() and dropped.error is not None:
+        raise dropped.error
+
+
+def close_behind(group: _Group) -> None:
+    """Close a group whose caller was torn away before the closing began, and wait for nothing."""
+    _hand_over(_Dropped(group, waited_for=False))
+
+
+def _hand_over(dropped: _Dropped) -> None:
     _dropped.append(dropped)
+    _enqueue(dropped)
+
+
+def _enqueue(dropped: _Dropped) -> None:
     _queue.put(dropped)
     if not _closer and not start_thread(_work):  # so late that no thread can be started
         _queue.get().close()
-    if dropped.waited_for and dropped.wait() and dropped.error is not None:
-        raise dropped.error
+    dropped.is_queued = True
 
 
 def await_closing() -> None:
     """Return when groups that were dropped before have been closed."""
     if _dropped and threading.get_ident() not in _closer:
         for dropped in _dropped.copy():  # the other thread takes them out
+            if not dropped.is_queued:
+                _enqueue(dropped)
             dropped.wait()
 
 

@@ -59,6 +59,10 @@ def _close_all() -> None:
             closes.callback(group.close)
 
 
+def _nothing() -> None:
+    pass
+
+
 def _end() -> None:
     with ExitStack() as ends:
         for function in _after:
@@ -72,6 +76,9 @@ def _abandon_all() -> None:
         group.abandon()
 
 
+# What `atexit` has is called in reverse. `weakref.finalize` registers itself when it is first used,
+# and is how stores close their connections; groups are written through these. So it comes first.
+weakref.finalize(_end, _nothing)
 atexit.register(_end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_abandon_all)

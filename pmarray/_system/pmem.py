@@ -13,7 +13,6 @@ import ctypes
 import ctypes.util
 import mmap
 import os
-import weakref
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -54,7 +53,6 @@ def _libc() -> ctypes.CDLL:
     libc.mremap.argtypes = [
         ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p,
     ]  # fmt: skip
-    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     libc.msync.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     return libc
 
@@ -87,7 +85,7 @@ class Mapping:
         All bytes, uint8; read-only where it was mapped so.
     """
 
-    def __init__(self, address: int, nbytes: int, *, write: bool, reserved: tuple[int, int]):
+    def __init__(self, address: int, nbytes: int, *, write: bool, reserved: mmap.mmap):
         self.address = address
         self.nbytes = nbytes
         # What NumPy keeps alive for an array is the object it got this from.
@@ -99,7 +97,9 @@ class Mapping:
         }
         self.lease: object = None
         """Kept alive as long as the memory can be seen."""
-        weakref.finalize(self, _libc().munmap, *reserved).atexit = False
+        # Gives the addresses back as it goes, in C: an exception that a signal raises in a
+        # finalizer of Python's would leave them mapped for good.
+        self._reserved = reserved
 
     @property
     def memory(self) -> NDArray[np.uint8]:
@@ -183,14 +183,12 @@ def _map_with(
 ) -> Mapping:
     """Reserve addresses, and let `place` put each piece there."""
     nbytes = sum(length for _, length in pieces)
-    size = nbytes + alignment
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-    start = _mmap(None, size, _PROT_NONE, flags, -1, 0)
-    if start is None or start == _FAILED:
-        raise _error("mmap")
+    reserved = mmap.mmap(-1, nbytes + alignment, flags=flags, prot=_PROT_NONE)
+    start = np.frombuffer(reserved, np.uint8).ctypes.data
     address = -(-start // alignment) * alignment
     # It owns what is reserved from here on, and gives it back if a piece cannot be mapped.
-    mapping = Mapping(address, nbytes, write=write, reserved=(start, size))
+    mapping = Mapping(address, nbytes, write=write, reserved=reserved)
     for offset, length in pieces:
         if place(address, offset, length) == _FAILED:
             raise _error("mmap")

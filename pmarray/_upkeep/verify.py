@@ -111,6 +111,7 @@ def _findings(
             findings += _header_findings(name, array, path)
     left = "belongs to no array: left by a crash, and removed by the next writer"
     findings += [Finding(path, left, damaged=False) for path in kind.orphans(metadata)]
+    findings += [Finding(*flaw) for flaw in kind.flaws()]
     return findings
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "ChunkBackend",
     "Chunks",
     "ImageTarget",
+    "KeepsCopies",
     "KeepsImages",
     "LeavesOrphans",
     "LosesLock",
@@ -249,6 +250,14 @@ class LeavesOrphans(Protocol, metaclass=RememberedProtocol):
 
     def remove_orphans(self, metadata: GroupMetadata, /) -> None:
         """Delete them; called by the writer, when `metadata` are durable."""
+
+
+@runtime_checkable
+class KeepsCopies(Protocol, metaclass=RememberedProtocol):
+    """A backend that keeps something twice, and goes on where one of the two is damaged."""
+
+    def flaws(self) -> Sequence[tuple[str, str, bool]]:
+        """Return where there are not two, what is the matter, and whether that is damage."""
 
 
 @runtime_checkable

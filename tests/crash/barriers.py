@@ -103,6 +103,8 @@ FAMILIES = {
                 "persist shelf/stores.py begin",
                 # The process id of the writer, for messages.
                 "store shelf/pool.py become_writer",
+                # The copy of a superblock is for damage; a cut leaves the line.
+                "store shelf/pool.py _vouch",
             }),
             slow=frozenset({
                 # Two headers in a row have to be lost for the journal to have none.

@@ -4,7 +4,8 @@
 
 1. A scenario is run on record (`tests.crash.check`), and crashed at a random instant: killed, so
    that the newest state is there, or by a power cut that loses and tears what it may.
-2. One fault is put into the journal: a flipped bit, a block that is zeros or noise, a cut.
+2. One fault is put into the journal: a flipped bit, a block that is zeros or noise, a cut; or a bit
+   is flipped in a superblock of a pool.
 3. The group is opened by a reader, and recovered by a writer. Either refuses it with
    `DamagedError`, or finds a state that had been promised.
 4. A group that was refused is recovered by force; afterwards it opens, and `verify` is content.
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pmarray
+from pmarray._formats.pool import COPY_OFFSET, SUPERBLOCK_BYTES
 from pmarray._url import URL
 from pmarray.backends import open_backend
 from pmarray.backends.shelf.poolbackend import PoolBackend
@@ -39,8 +41,11 @@ from tests.crash.stage import Stage
 __all__ = ["FAULTS", "Outcome", "damage_and_open", "main"]
 
 _BLOCK_BYTES = 4096
-FAULTS = ("bit", "bit", "bit", "zeros", "noise", "sector", "cut", "empty", "gone", "blank")
+FAULTS = (
+    "bit", "bit", "bit", "zeros", "noise", "sector", "cut", "empty", "gone", "blank", "superblock",
+)  # fmt: skip
 _FILE_FAULTS = ("cut", "empty", "gone")
+_SUPERBLOCKS = (0, COPY_OFFSET, _BLOCK_BYTES, _BLOCK_BYTES + COPY_OFFSET)
 _TEMPLATES = {
     "durable": "memmap",
     "uncached": "memmap",
@@ -134,14 +139,18 @@ def _inject(kind: str, pieces: list[tuple[Path, int, int]], rng: random.Random) 
                 file.write(bytes(length))
             return kind
         at, length = block, _BLOCK_BYTES
+        if kind == "superblock":
+            at, length = rng.choice(_SUPERBLOCKS) + rng.randrange(SUPERBLOCK_BYTES), 1
         if kind == "sector":
             at, length = block + 512 * rng.randrange(8), 512
         if kind == "bit":
             at, length = block + rng.randrange(_BLOCK_BYTES), 1
         file.seek(at)
         old = file.read(length)
+        flipped = bytes([(old or b"\0")[0] ^ 1 << rng.randrange(8)])
         new = {
-            "bit": bytes([(old or b"\0")[0] ^ 1 << rng.randrange(8)]),
+            "bit": flipped,
+            "superblock": flipped,
             "zeros": bytes(length),
             "sector": bytes(length),
             "noise": rng.randbytes(length),
@@ -256,6 +265,8 @@ def damage_campaign(
                     return
                 if medium == "device" and kind in _FILE_FAULTS:
                     continue  # a pool has no file that could be cut
+                if medium != "device" and kind == "superblock":
+                    continue
                 with scratch() as copy:
                     shutil.copytree(shown, copy / "it", symlinks=True)
                     try:

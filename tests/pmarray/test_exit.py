@@ -59,6 +59,55 @@ def test_threads_and_atexit_handlers_go_on_writing(
         assert x[...].tolist() == [*range(1, 21), 0, 21]
 
 
+# As s3fs and its kin are: on the loop of who uses it, over a connection that it closes at exit.
+CONNECTED = """
+import asyncio, weakref
+import fsspec
+from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+class Connection:
+    open = True
+    def close(self):
+        self.open = False
+
+class Connected(AsyncFileSystem):
+    protocol = "connected"
+    _connection = None
+
+    async def _do(self, name, *args, **options):
+        if self._connection is None:
+            self._connection = Connection()
+            weakref.finalize(self, Connection.close, self._connection)
+        await asyncio.sleep(0)
+        if not self._connection.open:
+            raise OSError("the connection is closed")
+        call = getattr(LocalFileSystem(auto_mkdir=True), name)
+        return await asyncio.to_thread(call, *args, **options)
+
+for name in ("cat_file", "pipe_file", "rm_file", "info", "ls", "exists"):
+    async def method(self, *args, name=name, batch_size=None, **options):
+        return await self._do(name, *args, **options)
+    setattr(Connected, "_" + name, method)
+fsspec.register_implementation("connected", Connected)
+"""
+
+
+@pytest.mark.parametrize("scheme", ["local", "connected"])
+def test_threads_and_atexit_handlers_go_on_writing_through_fsspec(
+    scheme: str, tmp_path: Path, python: Callable[..., Popen[str]]
+) -> None:
+    pytest.importorskip("fsspec", reason="fsspec is not installed")
+    options = "?auto_mkdir=true" if scheme == "local" else ""
+    program = (CONNECTED if scheme == "connected" else "") + AT_EXIT
+    process = python(program, f"zarr:{scheme}://{tmp_path}/group{options}", "{}")
+    out, error = process.communicate(timeout=60)
+    assert (out, error) == ("", "")
+    assert process.returncode == 0
+    with pmarray.open(f"zarr:{tmp_path}/group", mode="r") as x:
+        assert x[...].tolist() == [*range(1, 21), 0, 21]
+
+
 def test_a_pool_works_without_a_free_thread_and_after_a_fork() -> None:
     pool = DaemonPool(2, "test")
     inside = threading.Barrier(3)

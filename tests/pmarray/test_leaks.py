@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,3 +198,27 @@ def test_a_file_that_was_replaced_under_its_writer(tmp_path: Path) -> None:
     with suppress(LockLostError):
         array.close()
     assert np.load(path).tolist() == [9, 9, 9, 9]
+
+
+def test_a_lock_that_is_taken_while_the_last_writer_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That one removes the directory of the lock, and the one beside it, at its end."""
+    url = f"zarr:{tmp_path}/g"
+    last = pmarray.open_group(url)
+    last.create("x", (4,), chunks=2)[...] = 1
+    last.flush()
+    group = pmarray.open_group(url, mode="r+")
+    lock: Any = group._session.backend._lock  # type: ignore[union-attr]
+    real = lock.acquire
+
+    def acquire() -> None:
+        monkeypatch.setattr(lock, "acquire", real)
+        last.close()
+        real()
+
+    monkeypatch.setattr(lock, "acquire", acquire)
+    with group, group.transaction():
+        group["x"][1:] = 2
+    with pmarray.open_group(url, mode="r") as reader:
+        assert reader["x"][...].tolist() == [1, 2, 2, 2]

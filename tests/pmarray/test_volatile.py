@@ -152,14 +152,14 @@ def test_arrays_grow_and_go_on_a_device(device: Path) -> None:
         group.flush()
         group.create("z", (8, UNIT), "uint8")[...] = 7
         assert view[:, 5].tolist() == [9, 2, 3, 4]
-        free = len(memory._free)
+        free = memory.free_units
         del x, view
         gc.collect()
-        assert len(memory._free) >= free + 4
+        assert memory.free_units >= free + 4
         assert group["z"][...].sum() == 7 * 8 * UNIT
     del group, y
     gc.collect()
-    assert len(memory._free) == 16
+    assert memory.free_units == 16
     assert device.read_bytes()[: 16 * UNIT] != b"\xa5" * (16 * UNIT)  # it is the device's memory
 
 

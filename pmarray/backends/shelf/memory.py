@@ -48,18 +48,21 @@ class DeviceMemory:
         self.device = device
         self.unit_bytes = max(_UNIT_BYTES, device.alignment)
         self._free = list(reversed(range(device.nbytes // self.unit_bytes)))
-        self._books = threading.RLock()  # a region may be collected while it is held
+        self._leases: list[tuple[weakref.ref[_Lease], list[int]]] = []
+        """Who has units, and which; those of one who is gone are free."""
+        self._books = threading.RLock()
         self._lock = device.new_lock()
         self._lock.acquire("unknown")
 
     def take(self, count: int) -> list[int]:
         """Return units that nobody has, or raise and change nothing."""
         with self._books:
-            if count > len(self._free):
+            free = self.free_units
+            if count > free:
                 raise StorageError(
                     errno.ENOSPC,
                     f"cannot reserve {format_bytes(count * self.unit_bytes)} more, "
-                    f"{format_bytes(len(self._free) * self.unit_bytes)} are free",
+                    f"{format_bytes(free * self.unit_bytes)} are free",
                     self.device.path,
                 )
             return [self._free.pop() for _ in range(count)]
@@ -68,6 +71,24 @@ class DeviceMemory:
         """Take units back."""
         with self._books:
             self._free.extend(reversed(units))
+
+    def lease(self) -> _Lease:
+        """Return a lease of no units yet."""
+        lease = _Lease()
+        with self._books:
+            self._leases.append((weakref.ref(lease), lease.units))
+        return lease
+
+    @property
+    def free_units(self) -> int:
+        """How many nobody has."""
+        with self._books:
+            # Looked for, and not told by a finalizer, which an exception of a signal may tear.
+            gone = [units for lease, units in self._leases if lease() is None]
+            self._leases = [one for one in self._leases if one[0]() is not None]
+            for units in gone:
+                self._free.extend(reversed(units))
+            return len(self._free)
 
     def abandon(self) -> None:
         """In a forked child: the device is the parent's."""
@@ -80,8 +101,7 @@ class DeviceRegion(DRAMRegion):
     def __init__(self, nbytes: int, owner: DeviceMemory) -> None:
         self._owner = owner
         self._mapping: Mapping | None = None
-        self._lease = _Lease()
-        weakref.finalize(self._lease, owner.give, self._lease.units).atexit = False
+        self._lease = owner.lease()
         super().__init__(nbytes)
 
     @property
@@ -117,7 +137,7 @@ class DeviceRegion(DRAMRegion):
 
     def release(self) -> None:
         self._mapping = self._memory = None
-        self._lease = _Lease()
+        self._lease = self._owner.lease()
         self.capacity = 0
 
 

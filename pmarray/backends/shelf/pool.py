@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._formats import pool as _format
-from pmarray._formats.pool import Directory, Runs, Superblock
+from pmarray._formats.pool import COPY_OFFSET, Directory, Runs, Slot, Superblock
 from pmarray._geometry.layout import BLOCK_BYTES
 from pmarray._geometry.spans import SpanSet
 from pmarray._system import osops, pmem
@@ -130,8 +130,14 @@ class Pool:
             return self.directory.freed, self.directory.checkpoint
 
     def _current(self) -> tuple[int, Superblock] | None:
-        slots = [slot[: _format.SUPERBLOCK_BYTES].tobytes() for slot in self._slots]
-        return _format.current(slots, self.medium.path)
+        return _format.current(self._read_slots(), self.medium.path)
+
+    def _read_slots(self) -> list[Slot]:
+        return [Slot.from_block(block) for block in self._slots]
+
+    def describe_slots(self) -> list[tuple[str, str, bool]]:
+        """Say what is the matter with the superblocks: which, what, whether it is damage."""
+        return _format.describe_slots(self._read_slots(), self.medium.path)
 
     def map(self, runs: Runs) -> pmem.Mapping:
         """Map units one behind the other."""
@@ -234,9 +240,12 @@ class Pool:
                 self.refresh()
                 self.replace(Directory())
                 return
+        nothing = bytes(_format.SUPERBLOCK_BYTES)
         self._superblock = Superblock(0, self._new_unit_bytes, self.medium.nbytes)
-        self._store(self._slots[0], self._superblock.to_bytes())  # 1
-        self._store(self._slots[1], bytes(_format.SUPERBLOCK_BYTES))  # 2
+        for block in self._slots:
+            self._store(block[COPY_OFFSET:], nothing)  # 1
+        self._store(self._slots[0], self._superblock.to_bytes())  # 2
+        self._store(self._slots[1], nothing)  # 3
         self._slot = 0
         self.replace(Directory())
 
@@ -264,6 +273,20 @@ class Pool:
             self._store(self._slots[1 - self._slot], superblock.to_bytes())  # 3
             self._slot, self._superblock = 1 - self._slot, superblock
             self.directory = directory
+            self._vouch()
+
+    def _vouch(self) -> None:
+        """Store the copy of the superblock in force, step 4."""
+        self._store(self._slots[self._slot][COPY_OFFSET:], self._superblock.to_bytes())
+
+    def _mend(self) -> None:
+        """Store what of the superblock in force is not there twice: one of the two is."""
+        data = self._superblock.to_bytes()
+        slot = self._read_slots()[self._slot]
+        if slot.line != data:
+            self._store(self._slots[self._slot], data)
+        if slot.copy != data:
+            self._vouch()
 
     def _store(self, memory: NDArray[np.uint8], data: bytes) -> None:
         try:
@@ -383,6 +406,8 @@ class Pool:
         try:
             if not self.refresh():
                 self.format()
+            else:
+                self._mend()
             self._store(self._note, f"{os.getpid():<31}\n".encode())
         except BaseException:
             self.lock.release()

@@ -209,6 +209,10 @@ class PoolBackend:
         place = self._pool.medium.path
         return [f"{place}, file {number}" for number in self._orphans(metadata)]
 
+    def flaws(self) -> list[tuple[str, str, bool]]:
+        """Say what is the matter with the superblocks: which, what, whether it is damage."""
+        return self._pool.describe_slots()
+
     def _orphans(self, metadata: GroupMetadata) -> list[int]:
         """Return the files that are neither an array's nor the journal."""
         return sorted(self._pool.directory.files.keys() - {*metadata.file_ids, JOURNAL})

@@ -20,6 +20,7 @@ are those of the Zarr hierarchy, and ``.pmarray`` is gone.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable, Sequence
 
@@ -250,13 +251,19 @@ class LocalZarrBackend(ZarrBackend):
     def lock(self) -> None:
         super().lock()
         found = is_directory(self._session)
+        while True:
+            self._make_directory(self._session)
+            try:
+                self._lock.acquire()
+                break
+            except StorageError as error:
+                if error.errno != errno.ENOENT:
+                    raise  # else a writer that ended has just removed it
         try:
-            self._files.make_directory(self._kept.directory)
-        except OSError as error:
-            raise StorageError(
-                error.errno, f"cannot make a directory: {error.strerror}", self._session
-            ) from error
-        self._lock.acquire()
+            self._make_directory(self._kept.directory)  # which that one has removed before
+        except BaseException:
+            self._lock.release()
+            raise
         self._settled = False
         # What the last writer did is durable before anything is made of it: that it closed, too.
         if self._known is None:
@@ -272,6 +279,14 @@ class LocalZarrBackend(ZarrBackend):
             self._kept.clear()
             self._files.note(self._metadata_path)
             self._files.barrier()
+
+    def _make_directory(self, path: Below) -> None:
+        try:
+            self._files.make_directory(path)
+        except OSError as error:
+            raise StorageError(
+                error.errno, f"cannot make a directory: {error.strerror}", self._session
+            ) from error
 
     def _refuse_changed_hierarchy(self) -> None:
         """Raise where another program went on in what a writer of ours left when it died."""

@@ -16,7 +16,6 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
-from pmarray._system import lifetime
 from pmarray._url import URL
 from pmarray.errors import PMArrayError, StorageError, URLError
 
@@ -109,8 +108,6 @@ def _fsspec(path: str, options: dict[str, Any], *, writable: bool) -> Store:
     try:
         from zarr.storage import FsspecStore
 
-        # It closes its connections by `atexit`, perhaps before our turn.
-        lifetime.close_before_threads_end()
         return FsspecStore.from_url(path, storage_options=options, read_only=not writable)
     except (ImportError, ValueError, TypeError) as error:
         raise URLError(f"cannot open {path!r} with fsspec: {error}") from error

@@ -261,12 +261,14 @@ def _in_child(work: Any) -> Iterator[dict[str, Any]]:
         try:
             for line in messages:
                 yield json.loads(line)
-        finally:
+        except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
+            raise
+        finally:  # it has told all, or is dead: what it exits with is still to come
             _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
-        if code not in (0, -signal.SIGKILL):
+        if code:
             dump.seek(0)
             yield {"died": dump.read() or f"exit status {code}"}
 

@@ -5,22 +5,32 @@ All of it: ``make interrupts MINUTES=60``.
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
 import pytest
 
 import pmarray
+from pmarray._system import dropped, pmem
 from pmarray._system.uninterrupted import Task
+from tests.crash.interrupts import books
+from tests.crash.interrupts import campaign as campaigns
 from tests.crash.interrupts.calibration import PROGRAMS_BY_NAME, Program
 from tests.crash.interrupts.collection import COLLECTION
 from tests.crash.interrupts.injected import EXCEPTIONS, Delivery, Injected
-from tests.crash.interrupts.places import PLACES
+from tests.crash.interrupts.places import PLACES, slow_barriers
 from tests.crash.interrupts.points import Points
 from tests.crash.interrupts.scenarios import NAMES, SCENARIOS
 from tests.crash.interrupts.timers import Timers
@@ -183,6 +193,142 @@ def test_a_task_that_was_given_up_and_not_taken_back_is_not_waited_for() -> None
     thread.join(30)
     assert not thread.is_alive()
     assert dict(group.attrs) == {"x": 1}
+
+
+def test_memory_that_goes_is_unmapped_whatever_arrives(tmp_path: Path) -> None:
+    """A finalizer in Python was torn at two of these places, and the memory stayed mapped."""
+    path = tmp_path / "mapped"
+    path.write_bytes(bytes(1 << 16))
+    fd = os.open(path, os.O_RDWR)
+
+    def work(lock: threading.Lock) -> None:
+        mapping = pmem.map_pieces(fd, [(0, 1 << 16)], write=True, sync=False)
+        memory = mapping.memory
+        del mapping
+        memory[0] = 1
+        del memory
+
+    work(threading.Lock())  # libraries are loaded
+    delivered = 0
+    while True:
+        points = Points(delivered + 1, 0, [KIND])
+        program = Program(work)
+        with suppress(Injected):
+            try:
+                points.arm()
+                program.operate()
+            finally:
+                points.disarm()
+        points.disarm()
+        gc.collect()  # what the exception held
+        assert str(path) not in Path("/proc/self/maps").read_text()
+        if not points.deliveries:
+            break
+        delivered += 1
+    os.close(fd)
+    assert delivered > 10
+
+
+@pytest.mark.parametrize("lend", ["writing", "reading"])
+def test_no_loan_is_open_that_was_torn_at_its_beginning(lend: str, tmp_path: Path) -> None:
+    """Though the exception is kept, as a notebook keeps the last one, and what it came through."""
+    group = pmarray.open_group(f"memmap:{tmp_path}", cache=64 << 10)
+    a = group.create("x", (1000, 40), "float32", layout="col", chunks=1)
+    a[...] = 1
+
+    def work(lock: threading.Lock) -> None:
+        with getattr(a, lend)(np.s_[:, 1]):
+            points.disarm()  # what comes later is another matter
+
+    points = Points(0, 0, [])
+    Program(work).operate()
+    delivered = 0
+    while True:
+        points = Points(delivered + 1, 0, [KIND])
+        program, kept = Program(work), None
+        try:
+            try:
+                points.arm()
+                program.operate()
+            finally:
+                points.disarm()
+        except Injected as error:
+            kept = error
+        points.disarm()
+        assert (a[:, :2] == 1).all()
+        a[:, 30:] = 1  # which needs the memory
+        # At the end of its beginning, in `contextlib`, it is open, as at the end of its block.
+        if not any("contextlib" in delivery.innermost for delivery in points.deliveries):
+            assert books.left_open(group) == [], points.deliveries
+        if kept is None:
+            break
+        delivered += 1
+    group.close()
+    assert delivered > 80
+
+
+def test_a_second_interrupt_of_the_wait_before_closing_does_not_stop_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the wait for the commit that the first one has left: the lock was held for good."""
+    url = f"memmap:{tmp_path}/g"
+    real = Task.wait
+    torn: list[Task[Any]] = []
+
+    def wait(task: Task[Any]) -> None:
+        if threading.current_thread() is threading.main_thread() and len(torn) < 2:
+            torn.append(task)
+            while task.thread is None and not task.over:
+                time.sleep(0.001)  # or what has not begun yet never would
+            raise KeyboardInterrupt
+        real(task)
+
+    group = pmarray.open_group(url)
+    x = group.create("x", (3,))
+    group.flush()
+    with slow_barriers(0.2), pytest.raises(KeyboardInterrupt), group:
+        with group.transaction():
+            x[0] = 2
+            monkeypatch.setattr(Task, "wait", wait)
+    assert len(torn) == 2
+    assert torn[0] is torn[1]  # the commit, twice
+    with pmarray.open_group(url, mode="r+") as again:  # which waits for the closing
+        assert again["x"][0] == 2
+        again.attrs["written"] = True
+    assert group.closed
+
+
+def test_a_group_that_was_not_handed_over_is_closed_by_who_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception came before it was in the queue, or had a thread: it took a minute."""
+
+    def torn(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("_queue.put", "start_thread"):
+        group = pmarray.open_group(f"memmap:{tmp_path}/{name}")
+        group.attrs["x"] = 1
+        with monkeypatch.context() as patch:
+            patch.setattr(dropped, "_closer", [])
+            if name == "start_thread":
+                patch.setattr(dropped, "start_thread", torn)
+            else:
+                patch.setattr(dropped, "_queue", SimpleNamespace(put=torn))
+            with pytest.raises(KeyboardInterrupt):
+                dropped.close_behind(group._session)
+        began = time.monotonic()
+        with pmarray.open_group(group.url, mode="r+") as again:
+            again.attrs["x"] = 2
+        assert time.monotonic() - began < 30
+        assert group.closed
+
+
+def test_a_child_that_fails_is_told() -> None:
+    """It was killed as soon as it had nothing more to say, and then passed for a good one."""
+    for _ in range(5):
+        (told,) = campaigns._in_child(lambda out: 1 / 0)
+        assert "ZeroDivisionError" in told["died"]
 
 
 def test_a_loan_that_has_ended_is_not_open_whatever_arrives_at_its_end(

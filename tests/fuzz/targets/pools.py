@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import google_crc32c
+import numpy as np
 
 import pmarray
 from pmarray._formats.metadata import Checkpoint
-from pmarray._formats.pool import Directory, Superblock, current
+from pmarray._formats.pool import COPY_OFFSET, Directory, Slot, Superblock, current, describe_slots
 from pmarray.backends.shelf import pymm
 from tests.fuzz.mutate import change_bytes, change_json
 from tests.fuzz.targets.files import changed_checkpoint
@@ -68,9 +69,11 @@ def pool(base: Path) -> Use:
             )
         line = Superblock(*numbers).to_bytes()
         slot = rng.randrange(2) * _BLOCK
-        image[slot : slot + len(line)] = (
-            line if rng.random() < 0.9 else change_bytes(rng, line)[:64].ljust(64)
-        )
+        halves = (slot, slot + COPY_OFFSET)
+        for half in halves if rng.random() < 0.8 else rng.sample(halves, 1):
+            image[half : half + len(line)] = (
+                line if rng.random() < 0.9 else change_bytes(rng, line)[:64].ljust(64)
+            )
         if mode == "parse":
             attempt(lambda: parse(image))
             return
@@ -79,8 +82,11 @@ def pool(base: Path) -> Use:
             use_group(f"shelf:{path}", mode, commit=False)
 
     def parse(image: bytearray) -> None:
-        found = current([bytes(image[:64]), bytes(image[_BLOCK : _BLOCK + 64])], "")
+        blocks = np.frombuffer(image, np.uint8)[: 2 * _BLOCK].reshape(2, _BLOCK)
+        slots = [Slot.from_block(block) for block in blocks]
+        found = current(slots, "")
         if found is not None:
+            describe_slots(slots, "")
             line = found[1]
             data = bytes(image[line.offset : line.offset + line.nbytes])
             made = Directory.from_bytes(data, line.crc, "")
