@@ -89,7 +89,7 @@ fuzz: $(VENV)/.swag,test ## Directories of strangers, parser by parser (MINUTES=
 	$(BIN)/python -m tests.fuzz --seed $(SEED) --minutes $(MINUTES)
 
 docs: $(VENV)/.docs ## Build the site into ./site
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.swag,bench ## Time collection against training alone (BENCH=... for another one)
 	$(BIN)/python -m benchmarks $(BENCH)

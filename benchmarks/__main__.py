@@ -37,6 +37,17 @@ Probe = Annotated[
     int,
     typer.Option(min=8, help="MiB written, and touched, to see what the machine itself can do."),
 ]
+Quick = Annotated[bool, typer.Option("--quick", help="A trial of about a minute.")]
+Seconds = Annotated[
+    float, typer.Option(min=0, help="Seconds after which a run is broken off, to be extrapolated.")
+]
+Shelves = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shelf",
+        help="Persistent memory: a directory on DAX, a DAX device (replaced!), DIR?engine=pymm.",
+    ),
+]
 _RUNS = Path("runs")
 _RESULTS = Path("runs/results")
 
@@ -67,6 +78,142 @@ def _run(
             measure(run, **parameters, **handed_on)
     for table in tables(run):
         console.print(table.to_rich())
+
+
+@app.command()
+def limits(
+    file_mib: Annotated[int, typer.Option(min=8, help="MiB of the file and of memory.")] = 1024,
+    rounds: Rounds = 3,
+    cell_seconds: Annotated[float, typer.Option(min=0, help="Seconds for each figure.")] = 0.7,
+    quick: Quick = False,
+    directory: Directory = _RUNS,
+    output: Output = _RESULTS,
+) -> None:
+    """Bandwidth of memory and device by request size and depth, latency of barriers."""
+    from benchmarks.limits import measure, tables
+
+    if quick:
+        file_mib, rounds, cell_seconds = 256, 1, 0.2
+    _run(
+        "limits", measure, tables, output, directory,
+        file_bytes=file_mib << 20, rounds=rounds, cell_seconds=cell_seconds,
+    )  # fmt: skip
+
+
+@app.command()
+def paper(
+    model: Model = "4fc",
+    threads: Threads = None,
+    steps: Annotated[int, typer.Option(min=4, help="Minibatches of an epoch.")] = 600,
+    rounds: Rounds = 3,
+    most_seconds: Seconds = 20,
+    shelf: Shelves = None,
+    probe_mib: Probe = 512,
+    quick: Quick = False,
+    directory: Directory = _RUNS,
+    output: Output = _RESULTS,
+) -> None:
+    """The paper's Table I and Figures 1 to 3, beside what was published."""
+    from benchmarks.paper import measure, tables
+
+    if quick:
+        steps, rounds, most_seconds, probe_mib = 60, 1, 2, 128
+    _run(
+        "paper", measure, tables, output, directory, {"shelves": shelf or []},
+        model=model, threads=threads, steps=steps, rounds=rounds, most_seconds=most_seconds,
+        least_steps=min(30, steps), probe_bytes=probe_mib << 20,
+    )  # fmt: skip
+
+
+@app.command()
+def regime(
+    model: Model = "4fc",
+    threads: Threads = None,
+    memory_mib: Annotated[
+        int, typer.Option(min=256, help="MiB that the process may hold, page cache included.")
+    ] = 1024,
+    ratios: Annotated[
+        list[float] | None, typer.Option("--ratio", help="Posterior over memory; may be repeated.")
+    ] = None,
+    rounds: Rounds = 3,
+    least_steps: Annotated[int, typer.Option(min=1, help="Steps of a run at least.")] = 30,
+    most_seconds: Seconds = 10,
+    shelf: Shelves = None,
+    quick: Quick = False,
+    directory: Directory = _RUNS,
+    output: Output = _RESULTS,
+) -> None:
+    """A posterior of 0.25, 1, 2 and 4 times the memory, in a memory cgroup: cost of a step."""
+    from benchmarks.regime import measure, tables
+
+    if quick:
+        rounds, least_steps, most_seconds = 1, 3, 2
+    _run(
+        "regime", measure, tables, output, directory, {"shelves": shelf or []},
+        model=model, threads=threads, memory_bytes=memory_mib << 20,
+        ratios=ratios or [0.25, 1, 2, 4], rounds=rounds, least_steps=least_steps,
+        most_seconds=most_seconds,
+    )  # fmt: skip
+
+
+@app.command()
+def peers(
+    model: Model = "4fc",
+    threads: Threads = None,
+    rounds: Rounds = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps a round.")] = 60,
+    warm_up: Annotated[int, typer.Option(min=1, help="Steps before those.")] = 30,
+    most_seconds: Seconds = 10,
+    kills: Annotated[
+        int, typer.Option(min=0, help="Iterates before a process is killed; 0 for no kills.")
+    ] = 20,
+    only: Annotated[list[str] | None, typer.Option(help="Part of a name; may be repeated.")] = None,
+    probe_mib: Probe = 512,
+    quick: Quick = False,
+    directory: Directory = _RUNS,
+    output: Output = _RESULTS,
+) -> None:
+    """What else could keep every iterate: ms a step, memory, bytes, draws, what a kill leaves."""
+    from benchmarks.peers import compare, tables
+
+    if quick:
+        rounds, steps, warm_up, most_seconds, probe_mib = 1, 10, 5, 2, 128
+    _run(
+        "peers", compare, tables, output, directory,
+        model=model, threads=threads, rounds=rounds, steps=steps, warm_up=warm_up,
+        most_seconds=most_seconds, kills=kills, probe_bytes=probe_mib << 20, only=only or [],
+    )  # fmt: skip
+
+
+@app.command()
+def scaling(
+    weights: Annotated[
+        list[int] | None, typer.Option(min=2, help="Sizes of networks; may be repeated.")
+    ] = None,
+    ranks: Annotated[
+        list[int] | None, typer.Option("--rank", min=2, help="Iterates drawn from.")
+    ] = None,
+    rounds: Rounds = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Steps a round.")] = 60,
+    most_seconds: Seconds = 5,
+    probe_mib: Probe = 512,
+    quick: Quick = False,
+    directory: Directory = _RUNS,
+    output: Output = _RESULTS,
+) -> None:
+    """Cost of a step and of a draw by weights, rank, cache and device; a model; predictions."""
+    from benchmarks.scaling import measure, tables
+
+    sizes, held = weights or [100_000, 1_000_000, 10_000_000, 30_000_000], ranks or [20, 50, 100]
+    caches = ["64 MiB", "1 GiB"]
+    if quick:
+        rounds, steps, most_seconds, probe_mib = 1, 10, 1, 128
+        sizes, held = weights or [100_000, 1_000_000, 4_000_000], ranks or [5, 20]
+    _run(
+        "scaling", measure, tables, output, directory,
+        weights=sizes, ranks=held, caches=caches, rounds=rounds, steps=steps,
+        most_seconds=most_seconds, probe_bytes=probe_mib << 20,
+    )  # fmt: skip
 
 
 @app.command()
@@ -224,6 +371,24 @@ def imports(
         "imports", measure, tables, output,
         modules=modules or ["numpy", "pmarray", "swag"], processes=processes,
     )  # fmt: skip
+
+
+@app.command()
+def page(
+    results: Annotated[Path, typer.Argument(help="Directory of JSON lines.")] = Path(
+        "benchmarks/results"
+    ),
+    to: Annotated[Path, typer.Option(help="The page; figures go into a folder beside it.")] = Path(
+        "docs/benchmarks.md"
+    ),
+    readme: Annotated[
+        Path | None, typer.Option(help="Takes a few figures of `peers` between its marks.")
+    ] = None,
+) -> None:
+    """Make the page of the documentation, and its figures, from results."""
+    from benchmarks.page import write
+
+    write(results, to, readme)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["fresh_memory_bandwidth", "write_bandwidth"]
+__all__ = ["fresh_memory_bandwidth", "read_bandwidth", "write_bandwidth"]
 
 _BLOCK_BYTES = 8 << 20
 
@@ -49,6 +49,45 @@ def write_bandwidth(directory: Path, *, nbytes: int = 512 << 20) -> float:
     finally:
         os.close(handle)
         path.unlink()
+
+
+def read_bandwidth(directory: Path, *, nbytes: int = 512 << 20) -> float:
+    """Read a new file in large pieces, past the page cache if possible.
+
+    Parameters
+    ----------
+    directory
+        Where it is; the file is removed.
+    nbytes
+        How much.
+
+    Returns
+    -------
+    float
+        Bytes a second.
+    """
+    path = directory / "bandwidth"
+    try:
+        with open(path, "xb") as file:
+            for _ in range(0, nbytes, _BLOCK_BYTES):
+                file.write(os.urandom(1 << 20) * (_BLOCK_BYTES >> 20))
+            os.fsync(file.fileno())
+        try:
+            handle = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
+        except OSError:
+            handle = os.open(path, os.O_RDONLY)
+        try:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            with mmap.mmap(-1, _BLOCK_BYTES) as block:
+                started = time.perf_counter()
+                for offset in range(0, nbytes, _BLOCK_BYTES):
+                    os.preadv(handle, [block], offset)
+                return nbytes / (time.perf_counter() - started)
+        finally:
+            os.close(handle)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def fresh_memory_bandwidth(nbytes: int = 256 << 20) -> float:

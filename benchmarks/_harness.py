@@ -20,7 +20,17 @@ from benchmarks._counters import Meter, peak_rss, reset_peak_rss
 from benchmarks._records import Record, Recording
 from benchmarks._tables import Table, in_bytes, in_ms
 
-__all__ = ["Contender", "Result", "Run", "Timing", "race", "record", "results_of", "table_of"]
+__all__ = [
+    "Contender",
+    "Result",
+    "Run",
+    "Timing",
+    "race",
+    "record",
+    "results_of",
+    "table_of",
+    "time_round",
+]
 
 
 class Run(Protocol):
@@ -190,13 +200,20 @@ def race(
     results = [Result(contender.name) for contender in contenders]
     for contender in contenders:  # what only the first of a process pays, nobody shall pay
         report(f"warming up: {contender.name}")
-        _time(contender, 1, 1, None, 1, None)
+        time_round(contender, 1, 1)
     for turn in range(rounds):
         first = turn % len(contenders)
         for at in [*range(first, len(contenders)), *range(first)]:
             report(f"round {turn + 1} of {rounds}: {contenders[at].name}")
             results[at].timings.append(
-                _time(contenders[at], steps, warm_up, most_seconds, least_steps, directory)
+                time_round(
+                    contenders[at],
+                    steps,
+                    warm_up,
+                    most_seconds=most_seconds,
+                    least_steps=least_steps,
+                    directory=directory,
+                )
             )
         report(f"round {turn + 1} of {rounds}: the machine")
         between()
@@ -258,14 +275,16 @@ def table_of(results: Sequence[Result], title: str = "") -> Table:
     return out
 
 
-def _time(
+def time_round(
     contender: Contender,
     steps: int,
     warm_up: int,
-    most_seconds: float | None,
-    least_steps: int,
-    directory: Path | None,
+    *,
+    most_seconds: float | None = None,
+    least_steps: int = 30,
+    directory: Path | None = None,
 ) -> Timing:
+    """Time one contender in one round; the parameters are those of `race`."""
     if contender.most_steps is not None:
         steps, warm_up = min(steps, contender.most_steps), min(warm_up, contender.most_steps)
     gc.collect()

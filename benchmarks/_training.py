@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,11 @@ from swag.models import build
 from swag.recipe import Recipe
 from swag.training import Trainer
 
-__all__ = ["TrainingContenders", "TrainingRun"]
+__all__ = ["Collecting", "TrainingContenders", "TrainingRun"]
+
+
+Collecting = tuple[Callable[[nn.Module], object], Callable[[], object]]
+"""What is called with the model after every minibatch, and what makes all of it durable."""
 
 
 class TrainingRun:
@@ -65,20 +69,35 @@ class TrainingContenders:
 
     def collecting(self, scheme: str) -> Contender:
         """Training, and one collection a minibatch, every iterate kept."""
+        url = "dram:" if scheme == "dram" else f"{scheme}:{{}}"
+        return self.storing(f"SWAG on {scheme}:", url)
+
+    def storing(self, name: str, url: str, directory: Path | None = None) -> Contender:
+        """The same at a URL, in which ``{}`` stands for a directory that is new in every round.
+
+        Parameters
+        ----------
+        name
+            What tables call it.
+        url
+            Of a `pmarray` group. Without a ``{}`` it names a place whose contents are replaced.
+        directory
+            Where the new directory is made, if not where all others are.
+        """
 
         @contextmanager
         def start() -> Iterator[TrainingRun]:
             model = self._model()
-            scratch = nullcontext("") if scheme == "dram" else self._scratch()
+            scratch = self._scratch(directory) if "{}" in url else nullcontext("")
             with scratch as path:
-                posterior = swag.SWAG(model, store=f"{scheme}:{path}")
+                posterior = swag.SWAG(model, store=url.format(path), mode="w")
                 try:
                     trainer = self._trainer(model, posterior.update_parameters)
                     yield TrainingRun(trainer, posterior.flush)
                 finally:
                     posterior.close()
 
-        return Contender(f"SWAG on {scheme}:", start)
+        return Contender(name, start)
 
     def reference(self, *, rank: int, mapped: bool, most_steps: int) -> Contender:
         """Training, and a column written to a row-major matrix of `rank` columns."""
@@ -99,6 +118,19 @@ class TrainingContenders:
         where = "np.memmap" if mapped else "in DRAM"
         return Contender(f"row-major {where}", start, most_steps)
 
+    def calling(
+        self, name: str, start: Callable[[nn.Module], AbstractContextManager[Collecting]]
+    ) -> Contender:
+        """Training, and something of the caller's own after every minibatch."""
+
+        @contextmanager
+        def begin() -> Iterator[TrainingRun]:
+            model = self._model()
+            with start(model) as (collect, finish):
+                yield TrainingRun(self._trainer(model, collect), finish)
+
+        return Contender(name, begin)
+
     def _model(self) -> nn.Module:
         return build(self._recipe.model, seed=0)
 
@@ -106,8 +138,8 @@ class TrainingContenders:
         return Trainer(model, self._data, self._recipe, collect)
 
     @contextmanager
-    def _scratch(self) -> Iterator[str]:
-        path = tempfile.mkdtemp(dir=self._directory)
+    def _scratch(self, directory: Path | None = None) -> Iterator[str]:
+        path = tempfile.mkdtemp(dir=directory or self._directory)
         try:
             yield path
         finally:

@@ -59,17 +59,17 @@ def open_group(
         The memory for cached and not yet written chunks: bytes, ``"256 MiB"``, 0 for none,
         ``"auto"`` (or None) for 256 MiB or a quarter of the free memory, whichever is less.
     commit
-        Whether a transaction ends when it is durable, or, ``"pipelined"``, when it is on its way;
-        see `Group.transaction`.
+        ``"durable"``: a transaction ends when it is durable. ``"pipelined"``: it ends at once, and
+        becomes durable later, in its turn. See `Group.transaction`.
 
     Raises
     ------
     URLError
         Not a URL, or of an unknown scheme.
     GroupNotFoundError, GroupExistsError
-        As the mode has it.
+        The mode asks for a group that exists and there is none, or the other way round.
     ForeignDataError, DamagedError
-        What is there is not ours, or not whole.
+        What is there was not made by pmarray, or it is damaged.
     GroupLockedError
         Another process is writing to it.
 
@@ -182,17 +182,18 @@ def open(
     url
         ``"memmap:/dir"``, ``"dram:"``, ``"shelf:/mnt/pmem0"``, ``"shelf:/dev/dax0.0"``,
         ``"zarr:/dir"``, ``"icechunk:/dir"``, a directory, or an existing ``.npy`` file; ``#name``
-        picks an array of the group, "array" unless told.
+        picks an array of the group; without it, the one called "array".
     shape
-        Extent of each axis; needed to create, checked when the array exists.
+        Extent of each axis. It is needed to create an array, and compared with one that exists.
     dtype
-        Type of the items; float64 unless told, checked when the array exists.
+        Type of the items, float64 if not given. It is compared with that of an array that exists.
     mode
         ``"r"`` read only, must exist; ``"r+"`` read and write, must exist; ``"a"`` read and write,
         created if missing; ``"w"`` created, an array of this name is deleted; ``"w-"`` created,
         must not exist.
     layout, order
-        "row" or "col", alias "C" or "F"; row-major unless told, checked when the array exists.
+        ``"row"`` or ``"col"``, which NumPy calls "C" and "F"; row-major if not given. It is
+        compared with that of an array that exists.
     chunks
         The unit of caching: see `Group.create`.
     cache
@@ -210,9 +211,9 @@ def open(
     Raises
     ------
     LayoutError
-        The array exists, and not with this shape, dtype or layout; or no such array can be.
+        The array exists and has another shape, dtype or layout; or no array can have these.
     ArrayNotFoundError, ArrayExistsError
-        As the mode has it.
+        The mode asks for an array that exists and there is none, or the other way round.
     PMArrayError
         What `open_group` raises.
 

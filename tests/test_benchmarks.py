@@ -6,14 +6,23 @@ import json
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from benchmarks import _cgroup, _keepers, limits, paper, peers, regime, scaling
 from benchmarks.__main__ import app
+from benchmarks._harness import Contender, race, table_of
+from benchmarks._records import Recording, read, recording
+from benchmarks._tables import Table
+from benchmarks.page import SECTIONS
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -122,3 +131,170 @@ def test_shelf_compares_stores_in_place_with_the_write_cache(output: Path) -> No
     assert len({one["workload"] for one in writes}) == 7
     assert all(one["seconds"] > 0 for one in writes)
     assert "DRAM that stands for persistent memory" in out
+
+
+def recorded(
+    benchmark: str, output: Path, directory: Path, measure: Callable[..., object], **sizes: Any
+) -> Recording:
+    """Measure at a tiny size, in this process, and read back what was written down."""
+    before = torch.get_num_threads()
+    try:
+        with recording(benchmark, output, directory, **sizes) as run_:
+            measure(run_, directory=directory, **sizes)
+    finally:
+        torch.set_num_threads(before)
+    assert list(directory.iterdir()) == []
+    return read(output / f"{benchmark}.jsonl")
+
+
+def cells(table: Table) -> dict[str, dict[str, str]]:
+    return {row[0]: dict(zip(table.headings, row, strict=True)) for row in table.rows}
+
+
+def test_limits_are_of_memory_device_and_barriers(scratch: Path, output: Path) -> None:
+    found = recorded(
+        "limits", output, scratch, limits.measure,
+        file_bytes=4 << 20, rounds=2, cell_seconds=0, requests=[4096, 1 << 20],
+    )  # fmt: skip
+    memory, device, barriers = map(cells, limits.tables(found))
+    assert len(memory) == 3
+    assert len(device) == 8  # read and write, buffered and direct, one and four deep
+    assert all(float(row["1.0 MB"]) >= 0 for row in device.values())
+    assert set(barriers) == {"buffered write and fdatasync", "direct write and fdatasync"}
+    assert all(one["bytes_per_second"] > 0 for one in found.of("device"))
+
+
+def test_the_papers_figures_stand_beside_ours_as_ratios(scratch: Path, output: Path) -> None:
+    found = recorded(
+        "paper", output, scratch, paper.measure,
+        model="2conv2fc", threads=1, steps=3, rounds=2, most_seconds=60.0, least_steps=1,
+        probe_bytes=8 << 20,
+    )  # fmt: skip
+    sizes, epochs = map(cells, paper.tables(found))
+    assert [row["published"] for row in sizes.values()] == [
+        "6.28 GB", "156.33 GB", "312.62 GB", "468.92 GB"
+    ]  # fmt: skip
+    assert epochs[paper.DRAM]["x DRAM"] == "1.00"
+    assert epochs["row-major np.memmap"]["published 75"] == "8.99"
+    assert {"swag on memmap:", "swag on zarr:", "swag on dram:?spill="} <= set(epochs)
+    assert set(paper.figures(found)) == {"paper-epoch"}
+
+
+def test_a_run_that_takes_too_long_is_broken_off_and_marked() -> None:
+    class Slow:
+        def step(self) -> None:
+            time.sleep(0.01)
+
+        def finish(self) -> None:
+            pass
+
+    slow = Contender("slow", lambda: nullcontext(Slow()))
+    (result,) = race([slow], rounds=1, steps=1000, warm_up=1, most_seconds=0.05, least_steps=2)
+    assert 2 <= result.steps <= 6
+    assert result.seconds >= 0.01
+    assert table_of([result]).rows[0][0] == "slow *"
+
+
+def test_a_posterior_larger_than_memory_is_collected_where_memory_is_little(
+    scratch: Path, output: Path
+) -> None:
+    found = recorded(
+        "regime", output, scratch, regime.measure,
+        model="2conv2fc", threads=1, memory_bytes=1 << 20, ratios=[0.25, 1.0], rounds=1,
+        most_seconds=0.0, least_steps=2, enforced=False,
+    )  # fmt: skip
+    (table,) = map(cells, regime.tables(found))
+    assert table["row-major in DRAM"]["1"] == "-"  # it would not fit
+    assert float(table["swag on memmap:"]["last / first"]) > 0
+    assert set(regime.figures(found)) == {"regime"}
+
+
+def test_the_memory_of_a_cgroup_is_all_that_a_process_gets() -> None:
+    script = (
+        "import sys; from pathlib import Path; from benchmarks import _cgroup;"
+        "_cgroup.join(Path(sys.argv[1])); x = bytearray(20 << 20); print(len(x), flush=True);"
+        "x = bytearray(400 << 20)"
+    )
+    try:
+        with _cgroup.limited(100 << 20) as processes:
+            done = subprocess.run(
+                [sys.executable, "-c", script, str(processes)],
+                cwd=REPOSITORY,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+    except _cgroup.CgroupError as error:
+        pytest.skip(str(error))
+    assert done.stdout == f"{20 << 20}\n"
+    assert done.returncode == -9
+    assert not processes.parent.exists()
+
+
+def test_peers_keep_the_same_training_and_are_killed(scratch: Path, output: Path) -> None:
+    found = recorded(
+        "peers", output, scratch, peers.compare,
+        model="2conv2fc", threads=1, rounds=1, steps=2, warm_up=1, most_seconds=60.0, kills=3,
+        probe_bytes=8 << 20, only=["swag", "torch.save"],
+    )  # fmt: skip
+    (table,) = map(cells, peers.tables(found))
+    assert table["training alone"]["x alone"] == "1.00"
+    assert float(table["swag on memmap:"]["32 draws, s"]) > 0
+    assert table["torch.save"]["after a kill"] == "3"
+    # What was on its way is lost, and nothing is half there.
+    assert table["swag on memmap:"]["after a kill"] in {"0", "1", "2", "3"}
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("kind", _keepers.KEEPERS, ids=lambda kind: kind.__name__)
+def test_a_keeper_gives_back_what_it_was_given(kind: type[_keepers.Keeper], scratch: Path) -> None:
+    if missing := _keepers.missing(kind):
+        pytest.skip(f"needs {', '.join(missing)}")
+    model = torch.nn.Linear(400, 1, bias=False)
+    given = []
+    with closing(kind(scratch, model, 3)) as kept:
+        for _ in range(3):
+            torch.nn.init.normal_(model.weight)
+            given.append(model.weight.detach().numpy().ravel().copy())
+            kept.collect(model)
+        kept.finish()
+        if kind is not _keepers.TorchUncertainty:
+            np.testing.assert_allclose(list(kept.iterates()), given, atol=1e-6)
+        drawn = kept.draw(1000)
+    assert drawn.shape == (1000, 400)
+    np.testing.assert_allclose(drawn.mean(0), np.mean(given, 0), atol=0.3)
+    # Half of the variance of the iterates, and half of their sample covariance.
+    expected = (np.var(given, 0) + np.var(given, 0, ddof=1)).mean() / 2
+    if kind is not _keepers.Ours:  # whose deviations are from the running mean
+        np.testing.assert_allclose(drawn.var(0).mean(), expected, rtol=0.1)
+
+
+def test_scaling_fits_models_and_marks_predictions(scratch: Path, output: Path) -> None:
+    found = recorded(
+        "scaling", output, scratch, scaling.measure,
+        weights=[1000, 20_000], ranks=[2, 4], caches=["8 MiB"], rounds=1, steps=2,
+        most_seconds=60.0, probe_bytes=8 << 20,
+    )  # fmt: skip
+    steps, draws, predictions = scaling.tables(found)
+    assert len(steps.rows) == 5
+    assert len(draws.rows) == 6
+    assert predictions.title.startswith("Predictions, not measurements")
+
+
+def test_the_page_says_of_every_benchmark_what_was_measured_or_how_to(
+    output: Path, tmp_path: Path
+) -> None:
+    run("imports", "numpy", "--processes=1", "--output", str(output))
+    page = tmp_path / "benchmarks.md"
+    run("page", str(output), "--to", str(page))
+    text = page.read_text()
+    assert "| import | ms, median of 1 | fastest | slowest |" in text
+    assert text.count("\n## ") == len(SECTIONS)
+    assert "`python -m benchmarks peers` measures it" in text
+    commands = {
+        command.name or command.callback.__name__
+        for command in app.registered_commands
+        if command.callback is not None
+    }
+    # What is judged by a known answer is no measurement of a machine.
+    assert commands == {section.benchmark for section in SECTIONS} | {"burn_in", "page"}

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import doctest
+import importlib
+import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
+
+import pmarray
+import pmarray.backends
+import pmarray.linalg
+import pmarray.testing
+import swag
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -51,3 +62,51 @@ def test_every_page_is_in_the_navigation() -> None:
         if (name := str(page.relative_to(docs))) not in navigation
     ]
     assert not missing
+
+
+def _object(path: str) -> Any:
+    """The module or the object of a dotted path."""
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError:
+        parent, _, name = path.rpartition(".")
+        return getattr(_object(parent), name)
+
+
+def _documented() -> Iterator[Any]:
+    """What the directives of the reference show: an object, or what a module names."""
+    for page in (REPOSITORY / "docs" / "reference").glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        for directive in re.finditer(r"^::: (\S+)\n((?:[ ]{4}.*\n)*)", text, re.MULTILINE):
+            found = _object(directive[1])
+            yield found
+            if inspect.ismodule(found):
+                listed = re.search(r"members: \[([^\]]*)\]", directive[2])
+                names = re.split(r",\s*", listed[1]) if listed else found.__all__
+                yield from (getattr(found, name) for name in names)
+
+
+@pytest.mark.parametrize(
+    "package",
+    [pmarray, pmarray.backends, pmarray.errors, pmarray.linalg, pmarray.testing, swag],
+    ids=lambda package: package.__name__,
+)
+def test_every_public_name_is_in_the_reference(package: ModuleType) -> None:
+    documented = list(_documented())
+    missing = []
+    for name in package.__all__:
+        offered = getattr(package, name)
+        shown = type(offered) if name == "config" else offered
+        if not any(shown is one for one in documented):
+            missing.append(name)
+    assert not missing
+
+
+def test_links_of_the_readme_lead_somewhere_from_a_package_index_too() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert targets
+    assert all(target.startswith("https://") for target in targets)
+    named = re.findall(r"`((?:docs|swag)/[\w./-]+|[A-Z]+\.md)`", text)
+    assert named
+    assert all((REPOSITORY / name).exists() for name in named)

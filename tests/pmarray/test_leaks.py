@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import gc
+import itertools
 import os
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,13 @@ import pytest
 
 import pmarray
 from pmarray._system import osops
-from pmarray.errors import GroupLockedError, LockLostError, StorageError
+from pmarray.errors import (
+    ArrayNotFoundError,
+    GroupLockedError,
+    GroupNotFoundError,
+    LockLostError,
+    StorageError,
+)
 from tests.crash.faults import Injector, all_faults
 from tests.persistent import MEMORY
 from tests.sampling import sampled
@@ -115,6 +123,59 @@ def test_a_full_disk_while_the_lock_is_taken(
     second.close()
     first.attrs["a"] = 3
     first.close()
+
+
+@contextmanager
+def full_disk(after: int) -> Iterator[Callable[[], bool]]:
+    """Let the disk be full from some call on that takes space; say whether there was one."""
+    names = ("mkdir", "open_file", "pwritev", "fallocate", "rename", "symlink")
+    saved = {name: getattr(osops, name) for name in names}
+    calls = itertools.count()
+    refused = threading.Event()
+
+    def wrap(real: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if (name != "open_file" or options.get("create")) and next(calls) >= after:
+                refused.set()
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*arguments, **options)
+
+        return call
+
+    try:
+        for name, real in saved.items():
+            setattr(osops, name, wrap(real, name))
+        yield refused.is_set
+    finally:
+        for name, real in saved.items():
+            setattr(osops, name, real)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("kind", ["group", "array"])
+def test_a_full_disk_while_a_group_is_made_leaves_what_opens(scheme: str, kind: str) -> None:
+    def make(url: str, mode: str) -> None:
+        if kind == "group":
+            pmarray.open_group(url, mode=mode).close()
+        else:
+            pmarray.open(url, (3,), mode=mode).close()
+
+    with tempfile.TemporaryDirectory(prefix="pmarray-leaks-", dir=MEMORY) as directory:
+        for after in itertools.count():
+            url = f"{scheme}:{directory}/{after}/group"
+            with full_disk(after) as was_full, suppress(OSError):
+                make(url, "a")
+            if not was_full():
+                break
+            with suppress(GroupNotFoundError):
+                assert not [found for found in pmarray.verify(url) if found.damaged]
+            with suppress(GroupNotFoundError, ArrayNotFoundError):
+                make(url, "r")
+            make(url, "a")
+            assert pmarray.verify(url) == []
+            with pmarray.open_group(url, mode="r") as group:
+                assert list(group) == (["array"] if kind == "array" else [])
+        assert after > 5
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors by /proc")

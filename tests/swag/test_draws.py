@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 import pmarray
 import swag
+from swag._trajectory import Columns
 from swag.cli import app
 from swag.errors import WindowError
 from tests.sampling import examples
@@ -102,6 +103,35 @@ def test_draws_are_the_same_whatever_the_store_and_the_blocks(
         with pmarray.open(f"dram:{uuid.uuid4()}", (draws, n), "float32", layout=layout) as out:
             posterior.sample_into(out, **options)
             torch.testing.assert_close(torch.from_numpy(out[...]), expected, **close)
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 1 << 30])
+def test_the_trajectory_is_read_once_for_all_draws(
+    memory_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posterior = collected(500, 9).window()
+    posterior.mean()  # the moments are computed at the first use
+    read = 0
+    real = Columns._read
+
+    def counted(self: Columns, start: int, stop: int, low: int, high: int) -> Any:
+        nonlocal read
+        read += (stop - start) * (high - low)
+        return real(self, start, stop, low, high)
+
+    monkeypatch.setattr(Columns, "_read", counted)
+    with pmarray.open(f"dram:{uuid.uuid4()}", (20, 500), "float32") as out:
+        for draw in (
+            lambda: posterior.sample(20, memory_bytes=memory_bytes),
+            lambda: list(posterior.iter_samples(20, memory_bytes=memory_bytes)),
+            lambda: posterior.sample_into(out, memory_bytes=memory_bytes),
+        ):
+            read = 0
+            draw()
+            assert read == 500 * 9
+    read = 0
+    posterior.sample(20, part="diagonal")
+    assert read == 0
 
 
 def test_the_parts_add_up() -> None:

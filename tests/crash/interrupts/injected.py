@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 __all__ = ["EXCEPTIONS", "PROGRAMS", "AlarmError", "Delivery", "Handler", "Injected", "in_library",
-           "is_inside", "where"]  # fmt: skip
+           "is_inside", "raised_at", "where"]  # fmt: skip
 
 RIG = str(Path(__file__).parent) + "/"
 PROGRAMS = ("scenarios.py", "collection.py", "calibration.py")
@@ -62,10 +62,10 @@ class Delivery:
         return f"{self.inside} > {self.innermost}"
 
 
-def _line(frame: FrameType) -> str:
+def _line(frame: FrameType, number: int | None = None) -> str:
     path = frame.f_code.co_filename
     short = path.removeprefix(_ABOVE) if path.startswith(_ABOVE) else Path(path).name
-    return f"{short}:{frame.f_lineno} {frame.f_code.co_name}"
+    return f"{short}:{frame.f_lineno if number is None else number} {frame.f_code.co_name}"
 
 
 def in_library(frame: FrameType) -> bool:
@@ -96,6 +96,19 @@ def where(frame: FrameType | None) -> Delivery:
         _line(frame) if frame is not None else "?",
         _line(innermost) if innermost is not None else "?",
     )
+
+
+def raised_at(error: BaseException) -> Delivery:
+    """Say where an exception was raised, by its traceback."""
+    inside, innermost = "?", "?"
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        innermost = _line(frame, traceback.tb_lineno)
+        if in_library(frame) or _is_program(frame):
+            inside = innermost
+        traceback = traceback.tb_next
+    return Delivery(inside, innermost)
 
 
 class Handler:

@@ -29,7 +29,7 @@ from tests.crash.interrupts import books
 from tests.crash.interrupts import campaign as campaigns
 from tests.crash.interrupts.calibration import PROGRAMS_BY_NAME, Program
 from tests.crash.interrupts.collection import COLLECTION
-from tests.crash.interrupts.injected import EXCEPTIONS, Delivery, Injected
+from tests.crash.interrupts.injected import EXCEPTIONS, Delivery, Injected, raised_at
 from tests.crash.interrupts.places import PLACES, slow_barriers
 from tests.crash.interrupts.points import Points
 from tests.crash.interrupts.scenarios import NAMES, SCENARIOS
@@ -110,6 +110,20 @@ def test_a_point_is_the_same_each_time() -> None:
         return points.deliveries
 
     assert deliveries() == deliveries() != []
+
+
+def test_where_an_exception_was_raised_is_read_off_its_traceback() -> None:
+    """Where another thread stands when one is sent to it is before that."""
+
+    def work(lock: threading.Lock) -> None:
+        raise KIND
+
+    with pytest.raises(KIND) as raised:
+        Program(work).operate()
+    found = raised_at(raised.value)
+    assert found.inside.endswith(" operate")
+    line = work.__code__.co_firstlineno + 1
+    assert found.innermost.endswith(f"test_interrupts.py:{line} work")
 
 
 def test_a_trial_can_be_written_down() -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from tests.crash.interrupts.injected import Delivery, Injected, is_inside, where
+from tests.crash.interrupts.injected import Delivery, Injected, is_inside, raised_at, where
 
 __all__ = ["Threads"]
 
@@ -66,6 +66,13 @@ class Threads:
             _raise_in(thread.ident, exception)
         while thread.is_alive() and not ended.wait(0.1):
             pass
+        # It was seen where it stood when the exception was on its way; now it is known where it
+        # came.
+        came = self.raised
+        for i in reversed(range(len(self.deliveries))):
+            if isinstance(came, Injected):
+                self.deliveries[i] = raised_at(came)
+                came = came.__context__
         return bool(returned)
 
     def dismiss(self) -> None:

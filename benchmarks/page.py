@@ -1,0 +1,155 @@
+"""The page of the documentation that is made of results."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+from benchmarks import peers
+from benchmarks._machine import describe
+from benchmarks._records import Recording, read
+from benchmarks._tables import Table
+
+__all__ = ["SECTIONS", "Section", "write"]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What the page says of one benchmark."""
+
+    benchmark: str
+    """Its name, and that of the module which lays its results out."""
+    title: str
+    text: str
+
+
+SECTIONS = (
+    Section(
+        "limits",
+        "What the machine can do",
+        "Nothing that follows can be faster than this.",
+    ),
+    Section(
+        "collect",
+        "Collection",
+        "A network trains alone, with every iterate collected, and with the row-major matrix that"
+        " one would write first.",
+    ),
+    Section(
+        "peers",
+        "What else could keep every iterate",
+        "The same training loop, with each library used as its documentation recommends.",
+    ),
+    Section(
+        "paper",
+        "The paper's table and figures",
+        "The paper's access pattern, in memory and in a memory map, beside ours. The published"
+        " figures are of another machine: only ratios can be compared.",
+    ),
+    Section(
+        "regime",
+        "More posterior than memory",
+        "The process may hold only so much memory, the page cache of its files included: training"
+        " data, model and posterior compete for it. This is where the paper's memory map stopped"
+        " scaling, and what its question about Memory mode is about (`dram:?spill=` is Memory"
+        " mode's counterpart here).",
+    ),
+    Section(
+        "scaling",
+        "Scaling",
+        "What a step and a draw cost by size, and a model of three parameters for each.",
+    ),
+    Section("rss", "Memory", "An epoch in a process of its own."),
+    Section(
+        "transactions", "Transactions", "Columns written with a transaction each, and without."
+    ),
+    Section("array", "Arrays, beside other libraries", "The everyday operations of one matrix."),
+    Section("shelf", "Persistent memory", "Stores in place, and through the write cache."),
+    Section("codecs", "Codecs", "What compression makes of a trajectory."),
+    Section("imports", "Imports", "In fresh processes."),
+)
+_HEAD = """\
+# Benchmarks
+
+<!-- Made by `python -m benchmarks page` from benchmarks/results: do not edit. -->
+
+Each section is one run of one command, on the machine that it names. Figures of different sections
+may be of different machines or hours; only those of one table are to be compared. Rounds are
+interleaved: what disturbs the machine for a while falls on all rows alike.
+"""
+
+
+_README_FIGURES = re.compile(r"<!-- figures -->.*?<!-- /figures -->", re.DOTALL)
+_README_HEADINGS = ("", "ms a step", "x alone", "peak RSS", "32 draws, s", "after a kill")
+
+
+def write(results: Path, to: Path, readme: Path | None = None) -> None:
+    """Write the page, and its figures into a folder of its name.
+
+    Parameters
+    ----------
+    results
+        Directory of files of JSON lines, each named for its benchmark.
+    to
+        The page, which is replaced.
+    readme
+        Takes a few columns of the comparison with peers, where it says so.
+    """
+    parts = [_HEAD]
+    # The same results give the same bytes.
+    with mpl.rc_context({"svg.hashsalt": "pmarray"}):
+        for section in SECTIONS:
+            parts += [f"## {section.title}", section.text]
+            file = results / f"{section.benchmark}.jsonl"
+            parts += _of(read(file), to) if file.exists() else [_not_yet(section)]
+    to.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
+    compared = results / "peers.jsonl"
+    if readme is not None and compared.exists():
+        text = readme.read_text(encoding="utf-8")
+        shown = _README_FIGURES.sub(lambda _: _in_short(read(compared)), text)
+        readme.write_text(shown, encoding="utf-8")
+
+
+def _in_short(run: Recording) -> str:
+    (whole,) = peers.tables(run)
+    at = [whole.headings.index(heading) for heading in _README_HEADINGS]
+    header = run.header
+    table = Table(
+        "",
+        [whole.headings[i] for i in at],
+        [[row[i] for i in at] for row in whole.rows],
+        f"`{header['command']}`, {header['date'][:10]}, {header['machine']['cores']} cores: a"
+        f" network of {run.of('network')[0]['weights']:,} weights, every iterate kept and made"
+        " durable. The whole table, and what its columns mean, is in `docs/benchmarks.md`.",
+    )
+    return f"<!-- figures -->\n{table.to_markdown()}\n<!-- /figures -->"
+
+
+def _not_yet(section: Section) -> str:
+    return (
+        f"No result is kept here; `python -m benchmarks {section.benchmark}` measures it on your"
+        " machine."
+    )
+
+
+def _of(run: Recording, to: Path) -> list[str]:
+    header = run.header
+    module: Any = importlib.import_module(f"benchmarks.{header['benchmark']}")
+    parts = [
+        f"```\n{header['command']}\n```",
+        f"{header['date'][:10]}: {describe(header['machine'])}.",
+    ]
+    parts += [table.to_markdown() for table in module.tables(run)]
+    figures: Callable[[Recording], dict[str, Any]] = getattr(module, "figures", lambda _: {})
+    for name, figure in figures(run).items():
+        folder = to.with_suffix("")
+        folder.mkdir(exist_ok=True)
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+        parts.append(f"![{name.replace('-', ' ')}]({folder.name}/{name}.svg)")
+    return parts
