@@ -184,7 +184,7 @@ class _Effect:
                 "networks of different weights give the same outputs, bit for bit: the model seems "
                 "to compute with other weights than those collected",
                 SwagWarning,
-                stacklevel=4,
+                stacklevel=6,  # through no_grad, _reduced and predict, to who called that
             )
         self._decided = True
         self._weights = self._outputs = None
