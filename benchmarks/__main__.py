@@ -351,11 +351,63 @@ def burn_in(
     times: Annotated[
         float, typer.Option(min=1, help="Most iterates of a run, in mixing times.")
     ] = 30.0,
+    output: Output = _RESULTS,
 ) -> None:
     """Where the burn-in is found to end, on problems whose answer is known."""
-    from benchmarks.burn_in import measure
+    from benchmarks.burn_in import measure, tables
 
-    measure(Console(), seeds=seeds, times=times)
+    _run("burn-in", measure, tables, output, seeds=seeds, times=times)
+
+
+@app.command()
+def toy_regression(
+    seeds: Annotated[int, typer.Option(min=1, help="Data sets.")] = 5,
+    samples: Annotated[int, typer.Option(min=1, help="Networks of each method.")] = 100,
+    figure: Annotated[Path | None, typer.Option(help="Picture of the first: .png, .pdf.")] = None,
+    output: Output = _RESULTS,
+) -> None:
+    """Subspace inference of 2, 5 and 10 directions beside SWAG, on a regression of one variable."""
+    from benchmarks.toy_regression import measure, tables
+
+    _run(
+        "toy-regression", measure, tables, output,
+        hidden={"figure": figure}, seeds=seeds, samples=samples,
+    )  # fmt: skip
+
+
+@app.command()
+def mnist(
+    networks: Annotated[
+        list[str] | None, typer.Argument(help="2conv2fc, 2fc, 3fc, 4fc; all if none is given.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each network.")] = 3,
+    members: Annotated[int, typer.Option(min=2, help="Trainings of a mixture.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Of a training.")] = 7,
+    samples: Annotated[int, typer.Option(min=2, help="Networks of a posterior.")] = 30,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A trial: one small network, few images, one seed.")
+    ] = False,
+    data: Annotated[Path | None, typer.Option(help="Folder of the four MNIST files.")] = None,
+    directory: Directory = _RUNS,
+    output: Output = _RESULTS,
+) -> None:
+    """SGD, SWA, SWAG at several ranks, subspace, MultiSWAG and deep ensemble on MNIST.
+
+    One training at a time is on the disk: 13 GB for the iterates of 4fc.
+    """
+    from benchmarks.mnist import measure, tables
+
+    full: dict[str, Any] = {
+        "networks": networks or ["2conv2fc", "2fc", "3fc", "4fc"], "seeds": seeds,
+        "members": members, "epochs": epochs, "images": None, "ranks": [20, 600],
+        "rates": [0.02, 0.05, 0.1], "samples": samples,
+    }  # fmt: skip
+    small = {
+        "networks": networks or ["2conv2fc"], "seeds": 1, "members": 2, "epochs": 3,
+        "images": 2000, "ranks": [5], "rates": [0.02, 0.05], "samples": 5,
+    }  # fmt: skip
+    parameters = small if quick else full
+    _run("mnist", measure, tables, output, directory, hidden={"data": data}, **parameters)
 
 
 @app.command()

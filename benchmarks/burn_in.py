@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks._records import Recording
+from benchmarks._tables import Table
 from swag._projections import Projections
 from swag.burn_in import BurnIn, judge
 
-__all__ = ["Quadratic", "judged", "measure"]
+__all__ = ["Quadratic", "judged", "measure", "tables"]
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,8 @@ def judged(path: NDArray[np.float32]) -> BurnIn:
     return judge(Projections(path.shape[1]).of(path), range(len(path)), no_window)
 
 
-def measure(console: Console, *, seeds: int, times: float) -> None:
-    """Print where the burn-in is found to end, and where it does, in so many mixing times."""
-    table = Table(title="end of the burn-in, in iterates", caption="right: off by at most itself")
-    for heading in ("problem", "truth", "held", "found", "right", "within a half", "not settled"):
-        table.add_column(heading, justify="left" if heading == "problem" else "right")
+def measure(run: Recording, *, seeds: int, times: float) -> None:
+    """Where the burn-in of every problem is found to end, of so many mixing times and fewer."""
     problems = {
         "200 axes": Quadratic(),
         "200 axes, alike": Quadratic(smallest=0.5),
@@ -92,16 +89,37 @@ def measure(console: Console, *, seeds: int, times: float) -> None:
         "2 axes": Quadratic(axes=2, smallest=0.5),
     }
     for name, problem in problems.items():
+        truth = problem.mixing_time
         for held in sorted({times, 10.0, 5.0, 0.8}, reverse=True):
-            truth = problem.mixing_time
+            run.report(f"{name}, {held:g} mixing times")
             count = max(80, round(held * truth))
-            found = [judged(problem.run(count, seed)).start for seed in range(seeds)]
-            known = np.array([start for start in found if start is not None])
-            spread = f"{known.min()} .. {known.max()}" if len(known) else "-"
-            table.add_row(
-                name, str(truth), str(count), spread,
-                f"{int((abs(known - truth) <= truth).sum())} of {seeds}",
-                f"{int((abs(known - truth) <= truth / 2).sum())}",
-                f"{seeds - len(known)}",
-            )  # fmt: skip
-    console.print(table)
+            for seed in range(seeds):
+                start = judged(problem.run(count, seed)).start
+                run.add("burn-in", problem=name, truth=truth, held=count, seed=seed, start=start)
+
+
+def tables(run: Recording) -> list[Table]:
+    """Lay out a run; right is what is off by at most the mixing time."""
+    cases: dict[tuple[str, int, int], list[int | None]] = {}
+    for one in run.of("burn-in"):
+        cases.setdefault((one["problem"], one["truth"], one["held"]), []).append(one["start"])
+    headings = [
+        "problem",
+        "mixing time",
+        "iterates",
+        "found",
+        "right",
+        "within half",
+        "not settled",
+    ]
+    table = Table("End of the burn-in", headings, note="Right is off by at most the mixing time.")
+    for (name, truth, held), found in cases.items():
+        known = [start for start in found if start is not None]
+        off = [abs(start - truth) for start in known]
+        table.rows.append([
+            name, str(truth), str(held),
+            f"{min(known)} to {max(known)}" if known else "-",
+            f"{sum(o <= truth for o in off)} of {len(found)}",
+            str(sum(2 * o <= truth for o in off)), str(len(found) - len(known)),
+        ])  # fmt: skip
+    return [table]

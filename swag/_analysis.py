@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from swag._buffers import Buffers
@@ -14,6 +15,7 @@ from swag._distribution import MEMORY_BYTES, Distribution
 from swag._factors import GaussianFactors
 from swag.burn_in import BurnIn, suggest
 from swag.errors import WindowError
+from swag.gradients import Gradients
 from swag.sampling import Center
 from swag.subspace import Subspace, principal
 
@@ -40,14 +42,26 @@ class Analysis(Distribution):
         every: int = 1,
         rank: int | None = None,
         center: Center = "running",
+        *,
+        stop: int | None = None,
     ) -> StoredPosterior:
         """As `swag.Posterior.window` says."""
 
-    def suggest_burn_in(self) -> BurnIn:
+    def suggest_burn_in(
+        self, *, loss: ArrayLike | None = None, gradients: Gradients | None = None
+    ) -> BurnIn:
         """Find out from the trajectory where its burn-in ends, and whether it does.
 
         Looks at all iterates in the store, not only at those of this posterior, and needs nothing
-        else: the store may have been finished long ago.
+        else: the store may have been finished long ago. What training recorded is tested too,
+        where it is given.
+
+        Parameters
+        ----------
+        loss
+            Of the minibatch before each iterate held, shape (iterates,); None to leave it out.
+        gradients
+            Of the step to each iterate held (`swag.gradients.Gradients`); None to leave them out.
 
         Returns
         -------
@@ -59,6 +73,8 @@ class Analysis(Distribution):
         ------
         WindowError
             Fewer than 80 iterates are held.
+        ValueError
+            `loss` or `gradients` are not as many as these, or not finite.
 
         Examples
         --------
@@ -74,7 +90,7 @@ class Analysis(Distribution):
         >>> 5 < found.start < 20, found.window().n_averaged == 200 - found.start
         (True, True)
         """
-        return suggest(self._store, self.window)
+        return suggest(self._store, self.window, loss, gradients)
 
     def subspace(self, k: int, *, memory_bytes: int = MEMORY_BYTES) -> Subspace:
         """The k directions in which the iterates vary most, to infer in (Izmailov et al. 2019).

@@ -46,6 +46,8 @@ class Posterior(Analysis, Predictor):
         every: int = 1,
         rank: int | None = None,
         center: Center = "running",
+        *,
+        stop: int | None = None,
     ) -> StoredPosterior:
         """The posterior of some of the iterates, chosen after the fact.
 
@@ -62,6 +64,8 @@ class Posterior(Analysis, Predictor):
             What deviations are taken from: ``"running"``, the mean of the iterates up to each, as
             Maddox et al. 2019 do (Algorithm 1), or ``"mean"``, the mean of all those used, which
             gives their sample covariance.
+        stop
+            Number of the first iterate not to use; None for all that are there.
 
         Returns
         -------

@@ -5,16 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from swag._draws import Draws
 from swag._forward import Forward, device_of, moved, outputs_of, size_of
 from swag._target import Target
 
-__all__ = ["Networks"]
+__all__ = ["Networks", "Source"]
 
 Take = Callable[[Any], tuple[Tensor, ...]]
 Found = tuple[int, int, Tensor, tuple[Tensor, ...]]
@@ -22,6 +21,19 @@ Found = tuple[int, int, Tensor, tuple[Tensor, ...]]
 _ACTIVATIONS = 16
 """What a network holds at a time while it runs, as a multiple of its inputs: a guess."""
 _LEAST_TOLERANCE = 1e-4
+
+
+class Source(Protocol):
+    """Weights for a model, one vector after another."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def once(self) -> Iterator[Tensor]:
+        """The vectors, shape (n,) each."""
+
+    def kept(self) -> Iterable[Tensor]:
+        """The same, to be gone through again."""
 
 
 class Networks:
@@ -53,7 +65,7 @@ class Networks:
     def __init__(
         self,
         target: Target,
-        draws: Draws,
+        draws: Source,
         take: Take,
         forward: Forward | None,
         memory_bytes: int,

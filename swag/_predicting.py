@@ -17,9 +17,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from swag._draws import Draws
 from swag._forward import Forward, rows_of, size_of
-from swag._networks import Networks
+from swag._networks import Networks, Source
 from swag._reductions import Reduction
 from swag._target import Target
 from swag.errors import SwagWarning
@@ -78,7 +77,7 @@ def rows_in(inputs: Any) -> int | None:
 
 @torch.no_grad()
 def reduced(
-    parts: Sequence[tuple[Target, Draws]],
+    parts: Sequence[tuple[Target, Source]],
     batches: Iterable[Any],
     reduction: Reduction[R],
     forward: Forward | None,
@@ -184,7 +183,7 @@ class _Effect:
                 "networks of different weights give the same outputs, bit for bit: the model seems "
                 "to compute with other weights than those collected",
                 SwagWarning,
-                stacklevel=4,
+                stacklevel=6,  # through no_grad, _reduced and predict, to who called that
             )
         self._decided = True
         self._weights = self._outputs = None

@@ -148,7 +148,7 @@ class Predictor(ABC):
         return self._reduced(
             model,
             inputs,
-            lambda networks: Average(networks, function),
+            lambda networks: Average(networks, function, self._shares(networks)),
             samples=samples,
             scale=scale,
             generator=generator,
@@ -210,7 +210,10 @@ class Predictor(ABC):
         (tensor([0.2500]), True)
         """
         return self._reduced(
-            model, inputs, lambda networks: GaussianMixture(networks, noise), **options
+            model,
+            inputs,
+            lambda networks: GaussianMixture(networks, noise, self._shares(networks)),
+            **options,
         )
 
     def predict_each(
@@ -254,6 +257,10 @@ class Predictor(ABC):
         """
         function = activation_of(activation)
         return self._reduced(model, inputs, lambda networks: Stack(networks, function), **options)
+
+    def _shares(self, networks: int) -> list[float] | None:
+        """What each of so many networks counts, together 1; None where they count the same."""
+        return None
 
     def _reduced(
         self,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
@@ -74,6 +75,11 @@ def _softmax(outputs: Tensor) -> Tensor:
     return torch.softmax(outputs, dim=1)
 
 
+def _factors(networks: int, shares: Sequence[float] | None) -> list[float]:
+    """What each network counts, on average 1."""
+    return [1.0] * networks if shares is None else [networks * share for share in shares]
+
+
 def _wide(outputs: Tensor) -> Tensor:
     return outputs if outputs.dtype == torch.float64 else outputs.float()
 
@@ -87,9 +93,17 @@ class Average:
         How many there are.
     activation
         The function; of float32 or wider.
+    shares
+        Of each network, together 1; equal ones if None.
     """
 
-    def __init__(self, networks: int, activation: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        networks: int,
+        activation: Callable[[Tensor], Tensor],
+        shares: Sequence[float] | None = None,
+    ) -> None:
+        self._factors = _factors(networks, shares)
         self._networks = networks
         self._activation = activation
         self._sums: list[Tensor] = []
@@ -101,11 +115,11 @@ class Average:
 
     def add(self, network: int, batch: int, taken: tuple[Tensor, ...]) -> None:
         """Add to the sum."""
-        found = self._activation(_wide(taken[0]))
+        found = self._factors[network] * self._activation(_wide(taken[0]))
         if network:
             self._sums[batch] += found
         else:
-            self._sums.append(found.clone())
+            self._sums.append(found)
 
     def over(self) -> None:
         """Divide the sums."""
@@ -157,15 +171,19 @@ class GaussianMixture:
         How many there are.
     noise
         The variance of each, if not the network's own.
+    shares
+        Of each network, together 1; equal ones if None.
     """
 
-    def __init__(self, networks: int, noise: Noise) -> None:
+    def __init__(self, networks: int, noise: Noise, shares: Sequence[float] | None = None) -> None:
         if isinstance(noise, str) and noise != "learned":
             raise ValueError(f'noise={noise!r}: use a variance, "learned" or None')
         if isinstance(noise, float | int | Tensor) and not bool(
             (torch.as_tensor(noise) >= 0).all()
         ):
             raise ValueError("noise is a variance, and one is negative")
+        self._factors = _factors(networks, shares)
+        self._so_far = list(accumulate(self._factors))
         self._networks = networks
         self._noise = noise
         self._now: list[list[Tensor]] = []
@@ -185,22 +203,25 @@ class GaussianMixture:
         return pair
 
     def add(self, network: int, batch: int, taken: tuple[Tensor, ...]) -> None:
-        """Take a network into mean and squared deviations (Welford 1962), and its noise."""
+        """Take a network into mean and squared deviations (West 1979), and its noise."""
         mean = _wide(taken[0])
         noise = _wide(taken[1]) if len(taken) > 1 else torch.zeros_like(mean)
+        factor = self._factors[network]
         if len(taken) > 1 and not bool((noise >= 0).all()):
             raise ValueError(
                 "the network's second output is a variance, and some are negative: where it is a "
                 "logarithm, give forward= that takes exp() of it"
             )
         if not network:
-            self._now.append([mean.clone(), torch.zeros_like(mean), noise.expand_as(mean).clone()])
+            first = factor * noise.expand_as(mean)
+            self._now.append([mean.clone(), torch.zeros_like(mean), first])
             return
         middle, squares, noises = self._now[batch]
         before = mean - middle
-        middle += before / (network + 1)
-        squares += before * (mean - middle)
-        noises += noise
+        if factor:
+            middle += before * (factor / self._so_far[network])
+            squares += factor * before * (mean - middle)
+            noises += factor * noise
 
     def over(self) -> None:
         """Divide the sums."""

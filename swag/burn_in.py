@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from swag._projections import Path, Projections
 from swag._store import Store
 from swag.convergence import distance_slope, effective_sample_size, geweke, split_r_hat
 from swag.errors import WindowError
+from swag.gradients import Gradients, discrepancy
 from swag.sampling import Center
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ _FEWEST_EFFECTIVE = 10.0
 _LARGEST_R_HAT = 1.1
 _LARGEST_Z_SQUARE = 4.0
 _STEEPEST = 0.6
+_LARGEST_Z = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,12 @@ class BurnIn:
         return "; ".join(f"{c.name} is {c.value:.3g}, not {c.wanted}" for c in failed)
 
 
-def suggest(store: Store, window: Callable[..., StoredPosterior]) -> BurnIn:
+def suggest(
+    store: Store,
+    window: Callable[..., StoredPosterior],
+    loss: ArrayLike | None = None,
+    gradients: Gradients | None = None,
+) -> BurnIn:
     """`Posterior.suggest_burn_in` of the posterior in a store, with its method `window`."""
     collected = store.progress().collected
     held = range(collected - store.kept(collected), collected)
@@ -117,13 +124,25 @@ def suggest(store: Store, window: Callable[..., StoredPosterior]) -> BurnIn:
             f"than {FEWEST}"
         )
     path = Projections(store.table.size).along(store.columns(held))
-    return judge(path, held, window)
+    return judge(path, held, window, loss, gradients)
 
 
-def judge(path: Path, held: range, window: Callable[..., StoredPosterior]) -> BurnIn:
+def judge(
+    path: Path,
+    held: range,
+    window: Callable[..., StoredPosterior],
+    loss: ArrayLike | None = None,
+    gradients: Gradients | None = None,
+) -> BurnIn:
     """The same of iterates that are projected already."""
+    losses = None if loss is None else _of_each(np.asarray(loss, np.float64), len(held), "loss")
+    terms = None if gradients is None else _of_each(gradients.values, len(held), "gradients")
     boundary, energy = _boundary(path.projections)
-    checks = tuple(_checks(path, boundary, energy))
+    checks = (
+        *_checks(path, boundary, energy),
+        *_checks_of_loss(None if losses is None else losses[boundary:]),
+        *_checks_of_gradients(None if terms is None else terms[boundary:]),
+    )
     settled = all(check.holds is not False for check in checks)
     return BurnIn(
         start=held[boundary] if settled else None,
@@ -172,6 +191,34 @@ def _checks(path: Path, boundary: int, energy: Floats) -> Iterator[Check]:
     yield _at_most("square of Geweke's z", _root_mean_square(z) ** 2, _LARGEST_Z_SQUARE)
     slope = distance_slope(path.squared_distance)
     yield _at_most("slope of the distance", slope, _STEEPEST)
+
+
+def _checks_of_loss(loss: Floats | None) -> Iterator[Check]:
+    name, wanted = "Geweke's z of the loss", f"at most {_LARGEST_Z:g} either way"
+    if loss is None:
+        yield Check(name, math.nan, wanted, None, "no loss was given")
+        return
+    z = abs(geweke(loss, first=_GEWEKE_FIRST))
+    yield Check(name, z, wanted, z <= _LARGEST_Z)
+
+
+def _checks_of_gradients(terms: Floats | None) -> Iterator[Check]:
+    wanted = f"at most {_LARGEST_Z:g} either way"
+    for i, name in enumerate(("Yaida's relation", "SASA+")):
+        if terms is None:
+            yield Check(name, math.nan, wanted, None, "no gradients were given")
+        else:
+            z = abs(discrepancy(terms[:, 2 * i], terms[:, 2 * i + 1]))
+            yield Check(name, z, wanted, z <= _LARGEST_Z)
+
+
+def _of_each(values: Floats, count: int, name: str) -> Floats:
+    if len(values) != count or not np.isfinite(values).all():
+        raise ValueError(
+            f"{name}: {len(values)} values, and {count} iterates are held; give a finite one for "
+            "each, in their order"
+        )
+    return values
 
 
 def _at_most(name: str, value: float, bound: float) -> Check:

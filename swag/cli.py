@@ -1,4 +1,4 @@
-"""The command line: ``swag train``, ``swag evaluate``, ``swag sample``, ``swag info``.
+"""The command line: ``swag train | evaluate | sample | diagnose | report | info``.
 
 PyTorch takes seconds to import, so it is imported inside the commands; ``swag --help`` is quick.
 """
@@ -306,6 +306,68 @@ def sample(
             generator=seed,
         )
         Console().print(told, highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: swag diagnose memmap:./runs/demo --figure burn-in.png")
+def diagnose(
+    store: Store,
+    figure: Annotated[
+        Path | None, typer.Option(help="Write a picture there: .png, .pdf or .svg.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
+) -> None:
+    """Say where the burn-in of a stored trajectory ends, and what speaks for it.
+
+    Any posterior that was collected with its iterates will do, of any training.
+    """
+    with _plain_errors():
+        from swag import diagnosis, report
+
+        if figure is not None:
+            try:
+                report.check_picture(figure)
+            except ValueError as error:
+                raise typer.BadParameter(str(error), param_hint="--figure") from None
+        found = diagnosis.diagnose(store)
+        if as_json:
+            print(json.dumps(diagnosis.as_json(found), indent=2))
+        else:
+            Console().print(diagnosis.table(found))
+        if figure is not None:
+            diagnosis.picture(found, figure)
+            Console(stderr=True).print(f"picture: {figure}", highlight=False)
+
+
+@app.command(epilog="Example: swag report memmap:./runs/demo --output demo.html")
+def report(
+    store: Store,
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
+    images: Annotated[
+        int | None,
+        typer.Option(min=1, help="Evaluate on the first so many images; all if not given."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Networks drawn from each posterior.")] = 30,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+    threads: Threads = None,
+    data: Data = None,
+) -> None:
+    """Write a page about a posterior: one HTML file that needs nothing else.
+
+    Burn-in, trajectory and spectrum of any posterior; scores, reliability and cost of each step
+    where swag train made it.
+    """
+    with _plain_errors():
+        from swag import evaluation, html, runs
+        from swag.posterior import load
+
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _set_threads(threads)
+        found = None
+        if runs.describe(store)["recipe"] is not None:
+            found = evaluation.evaluate(store, data=data, images=images, samples=samples, seed=seed)
+        with load(store) as posterior:
+            html.write(html.find(posterior, found), output)
+        Console(stderr=True).print(f"report: {output}", highlight=False)
 
 
 @app.command(epilog="Example: swag info memmap:./runs/demo --json")

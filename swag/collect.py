@@ -284,6 +284,8 @@ class SWAG(Collecting):
         every: int = 1,
         rank: int | None = None,
         center: Center = "running",
+        *,
+        stop: int | None = None,
     ) -> StoredPosterior:
         """The posterior of some of the iterates collected so far; see `Posterior.window`.
 
@@ -298,7 +300,7 @@ class SWAG(Collecting):
             progress, last = self._caught_up()
             moments = last.copy()
         known = Known(moments, self._anchor, self._last_buffers())
-        return window(self._store, progress.collected, start, every, rank, center, known)
+        return window(self._store, progress.collected, start, every, rank, center, stop, known)
 
     # -- durability -----------------------------------------------------------------------------
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import TypedDict, Unpack
 
 import pmarray
 from swag._distribution import Distribution, Drawing
+from swag.errors import StoreError
 from swag.posterior import load
 
 __all__ = ["Window", "sample"]
+
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:")  # of two letters or more: C: is a drive
 
 
 class Window(TypedDict, total=False):
@@ -53,6 +58,8 @@ def sample(
 
     Raises
     ------
+    StoreError
+        The destination is a URL without a ``#name``.
     FileExistsError
         There are files of the same names.
     pmarray.errors.PMArrayError
@@ -72,6 +79,11 @@ def sample(
     ...     draws.shape, draws.attrs["parameters"]["bias"]
     ((3, 10), {'start': 8, 'shape': [2]})
     """
+    if _SCHEME.match(destination) and "#" not in destination:
+        raise StoreError(
+            f"{destination} names a group, and no array in it: add a #name, as in "
+            f"{destination}#draws, or give a folder"
+        )
     with load(store) as whole:
         posterior = whole.window(**(window or {}))
         place, has_name, name = destination.rpartition("#")

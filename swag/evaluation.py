@@ -27,6 +27,8 @@ class Row:
     """Accuracy, NLL, ECE and Brier score."""
     reliability: Reliability
     """For the reliability diagram."""
+    probabilities: Tensor
+    """Of each class for each image, shape (n, classes)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Evaluation:
 
     rows: tuple[Row, ...]
     """One model each, in the order of the table."""
+    labels: Tensor
+    """Of the images, shape (n,)."""
     run: runs.Run
     """The training that made the posterior."""
     n_averaged: int
@@ -134,9 +138,17 @@ def evaluate(
             if watch is not None:
                 watch(name)
             predicted = predict()
-            rows.append(Row(name, score(predicted, labels), reliability(predicted, labels)))
+            found = score(predicted, labels), reliability(predicted, labels)
+            rows.append(Row(name, *found, predicted))
         return Evaluation(
-            tuple(rows), run, full.n_averaged, full.rank, samples=samples, scale=scale, seed=seed
+            tuple(rows),
+            labels,
+            run,
+            full.n_averaged,
+            full.rank,
+            samples=samples,
+            scale=scale,
+            seed=seed,
         )
 
 

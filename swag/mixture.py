@@ -21,19 +21,22 @@ __all__ = ["MultiSWAG"]
 
 
 class MultiSWAG(Predictor):
-    """An equal mixture of posteriors of one network, known as MultiSWAG (Wilson & Izmailov 2020).
+    """A mixture of posteriors of one network, known as MultiSWAG (Wilson & Izmailov 2020).
 
     One Gaussian describes the surroundings of one solution; trainings from other seeds find others.
+    Windows of one training do, too: ``[posterior.window(a, stop=b), posterior.window(b)]``.
 
     Parameters
     ----------
     posteriors
         At least one, each of the same parameters: `swag.SWAG`, or from `swag.load` or `window`.
+    weights
+        Of each in the mixture, zero or more, in any unit; equal ones if None.
 
     Raises
     ------
     ValueError
-        There are none.
+        There are none, or the weights are not as many, or none is positive.
     ModelError
         They are of different parameters.
 
@@ -50,10 +53,13 @@ class MultiSWAG(Predictor):
     torch.Size([5, 2])
     """
 
-    def __init__(self, posteriors: Sequence[Posterior]) -> None:
+    def __init__(
+        self, posteriors: Sequence[Posterior], weights: Sequence[float] | None = None
+    ) -> None:
         if not posteriors:
             raise ValueError("a mixture needs at least one posterior")
         self.posteriors = tuple(posteriors)
+        self.weights = _normalised(len(self.posteriors), weights)
         first, *others = (
             {e.name: (e.shape, e.dtype) for e in posterior._table.entries}
             for posterior in self.posteriors
@@ -73,9 +79,7 @@ class MultiSWAG(Predictor):
     ) -> dict[str, Tensor]:
         """Draw weights, each from a posterior drawn at random; see `Posterior.sample`."""
         source = source_of(generator)  # one for all, so that no two use the same numbers
-        parts = torch.randint(
-            len(self.posteriors), (n,), generator=source, device=source.device
-        ).tolist()
+        parts = self._chosen(n, source)
         result: dict[str, Tensor] = {}
         for i, posterior in enumerate(self.posteriors):
             places = [place for place, part in enumerate(parts) if part == i]
@@ -98,7 +102,7 @@ class MultiSWAG(Predictor):
     ) -> Iterator[nn.Module]:
         """Put weights drawn from one of the posteriors into a model; see `Posterior.sampled`."""
         source = source_of(generator)
-        part = int(torch.randint(len(self.posteriors), (), generator=source, device=source.device))
+        (part,) = self._chosen(1, source)
         with self.posteriors[part].sampled(
             model, scale=scale, generator=source, loader=loader, forward=forward
         ) as inside:
@@ -115,8 +119,42 @@ class MultiSWAG(Predictor):
 
     def log_prob(self, weights: Mapping[str, Tensor], *, scale: float | None = None) -> Tensor:
         """The log of the density of the mixture; see `Posterior.log_prob`."""
-        parts = [posterior.log_prob(weights, scale=scale) for posterior in self.posteriors]
-        return torch.logsumexp(torch.stack(parts), dim=0) - math.log(len(parts))
+        parts = [
+            posterior.log_prob(weights, scale=scale) + math.log(share)
+            for posterior, share in zip(self.posteriors, self.weights, strict=True)
+            if share
+        ]
+        return torch.logsumexp(torch.stack(parts), dim=0)
+
+    def _chosen(self, n: int, source: torch.Generator) -> list[int]:
+        """Posteriors for so many draws, by their numbers."""
+        if len(set(self.weights)) == 1:
+            size = len(self.posteriors)
+            drawn = torch.randint(size, (n,), generator=source, device=source.device)
+        elif not n:
+            return []
+        else:
+            shares = torch.tensor(self.weights, dtype=torch.float64, device=source.device)
+            drawn = torch.multinomial(shares, n, replacement=True, generator=source)
+        return [int(part) for part in drawn.tolist()]
+
+    def _shares(self, networks: int) -> list[float] | None:
+        """Of each network, where every posterior has as many; None where they are equal."""
+        if len(set(self.weights)) == 1:
+            return None
+        each = networks // len(self.posteriors)
+        return [weight / each for weight in self.weights for _ in range(each)]
+
+
+def _normalised(count: int, weights: Sequence[float] | None) -> tuple[float, ...]:
+    if weights is None:
+        return (1 / count,) * count
+    if len(weights) != count or not all(0 <= w < math.inf for w in weights) or not sum(weights):
+        raise ValueError(
+            f"weights={list(weights)!r:.200}: give {count} numbers, zero or more, one positive"
+        )
+    total = math.fsum(weights)
+    return tuple(weight / total for weight in weights)
 
 
 def _described(entry: tuple[tuple[int, ...], torch.dtype] | None) -> str:

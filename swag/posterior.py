@@ -75,13 +75,15 @@ class StoredPosterior(Posterior):
         every: int = 1,
         rank: int | None = None,
         center: Center = "running",
+        *,
+        stop: int | None = None,
     ) -> StoredPosterior:
         """The posterior of some of the iterates; of all in the store, not only those in this one.
 
         See `Posterior.window`.
         """
         known = Known(None, None, self._store.read_buffers())
-        return window(self._store, self._collected(), start, every, rank, center, known)
+        return window(self._store, self._collected(), start, every, rank, center, stop, known)
 
     def _collected(self) -> int:
         return self._store.progress().collected
@@ -176,6 +178,7 @@ def window(
     every: int,
     rank: int | None,
     center: Center,
+    stop: int | None,
     known: Known,
 ) -> StoredPosterior:
     """`Posterior.window` of a store that has collected so many iterates.
@@ -186,11 +189,13 @@ def window(
         raise ValueError(f"start={start}, every={every}, rank={rank}: they count iterates")
     if center not in get_args(Center):
         raise ValueError(f"center={center!r}: use one of {', '.join(map(repr, get_args(Center)))}")
-    iterates = range(start, collected, every)
+    end = collected if stop is None else min(stop, collected)
+    iterates = range(start, end, every)
     if not iterates:
-        raise WindowError(f"{collected} iterates are collected: none from {start} on")
+        until = "on" if stop is None else f"to {stop}"
+        raise WindowError(f"{collected} iterates are collected: none from {start} {until}")
     oldest = collected - store.kept(collected)
-    before = len(range(start, oldest, every))
+    before = len(range(start, min(oldest, end), every))
     whole = len(iterates) == collected  # whatever the step, if there is just one
     if before and not whole:
         raise WindowError(

@@ -20,20 +20,26 @@ twice, and never held.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from swag._buffers import Buffers
+from swag._distribution import MEMORY_BYTES
 from swag._factors import GaussianFactors, blocks, refuse_rank
+from swag._forward import Forward
 from swag._parameters import ParameterTable
+from swag._predicting import batches_of, reduced
+from swag._reductions import Activation, Average, activation_of
 from swag._target import Target
 from swag.errors import WindowError
 from swag.sampling import Gaussian, Generator, source_of
 
-__all__ = ["Subspace", "elliptical_slice", "principal"]
+__all__ = ["Spectrum", "Subspace", "elliptical_slice", "principal", "spectrum"]
 
 LogLikelihood = Callable[[nn.Module], Tensor | float]
 
@@ -172,9 +178,76 @@ class Subspace:
                     points[kept - 1] = prior_scale * z
         return points
 
+    def predict(
+        self,
+        model: nn.Module,
+        inputs: Tensor | Dataset[Any] | Iterable[Any],
+        coordinates: Tensor,
+        *,
+        activation: Activation,
+        loader: Iterable[Any] | None = None,
+        forward: Forward | None = None,
+        batch_size: int = 1000,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> Tensor:
+        """Average what the networks at some points make of each input.
+
+        Parameters
+        ----------
+        model, inputs
+            As for `Posterior.predict`.
+        coordinates
+            Of the networks, shape (networks, k): what `sample` gives.
+        activation, loader, forward, batch_size, memory_bytes
+            As for `Posterior.predict`.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (n, ...) as the model's outputs, on the model's device.
+
+        Raises
+        ------
+        ModelError, ValueError, TypeError
+            As `Posterior.predict`; there is no point.
+        """
+        if coordinates.ndim != 2 or not len(coordinates):
+            raise ValueError(f"points have the shape (n, k), not {tuple(coordinates.shape)}")
+        target = Target(model, self.table, self._buffers, loader, forward)
+        share = memory_bytes // 2
+        with target.borrowed():
+            return reduced(
+                [(target, _Points(self, coordinates))],
+                batches_of(inputs, batch_size),
+                Average(len(coordinates), activation_of(activation)),
+                forward,
+                share,
+            )
+
     def _vectors(self, coordinates: Tensor) -> Tensor:
         moved = coordinates.to(torch.float32) @ self.basis
         return self.mean + moved
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Points of a subspace, as networks are made of draws."""
+
+    subspace: Subspace
+    coordinates: Tensor
+
+    def __len__(self) -> int:
+        return len(self.coordinates)
+
+    def once(self) -> Iterator[Tensor]:
+        """The weights of each, shape (n,)."""
+        return map(self.subspace._vectors, self.coordinates)
+
+    def kept(self) -> Iterable[Tensor]:
+        """The same, to be gone through again: a product each time, and nothing held."""
+        return self
+
+    __iter__ = once
 
 
 def elliptical_slice(
@@ -214,6 +287,40 @@ def elliptical_slice(
         angle = low + (high - low) * torch.rand((), generator=source).item()
 
 
+@dataclass(frozen=True)
+class Spectrum:
+    """The singular values of the deviations, and where the iterates are along their directions."""
+
+    singular_values: Tensor
+    """Standard deviations, the largest first, shape (rank,), float64."""
+    mixing: Tensor
+    """What the deviations are multiplied by for the directions, shape (rank, rank); orthogonal."""
+
+    @property
+    def scores(self) -> Tensor:
+        """Coordinates of each column along each direction, shape (columns, rank)."""
+        return self.mixing.T * self.singular_values * math.sqrt(max(1, len(self.mixing) - 1))
+
+
+def spectrum(gaussian: Gaussian, memory_bytes: int = MEMORY_BYTES) -> Spectrum:
+    """The spectrum of a posterior's deviations, from one reading of its columns.
+
+    Raises
+    ------
+    pmarray.errors.BudgetError
+        It has more than 3,000 columns.
+    """
+    factors = GaussianFactors(gaussian, 1.0)
+    r = factors.rank
+    refuse_rank(r)
+    gram = torch.zeros(r, r, dtype=torch.float64)
+    for start, stop in blocks(factors.size, r, memory_bytes):
+        part = factors.rows(start, stop, memory_bytes)[1]
+        gram.addmm_(part, part.T)
+    squares, vectors = torch.linalg.eigh(gram)
+    return Spectrum(squares.flip(0).clamp(min=0).sqrt(), vectors.flip(1).T)
+
+
 def principal(gaussian: Gaussian, buffers: Buffers, k: int, memory_bytes: int) -> Subspace:
     """`Posterior.subspace` of a posterior."""
     factors = GaussianFactors(gaussian, 1.0)
@@ -223,17 +330,10 @@ def principal(gaussian: Gaussian, buffers: Buffers, k: int, memory_bytes: int) -
             f"the low-rank part has {r} columns, which span at most {max(0, r - 1)} directions; "
             f"k={k} were asked for"
         )
-    refuse_rank(r)
-    gram = torch.zeros(r, r, dtype=torch.float64)
-    for start, stop in blocks(factors.size, r, memory_bytes):
-        part = factors.rows(start, stop, memory_bytes)[1]
-        gram.addmm_(part, part.T)
-    squares, vectors = torch.linalg.eigh(gram)
-    # F^T w is a left singular vector times its singular value, which is the length wanted.
-    mixing = vectors.flip(1)[:, :k].T
+    found = spectrum(gaussian, memory_bytes)
+    # Those of F are left singular vectors times their singular values: as long as is wanted.
     basis = torch.empty(k, factors.size)
     for start, stop in blocks(factors.size, r, memory_bytes):
-        basis[:, start:stop] = mixing @ factors.rows(start, stop, memory_bytes)[1]
+        basis[:, start:stop] = found.mixing[:k] @ factors.rows(start, stop, memory_bytes)[1]
     mean = gaussian.anchor + torch.from_numpy(gaussian.moments.mean)
-    spread = squares.flip(0).clamp(min=0).sqrt()
-    return Subspace(gaussian.table, mean, basis, spread, buffers)
+    return Subspace(gaussian.table, mean, basis, found.singular_values, buffers)

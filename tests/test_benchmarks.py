@@ -188,6 +188,18 @@ def test_the_papers_figures_stand_beside_ours_as_ratios(scratch: Path, output: P
     assert set(paper.figures(found)) == {"paper-epoch"}
 
 
+def test_a_run_that_is_broken_off_leaves_the_results_of_the_one_before(output: Path) -> None:
+    with recording("limits", output) as run_:
+        run_.add("memory", bytes_per_second=1.0)
+    with pytest.raises(KeyboardInterrupt), recording("limits", output) as run_:
+        run_.add("memory", bytes_per_second=2.0)
+        raise KeyboardInterrupt
+    (kept,) = read(output / "limits.jsonl").of("memory")
+    assert kept["bytes_per_second"] == 1.0
+    (partial,) = read(output / "limits.jsonl.part").of("memory")
+    assert partial["bytes_per_second"] == 2.0
+
+
 def test_a_run_that_takes_too_long_is_broken_off_and_marked() -> None:
     class Slow:
         def step(self) -> None:

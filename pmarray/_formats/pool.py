@@ -260,9 +260,11 @@ class Directory:
                 )
                 for number, runs in value["files"].items()
             }
-            if not isinstance(value["checkpoint"], str | None):
+            checkpoint = value["checkpoint"]
+            if not isinstance(checkpoint, str | None):
                 raise ValueError("its checkpoint is no text")
-            return cls(value["checkpoint"], files, check_integer(value["freed"]))
+            (checkpoint or "").encode()  # half of a surrogate pair cannot be
+            return cls(checkpoint, files, check_integer(value["freed"]))
         except Exception as error:  # whatever arbitrary values lead to
             raise DamagedError(f"the directory of {where} cannot be read: {error}") from error
 

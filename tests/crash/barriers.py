@@ -103,7 +103,8 @@ FAMILIES = {
                 "persist shelf/stores.py begin",
                 # The process id of the writer, for messages.
                 "store shelf/pool.py become_writer",
-                # The copy of a superblock is for damage; a cut leaves the line.
+                # A superblock is stored twice, one after the other, and either serves.
+                "store shelf/pool.py _put_in_force",
                 "store shelf/pool.py _vouch",
             }),
             slow=frozenset({

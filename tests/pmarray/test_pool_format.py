@@ -223,6 +223,12 @@ def test_a_directory_that_is_none_is_damage(data: bytes) -> None:
         Directory.from_bytes(data, google_crc32c.value(data), "here")
 
 
+def test_a_checkpoint_that_is_no_text_is_damage() -> None:
+    data = b'{"checkpoint": "\\ud800", "files": {}, "freed": 0}'
+    with pytest.raises(DamagedError, match="cannot be read"):
+        Directory.from_bytes(data, google_crc32c.value(data), "here")
+
+
 @given(directories, st.integers(0, 5), st.none() | files)
 def test_changing_one_file_leaves_the_others(
     directory: Directory, number: int, runs: Runs | None

@@ -254,6 +254,9 @@ def test_the_command_draws_into_an_array_all_or_nothing(tmp_path: Path) -> None:
     with pmarray.open_group(drawn, mode="r") as group:
         assert set(group) == {"draws"}
     assert sample(f"{drawn}#odd", "--samples", "3").exit_code == 2
+    nameless = sample(drawn)
+    assert nameless.exit_code == 1
+    assert "add a #name" in nameless.stderr
 
 
 def test_the_command_says_what_is_missing_or_writes_files(

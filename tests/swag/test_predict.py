@@ -459,8 +459,9 @@ def test_draws_without_any_effect_are_told() -> None:
 
     model = Copy()
     posterior = collected(model)
-    with pytest.warns(swag.errors.SwagWarning, match="same outputs"):
+    with pytest.warns(swag.errors.SwagWarning, match="same outputs") as told:
         posterior.predict(model, some(3), activation="none", samples=3)
+    assert told[0].filename == __file__
 
 
 # -- the mean, for good, and what stays of a model ------------------------------------------------

@@ -113,6 +113,15 @@ def test_a_linear_model_has_the_posterior_of_its_subspace() -> None:
     assert ((points.mean(dim=0) - mean).abs() < 0.2 * spread).all()
     assert ((points.std(dim=0) / spread - 1).abs() < 0.12).all()
     assert torch.equal(model.weight, own)
+    found = subspace.predict(model, inputs, points[:7], activation="none")
+    weights = subspace.weights(points[:7])["weight"]
+    each = torch.stack([inputs @ w.T for w in weights])
+    torch.testing.assert_close(found, each.mean(dim=0), rtol=1e-4, atol=1e-4)
+    batches = list(torch.split(inputs, 9))
+    again = subspace.predict(model, iter(batches), points[:7], activation="none", memory_bytes=1)
+    torch.testing.assert_close(again, found, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=r"\(n, k\)"):
+        subspace.predict(model, inputs, points[0], activation="none")
     again = subspace.sample(model, log_likelihood, 5, generator=1)
     assert torch.equal(again, subspace.sample(model, log_likelihood, 5, generator=1))
 

@@ -270,10 +270,14 @@ class Pool:
                 nbytes=len(data),
                 crc=google_crc32c.value(data),
             )
-            self._store(self._slots[1 - self._slot], superblock.to_bytes())  # 3
-            self._slot, self._superblock = 1 - self._slot, superblock
+            self._put_in_force(superblock)
             self.directory = directory
             self._vouch()
+
+    def _put_in_force(self, superblock: Superblock) -> None:
+        """Store a superblock to the slot that is not in force, step 3."""
+        self._store(self._slots[1 - self._slot], superblock.to_bytes())
+        self._slot, self._superblock = 1 - self._slot, superblock
 
     def _vouch(self) -> None:
         """Store the copy of the superblock in force, step 4."""
