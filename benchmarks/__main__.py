@@ -236,7 +236,7 @@ def collect(
     directory: Directory = _RUNS,
     output: Output = _RESULTS,
 ) -> None:
-    """Milliseconds a training step: alone, with SWAG on dram: and memmap:, with the reference."""
+    """Milliseconds a training step: alone, with SWAG in several ways, with the reference."""
     from benchmarks.collect import compare, tables
 
     _run(

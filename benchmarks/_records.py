@@ -20,6 +20,8 @@ from benchmarks._machine import facts
 
 __all__ = ["Record", "Recording", "read", "recording"]
 
+_PLACES = ("--output", "--directory")
+
 Record = Mapping[str, Any]
 """One measurement: what was measured (``"what"``), its parameters and its figures."""
 
@@ -61,7 +63,10 @@ class Recording:
 def recording(
     benchmark: str, output: Path, directory: Path | None = None, **parameters: Any
 ) -> Iterator[Recording]:
-    """Begin a run, whose lines go into ``output/<benchmark>.jsonl`` in place of an earlier run's.
+    """Begin a run, whose lines are in ``output/<benchmark>.jsonl`` when it has ended.
+
+    They replace those of an earlier run. A run that is broken off leaves them in
+    ``<benchmark>.jsonl.part``.
 
     Parameters
     ----------
@@ -77,18 +82,36 @@ def recording(
     output.mkdir(parents=True, exist_ok=True)
     header = {
         "benchmark": benchmark,
-        "command": f"python -m benchmarks {shlex.join(sys.argv[1:]) or benchmark}",
+        "command": f"python -m benchmarks {_without_paths(sys.argv[1:]) or benchmark}",
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
         "parameters": parameters,
         "machine": facts(directory),
     }
-    with open(output / f"{benchmark}.jsonl", "w", encoding="utf-8") as sink:
+    part = output / f"{benchmark}.jsonl.part"
+    with open(part, "w", encoding="utf-8") as sink:
         sink.write(json.dumps(header) + "\n")
         run = Recording(header, sink=sink)
         try:
             yield run
         finally:
             run.sink = None
+    part.replace(output / f"{benchmark}.jsonl")
+
+
+def _without_paths(arguments: list[str]) -> str:
+    """Write a command line down without the places that its files were at.
+
+    >>> _without_paths(["peers", "--output", "/x/y", "--rounds", "2", "--directory=/z"])
+    'peers --rounds 2'
+    """
+    kept: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in _PLACES:
+            next(rest, None)
+        elif argument.partition("=")[0] not in _PLACES:
+            kept.append(argument)
+    return shlex.join(kept)
 
 
 def read(file: Path) -> Recording:

@@ -68,10 +68,11 @@ def spread(values: Sequence[float], scale: float = 1.0) -> str:
 
     Examples
     --------
-    >>> spread([0.002, 0.0015], 1e3)
-    '1.5 to 2'
+    >>> spread([0.002, 0.0015], 1e3), spread([1234.5, 20.0])
+    ('1.5 to 2', '20 to 1,234')
     """
-    return f"{min(values) * scale:.3g} to {max(values) * scale:.3g}"
+    ends = (min(values) * scale, max(values) * scale)
+    return " to ".join(f"{end:,.0f}" if end >= 1000 else f"{end:.3g}" for end in ends)
 
 
 def in_ms(seconds: float) -> str:

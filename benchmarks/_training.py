@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -67,12 +68,49 @@ class TrainingContenders:
 
         return Contender("training alone", start)
 
-    def collecting(self, scheme: str) -> Contender:
-        """Training, and one collection a minibatch, every iterate kept."""
-        url = "dram:" if scheme == "dram" else f"{scheme}:{{}}"
-        return self.storing(f"SWAG on {scheme}:", url)
+    def collecting(
+        self,
+        scheme: str,
+        *,
+        attached: bool = False,
+        max_rank: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Contender:
+        """Training, and one collection a minibatch.
 
-    def storing(self, name: str, url: str, directory: Path | None = None) -> Contender:
+        Parameters
+        ----------
+        scheme
+            Of the store.
+        attached
+            Whether the optimizer waits, and `update_parameters` does not.
+        max_rank, dtype
+            As for `swag.SWAG`.
+        """
+        how = [
+            *(["attached"] if attached else []),
+            *([] if max_rank is None else [f"rank {max_rank}"]),
+            *([] if dtype is None else [str(dtype).removeprefix("torch.")]),
+        ]
+        url = "dram:" if scheme == "dram" else f"{scheme}:{{}}"
+        return self.storing(
+            ", ".join([f"SWAG on {scheme}:", *how]),
+            url,
+            attached=attached,
+            max_rank=max_rank,
+            dtype=dtype,
+        )
+
+    def storing(
+        self,
+        name: str,
+        url: str,
+        directory: Path | None = None,
+        *,
+        attached: bool = False,
+        max_rank: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Contender:
         """The same at a URL, in which ``{}`` stands for a directory that is new in every round.
 
         Parameters
@@ -83,6 +121,8 @@ class TrainingContenders:
             Of a `pmarray` group. Without a ``{}`` it names a place whose contents are replaced.
         directory
             Where the new directory is made, if not where all others are.
+        attached, max_rank, dtype
+            As for `collecting`.
         """
 
         @contextmanager
@@ -90,9 +130,11 @@ class TrainingContenders:
             model = self._model()
             scratch = self._scratch(directory) if "{}" in url else nullcontext("")
             with scratch as path:
-                posterior = swag.SWAG(model, store=url.format(path), mode="w")
+                posterior = swag.SWAG(model, url.format(path), max_rank, mode="w", dtype=dtype)
                 try:
                     trainer = self._trainer(model, posterior.update_parameters)
+                    if attached:
+                        posterior.attach(trainer.optimizer)
                     yield TrainingRun(trainer, posterior.flush)
                 finally:
                     posterior.close()

@@ -33,6 +33,8 @@ def compare(
 ) -> None:
     """Time training alone, with collection on each backend, and with the reference.
 
+    Collection keeps every iterate or the last 20, attached to the optimizer and not.
+
     The bandwidths of the device and of fresh memory are measured once a round. After 30 steps
     of warming up with 4fc, a cache of 256 MiB has gone round once: its memory has been touched, and
     the writer has had to write. What comes later in training is like what is timed.
@@ -50,7 +52,17 @@ def compare(
             memory.append(fresh_memory_bandwidth(probe_bytes // 2))
 
         ways = TrainingContenders(model, steps=steps + warm_up, directory=where)
-        contenders = [ways.alone(), ways.collecting("dram"), ways.collecting("memmap")]
+        contenders = [
+            ways.alone(),
+            *(
+                ways.collecting(scheme, attached=attached, max_rank=max_rank)
+                for scheme in ("dram", "memmap")
+                for max_rank in (None, 20)
+                for attached in (False, True)
+            ),
+            ways.collecting("memmap", attached=True, dtype=torch.bfloat16),
+            ways.collecting("zarr", attached=True),
+        ]
         if reference_steps:
             contenders += [
                 ways.reference(rank=reference_rank, mapped=mapped, most_steps=reference_steps)

@@ -12,7 +12,7 @@ __all__ = ["Config", "config"]
 
 
 class Config:
-    """How much memory operations on whole arrays may take, besides the caches of the groups.
+    """How much operations on whole arrays may take, besides the caches of the groups.
 
     There is one, `pmarray.config`, for all threads of the process.
 
@@ -24,11 +24,12 @@ class Config:
     1048576
     """
 
-    __slots__ = ("_max_result", "_work_memory")
+    __slots__ = ("_max_result", "_read_ahead", "_work_memory")
 
     def __init__(self) -> None:
         self._work_memory = 64 << 20
         self._max_result: int | None = None
+        self._read_ahead = 32 << 20
 
     @property
     def work_memory(self) -> int:
@@ -55,14 +56,26 @@ class Config:
     def max_result(self, value: int | str | None) -> None:
         self._max_result = None if value is None else parse_bytes(value)
 
+    @property
+    def read_ahead(self) -> int:
+        """Bytes of a local file that are asked for before they are read; 32 MiB unless set.
+
+        So many bytes are on their way from the device while earlier ones are worked on. They are in
+        the kernel's cache, and in nobody's memory. A faster device, or one far away, may want more;
+        0 asks for nothing.
+        """
+        return self._read_ahead
+
+    @read_ahead.setter
+    def read_ahead(self, value: int | str) -> None:
+        self._read_ahead = parse_bytes(value)
+
     def __setattr__(self, name: str, value: object) -> None:
         # The class has no place for another name; the message says which there are.
         try:
             super().__setattr__(name, value)
         except AttributeError:
-            raise AttributeError(
-                f"pmarray.config has no {name!r}: set work_memory or max_result"
-            ) from None
+            raise AttributeError(f"pmarray.config has no {name!r}: set {_NAMES}") from None
 
     @contextmanager
     def set(self, **limits: int | str | None) -> Iterator[None]:
@@ -74,8 +87,8 @@ class Config:
             There is no such limit.
         """
         for name in limits:
-            if name not in ("work_memory", "max_result"):
-                raise TypeError(f"there is no limit {name!r}: set work_memory or max_result")
+            if name not in _LIMITS:
+                raise TypeError(f"there is no limit {name!r}: set {_NAMES}")
         before = {name: getattr(self, name) for name in limits}
         try:
             for name, value in limits.items():
@@ -105,5 +118,7 @@ class Config:
 
 
 _UNCHECKED_BYTES = 64 << 20
+_LIMITS = ("work_memory", "max_result", "read_ahead")
+_NAMES = "work_memory, max_result or read_ahead"
 
 config = Config()

@@ -26,9 +26,7 @@ from pmarray._selection.basic import Selection, normal_axis, select, storage_axe
 from pmarray._selection.fancy import FancySelection, orthogonal, parse, pointwise
 from pmarray._sizes import format_bytes
 from pmarray._storage.items import Loan
-from pmarray.errors import (
-    LayoutError,
-)
+from pmarray.errors import LayoutError
 
 if TYPE_CHECKING:
     from pmarray.group import Group  # what users get, in a program with types
@@ -54,8 +52,6 @@ class PMArray(Arithmetic, Interop, Growing):
     array([[0., 0., 2.],
            [0., 0., 3.]], dtype=float32)
     """
-
-    # -- description ----------------------------------------------------------------------------
 
     @property
     def group(self) -> Group:
@@ -109,7 +105,8 @@ class PMArray(Arithmetic, Interop, Growing):
                 return read_masked(self, index)
             elif names_fields(index, self):
                 return read_fields(self, index)
-            return self._read(parse(index, self.shape))
+            found, read = self._begin_read(index)
+        return found if read is None else self._read_unlocked(read, index)
 
     def read(self, index: Any, *, out: AnyArray) -> AnyArray:
         """Read the selected items into memory that is there already.

@@ -25,6 +25,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
+from swag._names import own_names
 from swag._state import pack, unpack
 from swag.errors import ModelError, StoreError
 
@@ -112,7 +113,8 @@ class Buffers:
         ModelError
             The model lacks one, or has it in another shape.
         """
-        there = dict(model.named_buffers(remove_duplicate=False))
+        own = own_names(model)
+        there = {own(name): b for name, b in model.named_buffers(remove_duplicate=False)}
         found = []
         for name, value in self.tensors.items():
             buffer = there.get(name)
@@ -128,9 +130,10 @@ class Buffers:
 
 def normalisations(model: nn.Module) -> Iterator[tuple[str, _NormBase]]:
     """The layers of a model whose output depends on statistics of its training data, by name."""
+    own = own_names(model)
     for name, module in model.named_modules():
         if isinstance(module, _NormBase) and module.running_mean is not None:
-            yield name, module
+            yield own(name), module
 
 
 def has_spectral_norms(model: nn.Module) -> bool:
@@ -188,7 +191,8 @@ class _Old:
 
 def _persistent(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The buffers that a state dict has."""
+    own = own_names(model)
     for prefix, module in model.named_modules():
         for name, buffer in module._buffers.items():
             if buffer is not None and name not in module._non_persistent_buffers_set:
-                yield f"{prefix}.{name}" if prefix else name, buffer
+                yield own(f"{prefix}.{name}" if prefix else name), buffer

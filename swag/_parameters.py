@@ -8,15 +8,17 @@ have been built in another.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import groupby
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from swag._names import own_names
 from swag._selecting import Chosen, Parameters, choose, every
 from swag.errors import ModelError, StoreError
 
@@ -34,7 +36,8 @@ class Entry:
     """One parameter's place in the vector."""
 
     name: str
-    """As `torch.nn.Module.named_parameters` gives it; the first name of a shared parameter."""
+    """As `torch.nn.Module.named_parameters` gives it, without what wrappers add; the first name of
+    a shared parameter."""
     shape: tuple[int, ...]
     """Of the parameter."""
     dtype: torch.dtype
@@ -274,7 +277,12 @@ class ParameterTable:
         return [self.entries[i].name for i in suspects if not views[i].isfinite().all()]
 
     @torch.no_grad()
-    def collect(self, parameters: Sequence[Tensor], out: Tensor) -> Tensor:
+    def collect(
+        self,
+        parameters: Sequence[Tensor],
+        out: Tensor,
+        copy: Callable[[Tensor, Tensor], object] = Tensor.copy_,
+    ) -> Tensor:
         """Copy parameters into a vector, in one pass over memory.
 
         Parameters
@@ -284,6 +292,8 @@ class ParameterTable:
         out
             Shape (size,), in host memory. Where its dtype is narrower than a parameter's, values
             are rounded to it once, to the nearest.
+        copy
+            Copies its second argument, on the CPU, into its first.
 
         Returns
         -------
@@ -299,16 +309,16 @@ class ParameterTable:
             inside = range(first, last + 1)
             if device.type == "cpu":
                 for i in inside:
-                    views[i].copy_(parameters[i])
-                    sums[0, i] = views[i].sum(dtype=torch.float32)
+                    copy(views[i], parameters[i])
+                    sums[0, i] = _sum(views[i])
                     if rounds:
-                        sums[1, i] = parameters[i].sum(dtype=torch.float32)
+                        sums[1, i] = _sum(parameters[i])
                 continue
             # Side by side over there: one transfer takes them home, not one for each parameter.
             parts = [parameters[i].detach().reshape(-1).to(out.dtype) for i in inside]
             out[self.entries[first].start : self.entries[last].stop].copy_(torch.cat(parts))
             for i in inside:
-                sums[0, i] = views[i].sum(dtype=torch.float32)
+                sums[0, i] = _sum(views[i])
             if rounds:
                 whole = [parameters[i].sum(dtype=torch.float32) for i in inside]
                 sums[1, first : last + 1] = torch.stack(whole).cpu()
@@ -327,15 +337,24 @@ class ParameterTable:
             torch._foreach_copy_(targets, shaped)
 
 
+def _sum(values: Tensor) -> float:
+    """Their sum in host memory, as one thread adds them up: the same whatever PyTorch's threads."""
+    flat = values.detach().reshape(-1)
+    if values.dtype not in (torch.float32, torch.float64):
+        return sum(piece.float().sum().item() for piece in torch.split(flat, 1 << 14))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.add.reduce(flat.numpy()))
+
+
 def chosen_of(parameters: Parameters | None, model: nn.Module) -> Chosen:
     """What ``parameters=`` means for a model; see `swag._selecting.choose`."""
     return choose(parameters, list(_by_any_name(model).items()))
 
 
 def _trained(model: nn.Module, chosen: Chosen) -> Iterator[tuple[str, nn.Parameter]]:
-    return (
-        (name, p) for name, p in model.named_parameters() if p.requires_grad and chosen(name, p)
-    )
+    own = own_names(model)
+    named = ((own(name), p) for name, p in model.named_parameters() if p.requires_grad)
+    return ((name, p) for name, p in named if chosen(name, p))
 
 
 def _refuse_part(name: str, parameter: nn.Parameter) -> None:
@@ -360,7 +379,8 @@ def _refuse_part(name: str, parameter: nn.Parameter) -> None:
 
 def _by_any_name(model: nn.Module) -> dict[str, nn.Parameter]:
     # Which name of a shared parameter comes first depends on the order of registration.
-    return dict(model.named_parameters(remove_duplicate=False))
+    own = own_names(model)
+    return {own(name): p for name, p in model.named_parameters(remove_duplicate=False)}
 
 
 def _refuse(differences: list[str], told: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import torch
@@ -34,6 +35,7 @@ class Screen:
         self._table = table
         self._raise_nonfinite = raise_nonfinite
         self._warned: set[str] = set()
+        self._unsaid: deque[str] = deque()
         self._last: tuple[int, Tensor] | None = None
         """Number of an iterate, and the sums of its column."""
         self.skipped = Skipped()
@@ -91,7 +93,6 @@ class Screen:
                 f"{', '.join(frozen[:5])}{more} do not require a gradient any more, and are "
                 "collected as they stand: for a posterior of the rest alone begin another one, "
                 "with parameters=, or use the window of iterates since",
-                stacklevel=4,
             )
 
     def note(self, iterate: int, sums: Tensor) -> None:
@@ -109,8 +110,13 @@ class Screen:
         there = before()
         return there is not None and torch.equal(there, column)
 
-    def _warn(self, kind: str, message: str, stacklevel: int = 6) -> None:
+    def tell(self) -> None:
+        """Warn of what was left out, at the call of the method that calls this."""
+        while self._unsaid:
+            warnings.warn(self._unsaid.popleft(), SwagWarning, stacklevel=3)
+
+    def _warn(self, kind: str, message: str) -> None:
+        # Not here: this may be another thread, and the warning may be made an error.
         if kind not in self._warned:
             self._warned.add(kind)
-            # At the call of update_parameters.
-            warnings.warn(message, SwagWarning, stacklevel=stacklevel)
+            self._unsaid.append(message)

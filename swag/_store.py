@@ -86,7 +86,8 @@ class Store:
         self.group = group
         self.configuration = configuration
         self.table = configuration.table
-        self._owned = owned
+        self.owned = owned
+        """Whether the group was opened here, and is closed here; nobody else has it then."""
         self._latest: tuple[range, Moments] | None = None
         self.rewound = 0
         """How often iterates were cut off here: what was asked for before may be no more."""
@@ -455,7 +456,7 @@ class Store:
 
     def close(self) -> None:
         """Close the group, if it was opened here."""
-        if self._owned:
+        if self.owned:
             self.group.close()
 
 

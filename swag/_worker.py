@@ -62,6 +62,10 @@ class Worker:
             if not self._thread.is_alive():
                 return
 
+    def alive(self) -> bool:
+        """Whether the thread may still do something."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         """End the thread after what was put before. Stopping twice does nothing."""
         self._queue.put(None)

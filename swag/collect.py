@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 import pmarray
-from pmarray.errors import ClosedError, LoanError
+from pmarray.errors import ClosedError
+from swag._attached import Behind
 from swag._buffers import Buffers
+from swag._collecting import Collecting
 from swag._joining import Joining
-from swag._moments import Moments
 from swag._parameters import DTYPES, chosen_of
 from swag._records import Progress
-from swag._screening import NoIterateError, Screen
+from swag._screening import Screen
 from swag._selecting import Parameters
 from swag._store import Location, Mode, Store
 from swag._target import refuse_drawn
-from swag._trajectory import as_tensor
-from swag._worker import Worker
-from swag.errors import WindowError
-from swag.posterior import Known, Posterior, StoredPosterior, window
-from swag.sampling import Center, Gaussian
+from swag.posterior import Known, StoredPosterior, window
+from swag.sampling import Center
 
 __all__ = ["SWAG"]
 
-_MOST_AT_ONCE = 8
-_AT_ONCE_BYTES = 96 << 20
 
-Column = NDArray[np.generic]
-
-
-class SWAG(Posterior):
+class SWAG(Collecting):
     """A Gaussian posterior over a network's weights, collected while it trains.
 
     Every collected iterate is kept as a column of a `pmarray` array, so that the posterior may
@@ -144,92 +133,18 @@ class SWAG(Posterior):
             raise ValueError(f"dtype={dtype} is of the iterates kept, and max_rank=0 keeps none")
         refuse_drawn(model)
         self._chosen = chosen_of(parameters, model)
-        self._store = Store.create(
-            store, model, max_rank, checkpoint_every, dtype, mode, self._chosen
-        )
-        self._on_checkpoint = on_checkpoint
-        self._screen = Screen(self._store.table, raise_nonfinite=on_nonfinite == "raise")
-        # What was begun and has not ended: for whoever comes after an interrupt.
-        self._begun: Joining | None = None
-        self._loan: AbstractContextManager[Any] | None = None
-        self._calling = False
-        self._ended: Progress | None = None
-        self._keeps_all = max_rank is None
-        column_bytes = self._store.configuration.dtype.itemsize * self._table.size
-        self._columns_at_once = max(1, min(_MOST_AT_ONCE, _AT_ONCE_BYTES // column_bytes))
-        """Columns in one pass over the moments, of which the cache has to hold that many."""
-        try:
-            self._worker = Worker("swag-moments")
-            self._load()
-        except BaseException:
-            self._store.close()
-            raise
+        opened = Store.create(store, model, max_rank, checkpoint_every, dtype, mode, self._chosen)
+        screen = Screen(opened.table, raise_nonfinite=on_nonfinite == "raise")
+        super().__init__(opened, screen, on_checkpoint)
 
-    def _load(self) -> None:
-        """Begin from what the store holds."""
-        progress = self._store.progress()
-        self._screen.skipped = progress.skipped
-        self._moments = self._store.stored_moments(progress.collected)
-        """Of the first iterates; where all are kept, of as many as somebody has asked for."""
-        self._buffers = self._store.read_buffers()
-        self._anchor: Tensor | None = None
-        # Without a trajectory: two columns, so that one can be compared with the one before.
-        self._spare: list[Column] = []
-        self._spare_of = 0
-        """Iterates collected when the last of the two was written."""
-
-    # -- of one mind with the group -------------------------------------------------------------
-
-    def _sync(self) -> Progress:
-        """Wait for the thread and look at the group; say how far collection has come.
-
-        Whatever was interrupted or rolled back before is over after this, and may be interrupted
-        too: nothing is believed here that the group does not say.
-        """
-        if self._ended is not None:
-            return self._ended
-        if self._calling:
-            return self._store.progress()  # asked by what is called at a checkpoint
-        self._end_what_was_begun()
-        self._worker.settle()
-        progress = self._store.progress()
-        if self._store.trajectory is None:
-            # Between checkpoints, memory is all there is.
-            if self._moments.count < progress.collected:
-                self._load()
-            count = self._moments.count
-            progress = replace(progress, collected=count, skipped=self._screen.skipped)
-        elif not progress.in_moments <= self._moments.count <= progress.collected:
-            self._load()
-        if not progress.collected:
-            self._anchor = None
-        elif self._anchor is None:
-            self._anchor = self._store.read_anchor()
-        return progress
-
-    def _end_what_was_begun(self) -> None:
-        """An interrupt may have torn a block before its end, and a second one its end."""
-        if self._loan is not None:
-            with suppress(LoanError, ClosedError):
-                self._loan.__exit__(KeyboardInterrupt, None, None)
-            self._loan = None
-        if self._begun is not None:
-            self._begun.end()
-            self._begun = None
-
-    def _caught_up(self) -> tuple[Progress, Moments]:
-        """The same, and the moments of everything collected."""
-        progress = self._sync()
-        since = range(self._moments.count, progress.collected)
-        if since:
-            self._moments = self._moments.rolled_forward(self._store.columns(since))
-        return progress, self._moments
+    # -- how far it has come ---------------------------------------------------------------------
 
     @property
     def n_averaged(self) -> int:
         """Iterates collected."""
         if (
-            self._begun is None
+            self._behind is None
+            and self._begun is None
             and self._loan is None
             and self._store.trajectory is not None
             and not self.closed
@@ -283,153 +198,82 @@ class SWAG(Posterior):
         buffers = Buffers.of(model)
         progress = self._sync()
         due = (progress.collected + 1) % self._store.configuration.checkpoint_every == 0
-        try:
-            if self._store.trajectory is None:
-                self._collect_moments(progress, parameters, buffers, due)
-            else:
-                self._collect_column(progress, parameters, buffers, due)
-        except NoIterateError:
-            self._store.cut(progress.collected)  # unless that was rolled back
-        except BaseException:
-            self._end_what_was_begun()  # now, so that the group is free for others at once
-            raise
-        self._begun = None
-
-    def _collect_column(
-        self, progress: Progress, parameters: list[nn.Parameter], buffers: Buffers, due: bool
-    ) -> None:
-        store, count, moments = self._store, progress.collected + 1, self._moments
-        begun = self._begun = Joining(store.group)
-        with begun:
-            loan = self._loan = self._borrow(progress.collected)
-            with loan as lent:
-                column = lent[:, 0] if lent.ndim == 2 else lent
-                sums = self._write(progress, parameters, column)
-            self._loan = None
-            if count == 1:
-                assert self._anchor is not None
-                store.write_anchor(self._anchor)
-            store.record(count, self._screen.skipped)
-            store.write_buffers(buffers)
-            if due:
-                if store.ring is not None:
-                    since = range(moments.count, count)
-                    moments = moments.rolled_forward(store.columns(since))
-                self._checkpoint(count, moments)
-        self._screen.note(progress.collected, sums)
-        self._moments = moments
-        if store.ring is not None and not due:
-            self._worker.put(self._take_in)
-
-    def _collect_moments(
-        self, progress: Progress, parameters: list[nn.Parameter], buffers: Buffers, due: bool
-    ) -> None:
-        """The same without a trajectory: a checkpoint has a transaction, and nothing else."""
-        if not self._spare:
-            dtype = self._store.numpy_dtype
-            self._spare = [np.empty(self._table.size, dtype) for _ in range(2)]
-        column, count = self._spare[progress.collected % 2], progress.collected + 1
-        sums = self._write(progress, parameters, column)
-        self._spare_of = count
-        if not due:
-            self._buffers = buffers
-            self._worker.put(lambda: self._accumulate(column))
+        if self._may_copy_behind(model, parameters, due):
+            behind = self._behind = Behind(parameters)
+            self._worker.put(lambda: self._collect_behind(behind, progress, parameters, buffers))
         else:
-            moments = self._moments.copy().with_columns([column], self._origin)
-            begun = self._begun = Joining(self._store.group)
-            with begun:
-                self._store_diagonal(progress, moments, buffers)
-            self._moments, self._buffers = moments, buffers
-        self._screen.note(progress.collected, sums)
+            self._collect(progress, parameters, buffers, due)
+        self._attached.collected()
+        self._screen.tell()
 
-    def _borrow(self, iterate: int) -> AbstractContextManager[Column]:
-        """The memory of the next column, shape (n,) or (n, 1)."""
-        trajectory = self._store.trajectory
-        assert trajectory is not None
-        slot = self._store.slot(iterate)
-        if slot < trajectory.shape[1]:
-            return trajectory.writing((slice(None), slot))
-        return trajectory.appending()
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let `update_parameters` return at once, and `optimizer.step` wait for it.
 
-    def _write(self, progress: Progress, parameters: list[nn.Parameter], memory: Column) -> Tensor:
-        """Write the next column, and see whether it is one; return its sums."""
-        column = as_tensor(memory)
-        sums = self._table.collect(parameters, column)
-        self._screen.look_at(
-            progress.collected, column, sums, lambda: self._column_before(progress.collected)
-        )
-        if not progress.collected:
-            self._anchor = column.to(self._table.dtype, copy=True)
-        return sums
+        Weights do not change from one step to the next. With the optimizer attached they are
+        copied on a thread while the next forward and backward pass run, and the step waits until
+        that is done (`torch.optim.Optimizer.register_step_pre_hook`), which changes nothing in
+        training. Attach each of several optimizers.
 
-    def _column_before(self, count: int) -> Tensor | None:
-        """The column of the last of so many iterates, if there is still one."""
-        trajectory = self._store.trajectory
-        if trajectory is not None:
-            return as_tensor(np.asarray(trajectory[:, self._store.slot(count - 1)]))
-        held = self._spare_of == count
-        return as_tensor(self._spare[(count - 1) % 2]) if held else None
+        An iterate is copied behind where each optimizer has stepped since the last one, together
+        they have every parameter collected, in host memory, no embedding has a maximal norm, and
+        the group was opened by the posterior. Otherwise, and where a checkpoint is due, or with
+        ``max_rank=0``, `update_parameters` copies before it returns. What it raises about an
+        iterate that was copied behind, the next call raises.
 
-    @property
-    def _origin(self) -> Column:
-        assert self._anchor is not None
-        return self._anchor.numpy()
+        Weights that are changed by anything but the optimizers, before their next step, need
+        `wait` first. Where that was forgotten and is noticed, the iterate is taken back, a
+        `SwagWarning` says so, and nothing is copied behind any more; a change of a few weights
+        through ``.data`` may not be noticed.
 
-    def _take_in(self) -> None:
-        """Take the moments of the columns since, several in one pass; on the thread.
+        Parameters
+        ----------
+        optimizer
+            Steps the parameters, or some of them. Until `close`.
 
-        They follow from the trajectory: if this fails, or does not come to it, `_caught_up` does.
+        Raises
+        ------
+        pmarray.errors.ClosedError
+            Collection has ended.
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        >>> with swag.SWAG(model, store="memmap:./attached") as posterior:
+        ...     posterior.attach(optimizer)
+        ...     for _ in range(10):
+        ...         optimizer.zero_grad()
+        ...         (model(torch.ones(2, 3)) - 100).square().mean().backward()
+        ...         optimizer.step()
+        ...         posterior.update_parameters(model)
+        ...     posterior.n_averaged
+        10
         """
-        trajectory, moments, some = self._store.trajectory, self._moments, self._columns_at_once
-        assert trajectory is not None
-        while self._store.progress().collected - moments.count >= some:
-            with ExitStack() as loans:
-                columns = [
-                    loans.enter_context(
-                        trajectory.reading((slice(None), self._store.slot(iterate)))
-                    )
-                    for iterate in range(moments.count, moments.count + some)
-                ]
-                moments = moments.with_columns(columns, self._origin)
-            self._moments = moments
+        self._refuse_closed()
+        self._attached.add(optimizer)
 
-    def _accumulate(self, column: Column) -> None:
-        """Take the moments of a column that is not stored; on the thread."""
-        self._moments = self._moments.with_columns([column], self._origin)
+    def wait(self) -> None:
+        """Return when the weights may be changed by hand; see `attach`.
 
-    def _checkpoint(self, collected: int, moments: Moments) -> None:
-        """Store the moments and what the caller adds; in a transaction."""
-        self._store.checkpoint(collected, moments, self._screen.skipped)
-        if self._on_checkpoint is not None:
-            self._calling = True
-            try:
-                self._on_checkpoint(self._store.group)
-            finally:
-                self._calling = False
+        Does nothing where they are not being copied.
 
-    def _store_diagonal(self, progress: Progress, moments: Moments, buffers: Buffers) -> None:
-        """Store all there is of a posterior without a trajectory; in a transaction."""
-        if not progress.in_moments and self._anchor is not None:
-            self._store.write_anchor(self._anchor)
-        self._store.write_buffers(buffers)
-        self._checkpoint(moments.count, moments)
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(3, 1)
+        >>> posterior = swag.SWAG(model)
+        >>> posterior.update_parameters(model)
+        >>> posterior.wait()
+        >>> _ = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        """
+        self._wait()
 
     def _refuse_closed(self) -> None:
         if self.closed:
             raise ClosedError("collection has ended: the posterior is closed")
 
     # -- the posterior so far -------------------------------------------------------------------
-
-    def _gaussian(self) -> Gaussian:
-        progress, moments = self._caught_up()
-        if self._anchor is None or not progress.collected:
-            raise WindowError("nothing has been collected yet")
-        kept = range(progress.collected - self._store.kept(progress.collected), progress.collected)
-        columns = self._store.columns(kept) if kept else None
-        return Gaussian(self._table, self._anchor, moments.copy(), columns, "running")
-
-    def _last_buffers(self) -> Buffers:
-        return self._buffers if self._store.trajectory is None else self._store.read_buffers()
 
     def _collected(self) -> int:
         return self.n_averaged
@@ -469,6 +313,7 @@ class SWAG(Posterior):
             As `update_parameters`.
         """
         self._refuse_closed()
+        self._screen.tell()
         progress, moments = (self._sync(), self._moments) if self._keeps_all else self._caught_up()
         if (
             progress.collected != progress.checkpointed
@@ -537,6 +382,7 @@ class SWAG(Posterior):
                 count = self._moments.count
                 skipped = self._screen.skipped
                 self._ended = Progress(count, count, count, skipped, skipped)
+            self._attached.detach()
             self._worker.stop()
             self._end_what_was_begun()
             self._store.close()

@@ -109,6 +109,11 @@ class Trainer(Iterator[Step]):
         self._losses = torch.full((self.n_steps,), math.nan, dtype=torch.float64)
 
     @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """What steps the weights; `swag.SWAG.attach` takes it."""
+        return self._optimizer
+
+    @property
     def step(self) -> int:
         """Minibatches done so far."""
         return self._step

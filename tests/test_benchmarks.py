@@ -58,7 +58,15 @@ def test_collect_compares_every_way_with_training_alone(scratch: Path, output: P
     assert list(rows) == [
         "training alone",
         "SWAG on dram:",
+        "SWAG on dram:, attached",
+        "SWAG on dram:, rank 20",
+        "SWAG on dram:, attached, rank 20",
         "SWAG on memmap:",
+        "SWAG on memmap:, attached",
+        "SWAG on memmap:, rank 20",
+        "SWAG on memmap:, attached, rank 20",
+        "SWAG on memmap:, attached, bfloat16",
+        "SWAG on zarr:, attached",
         "row-major in DRAM",
         "row-major np.memmap",
     ]
@@ -178,6 +186,18 @@ def test_the_papers_figures_stand_beside_ours_as_ratios(scratch: Path, output: P
     assert epochs["row-major np.memmap"]["published 75"] == "8.99"
     assert {"swag on memmap:", "swag on zarr:", "swag on dram:?spill="} <= set(epochs)
     assert set(paper.figures(found)) == {"paper-epoch"}
+
+
+def test_a_run_that_is_broken_off_leaves_the_results_of_the_one_before(output: Path) -> None:
+    with recording("limits", output) as run_:
+        run_.add("memory", bytes_per_second=1.0)
+    with pytest.raises(KeyboardInterrupt), recording("limits", output) as run_:
+        run_.add("memory", bytes_per_second=2.0)
+        raise KeyboardInterrupt
+    (kept,) = read(output / "limits.jsonl").of("memory")
+    assert kept["bytes_per_second"] == 1.0
+    (partial,) = read(output / "limits.jsonl.part").of("memory")
+    assert partial["bytes_per_second"] == 2.0
 
 
 def test_a_run_that_takes_too_long_is_broken_off_and_marked() -> None:

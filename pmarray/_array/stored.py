@@ -19,6 +19,7 @@ from pmarray._geometry.layout import Layout, Order
 from pmarray._selection.basic import Selection, storage_axes
 from pmarray._selection.fancy import FancySelection, parse
 from pmarray._storage.items import Items, Storage
+from pmarray._storage.region import RegionStorage
 from pmarray._storage.transfer import gather, scatter
 from pmarray.errors import ArrayNotFoundError, LoanError
 
@@ -184,7 +185,23 @@ class StoredArray:
         """Return the selected items as a new `numpy.ndarray` (a scalar for a full index)."""
         with self._turn():
             self._admit()
-            return self._read(parse(index, self.shape))
+            found, read = self._begin_read(index)
+        return found if read is None else self._read_unlocked(read, index)
+
+    def _begin_read(self, index: Any) -> tuple[Any, Callable[[], Any] | None]:
+        """Read with the lock; or return what reads without it, see `_deferred`."""
+        selection = parse(index, self.shape)
+        read = self._deferred(selection)
+        return (self._read(selection), None) if read is None else (None, read)
+
+    def _read_unlocked(self, read: Callable[[], Any], index: Any) -> Any:
+        """Do what `_deferred` has returned, without the lock; or read with the lock after all."""
+        found = read()
+        if found is None:
+            with self._turn():
+                self._admit()
+                found = self._read(parse(index, self.shape))
+        return found
 
     def __setitem__(self, index: Any, value: ArrayLike) -> None:
         """Write `value`, broadcast, to the selected items; cast as NumPy's assignment casts."""
@@ -224,7 +241,9 @@ class StoredArray:
             index, self._array.shape, self._storage.layout.strides, strict=False
         ):
             if type(i) is not int:
-                return None
+                if not isinstance(i, np.integer):
+                    return None
+                i = int(i)
             if i < 0:
                 i += n
             if not 0 <= i < n:
@@ -234,10 +253,7 @@ class StoredArray:
         return self._storage.item(tuple(position), offset)
 
     def _read(self, selection: Selection | FancySelection) -> Any:
-        shape = selection.block_shape or (1,)
-        nbytes = math.prod(shape) * self.itemsize
-        config.check_result(nbytes, "read parts of it")
-        block = np.empty(shape, self.dtype, order="F" if self.layout == "col" else "C")
+        block = self._block_for(selection)
         if isinstance(selection, FancySelection):
             if 0 in selection.shape:
                 return np.empty(selection.shape, self.dtype)
@@ -245,9 +261,31 @@ class StoredArray:
             # reshape makes no copy: it only splits axes and adds new ones.
             return selection.to_result(block.reshape(selection.block_shape, order="A"))
         self._storage.read(storage_axes(selection), block)
-        # The Ellipsis keeps an array of one item an array.
-        result = block.reshape(selection.block_shape, order="A")[(*selection.to_result, ...)]
-        return result[()] if selection.scalar else result
+        return _as_result(selection, block)
+
+    def _deferred(self, selection: Selection | FancySelection) -> Callable[[], Any] | None:
+        """Return what reads a selection later, without the lock; None where that cannot be.
+
+        It returns None where it has not succeeded: the items have to be read with the lock then.
+        """
+        if isinstance(selection, FancySelection) or 0 in selection.block_shape:
+            return None
+        if not isinstance(self._storage, RegionStorage):
+            return None
+        fill = self._storage.deferred(storage_axes(selection))
+        if fill is None:
+            return None
+
+        def read() -> Any:
+            block = self._block_for(selection)
+            return _as_result(selection, block) if fill(block) else None
+
+        return read
+
+    def _block_for(self, selection: Selection | FancySelection) -> AnyArray:
+        shape = selection.block_shape or (1,)
+        config.check_result(math.prod(shape) * self.itemsize, "read parts of it")
+        return np.empty(shape, self.dtype, order="F" if self.layout == "col" else "C")
 
     def _gather_into(self, selection: FancySelection, out: AnyArray) -> None:
         block = selection.place_of(out)
@@ -349,6 +387,13 @@ class StoredArray:
         """Move on to what another writer left."""
         self._storage.close()
         self._array, self._storage = array, storage
+
+
+def _as_result(selection: Selection, block: AnyArray) -> Any:
+    """Look at a block as what NumPy returns."""
+    # The Ellipsis keeps an array of one item an array.
+    result = block.reshape(selection.block_shape, order="A")[(*selection.to_result, ...)]
+    return result[()] if selection.scalar else result
 
 
 def _text(shape: tuple[int, ...]) -> str:

@@ -188,6 +188,22 @@ class ChunkCache:
             self._chunks.move_to_end(key)
         return chunk
 
+    @property
+    def quiet(self) -> bool:
+        """Whether the medium has all that was written; called under the lock."""
+        return not (self._dirty_bytes or self._torn or self.on_loan or self._writer.busy)
+
+    def has_any(self, source: ChunkSource) -> bool:
+        """Whether any chunk of `source` is cached; called under the lock."""
+        return any(chunk.source is source for chunk in self._chunks.values())
+
+    def unsettled(self, source: ChunkSource) -> list[CachedChunk]:
+        """The chunks of which the medium does not have, or not only, what the array holds.
+
+        Called under the lock.
+        """
+        return [c for c in self._chunks.values() if c.source is source and not c.evictable]
+
     def acquire(
         self, source: ChunkSource, index: tuple[int, ...], nbytes: int, *, needed: bool = True
     ) -> CachedChunk:

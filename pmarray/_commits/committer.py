@@ -48,6 +48,12 @@ A checkpoint is also taken when the journal has grown long, when the group is fl
 metadata have changed, and after each rollback of a transaction that has reached the journal;
 always with no transaction half-way through, so that nothing in the journal is needed any more.
 
+Readers are told
+----------------
+A counter (`_system.counter`) moves before anything changes that a reader may be looking at: after
+step 2, when before-images are in the journal and the data have not changed yet; in step d, when the
+metadata file is durable and the journal not yet reused; and when a writer has taken the lock.
+
 Failures
 --------
 An error in step 2 leaves the medium as it was: the transaction can be rolled back by forgetting
@@ -75,7 +81,13 @@ from pmarray._commits.recovery import (
 )
 from pmarray._formats.metadata import Checkpoint, GroupMetadata
 from pmarray._formats.records import Image
-from pmarray.backends._protocols import Backend, ImageTarget, KeepsImages, LosesLock
+from pmarray.backends._protocols import (
+    Backend,
+    CountsChanges,
+    ImageTarget,
+    KeepsImages,
+    LosesLock,
+)
 from pmarray.errors import OutcomeUnknownError, PoisonedError, StorageError
 
 __all__ = ["Committer"]
@@ -100,6 +112,8 @@ class Committer:
         self._backend = backend
         lock = backend if isinstance(backend, LosesLock) else None
         self.refuse_lost_lock = lock.refuse_lost_lock if lock is not None else lambda: None
+        counts = backend if isinstance(backend, CountsChanges) else None
+        self._tell_readers = counts.advance if counts is not None else lambda: None
         self._images = backend if isinstance(backend, KeepsImages) else None
         self.saved = checkpoint
         """The last checkpoint."""
@@ -250,6 +264,7 @@ class Committer:
         )
         if self._journal.before(number, chain(images, others)):
             self._journal.barrier()
+            self._tell_readers()
         else:
             self._pending_images = pending
 
@@ -278,12 +293,24 @@ class Committer:
         nonce = self.saved.nonce if self._journal is None else secrets.randbits(64)
         checkpoint = Checkpoint(metadata, self._committed, generation, nonce)
         self._backend.save(checkpoint)
+        self._tell_readers_or_poison()
         self.saved = checkpoint
         self.in_force, self._moved = metadata, False
         self._pending_images = 0
         if self._journal is not None:
             self._journal.restart(nonce, generation)
             self._journal.trim(_MAX_IDLE_JOURNAL_BYTES)
+
+    def _tell_readers_or_poison(self) -> None:
+        try:
+            self._tell_readers()
+        except StorageError as error:
+            raise PoisonedError(
+                error.errno,
+                f"readers could not be told of a checkpoint ({error.strerror}): close the group "
+                "and open it again",
+                error.filename,
+            ) from error
 
     def close(self) -> None:
         """Release the journal."""

@@ -15,6 +15,10 @@ old version of everything that a reader might find changed. Reading takes no loc
 A byte that changed before step 2 has its image in the journal by step 3, unless the journal was
 reused, which step 4 notices: reuse follows the replacement of the metadata file.
 
+Where the backend has a counter for it, which moves before any of this can happen, all that is left
+of steps 1, 3 and 4 is a load: it was noted before step 1 of an earlier read, and if it is the same
+after step 2, no image came after that read and the journal was not reused.
+
 Writes outside any transaction are not covered, and appear when they appear.
 """
 
@@ -35,7 +39,7 @@ from pmarray._commits.recovery import (
 from pmarray._formats.metadata import Checkpoint, GroupMetadata
 from pmarray._formats.records import StoredImage, checksum
 from pmarray._geometry.spans import SpanSet
-from pmarray.backends._protocols import Backend, Region
+from pmarray.backends._protocols import Backend, CountsChanges, Region
 from pmarray.errors import DamagedError, SnapshotExpiredError
 
 __all__ = ["Snapshot"]
@@ -70,6 +74,9 @@ class Snapshot:
         self.images: defaultdict[int, list[StoredImage]] = defaultdict(list)
         """What overrides the data files, by file, oldest first."""
         self._journal: Journal | None = None
+        self._counter = backend.counter() if isinstance(backend, CountsChanges) else None
+        self._noted = -1
+        """What the counter said before the last read by steps 1 to 4."""
         while True:
             self._stamp = backend.stamp()
             if stamp is None or stamp != self._stamp:
@@ -120,7 +127,20 @@ class Snapshot:
         `fetch` takes what is on the medium, and may run on several threads at a time; `override`
         lets `images` override it.
         """
+        counter = self._counter
+        if counter is not None:
+            noted = self._noted
+            try:
+                if counter.value == noted:
+                    fetch()  # 2
+                    with self._lock:
+                        override()
+                    if counter.is_still(noted):
+                        return
+            except DamagedError:
+                pass  # or what was read of the journal had been reused
         while True:
+            counted = -1 if counter is None else counter.value
             with self._lock:
                 self.check()  # 1
                 stamp = self._stamp
@@ -134,7 +154,35 @@ class Snapshot:
                     raise
                 continue
             if stamp == self._backend.stamp():  # 4
+                self._noted = counted
                 return
+
+    def may_tell(self, file_id: int) -> bool:
+        """Whether `is_unmoved` can be expected to be true."""
+        counter = self._counter
+        return counter is not None and file_id not in self.images and counter.value == self._noted
+
+    def is_unmoved(self, file_id: int) -> bool:
+        """Whether what was read of a data file just now, without asking, is of this snapshot."""
+        counter = self._counter
+        return counter is not None and file_id not in self.images and counter.is_still(self._noted)
+
+    def reads(self, file_id: int, start: int, stop: int, fetch: Callable[[], None]) -> bool:
+        """Read bytes ``[start, stop)`` of a data file by `fetch`, where no image overrides them.
+
+        False where one does: what `fetch` has read is not of this snapshot.
+        """
+        overridden = False
+
+        def override() -> None:
+            nonlocal overridden
+            overridden = any(
+                image.offset < stop and start < image.offset + image.nbytes
+                for image in self.images.get(file_id, ())
+            )
+
+        self.read(fetch, override)
+        return not overridden
 
     def read_into(self, file_id: int, region: Region, offset: int, out: memoryview) -> None:
         """Fill `out` with bytes of a data file as of this snapshot."""
@@ -230,7 +278,8 @@ class Snapshot:
         return data, lost
 
     def close(self) -> None:
-        """Release the journal."""
+        """Release the journal and the counter, which has a descriptor."""
+        self._counter = None
         if self._journal is not None:
             self._journal.region.close()
             self._journal = None

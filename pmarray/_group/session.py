@@ -39,7 +39,7 @@ from pmarray._formats.metadata import Checkpoint, GroupMetadata
 from pmarray._group.kinds import Kind, kind_of
 from pmarray._group.transaction import OpenTransaction
 from pmarray._system import lifetime
-from pmarray._system.dropped import await_closing, close_behind
+from pmarray._system.dropped import await_closing, await_garbage, close_behind
 from pmarray._system.uninterrupted import Task, await_abandoned
 from pmarray._url import URL
 from pmarray.backends._protocols import ChunkBackend, RegionBackend
@@ -201,9 +201,10 @@ class Session:
         try:
             self.backend.lock()
         except GroupLockedError:
-            if not await_abandoned():
+            # A handle that an interrupt has left behind is closing, or is garbage in a cycle.
+            if not (await_abandoned() or await_garbage()):
                 raise
-            self.backend.lock()  # a handle that an interrupt has left behind has closed
+            self.backend.lock()
         try:
             self._recover()
         except BaseException:

@@ -86,8 +86,12 @@ class CachedItems(ABC):
         """Read items of which nothing is cached without caching them; False if that is no gain."""
         return False
 
+    def _in_reading_order(self, axes: Axes) -> Iterator[Extent]:
+        """Yield the extents of a read; the caller comes back when it has read one."""
+        return self._extents(axes)
+
     def read(self, axes: Axes, out: AnyArray, /) -> None:
-        for extent in self._extents(axes):
+        for extent in self._in_reading_order(axes):
             target = out[extent.block]
             self._cache.until(partial(self._read_extent, extent, target))
         self._cache.end_operation()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import mmap
 import weakref
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -14,13 +16,18 @@ from pmarray._cache.cache import ChunkCache
 from pmarray._cache.source import CachedChunk, CommittedStorage, Write
 from pmarray._commits.journal import MAX_PAYLOAD_BYTES
 from pmarray._commits.snapshot import Snapshot
+from pmarray._config import config
 from pmarray._dtypes import DType
 from pmarray._formats.records import Image
-from pmarray._geometry.chunking import TARGET_CHUNK_BYTES, unfilled
+from pmarray._geometry.chunking import unfilled
 from pmarray._geometry.layout import BLOCK_BYTES, Extent, Layout
+from pmarray._geometry.reach import meeting, reach_of
+from pmarray._selection.fancy import FancySelection
+from pmarray._storage.ahead import ReadAhead
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.items import Axes, as_array
-from pmarray.backends._protocols import Region
+from pmarray._storage.warm import LONG_RUN_BYTES, WarmReads
+from pmarray.backends._protocols import KeepsMapping, Region
 
 __all__ = ["RegionStorage"]
 
@@ -58,7 +65,12 @@ class RegionStorage(CachedItems):
         self._dtype = dtype
         self._cache = cache
         self._chunk_nbytes = layout.chunk_nbytes(chunk_shape)
-        self._sequential_at = 0
+        self._ahead = ReadAhead(region)
+        self._warm = (
+            WarmReads(region, file_id, dtype, snapshot)
+            if isinstance(region, KeepsMapping)
+            else None
+        )
         self._views: list[weakref.ref[Any]] = []
         """The mappings that `view` has handed out and somebody still has."""
         self._unsynced = new
@@ -145,21 +157,90 @@ class RegionStorage(CachedItems):
                 self.region.will_read(first + start, stop - start)
 
     def item(self, position: tuple[int, ...], offset: int, /) -> Any:
-        if self._cache.write_through or self._dtype.kind == "V" or not position:
+        if self._dtype.kind == "V" or not position:
             return None
-        with self._cache.lock:
-            self._cache.check()
+        cache, warm = self._cache, self._warm
+        with cache.lock:
+            cache.check()
+            if warm is not None and cache.quiet and warm.knows(self.layout, offset):
+                return warm.item(self.layout, position, offset)
+            if cache.write_through:
+                return None
             index = tuple([i // n for i, n in zip(position, self.chunk_shape, strict=False)])
-            chunk = self._cache.peek(self, index)
+            chunk = cache.peek(self, index)
             if chunk is not None:
                 start = offset - self.address(index)
                 if chunk.valid.covers(start, start + self._dtype.itemsize):
                     return np.ndarray((), self._dtype, chunk.buffer, start)[()]
                 if chunk.valid.intersects(start, start + self._dtype.itemsize):
                     return None
+            if warm is not None:
+                found = warm.item(self.layout, position, offset)
+                if found is not None:
+                    return found
             data = bytearray(self._dtype.itemsize)
             self._fetch(offset, memoryview(data))
             return np.ndarray((), self._dtype, data)[()]
+
+    def read(self, axes: Axes, out: AnyArray, /) -> None:
+        if self._warm is None or not out.size or not self._read_mapped(self._warm, axes, out):
+            super().read(axes, out)
+
+    def _read_mapped(self, warm: WarmReads, axes: Axes, out: AnyArray) -> bool:
+        """Read through the file's mapping, and by the cache what is not in the file."""
+        with self._cache.lock:
+            self._cache.check()
+            unsettled = [] if self._cache.quiet else self._cache.unsettled(self)
+        # Of what becomes unsettled from here on, which is what is lent to other threads, either
+        # may be read; what lands from here on has not changed in the cache.
+        if not warm.read(self.layout, axes, out):
+            return False
+        for chunk in unsettled:
+            box = tuple(
+                slice(i * n, (i + 1) * n)
+                for i, n in zip(chunk.index, self.chunk_shape, strict=True)
+            )
+            if (found := meeting(axes, box)) is not None:
+                items, where = found
+                for extent in self._extents(items):
+                    target = out[where][extent.block]
+                    self._cache.until(partial(self._read_extent, extent, target))
+        self._cache.end_operation()
+        return True
+
+    def deferred(self, axes: Axes) -> Callable[[AnyArray], bool] | None:
+        """Return what reads at least one item later without the group's lock, if that is right.
+
+        See `WarmReads.deferred`. Here it is right where the medium has what the array holds, and
+        the cache has none of it: what other threads write from here on may be read or not.
+        """
+        if self._warm is None:
+            return None
+        cache = self._cache
+        with cache.lock:
+            cache.check()
+            if not cache.quiet and cache.unsettled(self):
+                return None
+            read = self._warm.deferred(self.layout, axes, self._ahead)
+            # Long runs of what is cached are at hand there, and perhaps nowhere else.
+            if read is None or (
+                cache.has_any(self)
+                and reach_of(self.layout, axes).run >= LONG_RUN_BYTES
+                and any(cache.peek(self, extent.chunk) for extent in self._extents(axes))
+            ):
+                return None
+            return read
+
+    def gather(self, selection: FancySelection, out: AnyArray) -> bool:
+        """Read what an advanced index selects into a block; False where it has to be piecewise."""
+        warm = self._warm
+        if warm is None or not out.size:
+            return False
+        with self._cache.lock:
+            self._cache.check()
+            if not self._cache.quiet and self._cache.unsettled(self):
+                return False
+        return warm.gather(self.layout, selection, out)
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         if self.shows(values):
@@ -221,6 +302,8 @@ class RegionStorage(CachedItems):
         self.layout = layout
 
     def trim(self) -> None:
+        if self._warm is not None:
+            self._warm.drop()
         self.region.trim(self.layout.nbytes)
 
     def discard(self) -> None:
@@ -228,10 +311,34 @@ class RegionStorage(CachedItems):
         self.close()
 
     def close(self) -> None:
+        if self._warm is not None:
+            self._warm.drop()
         self.region.close()
 
     def _extents(self, axes: Axes) -> Iterator[Extent]:
         return self.layout.extents(axes, self.chunk_shape)
+
+    def _in_reading_order(self, axes: Axes) -> Iterator[Extent]:
+        """Yield extents, and ask for those that follow while one is worked on."""
+        following = enumerate(self._extents(axes))
+        under_way: deque[int] = deque()
+        """Bytes of each extent that was asked for and not read."""
+        for number, extent in enumerate(self._extents(axes)):
+            yield extent
+            if under_way:
+                under_way.popleft()
+            if not self._ahead.comes_from_device():
+                continue
+            while sum(under_way) < config.read_ahead and (coming := next(following, None)):
+                if coming[0] > number:
+                    under_way.append(self._ask_for(coming[1]))
+
+    def _ask_for(self, extent: Extent) -> int:
+        """Ask for the bytes of an extent; return how many."""
+        first = self.layout.chunk_start(extent.chunk, self.chunk_shape)
+        for start, stop in extent.spans:
+            self._ahead.ask(first + start, first + stop)
+        return sum(stop - start for start, stop in extent.spans)
 
     def _items(self, chunk: CachedChunk) -> AnyArray:
         # A full chunk, also at the edge of the array: an edge that moves stays inside.
@@ -247,8 +354,13 @@ class RegionStorage(CachedItems):
         if runs is None:
             return False
         for offset, run in runs:
-            self._read_ahead(start + offset, run.nbytes)
             self._fetch(start + offset, run.data)
+            self._ahead.was_read(
+                start + offset,
+                run.nbytes,
+                gap=layout.line_stride - layout.line_nbytes,  # the padding is not read
+                end=layout.nbytes,
+            )
         return True
 
     def _runs(self, extent: Extent, target: AnyArray) -> list[tuple[int, AnyArray]] | None:
@@ -274,16 +386,6 @@ class RegionStorage(CachedItems):
             offset = first + i * lines.step * layout.line_stride
             runs.append((offset, _as_bytes(run)))
         return runs
-
-    def _read_ahead(self, offset: int, nbytes: int) -> None:
-        """Ask for the next bytes when a reader goes through the array in order."""
-        # The padding between two lines is not read, and no step out of order.
-        padding = self.layout.line_stride - self.layout.line_nbytes
-        if 0 <= offset - self._sequential_at <= padding:
-            ahead = min(nbytes, TARGET_CHUNK_BYTES)
-            if offset + nbytes < self.layout.nbytes:
-                self.region.will_read(offset + nbytes, ahead)
-        self._sequential_at = offset + nbytes
 
 
 def _owner(array: AnyArray) -> Any:

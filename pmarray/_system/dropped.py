@@ -8,6 +8,7 @@ or becomes its writer waits as well, for one that was dropped may still have the
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import Protocol
 
 from pmarray._system.uninterrupted import start_thread
 
-__all__ = ["await_closing", "close_behind", "close_later"]
+__all__ = ["await_closing", "await_garbage", "close_behind", "close_later"]
 
 _PATIENCE_S = 60.0
 
@@ -99,13 +100,21 @@ def _enqueue(dropped: _Dropped) -> None:
     dropped.is_queued = True
 
 
-def await_closing() -> None:
-    """Return when groups that were dropped before have been closed."""
-    if _dropped and threading.get_ident() not in _closer:
-        for dropped in _dropped.copy():  # the other thread takes them out
-            if not dropped.is_queued:
-                _enqueue(dropped)
-            dropped.wait()
+def await_closing() -> bool:
+    """Return when groups that were dropped before have been closed; say whether there were any."""
+    if not _dropped or threading.get_ident() in _closer:
+        return False
+    for dropped in _dropped.copy():  # the other thread takes them out
+        if not dropped.is_queued:
+            _enqueue(dropped)
+        dropped.wait()
+    return True
+
+
+def await_garbage() -> bool:
+    """The same for groups that nobody can reach, and of which the interpreter does not know yet."""
+    gc.collect()
+    return await_closing()
 
 
 def _runs_a_loop() -> bool:

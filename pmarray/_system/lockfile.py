@@ -7,6 +7,7 @@ import os
 
 from pmarray._system import osops
 from pmarray._system.beneath import status
+from pmarray._system.counter import advance
 from pmarray._system.files import write_fully
 from pmarray.errors import GroupLockedError, LockLostError, StorageError
 
@@ -33,10 +34,13 @@ class LockFile:
         """Whether this handle holds it."""
         return self._fd is not None
 
-    def acquire(self) -> None:
-        """Take the lock, or raise `GroupLockedError`, which names the owner."""
+    def acquire(self) -> bool:
+        """Take the lock, or raise `GroupLockedError`, which names the owner.
+
+        Returns whether the file had to be made.
+        """
         while True:
-            fd = self._open_locked()
+            fd, made = self._open_locked()
             found = os.fstat(fd)
             self._identity = found.st_dev, found.st_ino
             if self._is_in_place():
@@ -48,6 +52,15 @@ class LockFile:
             osops.close(fd)  # and nobody has it
             raise
         self._fd = fd
+        return made
+
+    def advance(self) -> None:
+        """Tell readers that something is about to change under them; see `_system.counter`."""
+        assert self._fd is not None
+        try:
+            advance(self._fd)
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot write: {error.strerror}", self.path) from error
 
     def _is_in_place(self) -> bool:
         """Whether the file that is locked is still the one that has the name."""
@@ -64,11 +77,13 @@ class LockFile:
                 self.path,
             )
 
-    def _open_locked(self) -> int:
+    def _open_locked(self) -> tuple[int, bool]:
+        made = True
         try:
             try:
                 fd = osops.open_file(self.path, write=True, create=True)
             except FileExistsError:
+                made = False
                 fd = osops.open_file(self.path, write=True)
         except OSError as error:
             raise StorageError(error.errno, f"cannot open: {error.strerror}", self.path) from error
@@ -85,7 +100,7 @@ class LockFile:
         except OSError as error:
             osops.close(fd)
             raise StorageError(error.errno, f"cannot lock: {error.strerror}", self.path) from error
-        return fd
+        return fd, made
 
     def release(self, *, remove: bool = False) -> None:
         """Give the lock up, if it is held."""

@@ -22,6 +22,7 @@ import fcntl
 import os
 import stat
 import struct
+import sys
 import tempfile
 from collections.abc import Sequence
 
@@ -35,6 +36,7 @@ __all__ = [
     "chmod",
     "chown",
     "close",
+    "count",
     "fallocate",
     "fdatasync",
     "fsync",
@@ -140,6 +142,11 @@ def setxattr(fd: int, name: str, value: bytes) -> None:
 def pwritev(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
     """Write `buffers` one after another at `offset`; return the number of bytes written."""
     return os.pwritev(fd, buffers, offset)
+
+
+def count(fd: int, value: int, offset: int) -> None:
+    """Store a number of 8 bytes, for processes that run; it need not survive a power cut."""
+    os.pwrite(fd, value.to_bytes(8, sys.byteorder), offset)
 
 
 def fdatasync(fd: int) -> None:

@@ -11,12 +11,16 @@ from pmarray.backends._protocols import (
     ChunkBackend,
     Chunks,
     ImageTarget,
+    KeepsImages,
+    LeavesOrphans,
     LosesLock,
     OpenBackend,
     Overwritable,
     PersistentRegion,
+    Publishes,
     Region,
     RegionBackend,
+    Settles,
 )
 from pmarray.backends._registry import known_schemes, open_backend
 
@@ -25,12 +29,16 @@ __all__ = [
     "ChunkBackend",
     "Chunks",
     "ImageTarget",
+    "KeepsImages",
+    "LeavesOrphans",
     "LosesLock",
     "OpenBackend",
     "Overwritable",
     "PersistentRegion",
+    "Publishes",
     "Region",
     "RegionBackend",
+    "Settles",
     "known_schemes",
     "open_backend",
 ]

@@ -11,18 +11,23 @@ from numpy.typing import NDArray
 from pmarray._dtypes import DType
 from pmarray._formats.metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._geometry.layout import Layout
+from pmarray._geometry.reach import Reach
 from pmarray._protocols import RememberedProtocol
+from pmarray._system.counter import Counter
 from pmarray._url import URL
 
 __all__ = [
     "Backend",
     "ChunkBackend",
     "Chunks",
+    "CountsChanges",
     "ImageTarget",
     "KeepsCopies",
     "KeepsImages",
+    "KeepsMapping",
     "LeavesOrphans",
     "LosesLock",
+    "Mapped",
     "OpenBackend",
     "Overwritable",
     "PersistentRegion",
@@ -92,6 +97,49 @@ class PersistentRegion(Region, Protocol, metaclass=RememberedProtocol):
 
     def stored(self, offset: int, nbytes: int, /) -> None:
         """Note that bytes have been stored to `memory`; `barrier` makes them durable."""
+
+
+class Mapped(Protocol):
+    """Bytes of a region as memory, which must be asked for before they are loaded.
+
+    It outlives the region, and may be used on any thread.
+    """
+
+    @property
+    def memory(self) -> NDArray[np.uint8]:
+        """The bytes, read-only."""
+
+    def read_into(self, offset: int, out: memoryview, /) -> None:
+        """Fill `out` from `offset` on, by system call."""
+
+    def ask(self, reach: Reach, /) -> bool:
+        """Return when bytes can be loaded, or false; raise where the medium does not give them."""
+
+    def ask_each(self, offsets: NDArray[np.int64], nbytes: int, /) -> bool:
+        """The same for some bytes at each of `offsets`."""
+
+    def ask_item(self, offset: int, nbytes: int, /) -> bool:
+        """The same for the bytes of one item."""
+
+    def knows(self, offset: int, nbytes: int, /) -> bool:
+        """Whether the bytes of one item were asked for already."""
+
+    def expect(self, reach: Reach, /) -> None:
+        """Hint that bytes are asked for next."""
+
+    def let_go(self, reach: Reach, /) -> None:
+        """Give up the pages of bytes that were asked for."""
+
+
+@runtime_checkable
+class KeepsMapping(Region, Protocol, metaclass=RememberedProtocol):
+    """A region on a medium that can be mapped for reading, beside system calls."""
+
+    def keep_mapped(self, nbytes: int, /) -> Mapped | None:
+        """Return its first `nbytes` bytes as memory, if possible; the same as long as they do.
+
+        The mapping ends with `trim` and `close`, when nobody has it any more.
+        """
 
 
 class ImageTarget(Protocol):
@@ -293,6 +341,20 @@ class LosesLock(Protocol, metaclass=RememberedProtocol):
 
     def refuse_lost_lock(self) -> None:
         """Raise `LockLostError` where it has been; asked, cheaply, before anything is written."""
+
+
+@runtime_checkable
+class CountsChanges(Protocol, metaclass=RememberedProtocol):
+    """A backend whose writer tells readers, by a counter, before it changes what they may see."""
+
+    def advance(self) -> None:
+        """Move the counter on; the caller has the lock, and an error means that it must not go on.
+
+        `lock` does so as well.
+        """
+
+    def counter(self) -> Counter | None:
+        """Return a reader's look at it; None where there is none to rely on."""
 
 
 @runtime_checkable

@@ -10,7 +10,6 @@ the process's resident memory, and sees what other threads have written meanwhil
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from pmarray._array.overlap import share
 from pmarray._array.stored import StoredArray
 from pmarray._config import config
 from pmarray._sizes import parse_bytes
+from pmarray._storage.ahead import blocks_read
 from pmarray.errors import LayoutError
 from pmarray.linalg._plans import cut, plan_tile
 
@@ -253,10 +253,10 @@ def walk(
     order = list(order)
     stored, converted = _Buffer(), _Buffer()
     with matrix.held():
-        before = _blocks_read()
+        before = blocks_read()
         for tile, following in zip(order, [*order, None][1:], strict=True):
             block = matrix.read(tile, stored)
-            if following is not None and (now := _blocks_read()) != before:
+            if following is not None and (now := blocks_read()) != before:
                 before = now
                 matrix.expect(following)
             if dtype is not None and block.dtype != dtype:
@@ -266,11 +266,6 @@ def walk(
                 block = target
             yield tile, block
             del block
-
-
-def _blocks_read() -> int:
-    """Blocks that the process has read from devices so far, by reads, faults and hints."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_inblock
 
 
 def as_output(out: Any, shape: tuple[int, ...], dtype: DType, operands: Iterable[Any]) -> None:

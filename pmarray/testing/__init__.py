@@ -1,4 +1,4 @@
-"""Property tests for arrays on any backend, for authors of backends and layouts.
+"""Tests for arrays and backends of any kind, for authors of backends and layouts.
 
 Needs the package hypothesis: ``pip install pmarray[test]``.
 
@@ -10,6 +10,7 @@ Needs the package hypothesis: ``pip install pmarray[test]``.
 
 from __future__ import annotations
 
+from pmarray.testing.conformance import ChunksTests, RegionTests
 from pmarray.testing.stateful import ArrayMachine
 from pmarray.testing.strategies import (
     advanced_indices,
@@ -25,7 +26,9 @@ from pmarray.testing.workload import Operation, State, Workload
 
 __all__ = [
     "ArrayMachine",
+    "ChunksTests",
     "Operation",
+    "RegionTests",
     "State",
     "Workload",
     "advanced_indices",

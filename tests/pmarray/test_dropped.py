@@ -114,3 +114,23 @@ def test_an_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     thread.join(30)
     pmarray.open_group(f"memmap:{tmp_path}/group", mode="r").close()  # waits for it
     assert [one.exc_type for one in told] == [StorageError]
+
+
+def test_a_group_that_is_garbage_in_a_cycle_gives_up_its_lock(tmp_path: Path) -> None:
+    """As one is that was dropped in the middle of a transaction."""
+    url = f"memmap:{tmp_path}/group"
+    with pmarray.open_group(url) as group:
+        group.attrs["x"] = 1
+    gc.disable()
+    try:
+        group = pmarray.open_group(url)
+        cycle: list[Any] = [group]
+        cycle.append(cycle)
+        group.attrs["x"] = 2
+        del group, cycle
+        with pmarray.open_group(url) as again:
+            with pytest.warns(ResourceWarning):
+                again.attrs["y"] = 3
+            assert dict(again.attrs) == {"x": 2, "y": 3}
+    finally:
+        gc.enable()

@@ -4,7 +4,7 @@
 
     dir/
       pmarray.json          metadata, the authority; replaced in one durable step
-      lock                  locked by the one writer, and holding its process id
+      lock                  locked by the one writer; its process id, and the readers' counter
       journal               before-images and commits, once there was a transaction
       data/000001.npy       one file an array, numbered, never renamed
       array.npy             a symbolic link to the data file of the array "array"
@@ -28,6 +28,7 @@ from pmarray._formats.metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._geometry.layout import BLOCK_BYTES
 from pmarray._system import osops
 from pmarray._system.beneath import Below, entries, is_directory, status
+from pmarray._system.counter import Counter, await_readers
 from pmarray._system.files import read_file, replace_durably
 from pmarray._system.lockfile import LockFile
 from pmarray._url import URL
@@ -58,6 +59,8 @@ class MemmapBackend:
         self._sparse = sparse
         self._metadata_path = self._path(METADATA_NAME)
         self._lock = LockFile(self._path(LOCK_NAME), directory)
+        self._counter: Counter | None = None
+        """Of a reader."""
 
     # -- metadata -------------------------------------------------------------------------------
 
@@ -122,7 +125,24 @@ class MemmapBackend:
 
     def lock(self) -> None:
         self._make_directories()
-        self._lock.acquire()
+        if self._lock.acquire() and status(self._metadata_path) is not None:
+            await_readers()
+        try:
+            self._lock.advance()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def advance(self) -> None:
+        self._lock.advance()
+
+    def counter(self) -> Counter | None:
+        if self._counter is None or self._counter.lost:
+            try:
+                self._counter = Counter(self._path(LOCK_NAME))
+            except OSError:
+                self._counter = None
+        return self._counter
 
     def _make_directories(self) -> None:
         """Make the group's directories, durably, with whatever parents are missing.
@@ -247,6 +267,7 @@ class MemmapBackend:
             ) from error
 
     def close(self) -> None:
+        self._counter = None
         self._lock.release()
 
     def refuse_lost_lock(self) -> None:

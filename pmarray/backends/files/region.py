@@ -20,6 +20,7 @@ from pmarray._sizes import format_bytes
 from pmarray._system import osops
 from pmarray._system.beneath import Below, status
 from pmarray._system.files import barrier, read_fully, write_fully
+from pmarray.backends.files.kept import KeptMapping
 from pmarray.errors import ForeignDataError, StorageError
 
 __all__ = ["MAPPED_BYTE", "FileRegion", "make_journal_file"]
@@ -30,6 +31,7 @@ _GROW_MAX_BYTES = 1 << 30
 
 MAPPED_BYTE = 1
 """Whoever maps a file has a shared lock of this byte, whoever cuts it an exclusive one."""
+_STAT_BLOCK_BYTES = 512
 _TRIES = 100
 _RETRY_S = 0.01
 # Memory for pages that nobody is going to store to is not reserved. Python names it from 3.13 on.
@@ -77,6 +79,9 @@ class FileRegion:
         self.capacity = 0
         self._closed = False
         self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+        self._kept: KeptMapping | None = None
+        self._keeps: weakref.WeakSet[KeptMapping] = weakref.WeakSet()
+        """What is still in use; `_kept` is the last one made."""
         self._direct_fd: int | None = None
         try:
             self._fd = osops.open_file(path, write=writable)
@@ -116,10 +121,20 @@ class FileRegion:
         read_fully(self._fd, out, self._offset + offset, path=self.path)
 
     def will_read(self, offset: int, nbytes: int, /) -> None:
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._fd, self._offset + offset, nbytes, os.POSIX_FADV_WILLNEED)
+        if hasattr(os, "posix_fadvise") and not self._closed:
+            try:
+                os.posix_fadvise(self._fd, self._offset + offset, nbytes, os.POSIX_FADV_WILLNEED)
+            except OSError:
+                pass  # who reads without the group's lock may be behind its closing
 
     def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
+        try:
+            self._write(offset, buffers)
+        finally:
+            if self._kept is not None:
+                self._kept.written(offset, sum(buffer.nbytes for buffer in buffers))
+
+    def _write(self, offset: int, buffers: Sequence[memoryview]) -> None:
         if self._direct_fd is not None:
             try:
                 write_fully(self._direct_fd, buffers, self._offset + offset, path=self.path)
@@ -201,6 +216,9 @@ class FileRegion:
         exact = nbytes if self._foreign else -(-nbytes // BLOCK_BYTES) * BLOCK_BYTES
         if exact >= self.capacity or self._followed or any(True for _ in self._maps):
             return
+        self._kept = None
+        if any(True for _ in self._keeps):
+            return  # somebody is reading through it
         try:
             try:
                 osops.lock(self._fd, exclusive=True, start=MAPPED_BYTE, nbytes=1)
@@ -248,10 +266,32 @@ class FileRegion:
         self._maps.add(mapping)
         return np.frombuffer(memoryview(mapping).toreadonly(), np.uint8)[self._offset :]
 
+    def keep_mapped(self, nbytes: int, /) -> KeptMapping | None:
+        """Map the file for reading, as long as it is now; see `KeepsMapping.keep_mapped`.
+
+        Not that of another program: it may be cut by it, and could not be by us. Not one with
+        holes: on some file systems a page of a hole takes room, and there may be none.
+        """
+        if self._kept is not None and len(self._kept.memory) >= nbytes:
+            return self._kept
+        self._kept = None
+        found = os.fstat(self._fd)
+        there = found.st_size - self._offset
+        has_holes = found.st_blocks * _STAT_BLOCK_BYTES < found.st_size
+        if self._foreign or has_holes or there < nbytes or not self.announce():
+            return None
+        try:
+            self._kept = KeptMapping(self._fd, self.path, self._offset, there)
+        except OSError:
+            return None  # a system or a file system that has none
+        self._keeps.add(self._kept)
+        return self._kept
+
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
+        self._kept = None
         try:
             try:
                 if self._direct_fd is not None:

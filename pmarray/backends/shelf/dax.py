@@ -14,6 +14,7 @@ from pmarray._formats.npy import write_header
 from pmarray._geometry.layout import BLOCK_BYTES, Layout
 from pmarray._geometry.spans import SpanSet
 from pmarray._system import osops
+from pmarray.backends.files.kept import KeptMapping
 from pmarray.backends.files.region import FileRegion
 from pmarray.backends.shelf.stores import NOTHING, Stores
 from pmarray.errors import StorageError
@@ -145,6 +146,10 @@ class DAXRegion(FileRegion):
             self._unsynced |= self.capacity != before
             with self._lock:
                 self._fresh.remove(self.capacity, before)
+
+    def keep_mapped(self, nbytes: int, /) -> KeptMapping | None:
+        # Who writes has the file mapped already, another way.
+        return None if self._writable else super().keep_mapped(nbytes)
 
     def view(self, nbytes: int, /) -> NDArray[np.uint8] | None:
         if not self._writable:

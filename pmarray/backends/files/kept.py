@@ -1,0 +1,207 @@
+"""A mapping of a data file that is kept for reading: its pages cost once.
+
+Nothing is stored through it. A load from a page that cannot be had would kill the process
+(SIGBUS), and Python can have no handler for that. So every page is asked for before the first
+load from it:
+
+1. The bytes are read by system call. Here a medium that fails, and a file that somebody has cut,
+   are errors as anywhere else.
+2. Their pages, which are in memory now, are mapped by ``madvise(MADV_POPULATE_READ)``. What
+   cannot be mapped (it was cut this instant, or memory is short) is left to system calls.
+3. That they were asked for is noted, and not done again. What a handle of ours writes has to be
+   asked for again: a direct write takes pages out of memory.
+
+Before each copy the length of the file is asked for, since whoever cuts it does not say so; a
+handle of ours does not cut a file that is mapped (`FileRegion.announce`). Two windows remain:
+between that question and the copy, for a program that is not ours and cuts the file; and a page
+that the kernel has taken back since step 2, where the medium fails at its second read.
+"""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import sys
+import weakref
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmarray._geometry.reach import Reach
+from pmarray._system.files import read_fully
+
+__all__ = ["KeptMapping"]
+
+_PAGE = mmap.PAGESIZE
+_POPULATE_READ = 22
+"""MADV_POPULATE_READ, from Linux 5.14 on; Python has no name for it."""
+_READ_BYTES = 1 << 20
+_END = os.SEEK_END
+
+
+class KeptMapping:
+    """The first bytes of a file, mapped.
+
+    Parameters
+    ----------
+    fd
+        The file; a descriptor of its own is kept as long as this is.
+    path
+        For errors.
+    offset
+        Where the items begin; all other offsets are counted from there.
+    nbytes
+        How many bytes of items to map; the file has them.
+
+    Raises
+    ------
+    OSError
+        There can be no such mapping.
+    """
+
+    def __init__(self, fd: int, path: str, offset: int, nbytes: int) -> None:
+        self._path = path
+        self._offset = offset
+        self._nbytes = offset + nbytes
+        if sys.platform != "linux":
+            raise OSError("there is no MADV_POPULATE_READ")
+        # Whoever reads without the group's lock goes on when the file is closed.
+        self._fd = os.dup(fd)
+        weakref.finalize(self, os.close, self._fd)
+        self._map = mmap.mmap(fd, self._nbytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+        # Which systems have it is found out by asking; the header is there.
+        self._map.madvise(_POPULATE_READ, 0, _PAGE)
+        # Whoever reads in long runs does so by system call.
+        self._map.madvise(mmap.MADV_RANDOM)
+        self.memory: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)[offset:]
+        """The items' bytes, read-only; to be read after `ask` only."""
+        self._known = bytearray(-(-self._nbytes // _PAGE))
+        """For each page whether it was asked for."""
+        self._known_pages = np.frombuffer(self._known, np.bool_)
+
+    def read_into(self, offset: int, out: memoryview) -> None:
+        """Fill `out` by system call."""
+        read_fully(self._fd, out, self._offset + offset, path=self._path)
+
+    def ask(self, reach: Reach) -> bool:
+        """Return when the bytes of `reach` can be loaded; false where they cannot.
+
+        Raises
+        ------
+        DamagedError
+            The file ends before that.
+        StorageError
+            The medium cannot be read.
+        """
+        start, step, nbytes = self._offset + reach.start, reach.step, reach.nbytes
+        if os.lseek(self._fd, 0, _END) < self._offset + reach.stop:
+            self._read(self._offset + reach.stop - 1, self._offset + reach.stop)
+        if reach.count == 1 or step - nbytes <= _PAGE:
+            return self._ask_run(start // _PAGE, (self._offset + reach.stop - 1) // _PAGE + 1)
+        if step % _PAGE == 0:
+            first, width = start // _PAGE, (start % _PAGE + nbytes - 1) // _PAGE + 1
+            every = step // _PAGE
+            pages = self._known_pages[first : first + (reach.count - 1) * every + width]
+            if all(pages[i::every][: reach.count].all() for i in range(width)):
+                return True
+        return self._ask_pages(start + step * np.arange(reach.count), nbytes)
+
+    def ask_each(self, offsets: NDArray[np.int64], nbytes: int) -> bool:
+        """The same for stretches of `nbytes` bytes at `offsets`."""
+        stop = self._offset + int(offsets.max()) + nbytes
+        if os.lseek(self._fd, 0, _END) < stop:
+            self._read(stop - 1, stop)
+        return self._ask_pages(self._offset + offsets, nbytes)
+
+    def ask_item(self, offset: int, nbytes: int) -> bool:
+        """The same for one item."""
+        start = self._offset + offset
+        stop = start + nbytes
+        if os.lseek(self._fd, 0, _END) < stop:
+            self._read(stop - 1, stop)
+        first, last = start // _PAGE, (stop - 1) // _PAGE
+        if self._known.find(0, first, last + 1) >= 0:
+            return self._ask_run(first, last + 1)
+        return True
+
+    def knows(self, offset: int, nbytes: int) -> bool:
+        """Whether the bytes of one item were asked for before; they may be gone again."""
+        first, last = (
+            (self._offset + offset) // _PAGE,
+            (self._offset + offset + nbytes - 1) // _PAGE,
+        )
+        return self._known.find(0, first, last + 1) < 0
+
+    def expect(self, reach: Reach) -> None:
+        """Hint that the bytes of `reach` are wanted soon, and what lies between."""
+        os.posix_fadvise(
+            self._fd,
+            self._offset + reach.start,
+            reach.stop - reach.start,
+            os.POSIX_FADV_WILLNEED,
+        )
+
+    def let_go(self, reach: Reach) -> None:
+        """Give up the pages of `reach`, and what lies between: they count as the process's."""
+        first = (self._offset + reach.start) // _PAGE
+        stop = (self._offset + reach.stop - 1) // _PAGE + 1
+        self._known_pages[first:stop] = False
+        self._map.madvise(
+            mmap.MADV_DONTNEED, first * _PAGE, min(stop * _PAGE, self._nbytes) - first * _PAGE
+        )
+
+    def _ask_pages(self, starts: NDArray[np.int64], nbytes: int) -> bool:
+        """Ask for the pages of stretches that begin at these bytes of the file."""
+        firsts, lasts = starts // _PAGE, (starts + nbytes - 1) // _PAGE
+        unknown = np.zeros(0, np.int64)
+        for i in range((nbytes - 2) // _PAGE + 2):
+            pages = np.minimum(firsts + i, lasts)
+            there = self._known_pages[pages]
+            if not there.all():
+                unknown = np.union1d(unknown, pages[~there])
+        if not unknown.size:
+            return True
+        runs = [
+            (int(run[0]), int(run[-1]) + 1)
+            for run in np.split(unknown, np.flatnonzero(np.diff(unknown) != 1) + 1)
+        ]
+        # All requests first: one after another would leave the medium idle in between.
+        for first, stop in runs:
+            nbytes = (stop - first) * _PAGE
+            os.posix_fadvise(self._fd, first * _PAGE, nbytes, os.POSIX_FADV_WILLNEED)
+        return all(self._ask_run(first, stop) for first, stop in runs)
+
+    def _ask_run(self, first: int, stop: int) -> bool:
+        """Ask for the pages from `first` to `stop`, as far as they are not known."""
+        if self._known.find(0, first, stop) < 0:
+            return True
+        for low, high in self._unknown(first, stop):
+            low_byte, high_byte = low * _PAGE, min(high * _PAGE, self._nbytes)
+            self._read(low_byte, high_byte)  # 1
+            try:
+                self._map.madvise(_POPULATE_READ, low_byte, high_byte - low_byte)  # 2
+            except OSError:
+                return False
+            self._known_pages[low:high] = True  # 3
+        return True
+
+    def _unknown(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
+        known = self._known_pages[first:stop]
+        edges = np.flatnonzero(np.diff(known)) + 1
+        bounds = [0, *edges.tolist(), stop - first]
+        for low, high in itertools.pairwise(bounds):
+            if not known[low]:
+                yield first + low, first + high
+
+    def _read(self, start: int, stop: int) -> None:
+        """Have the kernel fetch what is not in memory."""
+        scratch = memoryview(bytearray(min(stop - start, _READ_BYTES)))
+        for at in range(start, stop, _READ_BYTES):
+            read_fully(self._fd, scratch[: stop - at], at, path=self._path)
+
+    def written(self, offset: int, nbytes: int) -> None:
+        """Note that bytes have been written: their pages have to be asked for again."""
+        first = (self._offset + offset) // _PAGE
+        self._known_pages[first : -(-(self._offset + offset + nbytes) // _PAGE)] = False

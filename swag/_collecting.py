@@ -1,0 +1,366 @@
+"""The work of collecting: one iterate after another, each in a transaction of its own.
+
+Nobody keeps a count of his own. What is collected is what the group says (`swag._store`), so that
+no interrupt and no rollback can set the two at odds; `Collecting._sync` finds it out each time.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import pmarray
+from pmarray.errors import ClosedError, LoanError
+from swag._attached import Attached, Behind, WeightsChangedError, copy_alone
+from swag._base import Posterior
+from swag._buffers import Buffers
+from swag._joining import Joining
+from swag._moments import Moments
+from swag._records import Progress
+from swag._screening import NoIterateError, Screen
+from swag._store import Store
+from swag._trajectory import as_tensor
+from swag._worker import Worker
+from swag.errors import SwagWarning, WindowError
+from swag.sampling import Gaussian
+
+__all__ = ["Collecting"]
+
+_MOST_AT_ONCE = 8
+_AT_ONCE_BYTES = 96 << 20
+
+Column = NDArray[np.generic]
+
+
+class Collecting(Posterior):
+    """A posterior that grows.
+
+    Parameters
+    ----------
+    store
+        Where it is kept.
+    screen
+        Says what is an iterate.
+    on_checkpoint
+        Called inside the transaction of every checkpoint.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        screen: Screen,
+        on_checkpoint: Callable[[pmarray.Group], object] | None,
+    ) -> None:
+        self._store = store
+        self._screen = screen
+        self._on_checkpoint = on_checkpoint
+        # What was begun and has not ended: for whoever comes after an interrupt.
+        self._begun: Joining | None = None
+        self._loan: AbstractContextManager[Any] | None = None
+        self._behind: Behind | None = None
+        """The iterate that the thread copies, until somebody has asked what came of it."""
+        self._calling = False
+        self._ended: Progress | None = None
+        self._attached = Attached(self._wait)
+        self._trusting = True
+        """Until weights have changed while they were copied."""
+        self._keeps_all = store.configuration.max_rank is None
+        column_bytes = store.configuration.dtype.itemsize * store.table.size
+        self._columns_at_once = max(1, min(_MOST_AT_ONCE, _AT_ONCE_BYTES // column_bytes))
+        """Columns in one pass over the moments, of which the cache has to hold that many."""
+        try:
+            self._worker = Worker("swag-collecting")
+            self._load()
+        except BaseException:
+            store.close()
+            raise
+
+    def _load(self) -> None:
+        """Begin from what the store holds."""
+        progress = self._store.progress()
+        self._screen.skipped = progress.skipped
+        self._moments = self._store.stored_moments(progress.collected)
+        """Of the first iterates; where all are kept, of as many as somebody has asked for."""
+        self._buffers = self._store.read_buffers()
+        self._anchor: Tensor | None = None
+        # Without a trajectory: two columns, so that one can be compared with the one before.
+        self._spare: list[Column] = []
+        self._spare_of = 0
+        """Iterates collected when the last of the two was written."""
+
+    # -- of one mind with the group -------------------------------------------------------------
+
+    def _sync(self) -> Progress:
+        """Wait for the thread and look at the group; say how far collection has come.
+
+        Whatever was interrupted or rolled back before is over after this, and may be interrupted
+        too: nothing is believed here that the group does not say.
+        """
+        if self._ended is not None:
+            return self._ended
+        if self._calling:
+            return self._store.progress()  # asked by what is called at a checkpoint
+        self._learn()
+        self._end_what_was_begun()
+        self._worker.settle()
+        progress = self._store.progress()
+        if self._store.trajectory is None:
+            # Between checkpoints, memory is all there is.
+            if self._moments.count < progress.collected:
+                self._load()
+            count = self._moments.count
+            progress = replace(progress, collected=count, skipped=self._screen.skipped)
+        elif not progress.in_moments <= self._moments.count <= progress.collected:
+            self._load()
+        if not progress.collected:
+            self._anchor = None
+        elif self._anchor is None:
+            self._anchor = self._store.read_anchor()
+        return progress
+
+    def _end_what_was_begun(self) -> None:
+        """An interrupt may have torn a block before its end, and a second one its end."""
+        if self._loan is not None:
+            with suppress(LoanError, ClosedError):
+                self._loan.__exit__(KeyboardInterrupt, None, None)
+            self._loan = None
+        if self._begun is not None:
+            self._begun.end()
+            self._begun = None
+
+    def _caught_up(self) -> tuple[Progress, Moments]:
+        """The same, and the moments of everything collected."""
+        progress = self._sync()
+        since = range(self._moments.count, progress.collected)
+        if since:
+            self._moments = self._moments.rolled_forward(self._store.columns(since))
+        return progress, self._moments
+
+    # -- one iterate ----------------------------------------------------------------------------
+
+    def _collect(
+        self,
+        progress: Progress,
+        parameters: list[nn.Parameter],
+        buffers: Buffers,
+        due: bool,
+        behind: Behind | None = None,
+    ) -> None:
+        """Collect an iterate, on the thread that calls."""
+        try:
+            if self._store.trajectory is None:
+                self._collect_moments(progress, parameters, buffers, due)
+            else:
+                self._collect_column(progress, parameters, buffers, due, behind)
+        except NoIterateError:
+            self._store.cut(progress.collected)  # unless that was rolled back
+        except BaseException:
+            self._end_what_was_begun()  # now, so that the group is free for others at once
+            raise
+        self._begun = None
+
+    def _may_copy_behind(self, model: nn.Module, parameters: list[nn.Parameter], due: bool) -> bool:
+        """Whether the next iterate may be copied while training goes on.
+
+        Only in a group that nobody else has: what others write while the transaction is open would
+        be a part of it, and be taken back with it.
+        """
+        return (
+            self._trusting
+            and not due
+            and self._anchor is not None
+            and self._store.trajectory is not None
+            and self._store.owned
+            and self._attached.may_copy_behind(model, parameters)
+        )
+
+    def _collect_behind(
+        self,
+        behind: Behind,
+        progress: Progress,
+        parameters: list[nn.Parameter],
+        buffers: Buffers,
+    ) -> None:
+        """The same on the thread."""
+        try:
+            self._collect(progress, parameters, buffers, False, behind)
+        except BaseException as error:
+            behind.error = error
+        finally:
+            behind.let_go()
+
+    def _wait(self) -> None:
+        """Return when weights may change."""
+        if (behind := self._behind) is not None:
+            behind.wait(self._worker.alive)
+
+    def _learn(self) -> None:
+        """What came of the iterate that was copied behind; raises why it was not collected."""
+        if (behind := self._behind) is None:
+            return
+        self._worker.settle()
+        self._behind = None
+        if isinstance(behind.error, WeightsChangedError):
+            self._trusting = False
+            warnings.warn(
+                "weights changed after update_parameters and before the optimizer's step, so that "
+                "an iterate was lost: call wait() before you change them. From now on "
+                "update_parameters copies them before it returns",
+                SwagWarning,
+                stacklevel=4,
+            )
+        elif behind.error is not None:
+            raise behind.error
+
+    def _collect_column(
+        self,
+        progress: Progress,
+        parameters: list[nn.Parameter],
+        buffers: Buffers,
+        due: bool,
+        behind: Behind | None,
+    ) -> None:
+        store, count, moments = self._store, progress.collected + 1, self._moments
+        begun = self._begun = Joining(store.group)
+        with begun:
+            loan = self._loan = self._borrow(progress.collected)
+            with loan as lent:
+                column = lent[:, 0] if lent.ndim == 2 else lent
+                sums = self._write(progress, parameters, column, behind)
+            self._loan = None
+            if count == 1:
+                assert self._anchor is not None
+                store.write_anchor(self._anchor)
+            store.record(count, self._screen.skipped)
+            store.write_buffers(buffers)
+            if due:
+                if store.ring is not None:
+                    since = range(moments.count, count)
+                    moments = moments.rolled_forward(store.columns(since))
+                self._checkpoint(count, moments)
+        self._screen.note(progress.collected, sums)
+        self._moments = moments
+        if store.ring is not None and not due:
+            self._worker.put(self._take_in)
+
+    def _collect_moments(
+        self, progress: Progress, parameters: list[nn.Parameter], buffers: Buffers, due: bool
+    ) -> None:
+        """The same without a trajectory: a checkpoint has a transaction, and nothing else."""
+        if not self._spare:
+            dtype = self._store.numpy_dtype
+            self._spare = [np.empty(self._table.size, dtype) for _ in range(2)]
+        column, count = self._spare[progress.collected % 2], progress.collected + 1
+        sums = self._write(progress, parameters, column)
+        self._spare_of = count
+        if not due:
+            self._buffers = buffers
+            self._worker.put(lambda: self._accumulate(column))
+        else:
+            moments = self._moments.copy().with_columns([column], self._origin)
+            begun = self._begun = Joining(self._store.group)
+            with begun:
+                self._store_diagonal(progress, moments, buffers)
+            self._moments, self._buffers = moments, buffers
+        self._screen.note(progress.collected, sums)
+
+    def _borrow(self, iterate: int) -> AbstractContextManager[Column]:
+        """The memory of the next column, shape (n,) or (n, 1)."""
+        trajectory = self._store.trajectory
+        assert trajectory is not None
+        slot = self._store.slot(iterate)
+        if slot < trajectory.shape[1]:
+            return trajectory.writing((slice(None), slot))
+        return trajectory.appending()
+
+    def _write(
+        self,
+        progress: Progress,
+        parameters: list[nn.Parameter],
+        memory: Column,
+        behind: Behind | None = None,
+    ) -> Tensor:
+        """Write the next column, and see whether it is one; return its sums."""
+        column = as_tensor(memory)
+        if behind is None:
+            sums = self._table.collect(parameters, column)
+        else:
+            sums = self._table.collect(parameters, column, copy_alone)
+            behind.check()
+            behind.let_go()
+        self._screen.look_at(
+            progress.collected, column, sums, lambda: self._column_before(progress.collected)
+        )
+        if not progress.collected:
+            self._anchor = column.to(self._table.dtype, copy=True)
+        return sums
+
+    def _column_before(self, count: int) -> Tensor | None:
+        """The column of the last of so many iterates, if there is still one."""
+        trajectory = self._store.trajectory
+        if trajectory is not None:
+            return as_tensor(np.asarray(trajectory[:, self._store.slot(count - 1)]))
+        held = self._spare_of == count
+        return as_tensor(self._spare[(count - 1) % 2]) if held else None
+
+    @property
+    def _origin(self) -> Column:
+        assert self._anchor is not None
+        return self._anchor.numpy()
+
+    def _take_in(self) -> None:
+        """Take the moments of the columns since, several in one pass; on the thread.
+
+        They follow from the trajectory: if this fails, or does not come to it, `_caught_up` does.
+        """
+        trajectory, moments, some = self._store.trajectory, self._moments, self._columns_at_once
+        assert trajectory is not None
+        while self._store.progress().collected - moments.count >= some:
+            with ExitStack() as loans:
+                columns = [
+                    loans.enter_context(
+                        trajectory.reading((slice(None), self._store.slot(iterate)))
+                    )
+                    for iterate in range(moments.count, moments.count + some)
+                ]
+                moments = moments.with_columns(columns, self._origin)
+            self._moments = moments
+
+    def _accumulate(self, column: Column) -> None:
+        """Take the moments of a column that is not stored; on the thread."""
+        self._moments = self._moments.with_columns([column], self._origin)
+
+    def _checkpoint(self, collected: int, moments: Moments) -> None:
+        """Store the moments and what the caller adds; in a transaction."""
+        self._store.checkpoint(collected, moments, self._screen.skipped)
+        if self._on_checkpoint is not None:
+            self._calling = True
+            try:
+                self._on_checkpoint(self._store.group)
+            finally:
+                self._calling = False
+
+    def _store_diagonal(self, progress: Progress, moments: Moments, buffers: Buffers) -> None:
+        """Store all there is of a posterior without a trajectory; in a transaction."""
+        if not progress.in_moments and self._anchor is not None:
+            self._store.write_anchor(self._anchor)
+        self._store.write_buffers(buffers)
+        self._checkpoint(moments.count, moments)
+
+    def _gaussian(self) -> Gaussian:
+        progress, moments = self._caught_up()
+        if self._anchor is None or not progress.collected:
+            raise WindowError("nothing has been collected yet")
+        kept = range(progress.collected - self._store.kept(progress.collected), progress.collected)
+        columns = self._store.columns(kept) if kept else None
+        return Gaussian(self._table, self._anchor, moments.copy(), columns, "running")
+
+    def _last_buffers(self) -> Buffers:
+        return self._buffers if self._store.trajectory is None else self._store.read_buffers()
