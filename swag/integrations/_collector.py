@@ -10,13 +10,16 @@ writes its own file, so that the store is never behind.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from torch import nn
+from torch.optim import Optimizer
 
 import pmarray
+from swag._joining import Joining
 from swag._schedule import Schedule
 from swag._store import Location, Mode
 from swag.collect import SWAG
@@ -52,7 +55,7 @@ class Collector:
     >>> model = torch.nn.Linear(3, 1)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     >>> with Collector("memmap:./posterior", start=4, every=2) as collector:
-    ...     collector.begin(model, step=0)  # or the step of the checkpoint that was loaded
+    ...     collector.begin(model, step=0, optimizers=[optimizer])  # or the step resumed
     ...     for step in range(1, 11):
     ...         optimizer.zero_grad()
     ...         (model(torch.ones(2, 3)) - 9).square().mean().backward()
@@ -103,7 +106,7 @@ class Collector:
         """Whether training has begun, here, and has not ended."""
         return self._posterior is not None
 
-    def begin(self, model: nn.Module, step: int = 0) -> None:
+    def begin(self, model: nn.Module, step: int = 0, optimizers: Iterable[Optimizer] = ()) -> None:
         """Training begins, from its start or from a checkpoint that was loaded.
 
         Parameters
@@ -113,6 +116,9 @@ class Collector:
         step
             Optimizer steps done: 0, or those at the checkpoint. The store is cut back to what it
             held then.
+        optimizers
+            That step the model: with them, iterates are copied behind training, as
+            `swag.SWAG.attach` has it.
 
         Raises
         ------
@@ -131,6 +137,9 @@ class Collector:
             if _ARRAY not in group:
                 group.create(_ARRAY, (0, 2), "int64")
             self._cut_back(posterior, group, step)
+            for optimizer in optimizers:
+                # Accelerate's has PyTorch's inside, whose step is what is waited in.
+                posterior.attach(getattr(optimizer, "optimizer", optimizer))
         except BaseException:
             posterior._close(checkpoint=False)
             raise
@@ -203,7 +212,7 @@ class Collector:
         row = [[step, count]]
         saved = self._group[_ARRAY]
         if not len(saved) or saved[-1].tolist() != row[0]:
-            with self._group.transaction(wait=False):
+            with Joining(self._group):
                 saved.append(np.array(row))
         self._posterior.flush()
 

@@ -65,7 +65,7 @@ class SWAGCallback(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the store, and cut it back to the checkpoint that was loaded."""
         if trainer.is_global_zero:
-            self._collector.begin(pl_module, trainer.global_step)
+            self._collector.begin(pl_module, trainer.global_step, trainer.optimizers)
 
     def on_train_batch_end(
         self,

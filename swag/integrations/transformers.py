@@ -74,7 +74,9 @@ class SWAGCallback(TrainerCallback):
     ) -> None:
         """Open the store, and cut it back to the checkpoint that was loaded."""
         if state.is_world_process_zero:
-            self._collector.begin(_model(kwargs), state.global_step)
+            optimizer = kwargs.get("optimizer")
+            optimizers = [] if optimizer is None else [optimizer]
+            self._collector.begin(_model(kwargs), state.global_step, optimizers)
 
     def on_step_end(
         self,

@@ -292,7 +292,7 @@ def loop(
     for _ in range(2 * steps.start):
         next(batches)
     with Collector(store, every=2, **options) as collector:
-        collector.begin(model, step=steps.start)
+        collector.begin(model, step=steps.start, optimizers=[optimizer])
         step = steps.start
         while step < steps.stop:
             with accelerator.accumulate(model):
