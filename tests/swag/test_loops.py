@@ -24,7 +24,9 @@ from tests.swag.nets import facts, network, same, steps, stored
 @pytest.fixture(scope="module")
 def group() -> Iterator[None]:
     """A process group of this process alone."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group(
+        "gloo", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1
+    )
     yield
     dist.destroy_process_group()
 
@@ -76,7 +78,7 @@ def test_a_step_that_a_scaler_skips_adds_no_iterate() -> None:
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.float16):
             loss = model(torch.full((4, 3), step / 4)).square().mean()
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.scale(loss).backward()
         if step == 2:
             next(model.parameters()).grad.fill_(torch.inf)  # type: ignore[union-attr]
         scaler.step(optimizer)
