@@ -97,7 +97,6 @@ def _use_baseline() -> None:
     os.environ["NPY_DISABLE_CPU_FEATURES"] = asked.stdout.strip()
     os.environ["OPENBLAS_CORETYPE"] = "Nehalem"
     os.environ["ATEN_CPU_CAPABILITY"] = "default"
-    os.environ["NUMBA_CPU_NAME"] = "generic"
 
 
 def _refusing_direct(real: Callable[..., int]) -> Callable[..., int]:

@@ -70,4 +70,5 @@ class TestIcechunk(ChunksTests):
     excludes_writers = False
 
     def open(self, place: Path, *, writable: bool) -> Any:
+        pytest.importorskip("icechunk", reason="icechunk: needs the package icechunk")
         return open_backend(URL.parse(f"icechunk:{place}/g"), writable=writable)
