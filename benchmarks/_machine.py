@@ -15,7 +15,7 @@ from benchmarks._tables import in_bytes
 
 __all__ = ["describe", "facts"]
 
-_PACKAGES = ("numpy", "torch", "zarr", "h5py", "tensorstore", "safetensors", "numba")
+_PACKAGES = ("numpy", "torch", "zarr", "h5py", "tensorstore", "safetensors")
 
 
 def facts(directory: Path | None = None) -> dict[str, Any]:
