@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,6 +43,7 @@ def open_group(
     mode: str = "a",
     cache: int | str | None = "auto",
     commit: Literal["durable", "pipelined"] = "durable",
+    commit_window: float = 0.0,
 ) -> Group:
     """Open a group of arrays.
 
@@ -61,6 +63,10 @@ def open_group(
     commit
         ``"durable"``: a transaction ends when it is durable. ``"pipelined"``: it ends at once, and
         becomes durable later, in its turn. See `Group.transaction`.
+    commit_window
+        Seconds for which a pipelined commit may wait for others, to become durable in one step with
+        them; the window ends as soon as somebody waits for a write, or a quarter of the cache is
+        queued. A crash loses a suffix of the commits, with a window as without one.
 
     Raises
     ------
@@ -85,7 +91,11 @@ def open_group(
             f"{url!r} names an array: open it with pmarray.open, or leave out '#{parsed.name}' and "
             "take it from the group"
         )
-    return _open_group(parsed, mode, cache, commit)
+    if not 0 <= commit_window < math.inf:
+        raise ValueError(f"commit_window is in seconds, zero or more, not {commit_window}")
+    group = _open_group(parsed, mode, cache, commit)
+    group._session.set_commit_window(commit_window)
+    return group
 
 
 def _open_group(

@@ -62,6 +62,8 @@ _CONSTANT = "swag"
 _PROGRESS = "swag.progress"
 _ARRAYS = ("anchor", "mean", "sum_of_squares", "trajectory", "buffers")
 _AUTO_CACHE_BYTES = 256 << 20
+_WINDOW_SECONDS = 0.05
+"""For which an iterate may wait for the next ones, to become durable with them."""
 
 
 class Store:
@@ -467,7 +469,8 @@ def _open(
     if isinstance(location, pmarray.Group):
         return location, False
     cache = "auto" if configuration is None else _cache_for(configuration)
-    return pmarray.open_group(location, mode=mode, cache=cache), True
+    group = pmarray.open_group(location, mode=mode, cache=cache, commit_window=_WINDOW_SECONDS)
+    return group, True
 
 
 def _cache_for(configuration: Configuration) -> int | str:

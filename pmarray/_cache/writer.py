@@ -2,11 +2,16 @@
 
 Adjacent pieces leave as one write, and transactions that wait in the queue are committed together.
 The thread starts with the first piece.
+
+Where there is a *window*, a commit that nobody waits for waits for company itself: until the window
+is over, enough bytes are queued, or somebody waits for the thread, whatever for. A window only
+decides how many commits are merged; it holds up nothing that anybody waits for.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -62,6 +67,14 @@ class Writer:
         """What is handed over; one `append` of a complete item does it."""
         self._in_hand = 0
         self._commits_queued = 0
+        self.window_seconds = 0.0
+        """How long a commit that nobody waits for may wait for others."""
+        self.window_bytes = 0
+        """Not while so many bytes are queued."""
+        self._opened = 0.0
+        """When the first of the commits in the queue was put there."""
+        self._hurried = False
+        """Whether somebody waits."""
         self._wake = threading.Lock()
         self._running = threading.Lock()
         """Held by the thread as long as it lives."""
@@ -74,8 +87,17 @@ class Writer:
 
     def put_commit(self, commit: Commit) -> None:
         """Queue a commit behind what is there; called under the lock."""
+        if not self._commits_queued:
+            self._opened = time.monotonic()
+        if commit.waited_for:
+            self._hurried = True
         self._commits_queued += 1
         self.queue.append(commit)
+        self.kick()
+
+    def hurry(self) -> None:
+        """Tell the thread that somebody waits: no commit in the queue waits for company."""
+        self._hurried = True
         self.kick()
 
     def kick(self) -> None:
@@ -110,6 +132,7 @@ class Writer:
         if not self._running.acquire(blocking=False):
             return  # it is at it already
         try:
+            self._hurried = True
             while self.queue:
                 self._carry_out()
         finally:
@@ -118,7 +141,8 @@ class Writer:
     def _carry_out(self) -> bool:
         """Do what comes next, or wait; return whether there may be more."""
         with self._lock:
-            writes, commits = self._next_batch()
+            window = self._window_left()
+            writes, commits = ([], []) if window > 0 else self._next_batch()
             self._in_hand = len(writes) + len(commits)
             failure: BaseException | None = self._health.poison
             if commits and failure is None:
@@ -127,7 +151,7 @@ class Writer:
             if idle and self._closing:
                 return False
         if idle:
-            self._wake.acquire()
+            self._wake.acquire(timeout=window if window > 0 else -1)
             return True
         if failure is None:
             try:
@@ -164,6 +188,18 @@ class Writer:
             )
         if not commits or not all(commit.waited_for for commit in commits):
             self._health.unreported = failure  # who waits for a commit is told by the commit
+
+    def _window_left(self) -> float:
+        """Seconds for which the commits in the queue still wait for others."""
+        if not self._commits_queued:
+            self._hurried = False  # what was waited for is written
+            return 0.0
+        if self._hurried or self._closing or not self.window_seconds:
+            return 0.0
+        nbytes = sum(item.stop - item.start for item in self.queue if isinstance(item, Write))
+        if nbytes >= self.window_bytes:
+            return 0.0
+        return self._opened + self.window_seconds - time.monotonic()
 
     def _next_batch(self) -> tuple[list[Write], list[Commit]]:
         """Take all up to the last commit in the queue; else what is adjacent at its front."""

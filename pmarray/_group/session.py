@@ -131,6 +131,7 @@ class Session:
         self.url = str(self._parsed_url)
         self.mode = mode
         self._cache_bytes = cache_bytes
+        self._commit_window = 0.0
         self._state = _CLOSED  # until there is something to close
         # Held for a whole operation. The cache has a lock of its own for its books, which its
         # writer and ending loans need while an operation waits for memory.
@@ -154,6 +155,12 @@ class Session:
         self.backend, self.kind = backend, kind_of(self.url, backend)
         self.committer = Committer(backend, checkpoint)
         self.cache = ChunkCache(self._cache_bytes, self.committer)
+        self.cache.set_window(self._commit_window)
+
+    def set_commit_window(self, seconds: float) -> None:
+        """Let commits that nobody waits for wait so long for others; in a forked child, too."""
+        self._commit_window = seconds
+        self.cache.set_window(seconds)
 
     # -- states ---------------------------------------------------------------------------------
 
