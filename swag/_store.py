@@ -166,6 +166,8 @@ class Store:
                         f"{group.url} holds a posterior of another kind: {'; '.join(differences)}"
                     )
             cls._make(group, configuration)
+            if owned:
+                group.flush()  # whatever happens to the first iterates, there is a posterior
             return cls(group, configuration, owned=owned)
         except BaseException:
             if owned:

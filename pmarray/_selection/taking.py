@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._config import config
 from pmarray._geometry.layout import Layout
 from pmarray._selection.fancy import FancySelection, Points, Range
 
@@ -15,7 +16,8 @@ __all__ = ["Stretches", "stretches_of", "take"]
 
 AnyArray = NDArray[Any]
 
-_MAX_STRETCHES = 1 << 20
+_STRETCH_BYTES = 64
+"""What one stretch takes: its offset, and what is computed of it before it is read."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +33,8 @@ class Stretches:
 def stretches_of(selection: FancySelection, layout: Layout) -> Stretches | None:
     """Say where the items of a selection lie that selects something; None if in too many places.
 
+    What is computed of them has to have room in `config.work_memory`.
+
     >>> from pmarray._selection.fancy import fancy
     >>> layout = Layout.plan((10, 4), 8, "row")
     >>> stretches = stretches_of(fancy(([5, 2], slice(1, 3)), (10, 4)), layout)
@@ -38,6 +42,7 @@ def stretches_of(selection: FancySelection, layout: Layout) -> Stretches | None:
     ([168, 72], 16)
     """
     strides, fastest = layout.strides, layout.slow_to_fast[-1]
+    most = config.work_memory // _STRETCH_BYTES
     nbytes = layout.itemsize
     offsets = np.zeros(1, np.int64)
     for one in selection.selectors:
@@ -50,7 +55,7 @@ def stretches_of(selection: FancySelection, layout: Layout) -> Stretches | None:
             nbytes += (one.count - 1) * one.items.step * strides[fastest]
         else:
             added = np.arange(one.items.start, one.items.stop, one.items.step) * strides[one.axis]
-        if offsets.size * added.size > _MAX_STRETCHES:
+        if offsets.size * added.size > most:
             return None
         offsets = np.add.outer(offsets, added).ravel()
     return Stretches(offsets, nbytes)

@@ -156,7 +156,9 @@ class Collector:
             )
         before = saved[saved[:, 0] <= step]
         if step and len(saved) and not len(before):
-            raise self._unknown(group, collected, step, saved[0, 0])
+            first, known = saved[0].tolist()
+            if known != self._schedule.count(0, first):  # some were left out since, or pruned
+                raise self._unknown(group, collected, step, first)
         last, count = before[-1].tolist() if len(before) else (0, 0)
         if last < step:
             # A checkpoint that was not announced: what is due since has been collected.

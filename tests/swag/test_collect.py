@@ -499,7 +499,7 @@ def test_a_posterior_that_is_dropped_leaves_no_thread() -> None:
     posterior = swag.SWAG(model)
     posterior.update_parameters(model)
     assert posterior.rank == 1
-    thread = next(t for t in threading.enumerate() if t.name.startswith("swag-moments"))
+    thread = next(t for t in threading.enumerate() if t.name == "swag-collecting")
     del posterior
     thread.join(timeout=10)
     assert threading.active_count() == threads

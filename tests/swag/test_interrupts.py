@@ -134,7 +134,7 @@ def test_whoever_was_interrupted_goes_on(
                 with swag.load(location) as stored:
                     accepted = accepted[: stored.n_averaged]
         assert posterior.closed
-        assert not [t for t in threading.enumerate() if t.name == "swag-moments"]
+        assert not [t for t in threading.enumerate() if t.name == "swag-collecting"]
         check(location, accepted, max_rank, every)
 
 
