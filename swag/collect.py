@@ -32,9 +32,9 @@ class SWAG(Collecting):
 
     Every collected iterate is kept as a column of a `pmarray` array, so that the posterior may
     outgrow memory. `update_parameters` writes the iterate straight into the memory that will be
-    written out; a thread takes the moments, and another writes behind. Every collection is one
-    transaction: after a crash the posterior is that of some iterate, whole, and of the very last
-    one after `flush` and `close`. An interrupt, or anything else that is raised meanwhile, is the
+    written out, and a thread writes behind. Every collection is one transaction, and those of a
+    twentieth of a second become durable together: after a crash the posterior is that of some
+    iterate, whole, and of the very last one after `flush` and `close`. An interrupt, or anything else that is raised meanwhile, is the
     same: the iterate is collected or it is not, and collection may go on.
 
     Weights with a NaN or an infinity in them are not collected, and neither are weights that are
