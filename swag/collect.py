@@ -34,8 +34,9 @@ class SWAG(Collecting):
     outgrow memory. `update_parameters` writes the iterate straight into the memory that will be
     written out, and a thread writes behind. Every collection is one transaction, and those of a
     twentieth of a second become durable together: after a crash the posterior is that of some
-    iterate, whole, and of the very last one after `flush` and `close`. An interrupt, or anything else that is raised meanwhile, is the
-    same: the iterate is collected or it is not, and collection may go on.
+    iterate, whole, and of the very last one after `flush` and `close`. An interrupt, or anything
+    else that is raised meanwhile, is the same: the iterate is collected or it is not, and
+    collection may go on.
 
     Weights with a NaN or an infinity in them are not collected, and neither are weights that are
     those of the last iterate, bit for bit, as a step leaves them that a gradient scaler skipped.
