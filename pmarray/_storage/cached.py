@@ -15,6 +15,7 @@ from pmarray._cache.source import CachedChunk, Pin, Write
 from pmarray._dtypes import DType
 from pmarray._formats.records import Image
 from pmarray._geometry.layout import Extent, Layout
+from pmarray._selection.fancy import FancySelection
 from pmarray._storage.items import Axes, Loan, nothing
 from pmarray._system.uninterrupted import caller
 from pmarray.errors import BudgetError, SelectionError
@@ -105,6 +106,9 @@ class CachedItems(ABC):
         for span in extent.spans:
             self._cache.load(chunk, *span)
         target[...] = self._items(chunk)[extent.within]
+
+    def gather(self, selection: FancySelection, out: AnyArray, /) -> bool:
+        return False
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         self._unsynced = True

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pmarray._cache.source import CommittedStorage
 from pmarray._dtypes import DType
 from pmarray._geometry.layout import Layout
+from pmarray._selection.fancy import FancySelection
 
 __all__ = [
     "Axes",
@@ -59,6 +60,10 @@ class Items(Protocol):
 
     def expect(self, axes: Axes, /) -> None:
         """Take a hint that items are wanted soon; what cannot use it does nothing."""
+
+    def gather(self, selection: FancySelection, out: AnyArray, /) -> bool:
+        """Read what an advanced index selects into a block; False where it has to be piecewise."""
+        return False
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         """Copy `values`, broadcast to the selection, into the selected items."""

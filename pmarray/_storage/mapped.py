@@ -12,6 +12,7 @@ from pmarray._cache.source import CommittedStorage
 from pmarray._dtypes import DType
 from pmarray._geometry.chunking import unfilled
 from pmarray._geometry.layout import Layout
+from pmarray._selection.fancy import FancySelection
 from pmarray._storage.items import Axes, Loan, as_array, nothing
 from pmarray.backends._protocols import Region
 
@@ -60,6 +61,9 @@ class MappedStorage:
     def item(self, position: tuple[int, ...], offset: int, /) -> Any:
         # A structured item would be a view of this memory.
         return self.items[position] if self._dtype.kind != "V" and position else None
+
+    def gather(self, selection: FancySelection, out: AnyArray, /) -> bool:
+        return False
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         self._keep(axes)

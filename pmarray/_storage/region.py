@@ -231,8 +231,7 @@ class RegionStorage(CachedItems):
                 return None
             return read
 
-    def gather(self, selection: FancySelection, out: AnyArray) -> bool:
-        """Read what an advanced index selects into a block; False where it has to be piecewise."""
+    def gather(self, selection: FancySelection, out: AnyArray, /) -> bool:
         warm = self._warm
         if warm is None or not out.size:
             return False

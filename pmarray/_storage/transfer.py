@@ -12,7 +12,6 @@ from pmarray._dtypes import DType
 from pmarray._selection.fancy import FancySelection
 from pmarray._selection.pieces import Piece, pieces
 from pmarray._storage.items import Items
-from pmarray._storage.region import RegionStorage
 
 __all__ = ["gather", "scatter", "update"]
 
@@ -31,7 +30,7 @@ def gather(storage: Items, selection: FancySelection, out: AnyArray, dtype: DTyp
         storage.read((slice(0, 1, 1),), item)
         out[...] = item.reshape(out.shape)
         return
-    if isinstance(storage, RegionStorage) and storage.gather(selection, out):
+    if storage.gather(selection, out):
         return
     for piece in pieces(selection, storage.layout, storage.chunk_shape, _READ_GAP_BYTES):
         if piece.in_place and out.dtype == dtype:
