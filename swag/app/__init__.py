@@ -2,3 +2,5 @@
 
 It uses the library as anybody's program would; the library knows nothing of it.
 """
+
+__all__: list[str] = []
