@@ -25,13 +25,13 @@ from torch.utils.data import TensorDataset
 
 from benchmarks._records import Record, Recording
 from benchmarks._tables import Table
-from swag import runs
+from swag.app import runs
+from swag.app.recipe import Recipe
+from swag.app.training import Trainer
 from swag.datasets import MNIST_MEAN, MNIST_STD, mnist
 from swag.metrics import nll, score
 from swag.models import build
 from swag.posterior import StoredPosterior, load
-from swag.recipe import Recipe
-from swag.training import Trainer
 from swag.uncertainty import auroc, predictive_entropy
 
 __all__ = ["measure", "tables"]

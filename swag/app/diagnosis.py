@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from swag import runs
+from swag.app import runs
 from swag.burn_in import BurnIn
 from swag.errors import StoreError
 from swag.posterior import StoredPosterior, load
@@ -22,7 +22,7 @@ _SHOWN = 4
 
 
 def diagnose(store: str) -> BurnIn:
-    """Suggest the burn-in of a stored posterior; with the loss, where `swag.runs.train` made it.
+    """Suggest the burn-in of a stored posterior; with the loss, where ``swag train`` made it.
 
     Parameters
     ----------
