@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 
@@ -349,31 +350,49 @@ def rss(
 
 @app.command()
 def burn_in(
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each problem.")] = 20,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each quadratic.")] = 20,
     times: Annotated[
         float, typer.Option(min=1, help="Most iterates of a run, in mixing times.")
     ] = 30.0,
+    network: Annotated[str, typer.Option(help="2conv2fc, 2fc, 3fc or 4fc.")] = "2conv2fc",
+    trainings: Annotated[int, typer.Option(min=0, help="Of the network, on MNIST.")] = 2,
+    epochs: Annotated[int, typer.Option(min=1, help="Of a training.")] = 4,
+    samples: Annotated[int, typer.Option(min=2, help="Networks of a window.")] = 10,
+    threads: Threads = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the four MNIST files.")] = None,
     output: Output = _RESULTS,
 ) -> None:
-    """Where the burn-in is found to end, on problems whose answer is known."""
+    """Where the burn-in is found to end where that is known, and what it is worth on MNIST."""
     from benchmarks.burn_in import measure, tables
 
-    _run("burn-in", measure, tables, output, seeds=seeds, times=times)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    _run(
+        "burn-in", measure, tables, output, hidden={"data": data},
+        seeds=seeds, times=times, network=network, trainings=trainings, epochs=epochs,
+        images=None, samples=samples,
+    )  # fmt: skip
 
 
 @app.command()
 def toy_regression(
     seeds: Annotated[int, typer.Option(min=1, help="Data sets.")] = 5,
     samples: Annotated[int, typer.Option(min=1, help="Networks of each method.")] = 100,
-    figure: Annotated[Path | None, typer.Option(help="Picture of the first: .png, .pdf.")] = None,
+    epochs: Annotated[int, typer.Option(min=6, help="Of a training.")] = 3000,
+    temperature: Annotated[
+        float, typer.Option(min=0.01, help="Of the likelihood in a subspace.")
+    ] = 20.0,
+    threads: Threads = None,
     output: Output = _RESULTS,
 ) -> None:
     """Subspace inference of 2, 5 and 10 directions beside SWAG, on a regression of one variable."""
     from benchmarks.toy_regression import measure, tables
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     _run(
         "toy-regression", measure, tables, output,
-        hidden={"figure": figure}, seeds=seeds, samples=samples,
+        seeds=seeds, samples=samples, epochs=epochs, temperature=temperature,
     )  # fmt: skip
 
 
