@@ -87,7 +87,7 @@ class Quadratic:
         return path.astype(np.float32)
 
 
-def judged(path: NDArray[np.float32]) -> BurnIn:
+def judged(path: NDArray[np.float32]) -> BurnIn[Any]:
     """What `Posterior.suggest_burn_in` says of these iterates, without a store."""
 
     def no_window(*_: Any) -> Any:

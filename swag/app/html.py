@@ -59,7 +59,7 @@ class Findings:
 
     posterior: StoredPosterior
     """The posterior of all iterates."""
-    burn_in: BurnIn | None
+    burn_in: BurnIn[StoredPosterior] | None
     """None where too few iterates are held to tell."""
     spectrum: Spectrum | None
     """Of the iterates held, or of some of them; None where fewer than three are held."""
