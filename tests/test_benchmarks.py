@@ -204,7 +204,7 @@ def test_a_run_goes_on_with_what_one_of_the_same_parameters_has_left(output: Pat
     def run_once(value: int, seeds: int) -> list[int]:
         with (
             pytest.raises(KeyboardInterrupt),
-            recording("mnist", output, goes_on=True, **parameters) as run_,
+            recording("mnist", output, goes_on=True, seeds=seeds) as run_,
         ):
             run_.add("method", value=value)
             raise KeyboardInterrupt
