@@ -95,11 +95,15 @@ class PMArray(Arithmetic, Interop, Growing):
         BudgetError
             The result would not fit into memory.
         """
+        near = self._storage.near
+        if near is not None and (found := near(index)) is not None:
+            return found
         with self._turn():
             self._admit()
             if type(index) is tuple and len(index) == len(self._array.shape):
                 item = self._item(index)
                 if item is not None:
+                    self._come_near()
                     return item
             elif is_large_mask(index, self):
                 return read_masked(self, index)

@@ -45,6 +45,7 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from pmarray._cache.health import Health
+from pmarray._cache.lull import Lull
 from pmarray._cache.memory import Memory
 from pmarray._cache.source import CachedChunk, ChunkSource, Commit, Pin, Sink, Write
 from pmarray._cache.waiting import MustWait, Waiting
@@ -89,6 +90,8 @@ class ChunkCache:
         """What was lent to somebody who is no more, and never ended the loan."""
         self.on_loan = False
         """Whether anything was ever lent: who waits for the group is noted from then on."""
+        self.lull = Lull(lasts=False)
+        """In which the medium has all that was written; ended before anything becomes dirty."""
         self.transaction: int | None = None
         """The number of the open transaction, to which everything dirty belongs."""
 
@@ -198,6 +201,13 @@ class ChunkCache:
         """Whether the medium has all that was written; called under the lock."""
         return not (self._dirty_bytes or self._torn or self.on_loan or self._writer.busy)
 
+    def begin_lull(self) -> Lull | None:
+        """Return the lull that lasts, or one that begins now; None where there is something."""
+        with self.lock:
+            if not self.lull.lasts and self.quiet and not self._lost and self.health.is_well:
+                self.lull = Lull()
+            return self.lull if self.lull.lasts else None
+
     def has_any(self, source: ChunkSource) -> bool:
         """Whether any chunk of `source` is cached; called under the lock."""
         return any(chunk.source is source for chunk in self._chunks.values())
@@ -232,6 +242,7 @@ class ChunkCache:
 
     def pin(self, chunk: CachedChunk, pin: Pin) -> None:
         """Keep a chunk in memory as long as `pin` is kept; see `unpin`."""
+        self.lull.lasts = False
         self.on_loan = True
         chunk.pin(pin, self.waiting.released)
 
@@ -241,6 +252,7 @@ class ChunkCache:
         They count as valid, so that nobody reads the medium into memory that the borrower is
         filling: not a reader, and not the writer of another part of a block.
         """
+        self.lull.lasts = False
         self.on_loan = True
 
         def died(_: Any) -> None:
@@ -292,6 +304,7 @@ class ChunkCache:
         values: NDArray[Any],
     ) -> None:
         """Store `values`, of the same dtype, into `items`, which lie at `spans` of the chunk."""
+        self.lull.lasts = False
         valid, dirty = chunk.valid, chunk.dirty
         for start, stop in spans:
             low, high = self._blocks(chunk, start, stop)
@@ -306,6 +319,7 @@ class ChunkCache:
 
     def mark_written(self, chunk: CachedChunk, start: int, stop: int) -> None:
         """Note that ``[start, stop)`` has been written, and pass on what should leave now."""
+        self.lull.lasts = False
         low, high = self._blocks(chunk, start, stop)
         chunk.valid.add(low, high)
         before = chunk.dirty.nbytes
