@@ -10,6 +10,8 @@ PIP_ARGS ?=
 JOBS ?= 2
 # More arguments for pytest and for the benchmark, for example TEST="tests/pmarray -x".
 TEST ?=
+# Of what Hypothesis samples in `make test`; none: another one in every run.
+HYPOTHESIS_SEED ?=
 BENCH ?= collect
 SEED ?= 1
 MINUTES ?= 5
@@ -38,8 +40,8 @@ demo: $(VENV)/.swag ## Train on MNIST, collect the posterior on disk, print a ta
 	$(BIN)/swag train memmap:./runs/demo --fresh
 	$(BIN)/swag evaluate memmap:./runs/demo --figure ./runs/demo.png
 
-test: $(VENV)/.swag,test ## Run the whole suite, doctests included
-	$(BIN)/python -m tests.machine -n $(JOBS) --dist=worksteal $(TEST)
+test: $(VENV)/.swag,test ## Run the whole suite, doctests included (HYPOTHESIS_SEED=1)
+	$(BIN)/python -m tests.machine $(addprefix --hypothesis-seed=,$(HYPOTHESIS_SEED)) -n $(JOBS) --dist=worksteal $(TEST)
 
 property: $(VENV)/.swag,test ## The properties and all that is sampled, with more examples (SEED=1 EXAMPLES=500)
 	HYPOTHESIS_PROFILE=property HYPOTHESIS_EXAMPLES=$(EXAMPLES) $(BIN)/python -m tests.machine --hypothesis-seed=$(SEED) -m "hypothesis or sampled" -n $(JOBS) --dist=worksteal $(TEST)
