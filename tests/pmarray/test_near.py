@@ -147,7 +147,7 @@ def test_a_reader_at_full_speed_stays_at_its_commit(
             value = None
             while not stop.is_set():
                 try:
-                    for _ in range(200):
+                    for _ in range(50):
                         found = look(reader)
                         value = found if value is None else value
                         if found != value:
@@ -164,14 +164,16 @@ def test_a_reader_at_full_speed_stays_at_its_commit(
         threads = [threading.Thread(target=read) for _ in range(2)]
         for thread in threads:
             thread.start()
-        for i in range(1, 50):
+        for i in range(1, 2000):
+            if i > 30 and len(seen) > 2:
+                break
             with writer.transaction(wait=i % 4 == 0):
                 writer[...] = i
         stop.set()
         for thread in threads:
             thread.join()
     assert wrong == []
-    assert len(seen) > 1
+    assert len(seen) > 2
 
 
 def test_a_writers_own_threads_read_what_was_written_before(tmp_path: Path) -> None:
