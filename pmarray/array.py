@@ -96,6 +96,9 @@ class PMArray(Arithmetic, Interop, Growing):
         BudgetError
             The result would not fit into memory.
         """
+        near = self._storage.near
+        if near is not None and (found := near(index)) is not None:
+            return found
         with self._turn():
             self._admit()
             found, read = begin_read(self, index)
