@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from swag._names import own_names
 from swag._selecting import Chosen, Parameters, choose, every
+from swag._sharding.held import local_of, take
 from swag.errors import ModelError, StoreError
 
 __all__ = ["DTYPES", "Entry", "ParameterTable", "chosen_of"]
@@ -326,14 +327,21 @@ class ParameterTable:
 
     @torch.no_grad()
     def scatter(self, vector: Tensor, parameters: Sequence[Tensor]) -> None:
-        """Copy a vector in host memory into parameters, on their devices, in their dtypes."""
+        """Copy a vector in host memory into parameters, on their devices, in their dtypes.
+
+        Of a parameter that is spread over processes, the items that are here.
+        """
         for device, first, last in _runs(parameters):
             start, stop = self.entries[first].start, self.entries[last].stop
             # One transfer for each device, not one for each parameter.
             moved = vector[start:stop].to(device)
             parts = torch.split(moved, self._sizes[first : last + 1])
-            targets = [parameters[i].detach() for i in range(first, last + 1)]
-            shaped = [part.view(t.shape) for part, t in zip(parts, targets, strict=True)]
+            here = parameters[first : last + 1]
+            targets = [local_of(parameter).detach() for parameter in here]
+            shaped = [
+                take(parameter, part.view(parameter.shape)).reshape(target.shape)
+                for part, parameter, target in zip(parts, here, targets, strict=True)
+            ]
             torch._foreach_copy_(targets, shaped)
 
 
@@ -367,8 +375,6 @@ def _refuse_part(name: str, parameter: nn.Parameter) -> None:
             "inside deepspeed.zero.GatheredParameters(model.parameters()); a parameter that is "
             "meant to be empty takes requires_grad_(False)"
         )
-    elif hasattr(parameter, "full_tensor"):
-        why = "is sharded (a DTensor): collect from a model that holds it whole"
     elif parameter.is_meta:
         why = "is on the meta device, without values: materialise the model first"
     elif parameter.layout != torch.strided:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from swag._iterates import Iterates
 from swag._projections import Path, Projections
-from swag._store import Store
 from swag.convergence import distance_slope, effective_sample_size, geweke, split_r_hat
 from swag.errors import WindowError
 from swag.gradients import Gradients, discrepancy
@@ -110,7 +110,7 @@ class BurnIn:
 
 
 def suggest(
-    store: Store,
+    store: Iterates,
     window: Callable[..., StoredPosterior],
     loss: ArrayLike | None = None,
     gradients: Gradients | None = None,

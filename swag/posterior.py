@@ -10,7 +10,10 @@ from torch import Tensor
 
 from swag._base import Posterior
 from swag._buffers import Buffers
-from swag._store import Location, Moments, Store
+from swag._iterates import Iterates
+from swag._moments import Moments
+from swag._sharding.parts import open_iterates
+from swag._store import Location
 from swag.errors import WindowError
 from swag.sampling import Center, Gaussian
 
@@ -36,7 +39,7 @@ class StoredPosterior(Posterior):
 
     def __init__(
         self,
-        store: Store,
+        store: Iterates,
         iterates: range,
         held: range,
         center: Center,
@@ -129,7 +132,9 @@ def load(store: Location) -> StoredPosterior:
     """Open the posterior in a store, to draw from it and to choose windows of it.
 
     The store is opened for reading, and may be of a training that still runs: what is seen is what
-    was durable when it was opened.
+    was durable when it was opened. What several processes have collected of a sharded model is one
+    posterior, and can be opened by any number of processes: every draw, mean and density is the
+    same as if one process had collected it.
 
     Parameters
     ----------
@@ -160,7 +165,7 @@ def load(store: Location) -> StoredPosterior:
     ...     posterior.n_averaged, posterior.window(start=2, rank=2).rank
     (5, 2)
     """
-    opened = Store.open(store)
+    opened = open_iterates(store)
     try:
         collected = opened.progress().collected
         held = range(collected - opened.kept(collected), collected)
@@ -172,7 +177,7 @@ def load(store: Location) -> StoredPosterior:
 
 
 def window(
-    store: Store,
+    store: Iterates,
     collected: int,
     start: int,
     every: int,
