@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from swag._held import local_of, take
 from swag._names import own_names
 from swag._selecting import Chosen, Parameters, choose, every
-from swag._sharding.held import local_of, take
 from swag.errors import ModelError, StoreError
 
 __all__ = ["DTYPES", "Entry", "ParameterTable", "chosen_of"]

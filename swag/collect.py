@@ -14,12 +14,12 @@ from pmarray.errors import ClosedError
 from swag._attached import Behind
 from swag._buffers import Buffers
 from swag._collecting import Collecting
+from swag._held import is_sharded
 from swag._joining import Joining
 from swag._parameters import DTYPES, ParameterTable, chosen_of
 from swag._records import Configuration, Progress
 from swag._screening import Screen
 from swag._selecting import Parameters
-from swag._sharding.held import is_sharded
 from swag._sharding.parts import Part, open_part
 from swag._store import Location, Mode, Store
 from swag._target import refuse_drawn

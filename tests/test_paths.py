@@ -19,9 +19,7 @@ import pytest
 import pmarray
 from pmarray._cache.writer import Writer
 from pmarray._system.uninterrupted import Task
-from tests.test_architecture import PACKAGE, floor, room
-
-DOCUMENT = PACKAGE.parent / "docs" / "architecture.md"
+from tests.test_architecture import DOCUMENT, PMARRAY, room
 
 THROUGH_PROTOCOLS = {
     ("_array", "_group"),  # Home
@@ -65,9 +63,9 @@ def steps(heading: str) -> list[Step]:
 
 def _name(code: CodeType) -> str | None:
     path = Path(code.co_filename)
-    if PACKAGE not in path.parents:
+    if PMARRAY.path not in path.parents:
         return None
-    module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    module = ".".join(path.relative_to(PMARRAY.path).with_suffix("").parts)
     return f"{module}.{code.co_qualname}"
 
 
@@ -119,7 +117,7 @@ def assert_taken(heading: str, calls: list[Call]) -> None:
         call
         for call in calls
         if call.caller is not None
-        and floor(call.caller) < floor(call.called)
+        and PMARRAY.floor(call.caller) < PMARRAY.floor(call.called)
         and (room(call.caller), room(call.called)) not in THROUGH_PROTOCOLS
         and not call.caller.startswith(TASK)
     ]

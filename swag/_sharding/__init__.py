@@ -1,14 +1,13 @@
 """A posterior whose weights are spread over the processes of a training.
 
 Each process collects what it holds into a store of its own, a *part*; together they are one
-posterior. From the ground up:
+posterior. Which items of a parameter it holds is a box (`swag._boxes`, `swag._held`). From the ground
+up:
 
 ============= =====================================================================
-``boxes``     which items of a tensor a process holds                  (arithmetic)
 ``layout``    where the items of all parts lie in the vector           (arithmetic)
 ``manifest``  what says which parts belong together
 ``joined``    reading the parts as if they were one store
-``held``      what of a model's parameters this process holds
 ``agreement`` what the processes say to one another
 ``parts``     making and opening the part of this process
 ============= =====================================================================

@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from swag._boxes import Box, axes
 from swag._parameters import Entry, ParameterTable
-from swag._sharding.boxes import Box, axes
 
 __all__ = ["Layout", "Piece"]
 

@@ -15,8 +15,8 @@ from typing import Any, Self
 
 import pmarray
 from pmarray.errors import GroupNotFoundError
+from swag._boxes import Box
 from swag._parameters import ParameterTable
-from swag._sharding.boxes import Box
 from swag._sharding.layout import Layout
 from swag.errors import StoreError
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 import pmarray
 from pmarray.errors import ForeignDataError, GroupNotFoundError
+from swag._held import held_box, locals_of, placement_of
 from swag._iterates import Iterates
 from swag._parameters import ParameterTable
 from swag._records import Configuration
 from swag._sharding.agreement import Agreement
-from swag._sharding.held import held_box, locals_of, placement_of
 from swag._sharding.joined import JoinedIterates
 from swag._sharding.layout import Layout
 from swag._sharding.manifest import PART, Manifest, Place, part_place, read_manifest, write_manifest

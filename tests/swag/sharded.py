@@ -99,10 +99,10 @@ def killed(store: str, folder: Path, seconds: float) -> int:
     """Collect until the second process is killed; note the weights of each iterate before it."""
     model = sharded("rows")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    if dist.get_rank() == 1:
-        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
     with swag.SWAG(model, store=store, mode="a", checkpoint_every=4) as posterior:
         posterior.attach(optimizer)
+        if dist.get_rank() == 1:
+            threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
         for _ in steps(model, optimizer, 10_000):
             torch.save(whole(model), folder / str(posterior.n_averaged))
             posterior.update_parameters(model)

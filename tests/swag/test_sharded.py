@@ -27,7 +27,7 @@ def test_a_killed_process_leaves_the_iterates_that_all_have(scratch: Path) -> No
     store = f"memmap:{scratch / 'posterior'}"
     (scratch / "seen").mkdir()
     before = 0
-    for seconds in (0.5, 0.7):
+    for seconds in (0.3, 0.4):
         results = run(2, killed, store, scratch / "seen", seconds)
         assert isinstance(results[0], str), results  # it lost its peer, and ended all the same
         assert results[1] is None

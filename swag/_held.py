@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from swag._sharding.boxes import Box, Shard, axes
+from swag._boxes import Box, Shard, axes
 from swag.errors import ModelError
 
 __all__ = ["held_box", "is_sharded", "local_of", "locals_of", "placement_of", "take"]
