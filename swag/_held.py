@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from swag._boxes import Box, Shard, axes
 from swag.errors import ModelError
 
-__all__ = ["held_box", "is_sharded", "local_of", "locals_of", "placement_of", "take"]
+__all__ = [
+    "full_of",
+    "held_box",
+    "is_sharded",
+    "local_of",
+    "locals_of",
+    "placement_of",
+    "reshard",
+    "take",
+]
 
 
 def is_sharded(parameters: Iterable[Tensor]) -> bool:
@@ -91,11 +100,28 @@ def locals_of(parameters: Sequence[nn.Parameter], boxes: Sequence[Box]) -> list[
         elif axes(local.shape) != box.shape:
             raise ModelError(
                 f"a parameter of shape {tuple(parameter.shape)} has {tuple(local.shape)} here, and "
-                f"had {box.shape} when collection began: with fully_shard, call reshard() of the "
-                "model first, which an evaluation leaves gathered"
+                f"had {box.shape} when collection began: begin another posterior"
             )
         found.append(local)
     return found
+
+
+def reshard(model: nn.Module) -> None:
+    """Let go of what ``fully_shard`` has gathered of a model; no communication.
+
+    A forward pass without a backward one leaves the outermost parameters gathered, and later ones
+    compute with what was gathered, whatever is written to the parameters.
+    """
+    for module in model.modules():
+        if hasattr(module, "reshard") and hasattr(module, "unshard"):
+            fully_sharded: Any = module
+            fully_sharded.reshard()
+
+
+def full_of(parameter: Tensor) -> Tensor:
+    """All of it; where it is spread over processes, these speak to one another."""
+    full: Tensor = parameter.full_tensor() if _is_distributed(parameter) else parameter
+    return full
 
 
 def take(parameter: Tensor, whole: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from swag._held import local_of, take
+from swag._held import full_of, local_of, take
 from swag._names import own_names
 from swag._selecting import Chosen, Parameters, choose, every
 from swag.errors import ModelError, StoreError
@@ -186,6 +186,8 @@ class ParameterTable:
     ) -> tuple[torch.Size, Tensor]:
         """Put weights by name, shape (..., *parameter), into vectors in host memory.
 
+        Those that are spread over processes are gathered, for which all of these call it.
+
         Returns
         -------
         lead : torch.Size
@@ -203,10 +205,11 @@ class ParameterTable:
         lead = weights[first.name].shape[: weights[first.name].ndim - len(first.shape)]
         vectors = torch.empty(lead.numel(), self.size, dtype=dtype or self.dtype)
         for entry, view in zip(self.entries, self.views(vectors), strict=True):
-            shape, fitting = weights[entry.name].shape, lead + entry.shape
+            value = full_of(weights[entry.name])
+            shape, fitting = value.shape, lead + entry.shape
             if shape != fitting:
                 _refuse([f"{entry.name} has shape {tuple(shape)}, not {tuple(fitting)}"])
-            view.copy_(weights[entry.name].reshape(view.shape))
+            view.copy_(value.reshape(view.shape))
         return lead, vectors
 
     def find(self, model: nn.Module) -> list[nn.Parameter]:

@@ -14,7 +14,7 @@ from pmarray.errors import ClosedError
 from swag._attached import Behind
 from swag._buffers import Buffers
 from swag._collecting import Collecting
-from swag._held import is_sharded
+from swag._held import is_sharded, reshard
 from swag._joining import Joining
 from swag._parameters import DTYPES, ParameterTable, chosen_of
 from swag._records import Configuration, Progress
@@ -192,11 +192,13 @@ class SWAG(Collecting):
     @property
     def n_nonfinite(self) -> int:
         """Weights that were not collected since they were not finite."""
+        self._sync()
         return self._screen.skipped.nonfinite
 
     @property
     def n_repeated(self) -> int:
         """Weights that were not collected since they were those of the last iterate."""
+        self._sync()
         return self._screen.skipped.repeated
 
     @property
@@ -230,6 +232,8 @@ class SWAG(Collecting):
         """
         self._refuse_closed()
         refuse_drawn(model)
+        if self._part is not None:
+            reshard(model)
         parameters = self._whole.find_all(model, self._chosen)
         self._screen.look_for_frozen(parameters)
         held = parameters if self._part is None else self._part.held(parameters)

@@ -1,8 +1,8 @@
 """A posterior whose weights are spread over the processes of a training.
 
 Each process collects what it holds into a store of its own, a *part*; together they are one
-posterior. Which items of a parameter it holds is a box (`swag._boxes`, `swag._held`). From the ground
-up:
+posterior. Which items of a parameter it holds is a box (`swag._boxes`, `swag._held`). From the
+ground up:
 
 ============= =====================================================================
 ``layout``    where the items of all parts lie in the vector           (arithmetic)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch._dynamo  # which DTensor imports when it is first used
@@ -38,8 +39,8 @@ class Net(nn.Module):
         return outputs
 
 
-def sharded(kind: str) -> nn.Module:
-    model: Any = Net()
+def sharded(kind: str) -> Net:
+    model = Net()
     if kind == "plain":
         return model
     size = dist.get_world_size()
@@ -101,9 +102,74 @@ def killed(store: str, folder: Path, seconds: float) -> int:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with swag.SWAG(model, store=store, mode="a", checkpoint_every=4) as posterior:
         posterior.attach(optimizer)
-        if dist.get_rank() == 1:
-            threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
-        for _ in steps(model, optimizer, 10_000):
+        for step in steps(model, optimizer, 10_000):
             torch.save(whole(model), folder / str(posterior.n_averaged))
             posterior.update_parameters(model)
+            if step == 2:
+                posterior.flush()
+                if dist.get_rank() == 1:
+                    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
     return posterior.n_averaged
+
+
+def told(work: Any) -> str:
+    """What an error says."""
+    try:
+        work()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def used(store: str) -> dict[str, Any]:
+    """Everything that is not collecting, in one go."""
+    found: dict[str, Any] = {}
+    model, plain, inputs = sharded("rows"), Net(), torch.ones(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    found["memory"] = told(lambda: swag.SWAG(model, store="dram:"))
+    found["ring"] = told(lambda: swag.SWAG(model, store=store, max_rank=3))
+    posterior = swag.SWAG(model, store=store)
+    for step in steps(model, optimizer, 6):
+        with torch.no_grad():
+            model(inputs)  # leaves the outermost parameters gathered
+        if step == 3 and dist.get_rank() == 1:
+            local = cast(Any, model).layers[0].weight.to_local().detach()
+            kept = local.clone()
+            local.fill_(torch.nan)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            posterior.update_parameters(model)
+            posterior.wait()
+            if step == 4:
+                posterior.update_parameters(model)
+        if step == 3:
+            found["nonfinite"] = posterior.n_nonfinite, posterior.n_averaged
+            if dist.get_rank() == 1:
+                local.copy_(kept)
+    found["repeated"] = posterior.n_repeated, posterior.n_averaged
+    found["rewound"] = posterior.rewind(to=4 if dist.get_rank() else 5)
+    posterior.update_parameters(model)
+    found["part"] = told(posterior.mean)
+    posterior.close()
+    found["again"] = told(lambda: swag.SWAG(model, store=store))
+    with swag.load(store) as read:
+        found["count"] = read.n_averaged
+        before = whole(model)
+        options: dict[str, Any] = {"activation": "none", "samples": 3, "generator": 0}
+        found["predicted"] = torch.equal(
+            read.predict(model, inputs, **options), read.predict(plain, inputs, **options)
+        )
+        found["restored"] = all(torch.equal(v, before[k]) for k, v in whole(model).items())
+        read.install_mean(model)
+        mean = read.mean()
+        found["mean"] = all(torch.equal(v, mean[k]) for k, v in whole(model).items())
+        weights = dict(model.named_parameters())
+        found["density"] = torch.equal(
+            read.window(rank=0).log_prob(weights), read.window(rank=0).log_prob(mean)
+        )
+    return found
+
+
+def gone_on(store: str) -> str:
+    """Go on with another number of processes."""
+    return told(lambda: swag.SWAG(sharded("rows"), store=store, mode="a"))
