@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._cache.lull import Lull
 from pmarray._cache.source import CommittedStorage
 from pmarray._dtypes import DType
 from pmarray._geometry.chunking import unfilled
 from pmarray._geometry.layout import Layout
 from pmarray._selection.fancy import FancySelection
 from pmarray._storage.items import Axes, Loan, as_array, nothing
+from pmarray._storage.near import Near
 from pmarray.backends._protocols import Region
 
 __all__ = ["MappedStorage"]
@@ -23,6 +25,8 @@ AnyArray = NDArray[Any]
 
 class MappedStorage:
     """Items in byte-addressable memory: NumPy works on them in place."""
+
+    near: Near | None = None
 
     def __init__(
         self,
@@ -119,6 +123,9 @@ class MappedStorage:
             self.layout = layout
         used, self._used = self._used, max(self._used, layout.nbytes)
         return unfilled(before, layout, used if self.holds_fill else layout.nbytes)
+
+    def come_near(self, lull: Lull, /) -> None:
+        pass
 
     def expect(self, axes: Axes, /) -> None:
         pass
