@@ -140,6 +140,9 @@ class Mapped(Protocol):
     def expect(self, reach: Reach, /) -> None:
         """Hint that bytes are asked for next."""
 
+    def is_crowded(self) -> bool:
+        """Whether so much was asked for that some of it should be given up."""
+
     def let_go(self, reach: Reach, /) -> None:
         """Give up the pages of bytes that were asked for."""
 
