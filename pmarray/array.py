@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pmarray._array.attributes import Attributes
+from pmarray._array.forgetting import Forgetting
 from pmarray._array.growth import Growing
 from pmarray._array.indexers import Indexer, Viewer, block_slices
 from pmarray._array.loans import Borrowing
@@ -36,7 +37,7 @@ __all__ = ["PMArray"]
 AnyArray = NDArray[Any]
 
 
-class PMArray(Arithmetic, Interop, Growing):
+class PMArray(Arithmetic, Interop, Growing, Forgetting):
     """A dense array on a medium, indexed like a `numpy.ndarray`.
 
     Made by `pmarray.open` and `Group.create`; holds a place in a `Group`. Reading an index gives a
@@ -496,5 +497,3 @@ class PMArray(Arithmetic, Interop, Growing):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    # -- the group's side -----------------------------------------------------------------------

@@ -14,11 +14,13 @@ The trajectory and the anchor have the dtype of the network, or the narrowest th
 parameters without rounding, unless a narrower one was asked for.
 
 Iterate t, from 0, is column t of the trajectory; where only the last K are kept, it is column
-``t % (K + C)``, C being the number of collections from one checkpoint to the next. The C spare
-columns are what makes the moments recoverable: those of a checkpoint are rolled forward with the
-columns since, none of which is overwritten before the next checkpoint is durable. With K = 0 there
-is no trajectory, and a checkpoint is where a reopened store goes on. Where every iterate is kept,
-the moments can be computed at any time, and a checkpoint stores those that somebody has asked for.
+``t % (K + 2C)``, C being the number of collections from one checkpoint to the next. C spare columns
+make the moments recoverable: those of a checkpoint are rolled forward with the columns since, none
+of which is overwritten before the next checkpoint is durable. The others make overwriting cheap: a
+checkpoint forgets the columns that it makes superfluous (`PMArray.forget`), to which the next C
+iterates go; whoever reads the last K meanwhile has time for it. With K = 0 there is no trajectory,
+and a checkpoint is where a reopened store goes on. Where every iterate is kept, the moments can be
+computed at any time, and a checkpoint stores those that somebody has asked for.
 
 Every collection is one transaction: its column and the counters, and, where a checkpoint is due,
 the moments and whatever the caller adds to it. Nobody keeps a count of his own: what is collected
@@ -264,6 +266,9 @@ class Store:
             self.group.attrs[_PROGRESS] = {**there, "in_moments": None}
             self._mean[:] = moments.mean
             self._squares[:] = moments.sum_of_squares
+        if self.ring is not None:
+            last = moments.count - self.ring + self.configuration.checkpoint_every
+            self._forget(range(max(0, moments.count - self.ring), last))
         self._note(Progress(collected, collected, moments.count, skipped, skipped))
 
     def rewind(self, to: int | None = None) -> None:
@@ -289,6 +294,7 @@ class Store:
         self.rewound += 1
         with Joining(self.group):
             self.cut(count)
+            self._forget(range(count, progress.collected))
             self._note(
                 replace(
                     progress,
@@ -305,6 +311,17 @@ class Store:
         if trajectory is not None and self.ring is None and trajectory.shape[1] > collected:
             trajectory.resize((trajectory.shape[0], collected))
 
+    def _forget(self, iterates: range) -> None:
+        """Give up the columns of some iterates of a ring, in a transaction."""
+        if self.trajectory is None or self.ring is None or not iterates:
+            return
+        first, last = self.slot(iterates[0]), self.slot(iterates[-1]) + 1
+        stretches = [(first, last)] if first < last else [(first, self.ring), (0, last)]
+        if len(iterates) >= self.ring:
+            stretches = [(0, self.ring)]
+        for start, stop in stretches:
+            self.trajectory.forget((slice(None), slice(start, stop)))
+
     def _note(self, progress: Progress) -> None:
         self.group.attrs[_PROGRESS] = progress.to_json()
 
@@ -319,7 +336,7 @@ class Store:
     def ring(self) -> int | None:
         """Columns that are used in turn, where not all iterates are kept."""
         rank = self.configuration.max_rank
-        return None if rank is None else rank + self.configuration.checkpoint_every
+        return None if rank is None else rank + 2 * self.configuration.checkpoint_every
 
     def kept(self, collected: int) -> int:
         """Number of the last iterates that the trajectory holds for good, of so many."""

@@ -79,9 +79,18 @@ class StorageMaker:
                 keep=self.keep,
                 new=new,
                 holds_fill=holds_fill,
+                dead=array.dead,
             )
         if not backend.has_journal and region.memory is not None:
-            return MappedStorage(region, layout, array.dtype, shape, new=new, holds_fill=holds_fill)
+            return MappedStorage(
+                region,
+                layout,
+                array.dtype,
+                shape,
+                new=new,
+                holds_fill=holds_fill,
+                dead=array.dead,
+            )
         return RegionStorage(
             region,
             layout,
@@ -92,6 +101,7 @@ class StorageMaker:
             new=new,
             holds_fill=holds_fill,
             snapshot=self.snapshot,
+            dead=array.dead,
         )
 
     def in_chunks(
