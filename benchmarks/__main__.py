@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 
@@ -59,11 +60,13 @@ def _run(
     output: Path,
     directory: Path | None = None,
     hidden: dict[str, Any] | None = None,
+    goes_on: bool = False,
     **parameters: Any,
 ) -> None:
     """Measure, write every measurement down as it is made, and print the tables.
 
-    What is `hidden` is handed on and not recorded: paths.
+    What is `hidden` is handed on and not recorded: paths. A run that `goes_on` does with what one
+    of the same parameters has left that was broken off.
     """
     # A table in a file or a pipe need not be as narrow as a terminal that is not there.
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -71,7 +74,7 @@ def _run(
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
         handed_on["directory"] = directory
-    with recording(name, output, directory, **parameters) as run:
+    with recording(name, output, directory, goes_on=goes_on, **parameters) as run:
         console.print(describe(run.header["machine"]), highlight=False, soft_wrap=True)
         with console.status("") as status:
             run.report = status.update
@@ -347,31 +350,49 @@ def rss(
 
 @app.command()
 def burn_in(
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each problem.")] = 20,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each quadratic.")] = 20,
     times: Annotated[
         float, typer.Option(min=1, help="Most iterates of a run, in mixing times.")
     ] = 30.0,
+    network: Annotated[str, typer.Option(help="2conv2fc, 2fc, 3fc or 4fc.")] = "2conv2fc",
+    trainings: Annotated[int, typer.Option(min=0, help="Of the network, on MNIST.")] = 2,
+    epochs: Annotated[int, typer.Option(min=1, help="Of a training.")] = 4,
+    samples: Annotated[int, typer.Option(min=2, help="Networks of a window.")] = 10,
+    threads: Threads = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the four MNIST files.")] = None,
     output: Output = _RESULTS,
 ) -> None:
-    """Where the burn-in is found to end, on problems whose answer is known."""
+    """Where the burn-in is found to end where that is known, and what it is worth on MNIST."""
     from benchmarks.burn_in import measure, tables
 
-    _run("burn-in", measure, tables, output, seeds=seeds, times=times)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    _run(
+        "burn-in", measure, tables, output, hidden={"data": data},
+        seeds=seeds, times=times, network=network, trainings=trainings, epochs=epochs,
+        images=None, samples=samples,
+    )  # fmt: skip
 
 
 @app.command()
 def toy_regression(
     seeds: Annotated[int, typer.Option(min=1, help="Data sets.")] = 5,
     samples: Annotated[int, typer.Option(min=1, help="Networks of each method.")] = 100,
-    figure: Annotated[Path | None, typer.Option(help="Picture of the first: .png, .pdf.")] = None,
+    epochs: Annotated[int, typer.Option(min=6, help="Of a training.")] = 3000,
+    temperature: Annotated[
+        float, typer.Option(min=0.01, help="Of the likelihood in a subspace.")
+    ] = 20.0,
+    threads: Threads = None,
     output: Output = _RESULTS,
 ) -> None:
     """Subspace inference of 2, 5 and 10 directions beside SWAG, on a regression of one variable."""
     from benchmarks.toy_regression import measure, tables
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     _run(
         "toy-regression", measure, tables, output,
-        hidden={"figure": figure}, seeds=seeds, samples=samples,
+        seeds=seeds, samples=samples, epochs=epochs, temperature=temperature,
     )  # fmt: skip
 
 
@@ -384,6 +405,7 @@ def mnist(
     members: Annotated[int, typer.Option(min=2, help="Trainings of a mixture.")] = 3,
     epochs: Annotated[int, typer.Option(min=1, help="Of a training.")] = 7,
     samples: Annotated[int, typer.Option(min=2, help="Networks of a posterior.")] = 30,
+    threads: Threads = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A trial: one small network, few images, one seed.")
     ] = False,
@@ -393,21 +415,26 @@ def mnist(
 ) -> None:
     """SGD, SWA, SWAG at several ranks, subspace, MultiSWAG and deep ensemble on MNIST.
 
-    One training at a time is on the disk: 13 GB for the iterates of 4fc.
+    One training at a time is on the disk: 13 GB for the iterates of 4fc. The same command goes on
+    with what was broken off.
     """
     from benchmarks.mnist import measure, tables
 
     full: dict[str, Any] = {
         "networks": networks or ["2conv2fc", "2fc", "3fc", "4fc"], "seeds": seeds,
-        "members": members, "epochs": epochs, "images": None, "ranks": [20, 600],
-        "rates": [0.02, 0.05, 0.1], "samples": samples,
+        "members": members, "epochs": epochs, "rate_epochs": 2, "images": None,
+        "ranks": [20, 600], "rates": [0.02, 0.05, 0.1], "samples": samples, "threads": threads,
     }  # fmt: skip
     small = {
         "networks": networks or ["2conv2fc"], "seeds": 1, "members": 2, "epochs": 3,
-        "images": 2000, "ranks": [5], "rates": [0.02, 0.05], "samples": 5,
+        "rate_epochs": 2, "images": 2000, "ranks": [5], "rates": [0.02, 0.05], "samples": 5,
+        "threads": threads,
     }  # fmt: skip
     parameters = small if quick else full
-    _run("mnist", measure, tables, output, directory, hidden={"data": data}, **parameters)
+    _run(
+        "mnist", measure, tables, output, directory, hidden={"data": data}, goes_on=True,
+        **parameters,
+    )  # fmt: skip
 
 
 @app.command()
@@ -422,6 +449,32 @@ def imports(
     _run(
         "imports", measure, tables, output,
         modules=modules or ["numpy", "pmarray", "swag"], processes=processes,
+    )  # fmt: skip
+
+
+@app.command()
+def opening(
+    sizes: Annotated[
+        list[float] | None, typer.Option("--size", help="GB of the array; may be repeated.")
+    ] = None,
+    written: Annotated[
+        list[int] | None,
+        typer.Option(help="MiB that the killed transaction overwrites; may be repeated."),
+    ] = None,
+    rounds: Rounds = 5,
+    quick: Quick = False,
+    directory: Directory = _RUNS,
+    output: Output = _RESULTS,
+) -> None:
+    """Opening arrays beyond the disk's size, and recovery after a kill, by size."""
+    from benchmarks.opening import measure, tables
+
+    if quick:
+        sizes, written, rounds = sizes or [0.4, 400], written or [8], 1
+    _run(
+        "opening", measure, tables, output, directory,
+        sizes=[int(size * 1e9) for size in sizes or [4, 40, 400]],
+        written=[size << 20 for size in written or [16, 64, 256]], rounds=rounds,
     )  # fmt: skip
 
 

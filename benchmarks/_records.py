@@ -61,12 +61,17 @@ class Recording:
 
 @contextmanager
 def recording(
-    benchmark: str, output: Path, directory: Path | None = None, **parameters: Any
+    benchmark: str,
+    output: Path,
+    directory: Path | None = None,
+    *,
+    goes_on: bool = False,
+    **parameters: Any,
 ) -> Iterator[Recording]:
     """Begin a run, whose lines are in ``output/<benchmark>.jsonl`` when it has ended.
 
     They replace those of an earlier run. A run that is broken off leaves them in
-    ``<benchmark>.jsonl.part``.
+    ``<benchmark>.jsonl.part``, and one of the same parameters may go on with them.
 
     Parameters
     ----------
@@ -76,6 +81,8 @@ def recording(
         Directory, made if missing.
     directory
         Where the benchmark writes its files, to say what it was measured on.
+    goes_on
+        Whether the records of such a run that was broken off are kept.
     parameters
         Sizes and counts, as JSON has them.
     """
@@ -88,9 +95,15 @@ def recording(
         "machine": facts(directory),
     }
     part = output / f"{benchmark}.jsonl.part"
+    broken_off = _broken_off(part) if goes_on else None
+    if broken_off is not None and broken_off.header["parameters"] == parameters:
+        header, records = broken_off.header, broken_off.records
+    else:
+        records = []
     with open(part, "w", encoding="utf-8") as sink:
-        sink.write(json.dumps(header) + "\n")
-        run = Recording(header, sink=sink)
+        sink.writelines(json.dumps(line) + "\n" for line in (header, *records))
+        sink.flush()
+        run = Recording(header, records, sink=sink)
         try:
             yield run
         finally:
@@ -116,6 +129,17 @@ def _without_paths(arguments: list[str]) -> str:
 
 def read(file: Path) -> Recording:
     """Read a run back."""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    header, *records = map(json.loads, lines)
+    return _parsed(file.read_text(encoding="utf-8"))
+
+
+def _broken_off(part: Path) -> Recording | None:
+    """What a run left that was broken off; a last line that is not whole is not there."""
+    if not part.exists():
+        return None
+    whole = part.read_text(encoding="utf-8").rpartition("\n")[0]
+    return _parsed(whole) if whole else None
+
+
+def _parsed(text: str) -> Recording:
+    header, *records = map(json.loads, text.splitlines())
     return Recording(header, records)

@@ -17,10 +17,10 @@ from torch.utils.data import TensorDataset
 import swag
 from benchmarks._harness import Contender
 from benchmarks._reference import RowMajorCollector
+from swag.app.recipe import Recipe
+from swag.app.training import Trainer
 from swag.datasets import mnist
 from swag.models import build
-from swag.recipe import Recipe
-from swag.training import Trainer
 
 __all__ = ["Collecting", "TrainingContenders", "TrainingRun"]
 

@@ -2,8 +2,12 @@
 
 For every network, the learning rate is the best of some on training images that were held out; then
 for every seed as many members are trained as the mixtures have, on all training images. The first
-member gives the rows of single trainings, all of them the mixtures. What one member takes on the
-disk is deleted after it was evaluated, before the next is trained.
+member gives the rows of single trainings, all of them the mixtures: MultiSWAG averages as many
+networks as SWAG does, shared out among the members. What one member takes on the disk is deleted
+after it was evaluated, before the next is trained.
+
+Seed after seed goes through all networks, and every row is written down when it is known: a run
+that is broken off goes on with what it lacks when the same command is given again.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,24 +25,29 @@ from torch.utils.data import TensorDataset
 
 from benchmarks._records import Record, Recording
 from benchmarks._tables import Table
-from swag import runs
+from swag.app import runs
+from swag.app.recipe import Recipe
+from swag.app.training import Trainer
 from swag.datasets import MNIST_MEAN, MNIST_STD, mnist
 from swag.metrics import nll, score
 from swag.models import build
 from swag.posterior import StoredPosterior, load
-from swag.recipe import Recipe
-from swag.training import Trainer
 from swag.uncertainty import auroc, predictive_entropy
 
 __all__ = ["measure", "tables"]
 
 _HELD_OUT = 6
 """One training image in so many."""
-_SUBSPACE = 5
-_LIKELIHOOD_IMAGES = 10_000
-_BATCH = 1000
+_OUTSIDE_IMAGES = 1000
+"""Of each set that is out of distribution."""
+_SUBSPACE, _SUBSPACE_ITERATES = 5, 120
+"""Directions, and about how many iterates, evenly spaced, whose leading directions they are."""
+_LIKELIHOOD_IMAGES = 2000
+_BATCH = 250
+"""Images that go through a network at a time: more spill the caches of a convolution."""
 
 Predict = Callable[[Tensor], Tensor]
+"""Inputs (n, 1, 28, 28) to class probabilities, shape (networks, n, classes)."""
 
 
 def measure(
@@ -48,77 +57,99 @@ def measure(
     seeds: int,
     members: int,
     epochs: int,
+    rate_epochs: int,
     images: int | None,
     ranks: Sequence[int],
     rates: Sequence[float],
     samples: int,
+    threads: int | None,
     data: Path | None,
     directory: Path,
 ) -> None:
-    """Train and evaluate; one record for each network, seed and method."""
+    """Train and evaluate; one record for each network, seed and method that has none yet."""
+    if threads is not None:
+        torch.set_num_threads(threads)
     train, test = mnist(data)
     inputs, labels = (part[:images] for part in test.tensors)
-    sets = {"test": inputs, "rotated": inputs.rot90(1, (2, 3)), "noise": _noise(inputs)}
-    for network in networks:
-        recipe = Recipe.of(model=network, epochs=epochs, images=images)
-        rate = _best_rate(run, train, recipe, rates)
-        recipe = replace(recipe, lr=rate, swa_lr=0.6 * rate)
-        for seed in range(seeds):
-            sums: dict[str, dict[str, Tensor]] = {}
+    outside = inputs[:_OUTSIDE_IMAGES]
+    sets = torch.cat([inputs, outside.rot90(1, (2, 3)), _noise(outside)])
+    for seed in range(seeds):
+        for network in networks:
+            last = f"deep ensemble of {members}"
+            if last in _known(run, network, seed):
+                continue
+            recipe = Recipe.of(model=network, epochs=epochs, images=images)
+            rate = _best_rate(run, train, replace(recipe, seed=seed), rates, rate_epochs)
+            recipe = replace(recipe, lr=rate, swa_lr=0.6 * rate)
+            ensemble, multi = torch.zeros(2, len(sets), 10)
             for member in range(members):
-                run.report(f"{network}, seed {seed}, training member {member + 1} of {members}")
-                scratch = tempfile.mkdtemp(dir=directory)
-                try:
-                    store = f"memmap:{scratch}/store"
-                    runs.train(store, replace(recipe, seed=seed * members + member), data=data)
-                    trained = runs.read(store).model
-                    with load(store) as posterior:
-                        methods = _methods(trained, posterior, train, recipe, ranks, samples)
-                        for name, predict in methods.items():
-                            if member and name not in _MIXTURES:
-                                continue
-                            run.report(f"{network}, seed {seed}, member {member + 1}: {name}")
-                            found = {key: predict(some) for key, some in sets.items()}
-                            if not member:
-                                _note(run, network, seed, name, found, labels)
-                            if name in _MIXTURES:
-                                total = sums.setdefault(name, {k: 0 * p for k, p in found.items()})
-                                for key, predicted in found.items():
-                                    total[key] += predicted / members
-                finally:
-                    shutil.rmtree(scratch)
-            for name, found in sums.items():
-                _note(run, network, seed, _MIXTURES[name].format(members), found, labels)
+                what = f"{network}, seed {seed}, member {member + 1} of {members}"
+                mine = replace(recipe, seed=seed * members + member)
+                for name, predict in _methods(run, what, mine, train, ranks, samples, data,
+                                              directory):  # fmt: skip
+                    if name not in ("SGD", "SWAG, all") and (
+                        member or name in _known(run, network, seed)
+                    ):
+                        continue
+                    run.report(f"{what}: {name}")
+                    found = predict(sets)
+                    if not member:
+                        _note(run, network, seed, name, found.mean(dim=0), labels)
+                    if name == "SGD":
+                        ensemble += found[0] / members
+                    elif name == "SWAG, all":
+                        multi += found[: samples // members].mean(dim=0) / members
+            _note(run, network, seed, f"MultiSWAG of {members}", multi, labels)
+            _note(run, network, seed, last, ensemble, labels)
 
 
-_MIXTURES = {"SGD": "deep ensemble of {}", "SWAG, all": "MultiSWAG of {}"}
+def _known(run: Recording, network: str, seed: int) -> set[str]:
+    """The methods that have a record already."""
+    return {
+        one["method"]
+        for one in run.of("method")
+        if (one["network"], one["seed"]) == (network, seed)
+    }
 
 
 def _methods(
-    trained: nn.Module,
-    posterior: StoredPosterior,
-    train: TensorDataset,
+    run: Recording,
+    what: str,
     recipe: Recipe,
+    train: TensorDataset,
     ranks: Sequence[int],
     samples: int,
-) -> dict[str, Predict]:
+    data: Path | None,
+    directory: Path,
+) -> Iterator[tuple[str, Predict]]:
+    """Train one member, and give what predicts by it, by name; its store is gone afterwards."""
+
     def drawn(window: StoredPosterior, scale: float | None = None) -> Predict:
-        return lambda inputs: window.predict(
-            trained, inputs, activation="softmax", generator=0, scale=scale,
-            samples=1 if scale == 0 else samples,
+        return lambda inputs: window.predict_each(
+            trained, inputs, activation="softmax", generator=0, scale=scale, batch_size=_BATCH,
+            samples=1 if scale == 0 else samples, draws_at_once=1,
         )  # fmt: skip
 
-    methods: dict[str, Predict] = {
-        "SGD": lambda inputs: _one(trained, inputs),
-        "SWA": drawn(posterior, 0.0),
-        "SWAG-diagonal": drawn(posterior.window(rank=0)),
-    }
-    for rank in ranks:
-        if rank < posterior.rank:
-            methods[f"SWAG, rank {rank}"] = drawn(posterior.window(rank=rank))
-    methods["SWAG, all"] = drawn(posterior)
-    methods[f"subspace of {_SUBSPACE}"] = _in_subspace(trained, posterior, train, recipe, samples)
-    return methods
+    scratch = tempfile.mkdtemp(dir=directory)
+    try:
+        run.report(f"{what}: training")
+        store = f"memmap:{scratch}/store"
+        runs.train(store, recipe, data=data)
+        trained = runs.read(store).model
+        with load(store) as posterior:
+            yield "SGD", lambda inputs: _one(trained, inputs)[None]
+            yield "SWA", drawn(posterior, 0.0)
+            yield "SWAG-diagonal", drawn(posterior.window(rank=0))
+            for rank in ranks:
+                if rank < posterior.rank:
+                    yield f"SWAG, rank {rank}", drawn(posterior.window(rank=rank))
+            yield "SWAG, all", drawn(posterior)
+            yield (
+                f"subspace of {_SUBSPACE}",
+                _in_subspace(trained, posterior, train, recipe, samples),
+            )
+    finally:
+        shutil.rmtree(scratch)
 
 
 def _in_subspace(
@@ -142,31 +173,39 @@ def _in_subspace(
         ]
         return -sum(losses) * count / len(few)
 
-    points: list[Tensor] = []
-
     def predict(inputs: Tensor) -> Tensor:
-        subspace = posterior.window(rank=min(posterior.rank, 3000)).subspace(_SUBSPACE)
-        if not points:  # the same for all sets
-            points.append(subspace.sample(
-                model, log_likelihood, samples, temperature=count / _SUBSPACE, generator=0
-            ))  # fmt: skip
-        return subspace.predict(model, inputs, points[0], activation="softmax")
+        every = max(1, posterior.rank // _SUBSPACE_ITERATES)
+        subspace = posterior.window(every=every).subspace(_SUBSPACE)
+        points = subspace.sample(
+            model, log_likelihood, samples, temperature=count / _SUBSPACE, generator=0
+        )
+        mean = subspace.predict(
+            model, inputs, points, activation="softmax", batch_size=_BATCH, draws_at_once=1
+        )
+        return mean[None]
 
     return predict
 
 
 def _best_rate(
-    run: Recording, train: TensorDataset, recipe: Recipe, rates: Sequence[float]
+    run: Recording, train: TensorDataset, recipe: Recipe, rates: Sequence[float], epochs: int
 ) -> float:
-    """The rate with the least loss on training images that were left out."""
+    """The rate with the least loss on training images that were left out; as it was found."""
     inputs, labels = (part[: recipe.images] for part in train.tensors)
     kept = torch.arange(len(inputs)) % _HELD_OUT != 0
     data = TensorDataset(inputs[kept], labels[kept])
-    found = {}
+    found: dict[float, float] = {
+        one["rate"]: one["held_out_nll"] for one in run.of("rate") if one["network"] == recipe.model
+    }
     for rate in rates:
+        if rate in found:
+            continue
         run.report(f"{recipe.model}, learning rate {rate}")
+        trial = Recipe.of(
+            model=recipe.model, epochs=epochs, lr=rate, swa_lr=0.6 * rate, seed=recipe.seed
+        )
         model = build(recipe.model, seed=recipe.seed)
-        for _ in Trainer(model, data, replace(recipe, lr=rate, swa_lr=0.6 * rate, images=None)):
+        for _ in Trainer(model, data, trial):
             pass
         found[rate] = nll(_one(model.eval(), inputs[~kept]), labels[~kept])
         run.add("rate", network=recipe.model, rate=rate, held_out_nll=found[rate])
@@ -174,15 +213,20 @@ def _best_rate(
 
 
 def _note(
-    run: Recording, network: str, seed: int, name: str, found: dict[str, Tensor], labels: Tensor
+    run: Recording, network: str, seed: int, name: str, found: Tensor, labels: Tensor
 ) -> None:
-    scores = score(found["test"], labels)
-    entropy = {key: predictive_entropy(predicted) for key, predicted in found.items()}
+    """Write the figures of one method down, if they are not there."""
+    if name in _known(run, network, seed):
+        return
+    outside = (len(found) - len(labels)) // 2
+    test, rotated, noise = torch.split(found, [len(labels), outside, outside])
+    scores = score(test, labels)
+    entropy = predictive_entropy(test)
     run.add(
         "method", network=network, seed=seed, method=name, accuracy=scores.accuracy,
         nll=scores.nll, ece=scores.ece, brier=scores.brier,
-        auroc_rotated=auroc(entropy["test"], entropy["rotated"]),
-        auroc_noise=auroc(entropy["test"], entropy["noise"]),
+        auroc_rotated=auroc(entropy, predictive_entropy(rotated)),
+        auroc_noise=auroc(entropy, predictive_entropy(noise)),
     )  # fmt: skip
 
 
@@ -214,9 +258,11 @@ def tables(run: Recording) -> list[Table]:
     }  # fmt: skip
     laid_out = []
     for network, methods in rows.items():
-        seeds = len(next(iter(methods.values())))
+        # A run that was broken off has the first methods of one seed more: they are left out.
+        seeds = min(map(len, methods.values()))
+        spread = "" if seeds == 1 else ", ± their standard deviation"
         note = (
-            f"Mean of {seeds} seeds, ± their standard deviation. Learning rate "
+            f"Mean of {seeds} {'seed' if seeds == 1 else 'seeds'}{spread}. Learning rate "
             f"{rates[network]['rate']:g}, the best on training images that were held out. Better "
             "is larger for accuracy and AUROC (by the entropy, against the test set)."
         )
@@ -224,8 +270,8 @@ def tables(run: Recording) -> list[Table]:
         for method, found in methods.items():
             cells = []
             for key, factor, digits in figures.values():
-                values = [factor * one[key] for one in found]
-                spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+                values = [factor * one[key] for one in found[:seeds]]
+                spread = f" ± {statistics.stdev(values):.{digits}f}" if seeds > 1 else ""
                 cells.append(f"{statistics.mean(values):.{digits}f}{spread}")
             table.rows.append([method, *cells])
         laid_out.append(table)

@@ -69,10 +69,35 @@ SECTIONS = (
     Section(
         "transactions", "Transactions", "Columns written with a transaction each, and without."
     ),
+    Section(
+        "opening",
+        "Opening, and recovery",
+        "Opening reads what describes arrays, and nothing of them. After a kill it undoes what the"
+        " last transaction had not ended.",
+    ),
     Section("array", "Arrays, beside other libraries", "The everyday operations of one matrix."),
     Section("shelf", "Persistent memory", "Stores in place, and through the write cache."),
     Section("codecs", "Codecs", "What compression makes of a trajectory."),
     Section("imports", "Imports", "In fresh processes."),
+    Section(
+        "mnist",
+        "Posteriors of MNIST",
+        "What the methods predict, on the paper's four networks. Of the trainings, the last two"
+        " epochs of seven are collected, an iterate a minibatch. Out of distribution are test"
+        " images turned by 90 degrees, and noise.",
+    ),
+    Section(
+        "burn-in",
+        "The end of the burn-in",
+        "Where `suggest_burn_in` finds it, on quadratics whose mixing time is known; and what the"
+        " posteriors of windows that begin earlier and later predict of MNIST's test set.",
+    ),
+    Section(
+        "toy-regression",
+        "Subspace inference",
+        "The toy regression of Izmailov et al. 2019: what is held out lies in the three clusters of"
+        " the training data, or in the gaps between them.",
+    ),
 )
 _HEAD = """\
 # Benchmarks
@@ -140,7 +165,7 @@ def _not_yet(section: Section) -> str:
 
 def _of(run: Recording, to: Path) -> list[str]:
     header = run.header
-    module: Any = importlib.import_module(f"benchmarks.{header['benchmark']}")
+    module: Any = importlib.import_module(f"benchmarks.{header['benchmark'].replace('-', '_')}")
     parts = [
         f"```\n{header['command']}\n```",
         f"{header['date'][:10]}: {describe(header['machine'])}.",

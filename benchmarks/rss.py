@@ -41,10 +41,10 @@ def collect_epoch(model: str, threads: int | None, steps: int | None, directory:
     import torch
 
     import swag
+    from swag.app.recipe import Recipe
+    from swag.app.training import Trainer
     from swag.datasets import mnist
     from swag.models import build
-    from swag.recipe import Recipe
-    from swag.training import Trainer
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -1,32 +1,39 @@
 """Subspace inference on the toy regression of Izmailov et al. 2019, beside SWAG.
 
-Their data: inputs in three clusters, outputs of a network with normal weights and noise of standard
-deviation 0.1; a network with three hidden layers of ten units, fed x and x², is trained on them.
-Held out are inputs of the same clusters, and inputs between them, where a posterior should be
-unsure. The picture has the middle nine tenths of what each method says.
+As in their section 5.1: inputs in three clusters, outputs of a network whose weights are drawn,
+with noise; a network of the same architecture, hidden layers of 200, 50, 50 and 50 units fed x / 2
+and its square, is trained on them at a constant rate. Outputs have standard deviation 1, the noise
+0.1.
+Held out are inputs of the same clusters, and of the gaps between them, where a posterior should be
+unsure. The picture has the mean and three standard deviations of what each method says, as theirs.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 import uuid
 from itertools import pairwise
-from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import swag
-from benchmarks._records import Recording
+from benchmarks._records import Record, Recording
 from benchmarks._tables import Table
 
-__all__ = ["measure", "tables"]
+__all__ = ["figures", "measure", "tables"]
 
 _NOISE = 0.1
-_CLUSTERS = ((-6.0, -4.0), (-1.0, 1.0), (4.0, 6.0))
-_POINTS = 60
-_STEPS, _COLLECTED = 6000, 2000
-_TEMPERATURE = 20.0
+_CLUSTERS = ((-7.2, -4.8), (-1.2, 1.2), (4.8, 7.2))
+_GAPS = ((-4.2, -1.8), (1.8, 4.2))
+_WIDTHS = (2, 200, 50, 50, 50, 1)
+_POINTS, _BATCH = 400, 50
+_RATE, _MOMENTUM = 1e-2, 0.95
+_PRIOR = 10.0
+"""Standard deviation of the prior, in those of the iterates: wide, the likelihood decides."""
+_LINE = torch.linspace(-12, 12, 241)
 
 
 def features(x: Tensor) -> Tensor:
@@ -35,62 +42,57 @@ def features(x: Tensor) -> Tensor:
 
 
 def network() -> nn.Sequential:
-    """Three hidden layers of ten units."""
-    widths = [2, 10, 10, 10, 1]
+    """The fully connected network of the paper."""
     layers: list[nn.Module] = []
-    for a, b in pairwise(widths):
+    for a, b in pairwise(_WIDTHS):
         layers += [nn.Linear(a, b), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
-def problem(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, nn.Module]:
-    """Training inputs and outputs, held-out inputs and outputs, and the network they are of."""
+def problem(seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Inputs and outputs, shape (points,) each: to train on, held out, held out in the gaps."""
     generator = torch.Generator().manual_seed(seed)
     truth = network()
     for parameter in truth.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator) / math.sqrt(
             parameter.shape[-1] if parameter.ndim == 2 else 1
         )
-
-    def drawn(count: int) -> tuple[Tensor, Tensor]:
-        x = torch.cat([
-            low + (high - low) * torch.rand(count // 3, generator=generator)
-            for low, high in _CLUSTERS
-        ])  # fmt: skip
-        with torch.no_grad():
-            y = truth(features(x)).squeeze(1)
-        return x, y + _NOISE * torch.randn(len(x), generator=generator)
-
-    return *drawn(_POINTS), *drawn(300), truth
+    inputs = []
+    for intervals in (_CLUSTERS, _CLUSTERS, _GAPS):
+        low, high = torch.tensor(intervals)[torch.arange(_POINTS) % len(intervals)].T
+        inputs.append(low + (high - low) * torch.rand(_POINTS, generator=generator))
+    x = torch.stack(inputs)
+    with torch.no_grad():
+        y = truth(features(x.flatten())).view(x.shape)
+    y = (y - y[0].mean()) / y[0].std() + _NOISE * torch.randn(x.shape, generator=generator)
+    return list(zip(x, y, strict=True))
 
 
-def trained(x: Tensor, y: Tensor, seed: int) -> tuple[nn.Module, swag.SWAG]:
-    """A network trained by SGD, and the posterior of its last iterates."""
+def trained(x: Tensor, y: Tensor, seed: int, epochs: int) -> tuple[nn.Module, swag.SWAG]:
+    """A network trained by SGD, and the posterior of one iterate an epoch of its last third."""
+    begin = 2 * epochs // 3
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = network()
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2, momentum=0.9, weight_decay=1e-4)
+        optimizer = torch.optim.SGD(model.parameters(), lr=_RATE, momentum=_MOMENTUM)
         posterior = swag.SWAG(model, store=f"dram:{uuid.uuid4().hex}")
-        for step in range(_STEPS):
-            some = torch.randint(len(x), (20,))
-            optimizer.zero_grad()
-            (model(features(x[some])).squeeze(1) - y[some]).square().mean().backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            if step >= _STEPS - _COLLECTED and step % 10 == 0:
+        for epoch in range(epochs):
+            for some in torch.split(torch.randperm(len(x)), _BATCH):
+                optimizer.zero_grad()
+                (model(features(x[some])).squeeze(1) - y[some]).square().mean().backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+            if epoch >= begin:
                 posterior.update_parameters(model)
     return model, posterior
 
 
-def measure(run: Recording, *, seeds: int, samples: int, figure: Path | None) -> None:
+def measure(run: Recording, *, seeds: int, samples: int, epochs: int, temperature: float) -> None:
     """Held-out log likelihood of SWAG and of subspaces of 2, 5 and 10 directions."""
-    panels: dict[str, Tensor] = {}
-    line = torch.linspace(-9, 9, 400)
-    between = (line.abs() > 1.5) & (line.abs() < 3.5)
     for seed in range(seeds):
         run.report(f"seed {seed}")
-        x, y, held_x, held_y, _ = problem(seed)
-        model, posterior = trained(x, y, seed)
+        (x, y), *held_out = problem(seed)
+        model, posterior = trained(x, y, seed, epochs)
 
         def log_likelihood(model: nn.Module, x: Tensor = x, y: Tensor = y) -> float:
             off = model(features(x)).squeeze(1) - y
@@ -102,24 +104,30 @@ def measure(run: Recording, *, seeds: int, samples: int, figure: Path | None) ->
         for k in (2, 5, 10):
             subspace = posterior.window(center="mean").subspace(k)
             points = subspace.sample(
-                model, log_likelihood, samples, temperature=_TEMPERATURE, prior_scale=2.0,
+                model, log_likelihood, samples, temperature=temperature, prior_scale=_PRIOR,
                 burn_in=100, every=5, generator=seed,
             )  # fmt: skip
             drawn[f"subspace, k = {k}"] = [subspace.weights(point) for point in points]
-        for name, networks in drawn.items():
-            found, along = _outputs(model, networks, held_x), _outputs(model, networks, line)
-            run.add(
-                "method", seed=seed, method=name,
-                rmse=float((found.mean(0) - held_y).square().mean().sqrt()),
-                log_likelihood=_log_likelihood(found, held_y),
-                spread_inside=float(found.std(0, correction=0).mean()),
-                spread_between=float(along[:, between].std(0, correction=0).mean()),
-            )  # fmt: skip
-            if not seed:
-                panels[name] = along
         posterior.close()
-        if not seed and figure is not None:
-            _draw(figure, x, y, line, panels)
+        if not seed:
+            run.add("data", x=_rounded(x), y=_rounded(y))
+        for name, networks in drawn.items():
+            for where, (held_x, held_y) in zip(("clusters", "gaps"), held_out, strict=True):
+                found = _outputs(model, networks, held_x)
+                run.add(
+                    "method", seed=seed, method=name, where=where,
+                    log_likelihood=_log_likelihood(found, held_y),
+                    rmse=float((found.mean(0) - held_y).square().mean().sqrt()),
+                    spread=float(found.std(0, correction=0).mean()),
+                )  # fmt: skip
+            if not seed:
+                along = _outputs(model, networks, _LINE)
+                mean, spread = along.mean(0), along.std(0, correction=0)
+                run.add("band", method=name, mean=_rounded(mean), spread=_rounded(spread))
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [round(value, 4) for value in values.tolist()]
 
 
 @torch.no_grad()
@@ -135,36 +143,44 @@ def _log_likelihood(found: Tensor, y: Tensor) -> float:
     return float((each.double().logsumexp(dim=0) - math.log(len(found))).mean())
 
 
-def _draw(figure: Path, x: Tensor, y: Tensor, line: Tensor, panels: dict[str, Tensor]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    drawing = Figure(figsize=(3.2 * len(panels), 3.2), layout="constrained")
-    FigureCanvasAgg(drawing)
-    for axes, (name, found) in zip(
-        drawing.subplots(1, len(panels), sharey=True), panels.items(), strict=True
-    ):
-        low, high = found.quantile(torch.tensor([0.05, 0.95]), dim=0)
-        axes.fill_between(line, low, high, color="#56B4E9", alpha=0.5, linewidth=0)
-        axes.plot(line, found.mean(0), color="#0072B2")
-        axes.plot(x, y, ".", color="#D55E00", markersize=3)
-        axes.set(title=name, ylim=(float(y.min()) - 2, float(y.max()) + 2))
+def figures(run: Recording) -> dict[str, Figure]:
+    """Draw what each method says of the first data set."""
+    bands, (data,) = run.of("band"), run.of("data")
+    figure = Figure(figsize=(2.6 * len(bands), 2.8), layout="constrained")
+    line = _LINE.tolist()
+    for axes, band in zip(figure.subplots(1, len(bands), sharey=True), bands, strict=True):
+        mean, spread = torch.tensor(band["mean"]), torch.tensor(band["spread"])
+        axes.fill_between(
+            line, (mean - 3 * spread).tolist(), (mean + 3 * spread).tolist(),
+            color="#56B4E9", alpha=0.5, linewidth=0,
+        )  # fmt: skip
+        axes.plot(line, band["mean"], color="#0072B2")
+        axes.plot(data["x"], data["y"], ".", color="#D55E00", markersize=2)
+        axes.set(title=band["method"], ylim=(min(data["y"]) - 2, max(data["y"]) + 2))
         axes.spines[["top", "right"]].set_visible(False)
-    figure.parent.mkdir(parents=True, exist_ok=True)
-    drawing.savefig(figure, dpi=140)
+    return {"toy-regression": figure}
 
 
 def tables(run: Recording) -> list[Table]:
-    """Lay out a run: means over the seeds."""
-    methods: dict[str, list[dict[str, float]]] = {}
+    """Lay out a run: medians over the data sets."""
+    places: dict[str, dict[str, list[Record]]] = {}
     for one in run.of("method"):
-        methods.setdefault(one["method"], []).append(dict(one))
-    keys = ("log_likelihood", "rmse", "spread_inside", "spread_between")
-    table = Table(
-        "Toy regression",
-        ["method", "held-out log likelihood", "RMSE", "spread", "between clusters"],
-        note=f"Means of {len(next(iter(methods.values())))} seeds; nats a point, larger is better.",
-    )  # fmt: skip
-    for name, found in methods.items():
-        table.rows.append([name, *(f"{sum(o[k] for o in found) / len(found):.3f}" for k in keys)])
-    return [table]
+        places.setdefault(one["where"], {}).setdefault(one["method"], []).append(one)
+    laid_out = []
+    for where, methods in places.items():
+        sets = len(next(iter(methods.values())))
+        table = Table(
+            f"Held out in the {where}",
+            ["method", "log likelihood, nats a point", "RMSE", "spread of the networks"],
+            note=f"Medians of {sets} data sets, the range in brackets; larger is better.",
+        )  # fmt: skip
+        for name, found in methods.items():
+            heights = [one["log_likelihood"] for one in found]
+            rest = (statistics.median(one[key] for one in found) for key in ("rmse", "spread"))
+            table.rows.append([
+                name,
+                f"{statistics.median(heights):.3f} ({min(heights):.3f} to {max(heights):.3f})",
+                *(f"{value:.3f}" for value in rest),
+            ])  # fmt: skip
+        laid_out.append(table)
+    return laid_out

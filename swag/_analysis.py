@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from swag._buffers import Buffers
 from swag._distribution import MEMORY_BYTES, Distribution
 from swag._factors import GaussianFactors
-from swag.burn_in import BurnIn, suggest
 from swag.errors import WindowError
-from swag.gradients import Gradients
-from swag.sampling import Center
 from swag.subspace import Subspace, principal
-
-if TYPE_CHECKING:
-    from swag.posterior import StoredPosterior
 
 __all__ = ["Analysis"]
 
@@ -34,63 +26,6 @@ class Analysis(Distribution):
     @abstractmethod
     def _last_buffers(self) -> Buffers:
         """The model's buffers at the last iterate collected."""
-
-    @abstractmethod
-    def window(
-        self,
-        start: int = 0,
-        every: int = 1,
-        rank: int | None = None,
-        center: Center = "running",
-        *,
-        stop: int | None = None,
-    ) -> StoredPosterior:
-        """As `swag.Posterior.window` says."""
-
-    def suggest_burn_in(
-        self, *, loss: ArrayLike | None = None, gradients: Gradients | None = None
-    ) -> BurnIn:
-        """Find out from the trajectory where its burn-in ends, and whether it does.
-
-        Looks at all iterates in the store, not only at those of this posterior, and needs nothing
-        else: the store may have been finished long ago. What training recorded is tested too,
-        where it is given.
-
-        Parameters
-        ----------
-        loss
-            Of the minibatch before each iterate held, shape (iterates,); None to leave it out.
-        gradients
-            Of the step to each iterate held (`swag.gradients.Gradients`); None to leave them out.
-
-        Returns
-        -------
-        BurnIn
-            With `start`, the first iterate to use, which is None where the iterates have not
-            settled; the `checks` that say so; and `window`, the posterior from there on.
-
-        Raises
-        ------
-        WindowError
-            Fewer than 80 iterates are held.
-        ValueError
-            `loss` or `gradients` are not as many as these, or not finite.
-
-        Examples
-        --------
-        >>> import torch, swag
-        >>> model = torch.nn.Linear(50, 1, bias=False)
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> posterior = swag.SWAG(model)
-        >>> for step in range(200):
-        ...     with torch.no_grad():  # stands for a step of training
-        ...         _ = model.weight.normal_(generator=generator).add_(100 * 0.5**step)
-        ...     posterior.update_parameters(model)
-        >>> found = posterior.suggest_burn_in()
-        >>> 5 < found.start < 20, found.window().n_averaged == 200 - found.start
-        (True, True)
-        """
-        return suggest(self._store, self.window, loss, gradients)
 
     def subspace(self, k: int, *, memory_bytes: int = MEMORY_BYTES) -> Subspace:
         """The k directions in which the iterates vary most, to infer in (Izmailov et al. 2019).

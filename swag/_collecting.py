@@ -19,7 +19,6 @@ from torch import Tensor, nn
 import pmarray
 from pmarray.errors import ClosedError, LoanError
 from swag._attached import Attached, Behind, WeightsChangedError, copy_alone
-from swag._base import Posterior
 from swag._buffers import Buffers
 from swag._joining import Joining
 from swag._moments import Moments
@@ -29,6 +28,7 @@ from swag._store import Store
 from swag._trajectory import as_tensor
 from swag._worker import Worker
 from swag.errors import SwagWarning, WindowError
+from swag.posterior import Posterior
 from swag.sampling import Gaussian
 
 __all__ = ["Collecting"]

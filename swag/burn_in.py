@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,12 +28,12 @@ from swag.errors import WindowError
 from swag.gradients import Gradients, discrepancy
 from swag.sampling import Center
 
-if TYPE_CHECKING:
-    from swag.posterior import StoredPosterior
-
 __all__ = ["BurnIn", "Check", "suggest"]
 
 Floats = NDArray[np.float64]
+
+P = TypeVar("P")
+"""A posterior of some of the iterates."""
 
 FEWEST = 80
 """Iterates that are needed to say anything."""
@@ -69,7 +69,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class BurnIn:
+class BurnIn(Generic[P]):
     """Where a trajectory has settled, and what says so; made by `Posterior.suggest_burn_in`."""
 
     start: int | None
@@ -84,11 +84,9 @@ class BurnIn:
     """From the first, shape (iterates,); estimated from 262,144 weights of larger models."""
     energy: Floats = field(repr=False)
     """E of the module, averaged about each iterate of the first half; 1 where it has settled."""
-    _window: Callable[..., StoredPosterior] = field(repr=False)
+    _window: Callable[..., P] = field(repr=False)
 
-    def window(
-        self, every: int = 1, rank: int | None = None, center: Center = "running"
-    ) -> StoredPosterior:
+    def window(self, every: int = 1, rank: int | None = None, center: Center = "running") -> P:
         """The posterior from `start` on; see `Posterior.window`.
 
         Raises
@@ -111,10 +109,10 @@ class BurnIn:
 
 def suggest(
     store: Store,
-    window: Callable[..., StoredPosterior],
+    window: Callable[..., P],
     loss: ArrayLike | None = None,
     gradients: Gradients | None = None,
-) -> BurnIn:
+) -> BurnIn[P]:
     """`Posterior.suggest_burn_in` of the posterior in a store, with its method `window`."""
     collected = store.progress().collected
     held = range(collected - store.kept(collected), collected)
@@ -130,10 +128,10 @@ def suggest(
 def judge(
     path: Path,
     held: range,
-    window: Callable[..., StoredPosterior],
+    window: Callable[..., P],
     loss: ArrayLike | None = None,
     gradients: Gradients | None = None,
-) -> BurnIn:
+) -> BurnIn[P]:
     """The same of iterates that are projected already."""
     losses = None if loss is None else _of_each(np.asarray(loss, np.float64), len(held), "loss")
     terms = None if gradients is None else _of_each(gradients.values, len(held), "gradients")

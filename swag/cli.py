@@ -16,8 +16,8 @@ import typer
 from rich.console import Console
 
 import pmarray
+from swag.app.recipe import Recipe
 from swag.errors import RecipeError, SwagError
-from swag.recipe import Recipe
 
 __all__ = ["app"]
 
@@ -150,8 +150,8 @@ def train(
                 f"must be {error.wanted}, not {error.value!r}",
                 param_hint=f"--{error.field.replace('_', '-')}",
             ) from None
-        from swag import runs
-        from swag._progress import TrainingProgress
+        from swag.app import runs
+        from swag.app.progress import TrainingProgress
 
         _set_threads(threads)
         _seed_everything(seed)
@@ -206,7 +206,7 @@ def evaluate(
     with _plain_errors():
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        from swag import evaluation, report
+        from swag.app import evaluation, report
 
         if figure is not None:  # before the work
             try:
@@ -292,7 +292,7 @@ def sample(
     if antithetic and samples % 2:
         raise typer.BadParameter("must be even with --antithetic", param_hint="--samples")
     with _plain_errors():
-        from swag import drawing
+        from swag.app import drawing
 
         told = drawing.sample(
             store,
@@ -321,7 +321,7 @@ def diagnose(
     Any posterior that was collected with its iterates will do, of any training.
     """
     with _plain_errors():
-        from swag import diagnosis, report
+        from swag.app import diagnosis, report
 
         if figure is not None:
             try:
@@ -357,7 +357,7 @@ def report(
     where swag train made it.
     """
     with _plain_errors():
-        from swag import evaluation, html, runs
+        from swag.app import evaluation, html, runs
         from swag.posterior import load
 
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -377,7 +377,7 @@ def info(
 ) -> None:
     """Say what a store holds: the model, the iterates, their size and how they were made."""
     with _plain_errors():
-        from swag import report, runs
+        from swag.app import report, runs
 
         facts = runs.describe(store)
         if as_json:

@@ -95,7 +95,7 @@ class RecipeError(SwagError, ValueError):
     Parameters
     ----------
     field
-        Its name in `swag.recipe.Recipe`.
+        Its name in `swag.app.recipe.Recipe`.
     wanted
         What it must be.
     value
@@ -103,7 +103,7 @@ class RecipeError(SwagError, ValueError):
 
     Examples
     --------
-    >>> from swag.recipe import Recipe
+    >>> from swag.app.recipe import Recipe
     >>> Recipe(lr=0)
     Traceback (most recent call last):
         ...

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swag._base import Posterior
 from swag._forward import Forward
 from swag._predictor import Predictor
 from swag._target import Target
 from swag.errors import ModelError
+from swag.posterior import Posterior
 from swag.sampling import Gaussian, Generator, source_of
 
 __all__ = ["MultiSWAG"]

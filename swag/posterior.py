@@ -1,17 +1,22 @@
-"""A posterior as a view of a stored trajectory: which iterates are in it is chosen afterwards."""
+"""Posteriors, and their windows: which iterates are in one is chosen afterwards."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import cached_property
 from types import TracebackType
 from typing import NamedTuple, Self, get_args
 
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from swag._base import Posterior
+from swag._analysis import Analysis
 from swag._buffers import Buffers
+from swag._installing import Installing
 from swag._store import Location, Moments, Store
+from swag.burn_in import BurnIn, suggest
 from swag.errors import WindowError
+from swag.gradients import Gradients
 from swag.sampling import Center, Gaussian
 
 __all__ = ["Posterior", "StoredPosterior", "load"]
@@ -25,6 +30,148 @@ class Known(NamedTuple):
     """Not in a store that keeps no trajectory, before its first checkpoint."""
     buffers: Buffers
     """Of the last iterate."""
+
+
+class Posterior(Analysis, Installing):
+    """A Gaussian over weights: a mean, a diagonal, and a low-rank part.
+
+    Its covariance is ``scale * (diag(variance) + D D^T / (k - 1))``, the k columns of D being
+    deviations of iterates from their mean. Made by `swag.load`, `window`, and `swag.SWAG`.
+    """
+
+    @abstractmethod
+    def _collected(self) -> int:
+        """Iterates in the store, when all is there that was collected."""
+
+    @abstractmethod
+    def window(
+        self,
+        start: int = 0,
+        every: int = 1,
+        rank: int | None = None,
+        center: Center = "running",
+        *,
+        stop: int | None = None,
+    ) -> StoredPosterior:
+        """The posterior of some of the iterates, chosen after the fact.
+
+        Parameters
+        ----------
+        start
+            Number of the first iterate to use, from 0: where the burn-in ends.
+        every
+            Use every so many iterates from there.
+        rank
+            Columns of the low-rank part: the last so many of those used, or as many as are held if
+            that is fewer; None for all that are held, 0 for the diagonal alone.
+        center
+            What deviations are taken from: ``"running"``, the mean of the iterates up to each, as
+            Maddox et al. 2019 do (Algorithm 1), or ``"mean"``, the mean of all those used, which
+            gives their sample covariance.
+        stop
+            Number of the first iterate not to use; None for all that are there.
+
+        Returns
+        -------
+        StoredPosterior
+            Of the iterates collected so far; it shares the store. Its moments are computed at the
+            first use, from one reading of its iterates, unless it has them all.
+
+        Raises
+        ------
+        WindowError
+            It would have no iterate, or the moments need iterates that were not kept.
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> posterior = swag.SWAG(model)
+        >>> for weight in [9.0, 1.0, 2.0, 3.0]:
+        ...     _ = torch.nn.init.constant_(model.weight, weight)
+        ...     posterior.update_parameters(model)
+        >>> posterior.window(start=1).mean()
+        {'weight': tensor([[2.]])}
+        """
+
+    def iterate(self, index: int) -> dict[str, Tensor]:
+        """The weights of one iterate, bit for bit as the network had them.
+
+        Parameters
+        ----------
+        index
+            Its number among all collected, from 0; a negative one counts from the last.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            By parameter, with its shape and dtype, in host memory. Where ``dtype=`` was narrower
+            than the network's, they are rounded to that.
+
+        Raises
+        ------
+        WindowError
+            It was not collected, or not kept (`max_rank`).
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> posterior = swag.SWAG(model)
+        >>> for weight in [9.0, 1.0]:
+        ...     _ = torch.nn.init.constant_(model.weight, weight)
+        ...     posterior.update_parameters(model)
+        >>> posterior.iterate(0), posterior.iterate(-1)
+        ({'weight': tensor([[9.]])}, {'weight': tensor([[1.]])})
+        """
+        vector = self._store.iterate(index, self._collected())
+        views = self._table.by_name(vector)
+        return {e.name: views[e.name].to(e.dtype) for e in self._table.entries}
+
+    def suggest_burn_in(
+        self, *, loss: ArrayLike | None = None, gradients: Gradients | None = None
+    ) -> BurnIn[StoredPosterior]:
+        """Find out from the trajectory where its burn-in ends, and whether it does.
+
+        Looks at all iterates in the store, not only at those of this posterior, and needs nothing
+        else: the store may have been finished long ago. What training recorded is tested too,
+        where it is given.
+
+        Parameters
+        ----------
+        loss
+            Of the minibatch before each iterate held, shape (iterates,); None to leave it out.
+        gradients
+            Of the step to each iterate held (`swag.gradients.Gradients`); None to leave them out.
+
+        Returns
+        -------
+        BurnIn
+            With `start`, the first iterate to use, which is None where the iterates have not
+            settled; the `checks` that say so; and `window`, the posterior from there on.
+
+        Raises
+        ------
+        WindowError
+            Fewer than 80 iterates are held.
+        ValueError
+            `loss` or `gradients` are not as many as these, or not finite.
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(50, 1, bias=False)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> posterior = swag.SWAG(model)
+        >>> for step in range(200):
+        ...     with torch.no_grad():  # stands for a step of training
+        ...         _ = model.weight.normal_(generator=generator).add_(100 * 0.5**step)
+        ...     posterior.update_parameters(model)
+        >>> found = posterior.suggest_burn_in()
+        >>> 5 < found.start < 20, found.window().n_averaged == 200 - found.start
+        (True, True)
+        """
+        return suggest(self._store, self.window, loss, gradients)
 
 
 class StoredPosterior(Posterior):

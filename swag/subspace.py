@@ -189,6 +189,7 @@ class Subspace:
         forward: Forward | None = None,
         batch_size: int = 1000,
         memory_bytes: int = MEMORY_BYTES,
+        draws_at_once: int | None = None,
     ) -> Tensor:
         """Average what the networks at some points make of each input.
 
@@ -198,7 +199,7 @@ class Subspace:
             As for `Posterior.predict`.
         coordinates
             Of the networks, shape (networks, k): what `sample` gives.
-        activation, loader, forward, batch_size, memory_bytes
+        activation, loader, forward, batch_size, memory_bytes, draws_at_once
             As for `Posterior.predict`.
 
         Returns
@@ -222,6 +223,7 @@ class Subspace:
                 Average(len(coordinates), activation_of(activation)),
                 forward,
                 share,
+                draws_at_once,
             )
 
     def _vectors(self, coordinates: Tensor) -> Tensor:

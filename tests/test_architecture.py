@@ -1,140 +1,203 @@
-"""The rooms of pmarray stand on one another: a module imports only what lies below it.
+"""The rooms of both packages stand on one another: a module imports only what lies below it.
 
-`FLOORS` is the tower of ``docs/architecture.md``. `UPWARD` and `INSIDE` list what does not fit yet,
-and may only shrink: a line that no longer holds fails the test, as a new one does.
+A `Tower` is one of those that ``docs/architecture.md`` draws. `UPWARD` and `INSIDE` list what does
+not fit yet, and may only shrink: a line that no longer holds fails the test, as a new one does.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-PACKAGE = Path(__file__).parent.parent / "pmarray"
+import pytest
 
-FLOORS = (
-    ("pmarray", "__main__", "cli", "testing"),
-    ("_copying", "_upkeep"),
-    ("_opening",),
-    ("group",),
-    ("_group",),
-    ("array",),
-    ("_numpy",),
-    ("linalg",),
-    ("_exchange", "_streams"),
-    ("_array",),
-    ("_storage",),
-    ("_commits",),
-    ("_cache", "backends"),
-    ("_system",),
-    ("_formats",),
-    ("_selection",),
-    ("_geometry",),
-    ("_dtypes", "_config", "_url", "_protocols"),
-    ("_sizes", "errors"),
-)
-"""From the top to the ground. Rooms on one floor do not import one another."""
-
-FACE = {"pmarray.testing", "pmarray.__main__"}
-"""What uses the library as its users do, or is its face."""
-
-UPWARD: set[tuple[str, str]] = {
-    ("array", "group"),
-}
-INSIDE: set[tuple[str, str]] = {
-    ("array", "group"),
-}
-MAY_IMPORT_INSIDE = {"backends._registry"}
-"""A backend is loaded when its scheme is first used."""
+HERE = Path(__file__).parent.parent
+DOCUMENT = HERE / "docs" / "architecture.md"
+MOST_LINES = 500
+MOST_STATEMENTS = 8
 
 
 class Import(NamedTuple):
-    """One module of ours imported by another, both without the leading ``pmarray.``."""
+    """One module of a package imported by another, both without the name of the package."""
 
     importer: str
     imported: str
     is_at_the_top: bool
 
 
-def imports() -> Iterator[Import]:
-    """Yield every import of our own modules, wherever in the file it stands."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__")
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            for imported in _imported(node):
-                yield Import(name.rstrip(".") or "pmarray", imported, node in tree.body)
+@dataclass(frozen=True)
+class Tower:
+    """The rooms of a package."""
 
+    package: str
+    floors: tuple[tuple[str, ...], ...]
+    """From the top to the ground. Rooms on one floor do not import one another."""
+    face: frozenset[str]
+    """Rooms at the top that use the package as its users do, or are its face."""
+    may_import_inside: frozenset[str]
+    """Modules that put an import off until it is needed, because it loads what is heavy."""
 
-def _imported(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.Import):
-        names = [alias.name for alias in node.names]
-    elif isinstance(node, ast.ImportFrom):
-        module = node.module or ""
-        names = [
-            f"{module}.{alias.name}" if _is_module(f"{module}.{alias.name}") else module
-            for alias in node.names
-        ]
-    else:
-        return
-    for name in names:
-        if name == "pmarray":
-            yield name
-        elif name.startswith("pmarray."):
-            yield name.removeprefix("pmarray.")
+    @property
+    def path(self) -> Path:
+        return HERE / self.package
 
+    def floor(self, module: str) -> int:
+        """How high a module lies, from the ground."""
+        (height,) = (i for i, some in enumerate(reversed(self.floors)) if room(module) in some)
+        return height
 
-def _is_module(name: str) -> bool:
-    path = PACKAGE.parent.joinpath(*name.split("."))
-    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+    def imports(self) -> Iterator[Import]:
+        """Yield every import of the package's own modules, wherever in the file it stands."""
+        for path in sorted(self.path.rglob("*.py")):
+            parts = path.relative_to(self.path).with_suffix("").parts
+            name = ".".join(parts).removesuffix("__init__").rstrip(".") or self.package
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            for node in ast.walk(tree):
+                for imported in self._imported(node):
+                    yield Import(name, imported, node in tree.body)
+
+    def _imported(self, node: ast.AST) -> Iterator[str]:
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            names = [
+                f"{module}.{alias.name}" if _is_module(f"{module}.{alias.name}") else module
+                for alias in node.names
+            ]
+        else:
+            return
+        for name in names:
+            if name == self.package:
+                yield name
+            elif name.startswith(f"{self.package}."):
+                yield name.removeprefix(f"{self.package}.")
 
 
 def room(module: str) -> str:
     return module.split(".")[0]
 
 
-def floor(module: str) -> int:
-    """How high a module lies, from the ground."""
-    (height,) = (i for i, rooms in enumerate(reversed(FLOORS)) if room(module) in rooms)
-    return height
+def _is_module(name: str) -> bool:
+    path = HERE.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
 
 
-def test_every_room_has_its_floor() -> None:
-    named = {name for rooms in FLOORS for name in rooms}
-    there = {"pmarray"} | {
+PMARRAY = Tower(
+    "pmarray",
+    (
+        ("pmarray", "__main__", "cli", "testing"),
+        ("_copying", "_upkeep"),
+        ("_opening",),
+        ("group",),
+        ("_group",),
+        ("array",),
+        ("_numpy",),
+        ("linalg",),
+        ("_exchange", "_streams"),
+        ("_array",),
+        ("_storage",),
+        ("_commits",),
+        ("_cache", "backends"),
+        ("_system",),
+        ("_formats",),
+        ("_selection",),
+        ("_geometry",),
+        ("_dtypes", "_config", "_url", "_protocols"),
+        ("_sizes", "errors"),
+    ),
+    face=frozenset({"__main__", "cli", "testing"}),
+    may_import_inside=frozenset(
+        {"backends._registry"}
+    ),  # a backend, at the first use of its scheme
+)
+SWAG = Tower(
+    "swag",
+    (
+        ("swag", "__main__", "cli"),
+        ("app", "integrations"),
+        ("collect", "export", "mixture"),
+        ("_collecting",),
+        ("posterior",),
+        ("_analysis", "_installing", "burn_in"),
+        ("_predictor", "subspace", "divergences", "pruning"),
+        ("_distribution",),
+        ("_predicting", "density"),
+        ("_networks", "covariance"),
+        ("_target", "_factors", "_draws", "_store", "_screening"),
+        ("batchnorm", "sampling", "_records"),
+        ("_buffers", "_parameters"),
+        ("_state", "_selecting", "_moments", "_reductions", "_projections"),
+        ("_forward", "_names", "_trajectory", "_joining", "_worker", "_attached", "_schedule"),
+        ("datasets", "calibration", "gradients"),
+        ("_arrays", "models", "metrics", "uncertainty", "convergence", "regression"),
+        ("errors",),
+    ),
+    face=frozenset({"__main__", "cli"}),
+    # Both answer before PyTorch is loaded, which takes seconds.
+    may_import_inside=frozenset({"swag", "cli"}),
+)
+TOWERS = pytest.mark.parametrize("tower", [PMARRAY, SWAG], ids=lambda tower: tower.package)
+
+UPWARD: dict[str, set[tuple[str, str]]] = {"pmarray": {("array", "group")}, "swag": set()}
+INSIDE: dict[str, set[tuple[str, str]]] = {"pmarray": {("array", "group")}, "swag": set()}
+
+
+@TOWERS
+def test_every_room_has_its_floor(tower: Tower) -> None:
+    named = {name for rooms in tower.floors for name in rooms}
+    there = {tower.package} | {
         path.stem
-        for path in PACKAGE.iterdir()
+        for path in tower.path.iterdir()
         if (path.suffix == ".py" or (path / "__init__.py").exists()) and path.stem != "__init__"
     }
     assert there == named
 
 
-def test_no_import_runs_up() -> None:
+@TOWERS
+def test_the_tower_is_drawn_as_it_stands(tower: Tower) -> None:
+    """A line of a drawing begins with the names of rooms."""
+    drawing = DOCUMENT.read_text(encoding="utf-8").split(f"\n{tower.package}/  ")[1].split("```")[0]
+    lines = [re.match(r"  (\w+/?(?: · \w+/?)*)(?:  |$)", line) for line in drawing.splitlines()]
+    drawn = [name.strip("/") for line in lines if line for name in line[1].split(" · ")]
+    heights = [tower.floor(name) for name in drawn]
+    assert heights == sorted(heights, reverse=True)
+    named = {name for rooms in tower.floors for name in rooms}
+    assert sorted(drawn) == sorted(named - {tower.package, "__main__"})
+
+
+@TOWERS
+def test_no_import_runs_up(tower: Tower) -> None:
     upward = {
         (one.importer, one.imported)
-        for one in imports()
+        for one in tower.imports()
         if room(one.importer) != room(one.imported)
-        and floor(one.importer) <= floor(one.imported)
-        and f"pmarray.{room(one.importer)}" not in FACE
-        and one.importer != "cli"
+        and tower.floor(one.importer) <= tower.floor(one.imported)
+        and room(one.importer) not in tower.face
     }
-    assert upward == UPWARD
+    assert upward == UPWARD[tower.package]
 
 
-def test_no_import_of_ours_is_hidden_in_a_function() -> None:
+@TOWERS
+def test_no_import_of_ours_is_hidden_in_a_function(tower: Tower) -> None:
     inside = {
         (one.importer, one.imported)
-        for one in imports()
-        if not one.is_at_the_top and one.importer not in MAY_IMPORT_INSIDE
+        for one in tower.imports()
+        if not one.is_at_the_top and one.importer not in tower.may_import_inside
     }
-    assert inside == INSIDE
+    assert inside == INSIDE[tower.package]
 
 
-def test_no_modules_import_one_another_in_a_circle() -> None:
+@TOWERS
+def test_no_modules_import_one_another_in_a_circle(tower: Tower) -> None:
     below: dict[str, set[str]] = {}
-    for one in imports():
-        if (one.importer, one.imported) not in UPWARD and one.importer not in MAY_IMPORT_INSIDE:
+    for one in tower.imports():
+        pair = one.importer, one.imported
+        if pair not in UPWARD[tower.package] and one.importer not in tower.may_import_inside:
             below.setdefault(one.importer, set()).add(one.imported)
     done: set[str] = set()
 
@@ -147,3 +210,32 @@ def test_no_modules_import_one_another_in_a_circle() -> None:
 
     for module in sorted(below):
         visit(module, ())
+
+
+@TOWERS
+def test_no_module_is_long(tower: Tower) -> None:
+    long = {
+        str(path.relative_to(HERE)): lines
+        for path in sorted(tower.path.rglob("*.py"))
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES
+    }
+    assert not long
+
+
+@pytest.mark.parametrize("name", ["group", "array"])
+def test_what_users_hold_delegates(name: str) -> None:
+    """No method of `Group` or `PMArray` has more than a few statements, its docstring aside."""
+    (found,) = (
+        node
+        for node in ast.parse((PMARRAY.path / f"{name}.py").read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    )
+    methods = [node for node in found.body if isinstance(node, ast.FunctionDef)]
+    assert methods
+    counts = {
+        method.name: sum(isinstance(node, ast.stmt) for node in ast.walk(method))
+        - 1  # the method itself
+        - (ast.get_docstring(method) is not None)
+        for method in methods
+    }
+    assert {name: count for name, count in counts.items() if count > MOST_STATEMENTS} == {}

@@ -17,7 +17,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import _cgroup, _keepers, limits, paper, peers, regime, scaling
+from benchmarks import _cgroup, _keepers, limits, mnist, paper, peers, regime, scaling
 from benchmarks.__main__ import app
 from benchmarks._harness import Contender, race, table_of
 from benchmarks._records import Recording, read, recording
@@ -89,6 +89,17 @@ def test_rss_checks_what_it_collected(scratch: Path, output: Path) -> None:
     _, epoch = lines_of(output / "rss.jsonl")
     assert epoch["steps"] == 20
     assert epoch["file_bytes"] >= 21_840 * 4 * 20
+    assert list(scratch.iterdir()) == []
+
+
+def test_recovery_takes_no_longer_for_a_larger_array(scratch: Path, output: Path) -> None:
+    run("opening", "--quick", "--directory", str(scratch), "--output", str(output))
+    records = lines_of(output / "opening.jsonl")[1:]
+    opened = [one for one in records if one["what"] == "open"]
+    assert {one["mode"] for one in opened} == {"r", "r+"}
+    assert {one["nbytes"] for one in opened if one["name"] == "memmap:"} == {4 * 10**8, 4 * 10**11}
+    small, large = (one for one in records if one["what"] == "recovery")
+    assert small["journal_bytes"] == large["journal_bytes"] >= 4 << 20
     assert list(scratch.iterdir()) == []
 
 
@@ -198,6 +209,37 @@ def test_a_run_that_is_broken_off_leaves_the_results_of_the_one_before(output: P
     assert kept["bytes_per_second"] == 1.0
     (partial,) = read(output / "limits.jsonl.part").of("memory")
     assert partial["bytes_per_second"] == 2.0
+
+
+def test_a_run_goes_on_with_what_one_of_the_same_parameters_has_left(output: Path) -> None:
+    def run_once(value: int, seeds: int) -> list[int]:
+        with (
+            pytest.raises(KeyboardInterrupt),
+            recording("mnist", output, goes_on=True, seeds=seeds) as run_,
+        ):
+            run_.add("method", value=value)
+            raise KeyboardInterrupt
+        part = output / "mnist.jsonl.part"
+        found = [one["value"] for one in read(part).records]
+        part.write_text(part.read_text() + '{"what": "meth')  # killed in the middle of a line
+        return found
+
+    assert run_once(1, 3) == [1]
+    assert run_once(2, 3) == [1, 2]
+    assert run_once(3, 4) == [3]
+
+
+def test_a_seed_that_lacks_methods_is_in_no_mean_of_mnist() -> None:
+    figures = dict.fromkeys(("nll", "ece", "brier", "auroc_rotated", "auroc_noise"), 0.5)
+    run_ = Recording({"benchmark": "mnist"})
+    run_.add("rate", network="2fc", rate=0.05, held_out_nll=0.2)
+    run_.add("rate", network="2fc", rate=0.1, held_out_nll=0.1)
+    for seed, method, accuracy in ((0, "SGD", 0.9), (0, "SWA", 0.8), (1, "SGD", 0.1)):
+        run_.add("method", network="2fc", seed=seed, method=method, accuracy=accuracy, **figures)
+    (table,) = mnist.tables(run_)
+    assert cells(table)["SGD"]["accuracy %"] == "90.00"
+    assert "1 seed." in table.note
+    assert "Learning rate 0.1," in table.note
 
 
 def test_a_run_that_takes_too_long_is_broken_off_and_marked() -> None:
@@ -312,10 +354,8 @@ def test_the_page_says_of_every_benchmark_what_was_measured_or_how_to(
     assert text.count("\n## ") == len(SECTIONS)
     assert "`python -m benchmarks peers` measures it" in text
     commands = {
-        command.name or command.callback.__name__
+        command.name or command.callback.__name__.replace("_", "-")
         for command in app.registered_commands
         if command.callback is not None
     }
-    # What judges posteriors and not machines has no section there.
-    judges = {"burn_in", "mnist", "toy_regression"}
-    assert commands == {section.benchmark for section in SECTIONS} | judges | {"page"}
+    assert commands == {section.benchmark for section in SECTIONS} | {"page"}

@@ -19,9 +19,7 @@ import pytest
 import pmarray
 from pmarray._cache.writer import Writer
 from pmarray._system.uninterrupted import Task
-from tests.test_architecture import PACKAGE, floor, room
-
-DOCUMENT = PACKAGE.parent / "docs" / "architecture.md"
+from tests.test_architecture import DOCUMENT, PMARRAY, room
 
 THROUGH_PROTOCOLS = {
     ("_array", "_group"),  # Home
@@ -65,9 +63,9 @@ def steps(heading: str) -> list[Step]:
 
 def _name(code: CodeType) -> str | None:
     path = Path(code.co_filename)
-    if PACKAGE not in path.parents:
+    if PMARRAY.path not in path.parents:
         return None
-    module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    module = ".".join(path.relative_to(PMARRAY.path).with_suffix("").parts)
     return f"{module}.{code.co_qualname}"
 
 
@@ -119,7 +117,7 @@ def assert_taken(heading: str, calls: list[Call]) -> None:
         call
         for call in calls
         if call.caller is not None
-        and floor(call.caller) < floor(call.called)
+        and PMARRAY.floor(call.caller) < PMARRAY.floor(call.called)
         and (room(call.caller), room(call.called)) not in THROUGH_PROTOCOLS
         and not call.caller.startswith(TASK)
     ]
@@ -162,16 +160,21 @@ def test_a_commit(monkeypatch: pytest.MonkeyPatch, group: pmarray.Group) -> None
 
 
 @pytest.mark.parametrize(
-    ("heading", "index"),
-    [("A read from a file", np.s_[:, 1]), ("The short way of an item", (3, 1))],
+    ("heading", "indices"),
+    [
+        ("A read from a file", [np.s_[:, 1]]),
+        ("The short way of an item", [(3, 1)]),
+        ("What is at hand", [(3, 1), (3, 1)]),
+    ],
 )
 def test_a_read(
-    monkeypatch: pytest.MonkeyPatch, group: pmarray.Group, heading: str, index: Any
+    monkeypatch: pytest.MonkeyPatch, group: pmarray.Group, heading: str, indices: list[Any]
 ) -> None:
     with pmarray.open_group(group.url, mode="r") as reader:
         x = reader["x"]
-        with recorded(monkeypatch) as calls:
-            assert np.all(x[index] == 1)
+        for index in indices:
+            with recorded(monkeypatch) as calls:
+                assert np.all(x[index] == 1)
         assert_taken(heading, calls)
 
 

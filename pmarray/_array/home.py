@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 from pmarray._cache.cache import ChunkCache
+from pmarray._cache.lull import Lull
 from pmarray._formats.metadata import ArrayMetadata
 from pmarray._storage.items import Storage
 
@@ -46,6 +47,9 @@ class Turns(Protocol):
 
     def note_change(self) -> None:
         """Something was written; called with the lock."""
+
+    def begin_lull(self) -> Lull | None:
+        """Return a time in which an operation need not be admitted; called with the lock."""
 
     def do(self, task: Callable[[], T], /) -> T:
         """Do what an exception in the caller must not tear."""

@@ -183,6 +183,9 @@ class StoredArray:
 
     def __getitem__(self, index: Any) -> Any:
         """Return the selected items as a new `numpy.ndarray` (a scalar for a full index)."""
+        near = self._storage.near
+        if near is not None and (found := near(index)) is not None:
+            return found
         with self._turn():
             self._admit()
             found, read = self._begin_read(index)
@@ -192,7 +195,9 @@ class StoredArray:
         """Read with the lock; or return what reads without it, see `_deferred`."""
         selection = parse(index, self.shape)
         read = self._deferred(selection)
-        return (self._read(selection), None) if read is None else (None, read)
+        found = self._read(selection) if read is None else None
+        self._come_near()
+        return found, read
 
     def _read_unlocked(self, read: Callable[[], Any], index: Any) -> Any:
         """Do what `_deferred` has returned, without the lock; or read with the lock after all."""
@@ -341,6 +346,12 @@ class StoredArray:
         """Refuse an operation where there can be none on this array; called with the lock."""
         self._group._session.admit()
         self._refuse_detached()
+
+    def _come_near(self) -> None:
+        """Have what is at hand read without a turn, until something happens; with the lock."""
+        lull = self._group._session.begin_lull()
+        if lull is not None and self._array.shape:
+            self._storage.come_near(lull)
 
     def _admit_writer(self) -> None:
         """The same for an operation that changes something."""

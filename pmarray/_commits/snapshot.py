@@ -30,6 +30,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 
 from pmarray._commits.journal import FIRST, Journal
 from pmarray._commits.recovery import (
@@ -177,6 +178,21 @@ class Snapshot:
         """Whether what was read of a data file just now, without asking, is of this snapshot."""
         counter = self._counter
         return counter is not None and self._is_as_read(file_id) and counter.is_still(self._noted)
+
+    def noted_without(self, file_id: int) -> int | None:
+        """Return what the counter says as long as a data file can be read without asking.
+
+        None where something of it is overridden, or where there is no counter.
+        """
+        with self._lock:
+            if self._counter is None or self._noted < 0 or file_id in self.images:
+                return None
+            return self._noted
+
+    def is_at(self, counted: int) -> Callable[[], bool]:
+        """Return what tells whether the counter says that still."""
+        assert self._counter is not None
+        return partial(self._counter.is_still, counted)
 
     def reads(self, file_id: int, start: int, stop: int, fetch: Callable[[], None]) -> bool:
         """Read bytes ``[start, stop)`` of a data file by `fetch`, where they are of this snapshot.

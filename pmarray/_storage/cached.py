@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._cache.cache import ChunkCache
+from pmarray._cache.lull import Lull
 from pmarray._cache.source import CachedChunk, Pin, Write
 from pmarray._dtypes import DType
 from pmarray._formats.metadata import GroupMetadata
@@ -18,6 +19,7 @@ from pmarray._formats.records import Image
 from pmarray._geometry.layout import Extent, Layout
 from pmarray._selection.fancy import FancySelection
 from pmarray._storage.items import Axes, Loan, nothing
+from pmarray._storage.near import Near
 from pmarray._system.uninterrupted import caller
 from pmarray.errors import BudgetError, SelectionError
 
@@ -35,6 +37,7 @@ class CachedItems(ABC):
 
     layout: Layout
     chunk_shape: tuple[int, ...]
+    near: Near | None = None
     _dtype: DType
     _cache: ChunkCache
     _chunk_nbytes: int
@@ -76,6 +79,9 @@ class CachedItems(ABC):
     ) -> Iterator[Image]: ...
 
     # -- the array's side -----------------------------------------------------------------------
+
+    def come_near(self, lull: Lull, /) -> None:
+        return
 
     def expect(self, axes: Axes, /) -> None:
         return  # chunk stores fetch ahead by themselves

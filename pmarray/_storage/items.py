@@ -13,11 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._cache.lull import Lull
 from pmarray._cache.source import CommittedStorage
 from pmarray._dtypes import DType
 from pmarray._geometry.layout import Layout
 from pmarray._selection.fancy import FancySelection
 from pmarray._storage.dead import DeadBytes
+from pmarray._storage.near import Near
 
 __all__ = [
     "Axes",
@@ -48,6 +50,8 @@ class Items(Protocol):
     """The items of one array, or of a view of one."""
 
     layout: Layout
+    near: Near | None = None
+    """Reads what is at hand; set by `come_near`, and to be asked first."""
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
@@ -58,6 +62,10 @@ class Items(Protocol):
 
     def item(self, position: tuple[int, ...], offset: int, /) -> Any:
         """Return the item at a position, `offset` bytes from the start; or None: `read` it."""
+
+    def come_near(self, lull: Lull, /) -> None:
+        """Set `near`, where items can be read without a turn as long as a lull lasts."""
+        return
 
     def expect(self, axes: Axes, /) -> None:
         """Take a hint that items are wanted soon; what cannot use it does nothing."""

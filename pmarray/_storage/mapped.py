@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._cache.lull import Lull
 from pmarray._cache.source import CommittedStorage
 from pmarray._dtypes import DType
 from pmarray._geometry.chunking import unfilled
@@ -15,6 +16,7 @@ from pmarray._geometry.layout import Layout
 from pmarray._selection.fancy import FancySelection
 from pmarray._storage.dead import DeadBytes, Spans
 from pmarray._storage.items import Axes, Loan, as_array, nothing
+from pmarray._storage.near import Near
 from pmarray.backends._protocols import Region
 
 __all__ = ["MappedStorage"]
@@ -24,6 +26,8 @@ AnyArray = NDArray[Any]
 
 class MappedStorage:
     """Items in byte-addressable memory: NumPy works on them in place."""
+
+    near: Near | None = None
 
     def __init__(
         self,
@@ -129,6 +133,9 @@ class MappedStorage:
         self.dead.cut(layout.nbytes)
         used, self._used = self._used, max(self._used, layout.nbytes)
         return unfilled(before, layout, used if self.holds_fill else layout.nbytes)
+
+    def come_near(self, lull: Lull, /) -> None:
+        pass
 
     def expect(self, axes: Axes, /) -> None:
         pass

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._cache.cache import ChunkCache
+from pmarray._cache.lull import Lull
 from pmarray._cache.source import CachedChunk, CommittedStorage, Write
 from pmarray._commits.journal import MAX_PAYLOAD_BYTES
 from pmarray._commits.snapshot import Snapshot
@@ -190,6 +191,16 @@ class RegionStorage(CachedItems):
             self._fetch(offset, memoryview(data))
             return np.ndarray((), self._dtype, data)[()]
 
+    def come_near(self, lull: Lull, /) -> None:
+        if self._warm is not None:
+            of_cache = self._cache.begin_lull()  # it ends with the other, and at every write
+            self.near = None if of_cache is None else self._warm.near(self.layout, of_cache)
+
+    def _drop_mapping(self) -> None:
+        self.near = None
+        if self._warm is not None:
+            self._warm.drop()
+
     def read(self, axes: Axes, out: AnyArray, /) -> None:
         if self._warm is None or not out.size or not self._read_mapped(self._warm, axes, out):
             super().read(axes, out)
@@ -319,8 +330,7 @@ class RegionStorage(CachedItems):
         self.layout = layout
 
     def trim(self) -> None:
-        if self._warm is not None:
-            self._warm.drop()
+        self._drop_mapping()
         self.region.trim(self.layout.nbytes)
 
     def discard(self) -> None:
@@ -328,8 +338,7 @@ class RegionStorage(CachedItems):
         self.close()
 
     def close(self) -> None:
-        if self._warm is not None:
-            self._warm.drop()
+        self._drop_mapping()
         self.region.close()
 
     def _extents(self, axes: Axes) -> Iterator[Extent]:

@@ -109,6 +109,17 @@ class Mapped(Protocol):
     def memory(self) -> NDArray[np.uint8]:
         """The bytes, read-only."""
 
+    @property
+    def offset(self) -> int:
+        """How many bytes of the medium lie before them."""
+
+    @property
+    def known(self) -> bytearray:
+        """For each page of the medium, whether it was asked for: 1, or 0."""
+
+    def reaches(self, stop: int, /) -> bool:
+        """Whether the medium has so many bytes now."""
+
     def read_into(self, offset: int, out: memoryview, /) -> None:
         """Fill `out` from `offset` on, by system call."""
 

@@ -83,7 +83,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    import swag.runs  # noqa: F401 - so that the forked processes need not
+    import swag.app.runs  # noqa: F401 - so that the forked processes need not
 
     rng = random.Random(arguments.seed)
     kills = runs = different = 0

@@ -17,12 +17,12 @@ import torch
 from typer.testing import CliRunner, Result
 
 import pmarray
-from swag import runs
+from swag.app import runs
+from swag.app.recipe import Recipe
+from swag.app.training import Trainer
 from swag.cli import app
 from swag.datasets import mnist
 from swag.models import MODELS, build
-from swag.recipe import Recipe
-from swag.training import Trainer
 
 # One thread, since two that wait for each other are far slower on a busy machine than one.
 # 200 minibatches: 160 of burn-in, then 10 iterates, one in four minibatches.

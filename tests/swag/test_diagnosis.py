@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import swag
 from benchmarks.burn_in import Quadratic
-from swag._svg import Series, chart
+from swag.app.svg import Series, chart
 from swag.cli import app
 from tests.swag.test_burn_in import collected
 

@@ -18,13 +18,13 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from swag._state import pack, unpack
-from swag.batches import ShuffledBatches
+from swag.app.batches import ShuffledBatches
+from swag.app.recipe import Recipe
+from swag.app.training import Trainer
 from swag.datasets import mnist
 from swag.errors import StoreError
 from swag.metrics import accuracy
 from swag.models import build, fully_connected
-from swag.recipe import Recipe
-from swag.training import Trainer
 from tests.sampling import examples
 
 SMALL = Recipe(model="2fc", epochs=4, batch_size=25, burn_in=2, anneal=1, interval=3)

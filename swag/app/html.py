@@ -6,22 +6,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 import pmarray
-from swag._svg import Series, chart
+from swag.app.evaluation import Evaluation
+from swag.app.svg import Series, chart
 from swag.burn_in import FEWEST, BurnIn
 from swag.errors import WindowError
 from swag.metrics import adaptive_ece, classwise_ece
 from swag.posterior import StoredPosterior
 from swag.subspace import Spectrum, spectrum
 from swag.uncertainty import risk_coverage
-
-if TYPE_CHECKING:
-    from swag.evaluation import Evaluation
 
 __all__ = ["Findings", "find", "page", "write"]
 
@@ -62,7 +59,7 @@ class Findings:
 
     posterior: StoredPosterior
     """The posterior of all iterates."""
-    burn_in: BurnIn | None
+    burn_in: BurnIn[StoredPosterior] | None
     """None where too few iterates are held to tell."""
     spectrum: Spectrum | None
     """Of the iterates held, or of some of them; None where fewer than three are held."""
@@ -80,7 +77,7 @@ def find(posterior: StoredPosterior, evaluation: Evaluation | None) -> Findings:
     posterior
         Of all iterates of a store.
     evaluation
-        What `swag.evaluation.evaluate` returned, or None.
+        What `swag.app.evaluation.evaluate` returned, or None.
 
     Returns
     -------

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.filesize import decimal
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from swag.evaluation import Evaluation
+from swag.app.evaluation import Evaluation
+from swag.app.figures import History, draw
 
 __all__ = ["as_json", "check_picture", "facts_table", "picture", "table"]
 
@@ -22,7 +22,7 @@ def table(found: Evaluation) -> Table:
     Parameters
     ----------
     found
-        What :func:`swag.evaluation.evaluate` returned.
+        What :func:`swag.app.evaluation.evaluate` returned.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def as_json(found: Evaluation) -> dict[str, Any]:
     Parameters
     ----------
     found
-        What :func:`swag.evaluation.evaluate` returned.
+        What :func:`swag.app.evaluation.evaluate` returned.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def picture(found: Evaluation, path: Path) -> None:
     Parameters
     ----------
     found
-        What :func:`swag.evaluation.evaluate` returned.
+        What :func:`swag.app.evaluation.evaluate` returned.
     path
         File to write; its suffix says the format.
 
@@ -125,8 +125,6 @@ def picture(found: Evaluation, path: Path) -> None:
     OSError
         The file cannot be written.
     """
-    from swag.figures import History, draw
-
     run = found.run
     history = History(
         run.losses,
@@ -149,7 +147,7 @@ def facts_table(facts: Mapping[str, Any]) -> Table:
     Parameters
     ----------
     facts
-        What :func:`swag.runs.describe` returned.
+        What :func:`swag.app.runs.describe` returned.
 
     Returns
     -------

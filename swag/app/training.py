@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import SWALR
 from torch.utils.data import TensorDataset
 
-from swag.batches import ShuffledBatches
-from swag.recipe import Recipe
+from swag.app.batches import ShuffledBatches
+from swag.app.recipe import Recipe
 
 __all__ = ["Step", "Trainer"]
 

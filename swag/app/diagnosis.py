@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from swag import runs
+from swag.app import runs
 from swag.burn_in import BurnIn
 from swag.errors import StoreError
 from swag.posterior import StoredPosterior, load
@@ -21,8 +21,8 @@ _SHOWN = 4
 """Projections drawn."""
 
 
-def diagnose(store: str) -> BurnIn:
-    """Suggest the burn-in of a stored posterior; with the loss, where `swag.runs.train` made it.
+def diagnose(store: str) -> BurnIn[StoredPosterior]:
+    """Suggest the burn-in of a stored posterior; with the loss, where ``swag train`` made it.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def _loss(store: str, posterior: StoredPosterior) -> NDArray[np.float64] | None:
     return losses[len(losses) - posterior.rank :]
 
 
-def table(found: BurnIn) -> Table:
+def table(found: BurnIn[StoredPosterior]) -> Table:
     """Lay the tests out as a table, with what they say as its caption.
 
     Parameters
@@ -84,7 +84,7 @@ def table(found: BurnIn) -> Table:
     return laid_out
 
 
-def as_json(found: BurnIn) -> dict[str, Any]:
+def as_json(found: BurnIn[StoredPosterior]) -> dict[str, Any]:
     """Give them as values that JSON can carry.
 
     Parameters
@@ -113,7 +113,7 @@ def as_json(found: BurnIn) -> dict[str, Any]:
     }
 
 
-def picture(found: BurnIn, path: Path) -> None:
+def picture(found: BurnIn[StoredPosterior], path: Path) -> None:
     """Draw what the suggestion rests on: energy, distance from the start, projections.
 
     Parameters
@@ -154,7 +154,7 @@ def picture(found: BurnIn, path: Path) -> None:
     figure.savefig(path, dpi=140)
 
 
-def _said(found: BurnIn) -> str:
+def _said(found: BurnIn[StoredPosterior]) -> str:
     if found.start is None:
         return f"The iterates have not settled: {found.why}."
     return f"The iterates have settled from number {found.start:,} on."

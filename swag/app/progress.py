@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from swag.training import Step, Trainer
+from swag.app.training import Step, Trainer
 
 __all__ = ["TrainingProgress"]
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 import pmarray
 from swag._state import pack, unpack
+from swag.app.recipe import Recipe
+from swag.app.training import Step, Trainer
 from swag.collect import SWAG
 from swag.datasets import mnist_part
 from swag.errors import StoreError, WindowError
 from swag.models import build
 from swag.posterior import Posterior, load
-from swag.recipe import Recipe
-from swag.training import Step, Trainer
 
 __all__ = ["Done", "Run", "describe", "read", "train"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from swag import runs
+from swag.app import runs
 from swag.datasets import mnist_part
 from swag.metrics import Reliability, Scores, reliability, score
 from swag.posterior import Posterior, load
@@ -66,7 +66,7 @@ def evaluate(
     seed: int = 0,
     watch: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """Evaluate the models of a store that :func:`swag.runs.train` made on the MNIST test set.
+    """Evaluate the models of a store that ``swag train`` made on the MNIST test set.
 
     SWA is the network of the mean weights; SWAG-diagonal and SWAG average the probabilities of
     networks drawn from the Gaussian without and with its low-rank part. The first has the
