@@ -7,7 +7,7 @@ no interrupt and no rollback can set the two at odds; `Collecting._sync` finds i
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from typing import Any
@@ -24,10 +24,12 @@ from swag._joining import Joining
 from swag._moments import Moments
 from swag._records import Progress
 from swag._screening import NoIterateError, Screen
+from swag._sharding.agreement import GivenUpError
+from swag._sharding.parts import Part
 from swag._store import Store
 from swag._trajectory import as_tensor
 from swag._worker import Worker
-from swag.errors import SwagWarning, WindowError
+from swag.errors import StoreError, SwagWarning, WindowError
 from swag.posterior import Posterior
 from swag.sampling import Gaussian
 
@@ -50,15 +52,21 @@ class Collecting(Posterior):
         Says what is an iterate.
     on_checkpoint
         Called inside the transaction of every checkpoint.
+    part
+        What the store is of a posterior whose weights are spread over processes.
     """
+
+    _store: Store
 
     def __init__(
         self,
         store: Store,
         screen: Screen,
         on_checkpoint: Callable[[pmarray.Group], object] | None,
+        part: Part | None,
     ) -> None:
         self._store = store
+        self._part = part
         self._screen = screen
         self._on_checkpoint = on_checkpoint
         # What was begun and has not ended: for whoever comes after an interrupt.
@@ -73,7 +81,7 @@ class Collecting(Posterior):
         """Until weights have changed while they were copied."""
         self._keeps_all = store.configuration.max_rank is None
         column_bytes = store.configuration.dtype.itemsize * store.table.size
-        self._columns_at_once = max(1, min(_MOST_AT_ONCE, _AT_ONCE_BYTES // column_bytes))
+        self._columns_at_once = max(1, min(_MOST_AT_ONCE, _AT_ONCE_BYTES // (column_bytes or 1)))
         """Columns in one pass over the moments, of which the cache has to hold that many."""
         try:
             self._worker = Worker("swag-collecting")
@@ -148,12 +156,13 @@ class Collecting(Posterior):
     def _collect(
         self,
         progress: Progress,
-        parameters: list[nn.Parameter],
+        parameters: Sequence[Tensor],
         buffers: Buffers,
         due: bool,
         behind: Behind | None = None,
     ) -> None:
         """Collect an iterate, on the thread that calls."""
+        self._screen.begin()
         try:
             if self._store.trajectory is None:
                 self._collect_moments(progress, parameters, buffers, due)
@@ -163,10 +172,17 @@ class Collecting(Posterior):
             self._store.cut(progress.collected)  # unless that was rolled back
         except BaseException:
             self._end_what_was_begun()  # now, so that the group is free for others at once
+            self._screen.failed(progress.collected)
             raise
         self._begun = None
 
-    def _may_copy_behind(self, model: nn.Module, parameters: list[nn.Parameter], due: bool) -> bool:
+    def _may_copy_behind(
+        self,
+        model: nn.Module,
+        parameters: list[nn.Parameter],
+        held: Sequence[Tensor],
+        due: bool,
+    ) -> bool:
         """Whether the next iterate may be copied while training goes on.
 
         Only in a group that nobody else has: what others write while the transaction is open would
@@ -178,14 +194,14 @@ class Collecting(Posterior):
             and self._anchor is not None
             and self._store.trajectory is not None
             and self._store.owned
-            and self._attached.may_copy_behind(model, parameters)
+            and self._attached.may_copy_behind(model, parameters, held)
         )
 
     def _collect_behind(
         self,
         behind: Behind,
         progress: Progress,
-        parameters: list[nn.Parameter],
+        parameters: Sequence[Tensor],
         buffers: Buffers,
     ) -> None:
         """The same on the thread."""
@@ -195,6 +211,15 @@ class Collecting(Posterior):
             behind.error = error
         finally:
             behind.let_go()
+
+    def _waits_for_others(self, due: bool) -> bool:
+        """Whether an iterate is copied at once, and the rest, on which all agree, done behind."""
+        return (
+            self._part is not None
+            and not due
+            and self._anchor is not None
+            and self._store.trajectory is not None
+        )
 
     def _wait(self) -> None:
         """Return when weights may change."""
@@ -216,13 +241,13 @@ class Collecting(Posterior):
                 SwagWarning,
                 stacklevel=4,
             )
-        elif behind.error is not None:
+        elif behind.error is not None and not isinstance(behind.error, GivenUpError):
             raise behind.error
 
     def _collect_column(
         self,
         progress: Progress,
-        parameters: list[nn.Parameter],
+        parameters: Sequence[Tensor],
         buffers: Buffers,
         due: bool,
         behind: Behind | None,
@@ -251,7 +276,7 @@ class Collecting(Posterior):
             self._worker.put(self._take_in)
 
     def _collect_moments(
-        self, progress: Progress, parameters: list[nn.Parameter], buffers: Buffers, due: bool
+        self, progress: Progress, parameters: Sequence[Tensor], buffers: Buffers, due: bool
     ) -> None:
         """The same without a trajectory: a checkpoint has a transaction, and nothing else."""
         if not self._spare:
@@ -283,7 +308,7 @@ class Collecting(Posterior):
     def _write(
         self,
         progress: Progress,
-        parameters: list[nn.Parameter],
+        parameters: Sequence[Tensor],
         memory: Column,
         behind: Behind | None = None,
     ) -> Tensor:
@@ -354,7 +379,16 @@ class Collecting(Posterior):
         self._store.write_buffers(buffers)
         self._checkpoint(moments.count, moments)
 
+    def _refuse_part(self) -> None:
+        """Raise if there is only a part of the posterior here."""
+        if self._part is not None:
+            raise StoreError(
+                "each process has only a part of this posterior: call flush() in all of them, and "
+                "open the whole with swag.load(store)"
+            )
+
     def _gaussian(self) -> Gaussian:
+        self._refuse_part()
         progress, moments = self._caught_up()
         if self._anchor is None or not progress.collected:
             raise WindowError("nothing has been collected yet")

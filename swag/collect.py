@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import torch
 from torch import nn
@@ -14,11 +14,13 @@ from pmarray.errors import ClosedError
 from swag._attached import Behind
 from swag._buffers import Buffers
 from swag._collecting import Collecting
+from swag._held import is_sharded, reshard
 from swag._joining import Joining
-from swag._parameters import DTYPES, chosen_of
-from swag._records import Progress
+from swag._parameters import DTYPES, ParameterTable, chosen_of
+from swag._records import Configuration, Progress
 from swag._screening import Screen
 from swag._selecting import Parameters
+from swag._sharding.parts import Part, open_part
 from swag._store import Location, Mode, Store
 from swag._target import refuse_drawn
 from swag.posterior import Known, StoredPosterior, window
@@ -41,6 +43,12 @@ class SWAG(Collecting):
     Weights with a NaN or an infinity in them are not collected, and neither are weights that are
     those of the last iterate, bit for bit, as a step leaves them that a gradient scaler skipped.
     Both are counted, and a `SwagWarning` says so the first time.
+
+    A model whose parameters are spread over processes, by ``torch.distributed.fsdp.fully_shard`` or
+    otherwise as DTensors, is collected by all of them: each makes a ``SWAG`` with the same
+    arguments and calls the same methods, and writes what it holds into a part of its own, without
+    communication in a step. `swag.load` opens the parts as one posterior. A model of which every
+    process has a copy (DistributedDataParallel) is collected by one of them.
 
     Inside a transaction of your own in the group, on the same thread, collecting is a part of it.
     With ``max_rank=0`` iterates are in memory until a checkpoint, and only that takes part.
@@ -132,11 +140,39 @@ class SWAG(Collecting):
             raise ValueError(f"dtype={dtype}: iterates may be {', '.join(DTYPES)}")
         if dtype is not None and max_rank == 0:
             raise ValueError(f"dtype={dtype} is of the iterates kept, and max_rank=0 keeps none")
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode={mode!r}: use one of {', '.join(map(repr, get_args(Mode)))}")
         refuse_drawn(model)
-        self._chosen = chosen_of(parameters, model)
-        opened = Store.create(store, model, max_rank, checkpoint_every, dtype, mode, self._chosen)
-        screen = Screen(opened.table, raise_nonfinite=on_nonfinite == "raise")
-        super().__init__(opened, screen, on_checkpoint)
+        chosen = self._chosen = chosen_of(parameters, model)
+        whole = self._whole = ParameterTable.of(model, chosen)
+        configuration = Configuration.of(whole, max_rank, checkpoint_every, dtype)
+        trained = whole.find(model)
+        part: Part | None = None
+        if is_sharded(trained):
+            if max_rank is not None:
+                raise ValueError(
+                    f"max_rank={max_rank}: of a model that is spread over processes all iterates "
+                    "are kept; choose the last of them by load(store).window(rank=...)"
+                )
+            if on_checkpoint is not None:
+                raise ValueError(
+                    "on_checkpoint= is for a model in one process: save the state of training with "
+                    "torch.distributed.checkpoint after flush(), and go back by rewind(to=...)"
+                )
+            part = open_part(
+                store, configuration, trained, mode, lambda there: there.differences(model, chosen)
+            )
+            opened = part.store
+        else:
+            opened = Store.create(
+                store, configuration, mode, lambda there: there.differences(model, chosen)
+            )
+        screen = Screen(
+            opened.table,
+            raise_nonfinite=on_nonfinite == "raise",
+            settle=None if part is None else part.agreement.settle,
+        )
+        super().__init__(opened, screen, on_checkpoint, part)
 
     # -- how far it has come ---------------------------------------------------------------------
 
@@ -156,11 +192,13 @@ class SWAG(Collecting):
     @property
     def n_nonfinite(self) -> int:
         """Weights that were not collected since they were not finite."""
+        self._sync()
         return self._screen.skipped.nonfinite
 
     @property
     def n_repeated(self) -> int:
         """Weights that were not collected since they were those of the last iterate."""
+        self._sync()
         return self._screen.skipped.repeated
 
     @property
@@ -194,16 +232,24 @@ class SWAG(Collecting):
         """
         self._refuse_closed()
         refuse_drawn(model)
-        parameters = self._table.find_all(model, self._chosen)
+        if self._part is not None:
+            reshard(model)
+        parameters = self._whole.find_all(model, self._chosen)
         self._screen.look_for_frozen(parameters)
-        buffers = Buffers.of(model)
+        held = parameters if self._part is None else self._part.held(parameters)
+        first = self._part is None or self._part.agreement.rank == 0
+        buffers = Buffers.of(model) if first else Buffers()
         progress = self._sync()
         due = (progress.collected + 1) % self._store.configuration.checkpoint_every == 0
-        if self._may_copy_behind(model, parameters, due):
-            behind = self._behind = Behind(parameters)
-            self._worker.put(lambda: self._collect_behind(behind, progress, parameters, buffers))
+        if self._may_copy_behind(model, parameters, held, due):
+            behind = self._behind = Behind(held)
+            self._worker.put(lambda: self._collect_behind(behind, progress, held, buffers))
+        elif self._waits_for_others(due):
+            behind = self._behind = Behind(())
+            self._worker.put(lambda: self._collect_behind(behind, progress, held, buffers))
+            self._wait()
         else:
-            self._collect(progress, parameters, buffers, due)
+            self._collect(progress, held, buffers, due)
         self._attached.collected()
         self._screen.tell()
 
@@ -293,6 +339,7 @@ class SWAG(Collecting):
         With `max_rank`, it must be used before `checkpoint_every` more are collected; later it
         raises `WindowError`.
         """
+        self._refuse_part()
         if self._keeps_all:
             progress = self._sync()
             at_hand = self._moments.count == progress.collected
@@ -307,6 +354,8 @@ class SWAG(Collecting):
 
     def flush(self) -> None:
         """Take a checkpoint, and return when everything collected so far is durable.
+
+        Of a model that is spread over processes, when it is durable in all of them.
 
         Raises
         ------
@@ -328,7 +377,7 @@ class SWAG(Collecting):
                 else:
                     self._checkpoint(progress.collected, moments)
             self._begun = None
-        self._store.group.flush()
+        self._everywhere(self._store.group.flush)
 
     def rewind(self, to: int | None = None) -> int:
         """Go back to the last checkpoint, or to so many iterates, forgetting what came after.
@@ -353,8 +402,16 @@ class SWAG(Collecting):
             There are not so many; or, with `max_rank`, the last checkpoint has more.
         """
         self._refuse_closed()
-        self._sync()
-        self._store.rewind(to)
+        progress = self._sync()
+        if self._part is not None:
+            to = self._part.agreement.least(progress.checkpointed if to is None else to)
+
+        def cut() -> None:
+            self._store.rewind(to)
+            if self._part is not None:
+                self._store.group.flush()  # before any process collects others in their place
+
+        self._everywhere(cut)
         self._load()
         return self._sync().collected
 
@@ -371,7 +428,16 @@ class SWAG(Collecting):
         """
         self._close(checkpoint=True)
 
+    def _everywhere(self, work: Callable[[], object]) -> None:
+        """Do something here, and return when all other processes that collect have done it, too."""
+        if self._part is None:
+            work()
+        else:
+            self._part.agreement.together(work)
+
     def _close(self, *, checkpoint: bool) -> None:
+        if self._part is not None and not checkpoint:
+            self._part.agreement.give_up()
         try:
             if not self.closed:
                 if checkpoint:
@@ -387,6 +453,8 @@ class SWAG(Collecting):
             self._worker.stop()
             self._end_what_was_begun()
             self._store.close()
+            if self._part is not None:
+                self._part.agreement.close()
 
     def __enter__(self) -> Self:
         return self

@@ -43,7 +43,8 @@ from pmarray._commits.recovery import (
 from pmarray._formats.metadata import DEAD, Checkpoint, GroupMetadata
 from pmarray._formats.records import StoredImage, checksum
 from pmarray._geometry.spans import SpanSet
-from pmarray.backends._protocols import Backend, CountsChanges, Region
+from pmarray.backends._capabilities import Capabilities
+from pmarray.backends._protocols import Region
 from pmarray.errors import DamagedError, SnapshotExpiredError
 
 __all__ = ["Snapshot"]
@@ -56,8 +57,8 @@ class Snapshot:
 
     Parameters
     ----------
-    backend
-        Of the group.
+    can
+        The backend of the group.
     checkpoint
         The metadata in force.
     stamp
@@ -69,20 +70,21 @@ class Snapshot:
 
     def __init__(
         self,
-        backend: Backend,
+        can: Capabilities,
         checkpoint: Checkpoint,
         *,
         stamp: object = None,
         thorough: bool = True,
     ) -> None:
-        self._backend = backend
+        self._can = can
+        self._backend = backend = can.backend
         self._lock = threading.Lock()
         self.images: defaultdict[int, list[StoredImage]] = defaultdict(list)
         """What overrides the data files, by file, oldest first."""
         self._given_up: defaultdict[int, SpanSet] = defaultdict(SpanSet)
         """Bytes that this snapshot has, and a later commit has not, by file."""
         self._journal: Journal | None = None
-        self._counter = backend.counter() if isinstance(backend, CountsChanges) else None
+        self._counter = can.counter.counter() if can.counter else None
         self._noted = -1
         """What the counter said before the last read by steps 1 to 4."""
         while True:
@@ -113,7 +115,7 @@ class Snapshot:
         self._journal.adopt(checkpoint.nonce, checkpoint.generation)
         state = read_committed(checkpoint, self._journal, scan=thorough)
         if thorough:
-            targets = Targets(self._backend, state.metadata)
+            targets = Targets(self._can, state.metadata)
             try:
                 check_images(self._journal, state, targets)
             finally:
@@ -185,7 +187,7 @@ class Snapshot:
         None where something of it is overridden, or where there is no counter.
         """
         with self._lock:
-            if self._counter is None or self._noted < 0 or file_id in self.images:
+            if self._counter is None or self._noted < 0 or not self._is_as_read(file_id):
                 return None
             return self._noted
 
@@ -223,7 +225,7 @@ class Snapshot:
         checkpoint = self._backend.load()
         if checkpoint is None:
             return False
-        latest = Snapshot(self._backend, checkpoint)
+        latest = Snapshot(self._can, checkpoint)
         latest.close()
         return latest.metadata == self.metadata
 

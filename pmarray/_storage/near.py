@@ -78,6 +78,10 @@ def near_file(
             return None
         if is_matrix and type(index) is tuple and len(index) == 2:
             i, j = index
+            if type(i) is not int and isinstance(i, np.integer):
+                i = int(i)
+            if type(j) is not int and isinstance(j, np.integer):
+                j = int(j)
             if type(i) is int and type(j) is int:  # a loop over the axes takes half as long again
                 place = base + (i if i >= 0 else i + m) * down + (j if j >= 0 else j + n) * across
                 try:

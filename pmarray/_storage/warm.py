@@ -159,8 +159,8 @@ class WarmReads:
                 found = found and mapped.ask(reaches[i])
                 if found:
                     out[where] = items[part]
-                if scan:
-                    mapped.let_go(reaches[i])  # it is too much to count as this process's
+                if scan and mapped.is_crowded():
+                    mapped.let_go(reaches[i])
 
         if self._snapshot is None:
             fetch()

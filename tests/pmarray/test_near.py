@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 import pmarray
 from pmarray import errors
+from pmarray._geometry.reach import Reach
+from pmarray.backends.files import kept
 from tests.sampling import examples
 
 SHAPE = (1500, 3, 2)
@@ -220,3 +222,39 @@ def test_a_child_of_a_fork_does_not_read_through_its_parent(tmp_path: Path) -> N
             os._exit(1)
         assert os.waitpid(child, 0)[1] == 0
         assert array[5, 1] == 1
+
+
+@pytest.mark.parametrize("layout", ["row", "col"])
+def test_long_runs_and_lines_across_are_at_hand_the_second_time(
+    layout: str, tmp_path: Path
+) -> None:
+    url = f"memmap:{tmp_path}/g"
+    numbers = np.arange(1024.0 * 512).reshape(1024, 512)
+    with pmarray.open(url, numbers.shape, layout=layout) as array:
+        array[...] = numbers
+    with pmarray.open(url, mode="r") as array:
+        for _ in range(3):
+            for index in (np.s_[:, 7], np.s_[9], np.s_[::2, -1]):
+                assert (array[index] == numbers[index]).all()
+        assert all(array._storage.near(i) is not None for i in ((slice(None), 7), 9))
+
+
+def test_a_mapping_does_not_know_more_than_it_should(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(bytes(range(256)) * 4096)
+    monkeypatch.setattr(kept, "_CROWDED_BYTES", 256 << 10)
+    out = memoryview(bytearray(64 << 10))
+    with path.open("rb") as file:
+        mapping = kept.KeptMapping(file.fileno(), str(path), 0, 1 << 20)
+        known = []
+        for start in range(0, 1 << 20, 64 << 10):
+            mapping.read_into(start, out)
+            assert out == bytes(range(256)) * 256
+            known.append(mapping.known.count(1) * 4096)
+        assert known[0] == 64 << 10
+        assert max(known) == (256 << 10) + (64 << 10)
+        assert mapping.is_crowded()
+        mapping.let_go(Reach(0, 1 << 19, 1 << 19, 1, 1 << 19))
+        assert not mapping.is_crowded()

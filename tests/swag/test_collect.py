@@ -142,7 +142,7 @@ def test_an_iterate_comes_back_to_the_bit(location: str, dtype: torch.dtype) -> 
     models = wandering(network().to(dtype), 5)
     collected(location, models)
     with swag.load(location) as posterior:
-        stored = posterior._store.trajectory
+        stored = posterior._store.rows
         assert stored is not None
         assert stored.dtype.itemsize == dtype.itemsize
         for number, model in enumerate(models):

@@ -39,6 +39,8 @@ _PAGE = mmap.PAGESIZE
 _POPULATE_READ = 22
 """MADV_POPULATE_READ, from Linux 5.14 on; Python has no name for it."""
 _READ_BYTES = 1 << 20
+_CROWDED_BYTES = 512 << 20
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _END = os.SEEK_END
 
 
@@ -82,14 +84,33 @@ class KeptMapping:
         self.known = bytearray(-(-self._nbytes // _PAGE))
         """For each page whether it was asked for."""
         self._known_pages = np.frombuffer(self.known, np.bool_)
+        self._count = 0
+        """How many; more or less, where threads read side by side."""
+        self._tells_residents = bool(_NOWAIT)
 
     def reaches(self, stop: int) -> bool:
         """Whether the file has so many bytes."""
         return os.lseek(self._fd, 0, _END) >= stop
 
     def read_into(self, offset: int, out: memoryview) -> None:
-        """Fill `out` by system call."""
-        read_fully(self._fd, out, self.offset + offset, path=self._path)
+        """Fill `out` by system call, and know the pages that were in memory."""
+        start = self.offset + offset
+        there = self._read_resident(start, out) if out.nbytes >= _PAGE else 0
+        if there and not self.is_crowded():
+            self._populate(-(-start // _PAGE), (start + there) // _PAGE)  # whole pages
+        read_fully(self._fd, out[there:], start + there, path=self._path)
+
+    def _read_resident(self, start: int, out: memoryview) -> int:
+        """Read what can be had without waiting for the medium; return how many bytes."""
+        if not self._tells_residents:
+            return 0
+        try:
+            return os.preadv(self._fd, [out], start, _NOWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._tells_residents = False  # a file system that cannot tell
+            return 0
 
     def ask(self, reach: Reach) -> bool:
         """Return when the bytes of `reach` can be loaded; false where they cannot.
@@ -153,7 +174,7 @@ class KeptMapping:
         """Give up the pages of `reach`, and what lies between: they count as the process's."""
         first = (self.offset + reach.start) // _PAGE
         stop = (self.offset + reach.stop - 1) // _PAGE + 1
-        self._known_pages[first:stop] = False
+        self._forget(first, stop)
         self._map.madvise(
             mmap.MADV_DONTNEED, first * _PAGE, min(stop * _PAGE, self._nbytes) - first * _PAGE
         )
@@ -184,14 +205,31 @@ class KeptMapping:
         if self.known.find(0, first, stop) < 0:
             return True
         for low, high in self._unknown(first, stop):
-            low_byte, high_byte = low * _PAGE, min(high * _PAGE, self._nbytes)
-            self._read(low_byte, high_byte)  # 1
-            try:
-                self._map.madvise(_POPULATE_READ, low_byte, high_byte - low_byte)  # 2
-            except OSError:
+            self._read(low * _PAGE, min(high * _PAGE, self._nbytes))  # 1
+            if not self._populate(low, high):
                 return False
-            self._known_pages[low:high] = True  # 3
         return True
+
+    def _populate(self, first: int, stop: int) -> bool:
+        """Map pages that are in memory, and know them from now on; false where that fails."""
+        if first >= stop:
+            return True
+        start = first * _PAGE
+        try:
+            self._map.madvise(_POPULATE_READ, start, min(stop * _PAGE, self._nbytes) - start)  # 2
+        except OSError:
+            return False
+        self._count += stop - first - self.known.count(1, first, stop)
+        self._known_pages[first:stop] = True  # 3
+        return True
+
+    def _forget(self, first: int, stop: int) -> None:
+        self._count -= self.known.count(1, first, stop)
+        self._known_pages[first:stop] = False
+
+    def is_crowded(self) -> bool:
+        """Whether too many pages are known: they count as the process's."""
+        return self._count * _PAGE > _CROWDED_BYTES
 
     def _unknown(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         known = self._known_pages[first:stop]
@@ -210,4 +248,4 @@ class KeptMapping:
     def written(self, offset: int, nbytes: int) -> None:
         """Note that bytes have been written: their pages have to be asked for again."""
         first = (self.offset + offset) // _PAGE
-        self._known_pages[first : -(-(self.offset + offset + nbytes) // _PAGE)] = False
+        self._forget(first, -(-(self.offset + offset + nbytes) // _PAGE))
