@@ -19,7 +19,6 @@ from pmarray._geometry.layout import Layout, Order
 from pmarray._selection.basic import Selection, storage_axes
 from pmarray._selection.fancy import FancySelection, parse
 from pmarray._storage.items import Items, Storage
-from pmarray._storage.region import RegionStorage
 from pmarray._storage.transfer import gather, scatter
 from pmarray.errors import ArrayNotFoundError, LoanError
 
@@ -274,8 +273,6 @@ class StoredArray:
         It returns None where it has not succeeded: the items have to be read with the lock then.
         """
         if isinstance(selection, FancySelection) or 0 in selection.block_shape:
-            return None
-        if not isinstance(self._storage, RegionStorage):
             return None
         fill = self._storage.deferred(storage_axes(selection))
         if fill is None:

@@ -66,13 +66,14 @@ until then.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain, groupby
 
 from pmarray._cache.source import Commit, Write
 from pmarray._commits.journal import Journal
 from pmarray._commits.recovery import (
+    OpenTarget,
     Targets,
     check_images,
     missing_journal,
@@ -81,13 +82,7 @@ from pmarray._commits.recovery import (
 )
 from pmarray._formats.metadata import Checkpoint, GroupMetadata
 from pmarray._formats.records import Image
-from pmarray.backends._protocols import (
-    Backend,
-    CountsChanges,
-    ImageTarget,
-    KeepsImages,
-    LosesLock,
-)
+from pmarray.backends._capabilities import Capabilities
 from pmarray.errors import OutcomeUnknownError, PoisonedError, StorageError
 
 __all__ = ["Committer"]
@@ -102,19 +97,18 @@ class Committer:
 
     Parameters
     ----------
-    backend
-        Where the group is, locked by the caller.
+    can
+        The backend where the group is, locked by the caller.
     checkpoint
         The metadata in force.
     """
 
-    def __init__(self, backend: Backend, checkpoint: Checkpoint) -> None:
-        self._backend = backend
-        lock = backend if isinstance(backend, LosesLock) else None
-        self.refuse_lost_lock = lock.refuse_lost_lock if lock is not None else lambda: None
-        counts = backend if isinstance(backend, CountsChanges) else None
-        self._tell_readers = counts.advance if counts is not None else lambda: None
-        self._images = backend if isinstance(backend, KeepsImages) else None
+    def __init__(self, can: Capabilities, checkpoint: Checkpoint) -> None:
+        self._can = can
+        self._backend = can.backend
+        self.refuse_lost_lock = can.lock.refuse_lost_lock if can.lock else lambda: None
+        self._tell_readers = can.counter.advance if can.counter else lambda: None
+        self._images = can.images
         self.saved = checkpoint
         """The last checkpoint."""
         self.in_force = checkpoint.metadata
@@ -151,7 +145,7 @@ class Committer:
         journal.barrier()  # a
         lost: list[str] = []
         state = read_committed(self.saved, journal, lost=lost if force else None)
-        targets = Targets(self._backend, state.metadata, lost=lost if force else None)
+        targets = Targets(self._can, state.metadata, lost=lost if force else None)
         try:
             check_images(journal, state, targets, lost=lost if force else None)
             put_back(journal, state.images, targets, lost=lost if force else None)  # b, c
@@ -274,7 +268,7 @@ class Committer:
         """Journal before-images of what the caller is about to delete; step 2."""
         self._journal_before(number, (), images)
 
-    def roll_back(self, region_of: Callable[[int], ImageTarget | None]) -> None:
+    def roll_back(self, target: OpenTarget) -> None:
         """Undo what the transaction after the last commit has written; steps a to d."""
         journal = self._journal
         if journal is None or self._pending_images <= self._committed:
@@ -282,8 +276,8 @@ class Committer:
         self.refuse_lost_lock()
         journal.barrier()  # a
         state = read_committed(self.saved, journal, end=journal.position)
-        check_images(journal, state, region_of)
-        put_back(journal, state.images, region_of)
+        check_images(journal, state, target)
+        put_back(journal, state.images, target)
         self.checkpoint(state.metadata)
 
     def checkpoint(self, metadata: GroupMetadata) -> None:

@@ -40,7 +40,8 @@ from pmarray._commits.recovery import (
 from pmarray._formats.metadata import Checkpoint, GroupMetadata
 from pmarray._formats.records import StoredImage, checksum
 from pmarray._geometry.spans import SpanSet
-from pmarray.backends._protocols import Backend, CountsChanges, Region
+from pmarray.backends._capabilities import Capabilities
+from pmarray.backends._protocols import Region
 from pmarray.errors import DamagedError, SnapshotExpiredError
 
 __all__ = ["Snapshot"]
@@ -51,8 +52,8 @@ class Snapshot:
 
     Parameters
     ----------
-    backend
-        Of the group.
+    can
+        The backend of the group.
     checkpoint
         The metadata in force.
     stamp
@@ -64,18 +65,19 @@ class Snapshot:
 
     def __init__(
         self,
-        backend: Backend,
+        can: Capabilities,
         checkpoint: Checkpoint,
         *,
         stamp: object = None,
         thorough: bool = True,
     ) -> None:
-        self._backend = backend
+        self._can = can
+        self._backend = backend = can.backend
         self._lock = threading.Lock()
         self.images: defaultdict[int, list[StoredImage]] = defaultdict(list)
         """What overrides the data files, by file, oldest first."""
         self._journal: Journal | None = None
-        self._counter = backend.counter() if isinstance(backend, CountsChanges) else None
+        self._counter = can.counter.counter() if can.counter else None
         self._noted = -1
         """What the counter said before the last read by steps 1 to 4."""
         while True:
@@ -106,7 +108,7 @@ class Snapshot:
         self._journal.adopt(checkpoint.nonce, checkpoint.generation)
         state = read_committed(checkpoint, self._journal, scan=thorough)
         if thorough:
-            targets = Targets(self._backend, state.metadata)
+            targets = Targets(self._can, state.metadata)
             try:
                 check_images(self._journal, state, targets)
             finally:
@@ -212,7 +214,7 @@ class Snapshot:
         checkpoint = self._backend.load()
         if checkpoint is None:
             return False
-        latest = Snapshot(self._backend, checkpoint)
+        latest = Snapshot(self._can, checkpoint)
         latest.close()
         return latest.metadata == self.metadata
 

@@ -282,6 +282,10 @@ class Catalog:
         transaction = session.committer.saved.transaction
         return self.metadata.uuid, transaction, array.file_id, repr(session.backend.stamp())
 
+    def occupied_nbytes(self, name: str) -> int | None:
+        """Return what an array takes on the medium; None where that cannot be told."""
+        return self._session.kind.occupied_nbytes(name, self.metadata.arrays[name])
+
     def refuse_fixed(self, why: str) -> None:
         """Refuse what a group that is one array cannot have."""
         if not self._session.kind.can_create:

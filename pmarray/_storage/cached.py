@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -113,8 +113,18 @@ class CachedItems(ABC):
             self._cache.load(chunk, *span)
         target[...] = self._items(chunk)[extent.within]
 
+    def deferred(self, axes: Axes, /) -> Callable[[AnyArray], bool] | None:
+        return None
+
     def gather(self, selection: FancySelection, out: AnyArray, /) -> bool:
         return False
+
+    def unchanged_stamp(self) -> tuple[int, ...] | None:
+        return None
+
+    @property
+    def memory(self) -> None:
+        return None
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         self._unsynced = True

@@ -69,6 +69,13 @@ class Items(Protocol):
     def expect(self, axes: Axes, /) -> None:
         """Take a hint that items are wanted soon; what cannot use it does nothing."""
 
+    def deferred(self, axes: Axes, /) -> Callable[[AnyArray], bool] | None:
+        """Return what reads at least one item later without the group's lock, if that is right.
+
+        It is given the block to fill, and returns false where it has not.
+        """
+        return None
+
     def gather(self, selection: FancySelection, out: AnyArray, /) -> bool:
         """Read what an advanced index selects into a block; False where it has to be piecewise."""
         return False
@@ -98,6 +105,15 @@ class Storage(Items, Protocol):
 
         None of what needs no cache: its items are in memory.
         """
+
+    def unchanged_stamp(self) -> tuple[int, ...] | None:
+        """Tell this state of the medium from all others; None where that cannot be."""
+        return None
+
+    @property
+    def memory(self) -> AnyArray | None:
+        """The items themselves, where loads and stores are the way to them."""
+        return None
 
     def share(self, view: AnyArray, /) -> AnyArray | None:
         """Return a view of the items' own memory writable; None where that is the cache's."""

@@ -66,6 +66,9 @@ class MappedStorage:
         # A structured item would be a view of this memory.
         return self.items[position] if self._dtype.kind != "V" and position else None
 
+    def deferred(self, axes: Axes, /) -> None:
+        return None
+
     def gather(self, selection: FancySelection, out: AnyArray, /) -> bool:
         return False
 
@@ -132,6 +135,13 @@ class MappedStorage:
 
     def cached(self) -> None:
         return None
+
+    def unchanged_stamp(self) -> None:
+        return None
+
+    @property
+    def memory(self) -> AnyArray:
+        return self.items
 
     def share(self, view: AnyArray, /) -> AnyArray:
         """Return a view of the memory writable, for somebody who will not say what is stored."""

@@ -28,7 +28,7 @@ from pmarray._storage.ahead import ReadAhead
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.items import Axes, as_array
 from pmarray._storage.warm import LONG_RUN_BYTES, WarmReads
-from pmarray.backends._protocols import KeepsMapping, Region
+from pmarray.backends._protocols import KeepsMapping, Region, TellsChanges
 
 __all__ = ["RegionStorage"]
 
@@ -53,6 +53,8 @@ class RegionStorage(CachedItems):
         new: bool,
         holds_fill: bool,
         snapshot: Snapshot | None,
+        mapping: KeepsMapping | None,
+        changes: TellsChanges | None,
     ) -> None:
         self.region = region
         self.file_id = file_id
@@ -67,11 +69,8 @@ class RegionStorage(CachedItems):
         self._cache = cache
         self._chunk_nbytes = layout.chunk_nbytes(chunk_shape)
         self._ahead = ReadAhead(region)
-        self._warm = (
-            WarmReads(region, file_id, dtype, snapshot)
-            if isinstance(region, KeepsMapping)
-            else None
-        )
+        self._warm = None if mapping is None else WarmReads(mapping, file_id, dtype, snapshot)
+        self._changes = changes
         self._views: list[weakref.ref[Any]] = []
         """The mappings that `view` has handed out and somebody still has."""
         self._unsynced = new
@@ -219,7 +218,10 @@ class RegionStorage(CachedItems):
         self._cache.end_operation()
         return True
 
-    def deferred(self, axes: Axes) -> Callable[[AnyArray], bool] | None:
+    def unchanged_stamp(self) -> tuple[int, ...] | None:
+        return None if self._changes is None else self._changes.unchanged_stamp()
+
+    def deferred(self, axes: Axes, /) -> Callable[[AnyArray], bool] | None:
         """Return what reads at least one item later without the group's lock, if that is right.
 
         See `WarmReads.deferred`. Here it is right where the medium has what the array holds, and
