@@ -77,7 +77,7 @@ class Iterates(ABC):
     def ring(self) -> int | None:
         """Columns that are used in turn, where not all iterates are kept."""
         rank = self.configuration.max_rank
-        return None if rank is None else rank + self.configuration.checkpoint_every
+        return None if rank is None else rank + 2 * self.configuration.checkpoint_every
 
     def kept(self, collected: int) -> int:
         """Number of the last iterates that the trajectory holds for good, of so many."""

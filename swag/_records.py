@@ -12,7 +12,7 @@ from swag.errors import StoreError
 
 __all__ = ["Configuration", "Progress", "Skipped"]
 
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,13 @@ The trajectory and the anchor have the dtype of the network, or the narrowest th
 parameters without rounding, unless a narrower one was asked for.
 
 Iterate t, from 0, is column t of the trajectory; where only the last K are kept, it is column
-``t % (K + C)``, C being the number of collections from one checkpoint to the next. The C spare
-columns are what makes the moments recoverable: those of a checkpoint are rolled forward with the
-columns since, none of which is overwritten before the next checkpoint is durable. With K = 0 there
-is no trajectory, and a checkpoint is where a reopened store goes on. Where every iterate is kept,
-the moments can be computed at any time, and a checkpoint stores those that somebody has asked for.
+``t % (K + 2C)``, C being the number of collections from one checkpoint to the next. C spare columns
+make the moments recoverable: those of a checkpoint are rolled forward with the columns since, none
+of which is overwritten before the next checkpoint is durable. The others make overwriting cheap: a
+checkpoint forgets the columns that it makes superfluous (`PMArray.forget`), to which the next C
+iterates go; whoever reads the last K meanwhile has time for it. With K = 0 there is no trajectory,
+and a checkpoint is where a reopened store goes on. Where every iterate is kept, the moments can be
+computed at any time, and a checkpoint stores those that somebody has asked for.
 
 Every collection is one transaction: its column and the counters, and, where a checkpoint is due,
 the moments and whatever the caller adds to it. Nobody keeps a count of his own: what is collected
@@ -286,6 +288,9 @@ class Store(Iterates):
             self.group.attrs[_PROGRESS] = {**there, "in_moments": None}
             self._mean[:] = moments.mean
             self._squares[:] = moments.sum_of_squares
+        if self.ring is not None:
+            last = moments.count - self.ring + self.configuration.checkpoint_every
+            self._forget(range(max(0, moments.count - self.ring), last))
         self._note(Progress(collected, collected, moments.count, skipped, skipped))
 
     def rewind(self, to: int | None = None) -> None:
@@ -311,6 +316,7 @@ class Store(Iterates):
         self.rewound += 1
         with Joining(self.group):
             self.cut(count)
+            self._forget(range(count, progress.collected))
             self._note(
                 replace(
                     progress,
@@ -326,6 +332,17 @@ class Store(Iterates):
         trajectory = self.trajectory
         if trajectory is not None and self.ring is None and trajectory.shape[1] > collected:
             trajectory.resize((trajectory.shape[0], collected))
+
+    def _forget(self, iterates: range) -> None:
+        """Give up the columns of some iterates of a ring, in a transaction."""
+        if self.trajectory is None or self.ring is None or not iterates:
+            return
+        first, last = self.slot(iterates[0]), self.slot(iterates[-1]) + 1
+        stretches = [(first, last)] if first < last else [(first, self.ring), (0, last)]
+        if len(iterates) >= self.ring:
+            stretches = [(0, self.ring)]
+        for start, stop in stretches:
+            self.trajectory.forget((slice(None), slice(start, stop)))
 
     def _note(self, progress: Progress) -> None:
         self.group.attrs[_PROGRESS] = progress.to_json()

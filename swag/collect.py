@@ -77,7 +77,7 @@ class SWAG(Ending):
         tells them to `swag.integrations.Collector`.
     checkpoint_every
         Collections from one checkpoint, which stores mean and variance, to the next. With
-        `max_rank` it is also the number of spare columns in the store.
+        `max_rank` it is also half the number of spare columns in the store.
     on_checkpoint
         Called with the group inside the transaction of every checkpoint, on the thread that
         collects: what it writes there, such as the state of training, is there exactly if the

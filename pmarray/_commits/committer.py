@@ -8,8 +8,9 @@ Committing a transaction
 1. The caller has sealed it: its dirty bytes are in flight, and bytes in flight do not change.
 2. Before-images of the committed bytes that it will overwrite are read from the medium, which
    holds the values that its predecessor left, and written to the journal, in whole blocks. Bytes
-   of blocks that hold no committed byte need none: an append writes its data once. If there are
-   any images, the journal is made durable.
+   of blocks that hold no committed byte need none: an append writes its data once. Nor do blocks
+   that are dead (`PMArray.forget`) in the last *durable* commit; those that are dead in one that
+   is only sealed do. If there are any images, the journal is made durable.
 3. The data are written, and every file they went to is made durable.
 4. One COMMIT record, with the metadata as of this transaction, is written to the journal, and the
    journal is made durable. This is the commit point.
@@ -51,8 +52,9 @@ always with no transaction half-way through, so that nothing in the journal is n
 Readers are told
 ----------------
 A counter (`_system.counter`) moves before anything changes that a reader may be looking at: after
-step 2, when before-images are in the journal and the data have not changed yet; in step d, when the
-metadata file is durable and the journal not yet reused; and when a writer has taken the lock.
+step 2, when the journal says what will be overwritten (by images or, of dead bytes, by the COMMIT
+of an earlier transaction) and the data have not changed yet; in step d, when the metadata file is
+durable and the journal not yet reused; and when a writer has taken the lock.
 
 Failures
 --------
@@ -121,6 +123,8 @@ class Committer:
         self._journal: Journal | None = None
         self._pending_images = 0
         """The highest number of a transaction that has images in the journal and no COMMIT."""
+        self._forgets = False
+        """Whether readers have not been told of bytes that are dead."""
 
     # -- opening --------------------------------------------------------------------------------
 
@@ -227,6 +231,7 @@ class Committer:
             ) from error
         self._committed, self.in_force = last.number, last.metadata
         self._moved = self._moved or last.metadata != self.saved.metadata
+        self._forgets = self._forgets or any(commit.forgets for commit in commits)
         for commit in commits:
             for file_id in commit.removed:
                 self._backend.remove(file_id)
@@ -254,18 +259,21 @@ class Committer:
         images = (
             image
             for source, group in groupby(writes, key=lambda write: write.source)
-            for image in source.before_images(group)
+            for image in source.before_images(group, self.in_force)
         )
         if self._journal.before(number, chain(images, others)):
             self._journal.barrier()
-            self._tell_readers()
         else:
             self._pending_images = pending
+            if not self._forgets:
+                return
+        self._tell_readers()
+        self._forgets = False
 
     # -- on the caller's thread, while the writer has nothing to do -------------------------------
 
     def keep(self, number: int, images: list[Image]) -> None:
-        """Journal before-images of what the caller is about to delete; step 2."""
+        """Journal before-images of what the caller is about to change; step 2."""
         self._journal_before(number, (), images)
 
     def roll_back(self, target: OpenTarget) -> None:

@@ -76,9 +76,18 @@ class StorageMaker:
                 keep=self.keep,
                 new=new,
                 holds_fill=holds_fill,
+                dead=array.dead,
             )
         if not backend.has_journal and region.memory is not None:
-            return MappedStorage(region, layout, array.dtype, shape, new=new, holds_fill=holds_fill)
+            return MappedStorage(
+                region,
+                layout,
+                array.dtype,
+                shape,
+                new=new,
+                holds_fill=holds_fill,
+                dead=array.dead,
+            )
         return RegionStorage(
             region,
             layout,
@@ -89,6 +98,7 @@ class StorageMaker:
             new=new,
             holds_fill=holds_fill,
             snapshot=self.snapshot,
+            dead=array.dead,
             mapping=region if isinstance(region, KeepsMapping) else None,
             changes=region if isinstance(region, TellsChanges) else None,
         )

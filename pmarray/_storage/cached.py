@@ -14,6 +14,7 @@ from pmarray._cache.cache import ChunkCache
 from pmarray._cache.lull import Lull
 from pmarray._cache.source import CachedChunk, Pin, Write
 from pmarray._dtypes import DType
+from pmarray._formats.metadata import GroupMetadata
 from pmarray._formats.records import Image
 from pmarray._geometry.layout import Extent, Layout
 from pmarray._selection.fancy import FancySelection
@@ -73,7 +74,9 @@ class CachedItems(ABC):
     def store(self, writes: list[Write], /) -> None: ...
 
     @abstractmethod
-    def before_images(self, writes: Iterable[Write], /) -> Iterator[Image]: ...
+    def before_images(
+        self, writes: Iterable[Write], committed: GroupMetadata, /
+    ) -> Iterator[Image]: ...
 
     # -- the array's side -----------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from pmarray._cache.source import CommittedStorage
 from pmarray._dtypes import DType
 from pmarray._geometry.layout import Layout
 from pmarray._selection.fancy import FancySelection
+from pmarray._storage.dead import DeadBytes
 from pmarray._storage.near import Near
 
 __all__ = [
@@ -92,9 +93,15 @@ class Items(Protocol):
     def view(self) -> AnyArray | None:
         """Return the whole as a read-only array without copying, if possible."""
 
+    def forget(self, axes: Axes, /) -> None:
+        """Take it that nobody wants the selected items; a medium that gains nothing does not."""
+
 
 class Storage(Items, Protocol):
     """The items of one array, and what its group does with them."""
+
+    dead: DeadBytes
+    """What was forgotten."""
 
     @property
     def holds_fill(self) -> bool:

@@ -19,6 +19,7 @@ from pmarray._commits.journal import MAX_PAYLOAD_BYTES
 from pmarray._commits.snapshot import Snapshot
 from pmarray._config import config
 from pmarray._dtypes import DType
+from pmarray._formats.metadata import GroupMetadata
 from pmarray._formats.records import Image
 from pmarray._geometry.chunking import unfilled
 from pmarray._geometry.layout import BLOCK_BYTES, Extent, Layout
@@ -26,7 +27,8 @@ from pmarray._geometry.reach import meeting, reach_of
 from pmarray._selection.fancy import FancySelection
 from pmarray._storage.ahead import ReadAhead
 from pmarray._storage.cached import CachedItems
-from pmarray._storage.items import Axes, as_array
+from pmarray._storage.dead import DeadBytes, Spans
+from pmarray._storage.items import Axes, Loan, as_array
 from pmarray._storage.warm import LONG_RUN_BYTES, WarmReads
 from pmarray.backends._protocols import KeepsMapping, Region, TellsChanges
 
@@ -55,6 +57,7 @@ class RegionStorage(CachedItems):
         snapshot: Snapshot | None,
         mapping: KeepsMapping | None,
         changes: TellsChanges | None,
+        dead: Spans = (),
     ) -> None:
         self.region = region
         self.file_id = file_id
@@ -65,6 +68,7 @@ class RegionStorage(CachedItems):
         """What readers may be at: before a commit that cut the array, it was longer."""
         self.snapshot = snapshot
         """Through which a handle reads that does not hold the lock."""
+        self.dead = DeadBytes(dead)
         self._dtype = dtype
         self._cache = cache
         self._chunk_nbytes = layout.chunk_nbytes(chunk_shape)
@@ -119,7 +123,10 @@ class RegionStorage(CachedItems):
     def complete(self, chunk: CachedChunk, /) -> None:
         """Any run of whole blocks can be written."""
 
-    def before_images(self, writes: Iterable[Write], /) -> Iterator[Image]:
+    def before_images(
+        self, writes: Iterable[Write], committed: GroupMetadata, /
+    ) -> Iterator[Image]:
+        dead = committed.dead_in(self.file_id)
         for write in writes:
             low = write.address // BLOCK_BYTES * BLOCK_BYTES
             high = min(
@@ -127,10 +134,11 @@ class RegionStorage(CachedItems):
                 -(-self._read_nbytes // BLOCK_BYTES) * BLOCK_BYTES,
                 self.region.capacity,
             )
-            for start in range(low, high, MAX_PAYLOAD_BYTES):
-                data = memoryview(mmap.mmap(-1, min(MAX_PAYLOAD_BYTES, high - start)))
-                self.region.read_into(start, data)
-                yield Image(self.file_id, start, data)
+            for first, stop in dead.gaps(low, high):
+                for start in range(first, stop, MAX_PAYLOAD_BYTES):
+                    data = memoryview(mmap.mmap(-1, min(MAX_PAYLOAD_BYTES, stop - start)))
+                    self.region.read_into(start, data)
+                    yield Image(self.file_id, start, data)
 
     def images_of_deletes(self, mark: int, /) -> Iterable[Image]:
         return ()
@@ -257,7 +265,15 @@ class RegionStorage(CachedItems):
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         if self.shows(values):
             values = values.copy()  # the file changes under it as soon as the first chunk leaves
+        self.dead.revive(self.layout, axes)
         super().write(axes, values)
+
+    def lend(self, axes: Axes, /) -> Loan:
+        self.dead.revive(self.layout, axes)
+        return super().lend(axes)
+
+    def forget(self, axes: Axes, /) -> None:
+        self.dead.forget(self.layout, axes)
 
     def shows(self, values: AnyArray, /) -> bool:
         if not self._views:
@@ -272,6 +288,7 @@ class RegionStorage(CachedItems):
         self._cache.raise_failure()
         if layout.lines < before.lines:
             self._cache.discard_from(self, layout.nbytes)
+            self.dead.cut(layout.nbytes)
         else:
             self.region.reserve(layout.nbytes)
         self._unsynced = self._stale_header = True
@@ -301,7 +318,7 @@ class RegionStorage(CachedItems):
         self.protected_nbytes = self._read_nbytes = self.layout.nbytes
 
     def begin(self) -> None:
-        pass
+        self.dead.begin()
 
     def seal(self) -> dict[CommittedStorage, int]:
         if not self._unsynced:
@@ -311,6 +328,7 @@ class RegionStorage(CachedItems):
         return {self: self.layout.nbytes}
 
     def roll_back(self, layout: Layout, /) -> None:
+        self.dead.roll_back()
         self.layout = layout
 
     def trim(self) -> None:

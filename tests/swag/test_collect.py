@@ -246,7 +246,7 @@ def test_a_bounded_store_stays_bounded(location: str) -> None:
             posterior.update_parameters(model)
         assert posterior.rank == 5
     with pmarray.open_group(location, mode="r") as group:
-        assert group["trajectory"].shape[1] == 8
+        assert group["trajectory"].shape[1] == 11
 
 
 def test_frozen_parameters_are_left_out_and_may_change() -> None:
