@@ -154,6 +154,7 @@ def test_a_reader_at_full_speed_stays_at_its_commit(
                         value = found if value is None else value
                         if found != value:
                             wrong.append((value, found))
+                    assert value is not None
                     seen.add(float(value))
                 except errors.SnapshotExpiredError:
                     pass
