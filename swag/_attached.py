@@ -120,6 +120,8 @@ class Behind:
         self._lock = threading.Lock()
         self._lock.acquire()
         self._copied = False
+        self.over = False
+        """Whether it was collected, or will not be."""
         self.error: BaseException | None = None
         """Why it was not collected."""
 
@@ -134,6 +136,11 @@ class Behind:
         if not self._copied:
             self._copied = True
             self._lock.release()
+
+    def end(self) -> None:
+        """It was collected, or will not be."""
+        self.let_go()
+        self.over = True
 
     def wait(self, alive: Callable[[], bool]) -> None:
         """Return when the weights may change; an interrupt tears only the wait."""

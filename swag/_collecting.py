@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ from swag._records import Progress
 from swag._screening import NoIterateError, Screen
 from swag._sharding.agreement import GivenUpError
 from swag._sharding.parts import Part
+from swag._stats import Clock
 from swag._store import Store
 from swag._trajectory import as_tensor
 from swag._worker import Worker
@@ -77,11 +79,12 @@ class Collecting(Posterior):
         self._calling = False
         self._ended: Progress | None = None
         self._attached = Attached(self._wait)
+        self._stepping = Clock()
         self._trusting = True
         """Until weights have changed while they were copied."""
         self._keeps_all = store.configuration.max_rank is None
-        column_bytes = store.configuration.dtype.itemsize * store.table.size
-        self._columns_at_once = max(1, min(_MOST_AT_ONCE, _AT_ONCE_BYTES // (column_bytes or 1)))
+        most = _AT_ONCE_BYTES // (store.column_bytes or 1)
+        self._columns_at_once = max(1, min(_MOST_AT_ONCE, most))
         """Columns in one pass over the moments, of which the cache has to hold that many."""
         try:
             self._worker = Worker("swag-collecting")
@@ -210,7 +213,7 @@ class Collecting(Posterior):
         except BaseException as error:
             behind.error = error
         finally:
-            behind.let_go()
+            behind.end()
 
     def _waits_for_others(self, due: bool) -> bool:
         """Whether an iterate is copied at once, and the rest, on which all agree, done behind."""
@@ -224,7 +227,8 @@ class Collecting(Posterior):
     def _wait(self) -> None:
         """Return when weights may change."""
         if (behind := self._behind) is not None:
-            behind.wait(self._worker.alive)
+            with self._stepping.running():
+                behind.wait(self._worker.alive)
 
     def _learn(self) -> None:
         """What came of the iterate that was copied behind; raises why it was not collected."""
@@ -378,6 +382,13 @@ class Collecting(Posterior):
             self._store.write_anchor(self._anchor)
         self._store.write_buffers(buffers)
         self._checkpoint(moments.count, moments)
+
+    def _own_moments(self) -> tuple[int, Tensor, Tensor]:
+        """Iterates, and mean and variance of what is in the store of this process."""
+        progress, moments = self._caught_up()
+        anchor = torch.zeros(self._table.size) if self._anchor is None else self._anchor
+        mean = anchor + torch.from_numpy(moments.mean)
+        return progress.collected, mean, torch.from_numpy(moments.variance)
 
     def _refuse_part(self) -> None:
         """Raise if there is only a part of the posterior here."""

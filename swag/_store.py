@@ -362,6 +362,11 @@ class Store(Iterates):
         """Of the trajectory."""
         return self._anchor.dtype
 
+    @property
+    def column_bytes(self) -> int:
+        """What an iterate takes."""
+        return self.configuration.dtype.itemsize * self.table.size
+
     # -- anchor, moments and buffers ------------------------------------------------------------
 
     def read_anchor(self) -> Tensor:

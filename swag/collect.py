@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from types import TracebackType
-from typing import Literal, Self, get_args
 
 import torch
 from torch import nn
 
 import pmarray
-from pmarray.errors import ClosedError
 from swag._attached import Behind
+from swag._beginning import OnFull, OnNonfinite, Wishes, begin
 from swag._buffers import Buffers
-from swag._collecting import Collecting
-from swag._held import is_sharded, reshard
-from swag._joining import Joining
-from swag._parameters import DTYPES, ParameterTable, chosen_of
-from swag._records import Configuration, Progress
+from swag._ending import LOGGER, Ending
+from swag._held import reshard
+from swag._schedule import Schedule
 from swag._screening import Screen
 from swag._selecting import Parameters
-from swag._sharding.parts import Part, open_part
-from swag._store import Location, Mode, Store
+from swag._space import free_bytes, is_full
+from swag._stats import Clock, Stats
+from swag._store import Location, Mode
 from swag._target import refuse_drawn
+from swag.errors import SwagWarning
 from swag.posterior import Known, StoredPosterior, window
 from swag.sampling import Center
 
-__all__ = ["SWAG"]
+__all__ = ["SWAG", "Stats"]
 
 
-class SWAG(Collecting):
+class SWAG(Ending):
     """A Gaussian posterior over a network's weights, collected while it trains.
 
     Every collected iterate is kept as a column of a `pmarray` array, so that the posterior may
@@ -71,6 +70,11 @@ class SWAG(Collecting):
         from its last iterate, with the same numbers as if it had never stopped; or, after
         `rewind`, from its last checkpoint. ``"w"`` replaces it, and leaves other arrays in the
         group alone.
+    start, every
+        Calls of `update_parameters` that do nothing before the first that collects, which are the
+        burn-in, and calls from one that collects to the next. Where the store is gone on with,
+        calls are counted from its last iterate; a loop that resumes elsewhere counts its steps, and
+        tells them to `swag.integrations.Collector`.
     checkpoint_every
         Collections from one checkpoint, which stores mean and variance, to the next. With
         `max_rank` it is also half the number of spare columns in the store.
@@ -80,6 +84,13 @@ class SWAG(Collecting):
         checkpoint is. If it raises, the iterate is not collected.
     on_nonfinite
         ``"skip"``, as above, or ``"raise"``, to raise `NonFiniteError` instead.
+    on_full
+        ``"raise"`` the error when the disk is full or the quota used up; or ``"stop"`` collecting
+        then, with a `SwagWarning`, and let training go on: further calls do nothing. The iterates
+        that were durable stay.
+    expected
+        Iterates that the run will collect, if that is known. Where they, or those of `max_rank`, do
+        not find room on the disk, a `SwagWarning` says so at once.
     parameters
         Which of the trained parameters are collected, None for all: their names, with ``*`` and
         ``?`` for what differs (``"classifier.*"``, ``["*lora_A*", "*lora_B*"]``); a function of
@@ -124,55 +135,40 @@ class SWAG(Collecting):
         max_rank: int | None = None,
         *,
         mode: Mode = "w-",
+        start: int = 0,
+        every: int = 1,
         checkpoint_every: int = 100,
         on_checkpoint: Callable[[pmarray.Group], object] | None = None,
-        on_nonfinite: Literal["skip", "raise"] = "skip",
+        on_nonfinite: OnNonfinite = "skip",
+        on_full: OnFull = "raise",
+        expected: int | None = None,
         parameters: Parameters | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if max_rank is not None and max_rank < 0:
-            raise ValueError(f"max_rank must be zero or more, or None for all, not {max_rank}")
-        if checkpoint_every < 1:
-            raise ValueError(f"checkpoint_every must be at least 1, not {checkpoint_every}")
-        if on_nonfinite not in ("skip", "raise"):
-            raise ValueError(f"on_nonfinite={on_nonfinite!r}: use 'skip' or 'raise'")
-        if dtype is not None and dtype not in DTYPES.values():
-            raise ValueError(f"dtype={dtype}: iterates may be {', '.join(DTYPES)}")
-        if dtype is not None and max_rank == 0:
-            raise ValueError(f"dtype={dtype} is of the iterates kept, and max_rank=0 keeps none")
-        if mode not in get_args(Mode):
-            raise ValueError(f"mode={mode!r}: use one of {', '.join(map(repr, get_args(Mode)))}")
-        refuse_drawn(model)
-        chosen = self._chosen = chosen_of(parameters, model)
-        whole = self._whole = ParameterTable.of(model, chosen)
-        configuration = Configuration.of(whole, max_rank, checkpoint_every, dtype)
-        trained = whole.find(model)
-        part: Part | None = None
-        if is_sharded(trained):
-            if max_rank is not None:
-                raise ValueError(
-                    f"max_rank={max_rank}: of a model that is spread over processes all iterates "
-                    "are kept; choose the last of them by load(store).window(rank=...)"
-                )
-            if on_checkpoint is not None:
-                raise ValueError(
-                    "on_checkpoint= is for a model in one process: save the state of training with "
-                    "torch.distributed.checkpoint after flush(), and go back by rewind(to=...)"
-                )
-            part = open_part(
-                store, configuration, trained, mode, lambda there: there.differences(model, chosen)
-            )
-            opened = part.store
-        else:
-            opened = Store.create(
-                store, configuration, mode, lambda there: there.differences(model, chosen)
-            )
-        screen = Screen(
-            opened.table,
-            raise_nonfinite=on_nonfinite == "raise",
-            settle=None if part is None else part.agreement.settle,
+        wishes = Wishes(
+            max_rank=max_rank,
+            mode=mode,
+            start=start,
+            every=every,
+            checkpoint_every=checkpoint_every,
+            has_own_checkpoints=on_checkpoint is not None,
+            on_nonfinite=on_nonfinite,
+            on_full=on_full,
+            expected=expected,
+            parameters=parameters,
+            dtype=dtype,
         )
-        super().__init__(opened, screen, on_checkpoint, part)
+        begun = begin(model, store, wishes)
+        self._whole, self._chosen = begun.whole, begun.chosen
+        screen = Screen(
+            begun.store.table,
+            raise_nonfinite=on_nonfinite == "raise",
+            settle=None if begun.part is None else begun.part.agreement.settle,
+        )
+        schedule = Schedule(start, every)
+        super().__init__(begun.store, screen, on_checkpoint, begun.part, schedule)
+        self._on_full, self._updating = on_full, Clock()
+        LOGGER.info("collecting into %s: %s", begun.store.url, self.stats())
 
     # -- how far it has come ---------------------------------------------------------------------
 
@@ -200,11 +196,6 @@ class SWAG(Collecting):
         """Weights that were not collected since they were those of the last iterate."""
         self._sync()
         return self._screen.skipped.repeated
-
-    @property
-    def closed(self) -> bool:
-        """Whether collection has ended."""
-        return self._ended is not None
 
     @property
     def group(self) -> pmarray.Group:
@@ -248,6 +239,28 @@ class SWAG(Collecting):
         """
         self._refuse_closed()
         refuse_drawn(model)
+        if not self._full and self._schedule.due(self._calls, self._calls + 1):
+            try:
+                with self._updating.running():
+                    self._update(model)
+            except OSError as error:
+                if self._on_full == "raise" or not is_full(error):
+                    raise
+                self._stop()
+        self._calls += 1
+
+    def _stop(self) -> None:
+        """The disk is full: collect no more."""
+        self._full = True
+        self._attached.detach()
+        warnings.warn(
+            f"the disk of {self._store.url} is full: collecting has ended, and training goes on; "
+            "the iterates that were durable are there for swag.load",
+            SwagWarning,
+            stacklevel=3,
+        )
+
+    def _update(self, model: nn.Module) -> None:
         if self._part is not None:
             reshard(model)
         parameters = self._whole.find_all(model, self._chosen)
@@ -268,6 +281,7 @@ class SWAG(Collecting):
             self._collect(progress, held, buffers, due)
         self._attached.collected()
         self._screen.tell()
+        LOGGER.debug("collected beside %d iterates", progress.collected)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Let `update_parameters` return at once, and `optimizer.step` wait for it.
@@ -332,9 +346,36 @@ class SWAG(Collecting):
         """
         self._wait()
 
-    def _refuse_closed(self) -> None:
-        if self.closed:
-            raise ClosedError("collection has ended: the posterior is closed")
+    def stats(self) -> Stats:
+        """What collecting has cost so far, and what room there is; waits for nothing.
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(3, 1)
+        >>> posterior = swag.SWAG(model, store="memmap:./posterior", mode="w")
+        >>> posterior.update_parameters(model)
+        >>> stats = posterior.stats()
+        >>> stats.collected, stats.iterate_bytes, stats.room > 1000
+        (1, 16, True)
+        >>> posterior.close()
+        """
+        if self._ended is not None:
+            collected = self._ended.collected
+        elif self._store.trajectory is None:
+            collected = self._moments.count
+        else:
+            collected = self._store.progress().collected
+        skipped, behind = self._screen.skipped, self._behind
+        return Stats(
+            collected=collected,
+            behind=int(behind is not None and not behind.over),
+            skipped=skipped.nonfinite + skipped.repeated,
+            iterate_bytes=self._store.column_bytes,
+            free_bytes=free_bytes(self._store.url),
+            update_seconds=self._updating.seconds,
+            step_seconds=self._stepping.seconds,
+        )
 
     # -- the posterior so far -------------------------------------------------------------------
 
@@ -365,120 +406,3 @@ class SWAG(Collecting):
             moments = last.copy()
         known = Known(moments, self._anchor, self._last_buffers())
         return window(self._store, progress.collected, start, every, rank, center, stop, known)
-
-    # -- durability -----------------------------------------------------------------------------
-
-    def flush(self) -> None:
-        """Take a checkpoint, and return when everything collected so far is durable.
-
-        Of a model that is spread over processes, when it is durable in all of them.
-
-        Raises
-        ------
-        pmarray.errors.PMArrayError, OSError
-            As `update_parameters`.
-        """
-        self._refuse_closed()
-        self._screen.tell()
-        progress, moments = (self._sync(), self._moments) if self._keeps_all else self._caught_up()
-        if (
-            progress.collected != progress.checkpointed
-            or moments.count != progress.in_moments
-            or self._screen.skipped != progress.skipped_before
-        ):
-            begun = self._begun = Joining(self._store.group)
-            with begun:
-                if self._store.trajectory is None:
-                    self._store_diagonal(progress, moments, self._buffers)
-                else:
-                    self._checkpoint(progress.collected, moments)
-            self._begun = None
-        self._everywhere(self._store.group.flush)
-
-    def rewind(self, to: int | None = None) -> int:
-        """Go back to the last checkpoint, or to so many iterates, forgetting what came after.
-
-        For going on with a training that was interrupted, from the state that `on_checkpoint`
-        stored, or from a file of your own that says how many iterates there were.
-
-        Parameters
-        ----------
-        to
-            Iterates that remain; those of the last checkpoint if None. The counts of weights that
-            were not collected go back to the last checkpoint's.
-
-        Returns
-        -------
-        int
-            Iterates that remain.
-
-        Raises
-        ------
-        WindowError
-            There are not so many; or, with `max_rank`, the last checkpoint has more.
-        """
-        self._refuse_closed()
-        progress = self._sync()
-        if self._part is not None:
-            to = self._part.agreement.least(progress.checkpointed if to is None else to)
-
-        def cut() -> None:
-            self._store.rewind(to)
-            if self._part is not None:
-                self._store.group.flush()  # before any process collects others in their place
-
-        self._everywhere(cut)
-        self._load()
-        return self._sync().collected
-
-    def close(self) -> None:
-        """Flush and end collection; the group is closed too, unless it was given open.
-
-        A ``with`` block that is left by an exception ends without a checkpoint, since training may
-        have been interrupted in the middle of a step; iterates that were collected are kept.
-
-        Raises
-        ------
-        pmarray.errors.PMArrayError, OSError
-            As `update_parameters`; threads and files are released all the same.
-        """
-        self._close(checkpoint=True)
-
-    def _everywhere(self, work: Callable[[], object]) -> None:
-        """Do something here, and return when all other processes that collect have done it, too."""
-        if self._part is None:
-            work()
-        else:
-            self._part.agreement.together(work)
-
-    def _close(self, *, checkpoint: bool) -> None:
-        if self._part is not None and not checkpoint:
-            self._part.agreement.give_up()
-        try:
-            if not self.closed:
-                if checkpoint:
-                    self.flush()
-                self._ended = self._sync() if self._keeps_all else self._caught_up()[0]
-        finally:
-            # Again at a second call, should an interrupt come in between.
-            if self._ended is None:
-                count = self._moments.count
-                skipped = self._screen.skipped
-                self._ended = Progress(count, count, count, skipped, skipped)
-            self._attached.detach()
-            self._worker.stop()
-            self._end_what_was_begun()
-            self._store.close()
-            if self._part is not None:
-                self._part.agreement.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._close(checkpoint=kind is None)

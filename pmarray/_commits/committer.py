@@ -67,7 +67,7 @@ until then.
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain, groupby
@@ -92,6 +92,10 @@ __all__ = ["Committer"]
 # A journal that is fuller than this is retired at the next commit.
 _RETIRE_AT = 0.75
 _MAX_IDLE_JOURNAL_BYTES = 64 << 20
+
+
+def _nonce() -> int:
+    return int.from_bytes(os.urandom(8), "little")
 
 
 class Committer:
@@ -292,7 +296,7 @@ class Committer:
         """Replace the metadata file; afterwards nothing in the journal is needed."""
         self.refuse_lost_lock()
         generation = self.saved.generation + (self._journal is not None)
-        nonce = self.saved.nonce if self._journal is None else secrets.randbits(64)
+        nonce = self.saved.nonce if self._journal is None else _nonce()
         checkpoint = Checkpoint(metadata, self._committed, generation, nonce)
         self._backend.save(checkpoint)
         self._tell_readers_or_poison()

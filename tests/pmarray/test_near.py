@@ -146,7 +146,7 @@ def test_a_reader_at_full_speed_stays_at_its_commit(
 
     def read() -> None:
         with pmarray.open(url, mode="r") as reader:
-            value = None
+            value: Any = None
             while not stop.is_set():
                 try:
                     for _ in range(50):
@@ -154,6 +154,7 @@ def test_a_reader_at_full_speed_stays_at_its_commit(
                         value = found if value is None else value
                         if found != value:
                             wrong.append((value, found))
+                    assert value is not None
                     seen.add(float(value))
                 except errors.SnapshotExpiredError:
                     pass
@@ -236,7 +237,9 @@ def test_long_runs_and_lines_across_are_at_hand_the_second_time(
         for _ in range(3):
             for index in (np.s_[:, 7], np.s_[9], np.s_[::2, -1]):
                 assert (array[index] == numbers[index]).all()
-        assert all(array._storage.near(i) is not None for i in ((slice(None), 7), 9))
+        near = array._storage.near
+        assert near is not None
+        assert all(near(i) is not None for i in ((slice(None), 7), 9))
 
 
 def test_a_mapping_does_not_know_more_than_it_should(
