@@ -121,17 +121,29 @@ class RegionStorage(CachedItems):
         """Any run of whole blocks can be written."""
 
     def before_images(self, writes: Iterable[Write], /) -> Iterator[Image]:
-        for write in writes:
-            low = write.address // BLOCK_BYTES * BLOCK_BYTES
-            high = min(
-                -(-(write.address + write.stop - write.start) // BLOCK_BYTES) * BLOCK_BYTES,
-                -(-self._read_nbytes // BLOCK_BYTES) * BLOCK_BYTES,
-                self.region.capacity,
-            )
-            for start in range(low, high, MAX_PAYLOAD_BYTES):
-                data = memoryview(mmap.mmap(-1, min(MAX_PAYLOAD_BYTES, high - start)))
-                self.region.read_into(start, data)
-                yield Image(self.file_id, start, data)
+        pieces = [piece for write in writes for piece in self._committed_pieces(write)]
+        following = iter(pieces)
+        under_way = 0
+        for start, nbytes in pieces:
+            # What is copied into the journal meanwhile must not leave the medium idle.
+            while under_way < config.read_ahead and (coming := next(following, None)):
+                self.region.will_read(*coming)
+                under_way += coming[1]
+            under_way -= nbytes
+            data = memoryview(mmap.mmap(-1, nbytes))
+            self.region.read_into(start, data)
+            yield Image(self.file_id, start, data)
+
+    def _committed_pieces(self, write: Write) -> Iterator[tuple[int, int]]:
+        """Yield start and length of the committed bytes where a write goes, a record's at most."""
+        low = write.address // BLOCK_BYTES * BLOCK_BYTES
+        high = min(
+            -(-(write.address + write.stop - write.start) // BLOCK_BYTES) * BLOCK_BYTES,
+            -(-self._read_nbytes // BLOCK_BYTES) * BLOCK_BYTES,
+            self.region.capacity,
+        )
+        for start in range(low, high, MAX_PAYLOAD_BYTES):
+            yield start, min(MAX_PAYLOAD_BYTES, high - start)
 
     def images_of_deletes(self, mark: int, /) -> Iterable[Image]:
         return ()
