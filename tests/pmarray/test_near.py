@@ -141,7 +141,7 @@ def test_a_reader_at_full_speed_stays_at_its_commit(
 ) -> None:
     url = f"memmap:{tmp_path}/g"
     wrong: list[Any] = []
-    seen = set()
+    seen: set[Any] = set()
     stop = threading.Event()
 
     def read() -> None:
@@ -154,7 +154,7 @@ def test_a_reader_at_full_speed_stays_at_its_commit(
                         value = found if value is None else value
                         if found != value:
                             wrong.append((value, found))
-                    seen.add(float(value))
+                    seen.add(value)
                 except errors.SnapshotExpiredError:
                     pass
                 reader.group.refresh()
@@ -236,7 +236,9 @@ def test_long_runs_and_lines_across_are_at_hand_the_second_time(
         for _ in range(3):
             for index in (np.s_[:, 7], np.s_[9], np.s_[::2, -1]):
                 assert (array[index] == numbers[index]).all()
-        assert all(array._storage.near(i) is not None for i in ((slice(None), 7), 9))
+        near = array._storage.near
+        assert near is not None
+        assert all(near(i) is not None for i in ((slice(None), 7), 9))
 
 
 def test_a_mapping_does_not_know_more_than_it_should(

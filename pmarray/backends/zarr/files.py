@@ -139,7 +139,7 @@ class FileStore(Store):
 
     def read_parts(
         self, key: str, bounds: Sequence[tuple[int, int]], nbytes: int
-    ) -> list[memoryview | None]:
+    ) -> Sequence[memoryview | None]:
         """Return parts of an object that should have `nbytes` bytes; None where there is none."""
         path = self.path(key)
         try:
@@ -156,7 +156,7 @@ class FileStore(Store):
             parts = [memoryview(bytearray(stop - start)) for start, stop in bounds]
             for (start, _), part in zip(bounds, parts, strict=True):
                 read_fully(fd, part, start, path=path)
-            return [*parts]
+            return parts
         finally:
             osops.close(fd)
 

@@ -152,7 +152,8 @@ class ZarrChunks:
         return sync(self._store.get(name, default_buffer_prototype()))
 
     def _set(self, name: str, data: Buffer) -> None:
-        sync(self._store.set(name, data))
+        # A copy: a store in memory keeps what it is given, and this may be the cache's own buffer.
+        sync(self._store.set(name, type(data).from_bytes(data.to_bytes())))
 
     def _delete(self, name: str) -> None:
         sync(self._store.delete(name))
