@@ -21,8 +21,8 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from swag._iterates import Iterates
 from swag._projections import Path, Projections
-from swag._store import Store
 from swag.convergence import distance_slope, effective_sample_size, geweke, split_r_hat
 from swag.errors import WindowError
 from swag.gradients import Gradients, discrepancy
@@ -108,7 +108,7 @@ class BurnIn(Generic[P]):
 
 
 def suggest(
-    store: Store,
+    store: Iterates,
     window: Callable[..., P],
     loss: ArrayLike | None = None,
     gradients: Gradients | None = None,

@@ -64,6 +64,9 @@ class Places(Protocol):
     def state_of(self, array: ArrayMetadata, /) -> tuple[object, ...] | None:
         """What an array's committed state is told by; None while this handle may change it."""
 
+    def occupied_nbytes(self, name: str, /) -> int | None:
+        """Return what an array takes on the medium; None where that cannot be told."""
+
     def admit_shape(self, array: ArrayMetadata, /) -> None:
         """Refuse an array that the backend cannot have."""
 

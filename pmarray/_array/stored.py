@@ -19,7 +19,6 @@ from pmarray._geometry.layout import Layout, Order
 from pmarray._selection.basic import Selection, storage_axes
 from pmarray._selection.fancy import FancySelection, parse
 from pmarray._storage.items import Items, Storage
-from pmarray._storage.region import RegionStorage
 from pmarray._storage.transfer import gather, scatter
 from pmarray.errors import ArrayNotFoundError, LoanError
 
@@ -242,9 +241,8 @@ class StoredArray:
         """Return one item by a short way; None if there is none, and the long way has to be."""
         offset = 0
         position = []
-        for i, n, stride in zip(
-            index, self._array.shape, self._storage.layout.strides, strict=False
-        ):
+        strides = self._storage.layout.strides
+        for i, n, stride in zip(index, self._array.shape, strides):  # noqa: B905  # it takes time
             if type(i) is not int:
                 if not isinstance(i, np.integer):
                     return None
@@ -274,8 +272,6 @@ class StoredArray:
         It returns None where it has not succeeded: the items have to be read with the lock then.
         """
         if isinstance(selection, FancySelection) or 0 in selection.block_shape:
-            return None
-        if not isinstance(self._storage, RegionStorage):
             return None
         fill = self._storage.deferred(storage_axes(selection))
         if fill is None:

@@ -156,7 +156,7 @@ class Session:
 
     def _use(self, backend: RegionBackend | ChunkBackend, checkpoint: Checkpoint) -> None:
         self.backend, self.kind = backend, kind_of(self.url, backend)
-        self.committer = Committer(backend, checkpoint)
+        self.committer = Committer(self.kind.can, checkpoint)
         self.cache = ChunkCache(self._cache_bytes, self.committer)
         self.cache.set_window(self._commit_window)
 
@@ -226,7 +226,7 @@ class Session:
     def _recover(self) -> None:
         loaded = self.backend.load()
         if loaded is not None:
-            self.committer = Committer(self.backend, loaded)
+            self.committer = Committer(self.kind.can, loaded)
             self.committer.recover()
             loaded = self.committer.saved
             self.kind.remove_orphans(loaded.metadata)
@@ -477,7 +477,7 @@ class Session:
             self.snapshot = None
         metadata = loaded.metadata
         if self._state is not _WRITER and self.backend.has_journal:
-            self.snapshot = Snapshot(self.backend, loaded, stamp=stamp, thorough=not follows)
+            self.snapshot = Snapshot(self.kind.can, loaded, stamp=stamp, thorough=not follows)
             metadata = self.snapshot.metadata
         self.cache.forget()
         self._keeper.adopt(metadata)

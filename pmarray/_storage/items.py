@@ -18,6 +18,7 @@ from pmarray._cache.source import CommittedStorage
 from pmarray._dtypes import DType
 from pmarray._geometry.layout import Layout
 from pmarray._selection.fancy import FancySelection
+from pmarray._storage.dead import DeadBytes
 from pmarray._storage.near import Near
 
 __all__ = [
@@ -69,6 +70,13 @@ class Items(Protocol):
     def expect(self, axes: Axes, /) -> None:
         """Take a hint that items are wanted soon; what cannot use it does nothing."""
 
+    def deferred(self, axes: Axes, /) -> Callable[[AnyArray], bool] | None:
+        """Return what reads at least one item later without the group's lock, if that is right.
+
+        It is given the block to fill, and returns false where it has not.
+        """
+        return None
+
     def gather(self, selection: FancySelection, out: AnyArray, /) -> bool:
         """Read what an advanced index selects into a block; False where it has to be piecewise."""
         return False
@@ -85,9 +93,15 @@ class Items(Protocol):
     def view(self) -> AnyArray | None:
         """Return the whole as a read-only array without copying, if possible."""
 
+    def forget(self, axes: Axes, /) -> None:
+        """Take it that nobody wants the selected items; a medium that gains nothing does not."""
+
 
 class Storage(Items, Protocol):
     """The items of one array, and what its group does with them."""
+
+    dead: DeadBytes
+    """What was forgotten."""
 
     @property
     def holds_fill(self) -> bool:
@@ -98,6 +112,15 @@ class Storage(Items, Protocol):
 
         None of what needs no cache: its items are in memory.
         """
+
+    def unchanged_stamp(self) -> tuple[int, ...] | None:
+        """Tell this state of the medium from all others; None where that cannot be."""
+        return None
+
+    @property
+    def memory(self) -> AnyArray | None:
+        """The items themselves, where loads and stores are the way to them."""
+        return None
 
     def share(self, view: AnyArray, /) -> AnyArray | None:
         """Return a view of the items' own memory writable; None where that is the cache's."""

@@ -19,16 +19,19 @@ from pmarray._commits.journal import MAX_PAYLOAD_BYTES
 from pmarray._commits.snapshot import Snapshot
 from pmarray._config import config
 from pmarray._dtypes import DType
+from pmarray._formats.metadata import GroupMetadata
 from pmarray._formats.records import Image
 from pmarray._geometry.chunking import unfilled
 from pmarray._geometry.layout import BLOCK_BYTES, Extent, Layout
 from pmarray._geometry.reach import meeting, reach_of
+from pmarray._geometry.spans import SpanSet
 from pmarray._selection.fancy import FancySelection
 from pmarray._storage.ahead import ReadAhead
 from pmarray._storage.cached import CachedItems
-from pmarray._storage.items import Axes, as_array
+from pmarray._storage.dead import DeadBytes, Spans
+from pmarray._storage.items import Axes, Loan, as_array
 from pmarray._storage.warm import LONG_RUN_BYTES, WarmReads
-from pmarray.backends._protocols import KeepsMapping, Region
+from pmarray.backends._protocols import KeepsMapping, Region, TellsChanges
 
 __all__ = ["RegionStorage"]
 
@@ -53,6 +56,9 @@ class RegionStorage(CachedItems):
         new: bool,
         holds_fill: bool,
         snapshot: Snapshot | None,
+        mapping: KeepsMapping | None,
+        changes: TellsChanges | None,
+        dead: Spans = (),
     ) -> None:
         self.region = region
         self.file_id = file_id
@@ -63,15 +69,13 @@ class RegionStorage(CachedItems):
         """What readers may be at: before a commit that cut the array, it was longer."""
         self.snapshot = snapshot
         """Through which a handle reads that does not hold the lock."""
+        self.dead = DeadBytes(dead)
         self._dtype = dtype
         self._cache = cache
         self._chunk_nbytes = layout.chunk_nbytes(chunk_shape)
         self._ahead = ReadAhead(region)
-        self._warm = (
-            WarmReads(region, file_id, dtype, snapshot)
-            if isinstance(region, KeepsMapping)
-            else None
-        )
+        self._warm = None if mapping is None else WarmReads(mapping, file_id, dtype, snapshot)
+        self._changes = changes
         self._views: list[weakref.ref[Any]] = []
         """The mappings that `view` has handed out and somebody still has."""
         self._unsynced = new
@@ -120,8 +124,11 @@ class RegionStorage(CachedItems):
     def complete(self, chunk: CachedChunk, /) -> None:
         """Any run of whole blocks can be written."""
 
-    def before_images(self, writes: Iterable[Write], /) -> Iterator[Image]:
-        pieces = [piece for write in writes for piece in self._committed_pieces(write)]
+    def before_images(
+        self, writes: Iterable[Write], committed: GroupMetadata, /
+    ) -> Iterator[Image]:
+        dead = committed.dead_in(self.file_id)
+        pieces = [piece for write in writes for piece in self._living_pieces(write, dead)]
         following = iter(pieces)
         under_way = 0
         for start, nbytes in pieces:
@@ -134,7 +141,7 @@ class RegionStorage(CachedItems):
             self.region.read_into(start, data)
             yield Image(self.file_id, start, data)
 
-    def _committed_pieces(self, write: Write) -> Iterator[tuple[int, int]]:
+    def _living_pieces(self, write: Write, dead: SpanSet) -> Iterator[tuple[int, int]]:
         """Yield start and length of the committed bytes where a write goes, a record's at most."""
         low = write.address // BLOCK_BYTES * BLOCK_BYTES
         high = min(
@@ -142,8 +149,9 @@ class RegionStorage(CachedItems):
             -(-self._read_nbytes // BLOCK_BYTES) * BLOCK_BYTES,
             self.region.capacity,
         )
-        for start in range(low, high, MAX_PAYLOAD_BYTES):
-            yield start, min(MAX_PAYLOAD_BYTES, high - start)
+        for first, stop in dead.gaps(low, high):
+            for start in range(first, stop, MAX_PAYLOAD_BYTES):
+                yield start, min(MAX_PAYLOAD_BYTES, stop - start)
 
     def images_of_deletes(self, mark: int, /) -> Iterable[Image]:
         return ()
@@ -231,7 +239,10 @@ class RegionStorage(CachedItems):
         self._cache.end_operation()
         return True
 
-    def deferred(self, axes: Axes) -> Callable[[AnyArray], bool] | None:
+    def unchanged_stamp(self) -> tuple[int, ...] | None:
+        return None if self._changes is None else self._changes.unchanged_stamp()
+
+    def deferred(self, axes: Axes, /) -> Callable[[AnyArray], bool] | None:
         """Return what reads at least one item later without the group's lock, if that is right.
 
         See `WarmReads.deferred`. Here it is right where the medium has what the array holds, and
@@ -267,7 +278,15 @@ class RegionStorage(CachedItems):
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         if self.shows(values):
             values = values.copy()  # the file changes under it as soon as the first chunk leaves
+        self.dead.revive(self.layout, axes)
         super().write(axes, values)
+
+    def lend(self, axes: Axes, /) -> Loan:
+        self.dead.revive(self.layout, axes)
+        return super().lend(axes)
+
+    def forget(self, axes: Axes, /) -> None:
+        self.dead.forget(self.layout, axes)
 
     def shows(self, values: AnyArray, /) -> bool:
         if not self._views:
@@ -282,6 +301,7 @@ class RegionStorage(CachedItems):
         self._cache.raise_failure()
         if layout.lines < before.lines:
             self._cache.discard_from(self, layout.nbytes)
+            self.dead.cut(layout.nbytes)
         else:
             self.region.reserve(layout.nbytes)
         self._unsynced = self._stale_header = True
@@ -311,7 +331,7 @@ class RegionStorage(CachedItems):
         self.protected_nbytes = self._read_nbytes = self.layout.nbytes
 
     def begin(self) -> None:
-        pass
+        self.dead.begin()
 
     def seal(self) -> dict[CommittedStorage, int]:
         if not self._unsynced:
@@ -321,6 +341,7 @@ class RegionStorage(CachedItems):
         return {self: self.layout.nbytes}
 
     def roll_back(self, layout: Layout, /) -> None:
+        self.dead.roll_back()
         self.layout = layout
 
     def trim(self) -> None:

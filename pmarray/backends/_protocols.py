@@ -28,6 +28,7 @@ __all__ = [
     "LeavesOrphans",
     "LosesLock",
     "Mapped",
+    "Measures",
     "OpenBackend",
     "Overwritable",
     "PersistentRegion",
@@ -35,6 +36,7 @@ __all__ = [
     "Region",
     "RegionBackend",
     "Settles",
+    "TellsChanges",
 ]
 
 
@@ -153,6 +155,18 @@ class KeepsMapping(Region, Protocol, metaclass=RememberedProtocol):
         """Return its first `nbytes` bytes as memory, if possible; the same as long as they do.
 
         The mapping ends with `trim` and `close`, when nobody has it any more.
+        """
+
+
+@runtime_checkable
+class TellsChanges(Protocol, metaclass=RememberedProtocol):
+    """A region that can tell whether anybody has written to it."""
+
+    def unchanged_stamp(self) -> tuple[int, ...] | None:
+        """Tell this state of the region from all others.
+
+        None where something was written since it was opened, or so shortly before that it cannot
+        be told.
         """
 
 
@@ -340,6 +354,14 @@ class Publishes(Protocol, metaclass=RememberedProtocol):
 
     def data_path(self, file_id: int, /) -> str:
         """Return the path of an array's ``.npy`` file."""
+
+
+@runtime_checkable
+class Measures(Protocol, metaclass=RememberedProtocol):
+    """A backend that can tell what an array takes on its medium."""
+
+    def occupied_nbytes(self, name: str, array: ArrayMetadata, /) -> int | None:
+        """Return the bytes that an array takes there, headers included; None if it cannot."""
 
 
 @runtime_checkable

@@ -146,7 +146,7 @@ def test_a_reader_at_full_speed_stays_at_its_commit(
 
     def read() -> None:
         with pmarray.open(url, mode="r") as reader:
-            value = None
+            value: Any = None
             while not stop.is_set():
                 try:
                     for _ in range(50):
@@ -154,7 +154,8 @@ def test_a_reader_at_full_speed_stays_at_its_commit(
                         value = found if value is None else value
                         if found != value:
                             wrong.append((value, found))
-                    seen.add(value)
+                    assert value is not None
+                    seen.add(float(value))
                 except errors.SnapshotExpiredError:
                     pass
                 reader.group.refresh()
