@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from swag._projections import Path, Projections
+from swag._statistics import Recorded
 from swag._store import Store
 from swag.convergence import distance_slope, effective_sample_size, geweke, split_r_hat
 from swag.errors import WindowError
@@ -121,8 +122,32 @@ def suggest(
             f"{len(held)} iterates are held: whether they have settled cannot be told from fewer "
             f"than {FEWEST}"
         )
-    path = Projections(store.table.size).along(store.columns(held))
-    return judge(path, held, window, loss, gradients)
+    path, recorded = _path(store, held)
+    return judge(
+        path,
+        held,
+        window,
+        recorded.loss if loss is None else loss,
+        recorded.terms if gradients is None else gradients.values,
+    )
+
+
+def _path(store: Store, held: range) -> tuple[Path, Recorded]:
+    """Where the iterates are, as far as it was not recorded from the trajectory; and the record."""
+    projections, columns = Projections(store.table.size), store.columns(held)
+    recorded = store.statistics.of(held)
+    columns.check()  # that they are of these iterates
+    known = recorded.projected
+    # What is recorded is from the first iterate of all, which a ring holds no more.
+    if held.start or not known.any():
+        return projections.along(columns), recorded
+    path = recorded.path
+    bounds = np.flatnonzero(np.diff(known, prepend=True, append=True))
+    for start, stop in bounds.reshape(-1, 2).tolist():
+        missing = projections.along(store.columns(held[start:stop]), from_first=False)
+        path.projections[start:stop] = missing.projections
+        path.squared_distance[start:stop] = missing.squared_distance
+    return path, recorded
 
 
 def judge(
@@ -130,11 +155,15 @@ def judge(
     held: range,
     window: Callable[..., P],
     loss: ArrayLike | None = None,
-    gradients: Gradients | None = None,
+    gradients: ArrayLike | None = None,
 ) -> BurnIn[P]:
     """The same of iterates that are projected already."""
     losses = None if loss is None else _of_each(np.asarray(loss, np.float64), len(held), "loss")
-    terms = None if gradients is None else _of_each(gradients.values, len(held), "gradients")
+    terms = (
+        None
+        if gradients is None
+        else _of_each(np.asarray(gradients, np.float64), len(held), "gradients")
+    )
     boundary, energy = _boundary(path.projections)
     checks = (
         *_checks(path, boundary, energy),
@@ -194,7 +223,7 @@ def _checks(path: Path, boundary: int, energy: Floats) -> Iterator[Check]:
 def _checks_of_loss(loss: Floats | None) -> Iterator[Check]:
     name, wanted = "Geweke's z of the loss", f"at most {_LARGEST_Z:g} either way"
     if loss is None:
-        yield Check(name, math.nan, wanted, None, "no loss was given")
+        yield Check(name, math.nan, wanted, None, "no loss was given or recorded")
         return
     z = abs(geweke(loss, first=_GEWEKE_FIRST))
     yield Check(name, z, wanted, z <= _LARGEST_Z)
@@ -204,7 +233,7 @@ def _checks_of_gradients(terms: Floats | None) -> Iterator[Check]:
     wanted = f"at most {_LARGEST_Z:g} either way"
     for i, name in enumerate(("Yaida's relation", "SASA+")):
         if terms is None:
-            yield Check(name, math.nan, wanted, None, "no gradients were given")
+            yield Check(name, math.nan, wanted, None, "no gradients were given or recorded")
         else:
             z = abs(discrepancy(terms[:, 2 * i], terms[:, 2 * i + 1]))
             yield Check(name, z, wanted, z <= _LARGEST_Z)

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import pmarray
 from pmarray.errors import ClosedError
@@ -19,6 +19,7 @@ from swag._parameters import DTYPES, chosen_of
 from swag._records import Progress
 from swag._screening import Screen
 from swag._selecting import Parameters
+from swag._statistics import Observed
 from swag._store import Location, Mode, Store
 from swag._target import refuse_drawn
 from swag.posterior import Known, StoredPosterior, window
@@ -170,7 +171,7 @@ class SWAG(Collecting):
 
     # -- collecting -----------------------------------------------------------------------------
 
-    def update_parameters(self, model: nn.Module) -> None:
+    def update_parameters(self, model: nn.Module, *, loss: float | Tensor | None = None) -> None:
         """Collect the weights as they are now.
 
         Takes one pass over memory. Waits only where the moments of the previous iterate are still
@@ -181,6 +182,9 @@ class SWAG(Collecting):
         ----------
         model
             Has the parameters that the posterior is of.
+        loss
+            Of the minibatch before, kept with the iterate for `suggest_burn_in`; None if it is not
+            known. Not kept with ``max_rank=0``.
 
         Raises
         ------
@@ -199,15 +203,19 @@ class SWAG(Collecting):
         buffers = Buffers.of(model)
         progress = self._sync()
         due = (progress.collected + 1) % self._store.configuration.checkpoint_every == 0
+        known = loss.detach() if isinstance(loss, Tensor) else loss
+        observed = Observed(None if known is None else float(known), self._attached.terms())
         if self._may_copy_behind(model, parameters, due):
             behind = self._behind = Behind(parameters)
-            self._worker.put(lambda: self._collect_behind(behind, progress, parameters, buffers))
+            self._worker.put(
+                lambda: self._collect_behind(behind, progress, parameters, buffers, observed)
+            )
         else:
-            self._collect(progress, parameters, buffers, due)
+            self._collect(progress, parameters, buffers, due, observed)
         self._attached.collected()
         self._screen.tell()
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+    def attach(self, optimizer: torch.optim.Optimizer, *, gradients: bool = False) -> None:
         """Let `update_parameters` return at once, and `optimizer.step` wait for it.
 
         Weights do not change from one step to the next. With the optimizer attached they are
@@ -230,11 +238,17 @@ class SWAG(Collecting):
         ----------
         optimizer
             Steps the parameters, or some of them. Until `close`.
+        gradients
+            Whether to keep with every iterate what its gradients say of the end of the burn-in
+            (`swag.gradients.Gradients`), for `suggest_burn_in`: four products of vectors as long as
+            the weights at every step, on the thread that trains.
 
         Raises
         ------
         pmarray.errors.ClosedError
             Collection has ended.
+        TypeError, ValueError
+            With `gradients`: the optimizer is not plain SGD.
 
         Examples
         --------
@@ -252,7 +266,7 @@ class SWAG(Collecting):
         10
         """
         self._refuse_closed()
-        self._attached.add(optimizer)
+        self._attached.add(optimizer, gradients=gradients)
 
     def wait(self) -> None:
         """Return when the weights may be changed by hand; see `attach`.

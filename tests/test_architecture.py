@@ -127,7 +127,7 @@ SWAG = Tower(
         ("_predicting", "density"),
         ("_networks", "covariance"),
         ("_target", "_factors", "_draws", "_store", "_screening"),
-        ("batchnorm", "sampling", "_records"),
+        ("batchnorm", "sampling", "_records", "_statistics"),
         ("_buffers", "_parameters"),
         ("_state", "_selecting", "_moments", "_reductions", "_projections"),
         ("_forward", "_names", "_trajectory", "_joining", "_worker", "_attached", "_schedule"),
