@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -13,19 +13,20 @@ from numpy.typing import ArrayLike, NDArray
 from pmarray._array.attributes import Attributes
 from pmarray._array.growth import Growing
 from pmarray._array.indexers import Indexer, Viewer, block_slices
-from pmarray._array.loans import Borrowing
+from pmarray._array.loans import Borrowing, borrowed_for_reading
 from pmarray._array.stored import StoredArray
 from pmarray._array.transaction import Transaction
-from pmarray._array.views import selection_view, slice_view, transpose_view
+from pmarray._array.views import transpose_view
 from pmarray._exchange.interop import Interop
+from pmarray._numpy.appending import append
 from pmarray._numpy.arithmetic import Arithmetic
-from pmarray._numpy.assignment import assign, copy_items
-from pmarray._numpy.fields import names_fields, read_fields, write_fields
-from pmarray._numpy.masks import is_large_mask, read_masked, write_masked
-from pmarray._selection.basic import Selection, normal_axis, select, storage_axes
+from pmarray._numpy.assignment import assign
+from pmarray._numpy.fields import names_fields, write_fields
+from pmarray._numpy.masks import is_large_mask, write_masked
+from pmarray._numpy.reading import begin_read, read_into
+from pmarray._selection.basic import Selection, normal_axis, select
 from pmarray._selection.fancy import FancySelection, orthogonal, parse, pointwise
 from pmarray._sizes import format_bytes
-from pmarray._storage.items import Loan
 from pmarray.errors import LayoutError
 
 if TYPE_CHECKING:
@@ -97,15 +98,7 @@ class PMArray(Arithmetic, Interop, Growing):
         """
         with self._turn():
             self._admit()
-            if type(index) is tuple and len(index) == len(self._array.shape):
-                item = self._item(index)
-                if item is not None:
-                    return item
-            elif is_large_mask(index, self):
-                return read_masked(self, index)
-            elif names_fields(index, self):
-                return read_fields(self, index)
-            found, read = self._begin_read(index)
+            found, read = begin_read(self, index)
         return found if read is None else self._read_unlocked(read, index)
 
     def read(self, index: Any, *, out: AnyArray) -> AnyArray:
@@ -141,20 +134,8 @@ class PMArray(Arithmetic, Interop, Growing):
         """
         if not isinstance(out, np.ndarray):
             raise TypeError(f"out= is a {type(out).__name__}: give a numpy.ndarray")
-        with self._turn():
-            self._admit()
-            selection = parse(index, self.shape)
-            if out.shape != selection.shape:
-                raise LayoutError(f"out has shape {out.shape}, the selection {selection.shape}")
-            if 0 in out.shape:
-                return out
-            if isinstance(selection, FancySelection):
-                self._gather_into(selection, out)
-            elif out.dtype == self.dtype and self.ndim:
-                self._storage.read(selection.axes, out[selection.to_block])
-            else:
-                copy_items(out, selection_view(self, selection))
-            return out
+        read_into(self, index, out)
+        return out
 
     @property
     def oindex(self) -> Indexer:
@@ -334,8 +315,7 @@ class PMArray(Arithmetic, Interop, Growing):
         """
         return Borrowing(self, lambda: select(index, self.shape), None)
 
-    @contextmanager
-    def reading(self, index: Any) -> Iterator[AnyArray]:
+    def reading(self, index: Any) -> AbstractContextManager[AnyArray]:
         """Lend the memory in which the selected items are cached, for reading without a copy.
 
         The selection must be contiguous and lie in one chunk, as for `writing`. It is read in
@@ -355,19 +335,7 @@ class PMArray(Arithmetic, Interop, Growing):
         ...     column.sum(), column.flags.writeable
         (np.float64(0.0), False)
         """
-        loan: Loan | None = None
-        try:
-            with self._turn():
-                self._admit()
-                selection = select(index, self.shape)
-                loan = self._storage.pin(storage_axes(selection))
-                self._pins.add(loan)
-            block = loan.block.reshape(selection.block_shape)
-            yield block[(*selection.to_result, ...)]
-        finally:
-            if loan is not None:
-                self._pins.discard(loan)
-                loan.done()
+        return borrowed_for_reading(self, lambda: select(index, self.shape))
 
     def appending(self, count: int = 1) -> AbstractContextManager[AnyArray]:
         """Grow by `count` lines of the slow axis and lend their memory.
@@ -416,44 +384,7 @@ class PMArray(Arithmetic, Interop, Growing):
         new = values if isinstance(values, StoredArray) else self._as_values(values)
         with self._turn():
             self._admit_writer()
-            return self._do(lambda: self._append(new, axis))
-
-    def _append(self, values: StoredArray | AnyArray, axis: int | None) -> tuple[int, ...]:
-        if not self.ndim:
-            raise LayoutError("an array without axes has nowhere to append to")
-        slow = self._layout.slow_axis
-        along = slow if axis is None else normal_axis(axis, self.ndim)
-        new: Any
-        if isinstance(values, StoredArray):
-            # A view keeps the shape that it has now, also of this array.
-            new = slice_view(values, ...)
-            if new.ndim == self.ndim - 1:
-                new = new.view[(*[slice(None)] * along, None)]
-        else:
-            new = values
-            if new.ndim == self.ndim - 1:
-                new = np.expand_dims(new, along)
-        expected = [n for i, n in enumerate(self.shape) if i != along]
-        if new.ndim != self.ndim or [n for i, n in enumerate(new.shape) if i != along] != expected:
-            raise LayoutError(
-                f"cannot append values of shape {np.shape(values)} to shape {self.shape} "
-                f"along axis {along}"
-            )
-        before = self.shape[along]
-        shape = list(self.shape)
-        shape[along] += new.shape[along]
-        if along == slow:
-            self._set_lines(shape[along], fill=False)
-        else:
-            self.resize(tuple(shape))
-        index = (slice(None),) * along + (slice(before, None),)
-        try:
-            self._set(select, index, new)
-        except BaseException:
-            if along == slow:
-                self._set_lines(before, fill=False)  # an append takes place or does not
-            raise
-        return self.shape
+            return self._do(lambda: append(self, new, axis))
 
     def resize(self, shape: int | tuple[int, ...]) -> None:
         """Change the shape in place; items keep their indices, new ones hold the fill value.
@@ -496,5 +427,3 @@ class PMArray(Arithmetic, Interop, Growing):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    # -- the group's side -----------------------------------------------------------------------

@@ -53,6 +53,10 @@ class Group(Contents):
     (['x'], {'step': 1})
     """
 
+    _wait = True
+    """Whether a transaction ends when it is durable, unless told."""
+    _warns_unclosed = True
+
     def __init__(
         self,
         url: URL,
@@ -68,9 +72,6 @@ class Group(Contents):
         self.url = self._session.url
         self.mode = mode
         self.attrs = Attributes(OwnAttributes(self._session, self._catalog))
-        self._wait = True
-        """Whether a transaction ends when it is durable, unless told."""
-        self._warns_unclosed = True
 
     # -- arrays ---------------------------------------------------------------------------------
 
@@ -138,8 +139,7 @@ class Group(Contents):
             )  # fmt: skip
         if shape is None:
             raise TypeError(f"cannot create {name!r} of unknown shape: give shape= or data=")
-        kind = "float64" if dtype is None else dtype
-        new = NewArray.parse(name, shape, kind, layout, order, fill_value, chunks, options)
+        new = NewArray.parse(name, shape, dtype, layout, order, fill_value, chunks, options)
         with self._session.turn():
             self._session.admit()
             return self._session.do(lambda: self._catalog.create_filled(name, new))

@@ -17,6 +17,8 @@ import pytest
 
 HERE = Path(__file__).parent.parent
 DOCUMENT = HERE / "docs" / "architecture.md"
+MOST_LINES = 500
+MOST_STATEMENTS = 8
 
 
 class Import(NamedTuple):
@@ -208,3 +210,32 @@ def test_no_modules_import_one_another_in_a_circle(tower: Tower) -> None:
 
     for module in sorted(below):
         visit(module, ())
+
+
+@TOWERS
+def test_no_module_is_long(tower: Tower) -> None:
+    long = {
+        str(path.relative_to(HERE)): lines
+        for path in sorted(tower.path.rglob("*.py"))
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES
+    }
+    assert not long
+
+
+@pytest.mark.parametrize("name", ["group", "array"])
+def test_what_users_hold_delegates(name: str) -> None:
+    """No method of `Group` or `PMArray` has more than a few statements, its docstring aside."""
+    (found,) = (
+        node
+        for node in ast.parse((PMARRAY.path / f"{name}.py").read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    )
+    methods = [node for node in found.body if isinstance(node, ast.FunctionDef)]
+    assert methods
+    counts = {
+        method.name: sum(isinstance(node, ast.stmt) for node in ast.walk(method))
+        - 1  # the method itself
+        - (ast.get_docstring(method) is not None)
+        for method in methods
+    }
+    assert {name: count for name, count in counts.items() if count > MOST_STATEMENTS} == {}

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 from numpy.typing import NDArray
 
 from pmarray._array.growth import Growing
+from pmarray._array.stored import StoredArray
 from pmarray._selection.basic import Selection, storage_axes
 from pmarray._storage.items import Loan
 from pmarray.errors import ClosedError, LoanError
 
-__all__ = ["Borrowing"]
+__all__ = ["Borrowing", "borrowed_for_reading"]
 
 AnyArray = NDArray[Any]
+
+
+@contextmanager
+def borrowed_for_reading(array: StoredArray, choose: Callable[[], Selection]) -> Iterator[AnyArray]:
+    """The context manager of `PMArray.reading`."""
+    loan: Loan | None = None
+    try:
+        with array._turn():
+            array._admit()
+            selection = choose()
+            loan = array._storage.pin(storage_axes(selection))
+            array._pins.add(loan)
+        block = loan.block.reshape(selection.block_shape)
+        yield block[(*selection.to_result, ...)]
+    finally:
+        if loan is not None:
+            array._pins.discard(loan)
+            loan.done()
 
 
 class Borrowing:

@@ -23,7 +23,7 @@ Rules.
    that may go, or waits for the writer, then for other threads to end their loans. It fails with
    `BudgetError` when nobody is left who could: everything is on loan to threads that wait
    themselves. A loan may be ended by another thread than the one that began it, which nobody can
-   foresee, so the wait for loans has an end too (`LOAN_WAIT_SECONDS`).
+   foresee, so the wait for loans has an end too (`_cache.attempts`).
 7. A failed write leaves its bytes dirty, so that nothing is lost, and is raised once, by the next
    operation on the group; `flush` then tries again.
 8. An exception may arrive at any call (see `_system.uninterrupted`). So bytes are marked dirty
@@ -36,34 +36,24 @@ Rules.
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 from numpy.typing import NDArray
 
-from pmarray._cache.health import Health
+from pmarray._cache.attempts import Attempts
 from pmarray._cache.memory import Memory
 from pmarray._cache.source import CachedChunk, ChunkSource, Commit, Pin, Sink, Write
-from pmarray._cache.waiting import MustWait, Waiting
+from pmarray._cache.waiting import MustWait
 from pmarray._cache.writer import Writer
-from pmarray.errors import ReentrantCallError
 
 __all__ = [
     "ChunkCache",
 ]
 
-T = TypeVar("T")
 
-_LOOK_SECONDS = 0.5
-"""Who waits looks by himself as well: who should have woken him may have been torn away."""
-LOAN_WAIT_SECONDS = 30.0
-"""How long memory that is wanted waits for loans of other threads, of which none ends."""
-
-
-class ChunkCache:
+class ChunkCache(Attempts):
     """The chunk cache of one group.
 
     Parameters
@@ -76,13 +66,9 @@ class ChunkCache:
     def __init__(self, budget_bytes: int, sink: Sink) -> None:
         self.budget_bytes = budget_bytes
         self.write_through = budget_bytes == 0
-        self.lock = threading.RLock()
+        super().__init__()
         self._chunks: OrderedDict[tuple[int, tuple[int, ...]], CachedChunk] = OrderedDict()
         self._dirty_bytes = 0
-        self._torn = False
-        """Whether an attempt has begun and not ended."""
-        self.health = Health()
-        self.waiting = Waiting()
         self.memory = Memory(budget_bytes, self.waiting, self._chunks.values, self._make_room)
         self._writer = Writer(self.lock, self.health, self._landed, self.waiting.signal, sink)
         self._lost: deque[tuple[CachedChunk, int, int]] = deque()
@@ -106,72 +92,11 @@ class ChunkCache:
         with self.lock:
             self.health.raise_failure()
 
-    def check(self) -> None:
-        """The same for a look at one chunk, which is no attempt; called under the lock."""
-        self.health.raise_failure()
-        if self._lost:
-            self._forget_lost()
-
-    def until(self, attempt: Callable[[], T], *, check: bool = True) -> T:
-        """Make an attempt under the lock, again and again until it need not wait.
-
-        With `check`, raise what failed behind the caller's back.
-        """
-        loans_until: float | None = None
-        while True:
-            with self.lock:
-                if check:
-                    self.health.raise_failure()
-                if self._torn:
-                    self._count_anew()
-                if self._lost:
-                    self._forget_lost()
-                self._torn = True
-                try:
-                    result = attempt()
-                except MustWait as wait:
-                    for_loans, releases = wait.for_loans, self.waiting.releases
-                    waiter = self.waiting.enter()
-                else:
-                    self._torn = False
-                    return result
-                self._torn = False
-            if not for_loans:
-                loans_until = None
-            elif loans_until is None:
-                loans_until = time.monotonic() + LOAN_WAIT_SECONDS
-            elif time.monotonic() >= loans_until:
-                raise self.memory.all_on_loan()
-            self._wait(waiter, for_loans=for_loans)
-            if self.waiting.releases != releases:
-                loans_until = None
-
     def end_operation(self) -> None:
         """Let go of what a group without memory does not keep; after each operation."""
         if self.write_through:
             self.flush()
             self.until(self._evict_all)
-
-    def _wait(self, waiter: Any, *, for_loans: bool) -> None:
-        """Return when something is over, or may be; then the attempt is made again."""
-        self.refuse_reentry()
-        try:
-            if for_loans:
-                self.waiting.note_blocked()
-            self._writer.hurry()
-            if not self.memory.before_eviction:
-                waiter.acquire(timeout=_LOOK_SECONDS)
-        finally:
-            self.waiting.note_free()
-            self.waiting.leave(waiter)
-
-    def refuse_reentry(self) -> None:
-        """Raise where this thread is in an attempt already: it would wait for itself."""
-        if self.lock._is_owned():  # type: ignore[attr-defined]  # C, and what Condition asks
-            raise ReentrantCallError(
-                "a signal handler used the group in the middle of an operation on it: raise an "
-                "exception in the handler, and use the group after it"
-            )
 
     def _count_anew(self) -> None:
         """Put right what an attempt that was torn away may have left uncounted."""

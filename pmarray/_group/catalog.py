@@ -49,7 +49,7 @@ class NewArray:
         cls,
         name: str,
         shape: int | tuple[int, ...],
-        dtype: DTypeLike,
+        dtype: DTypeLike | None,
         layout: str | None,
         order: str | None,
         fill_value: Any,
@@ -58,7 +58,7 @@ class NewArray:
     ) -> NewArray:
         """Return what a user asks for; what cannot be is refused."""
         check_name(name)
-        kind = parse_dtype(dtype)
+        kind = parse_dtype("float64" if dtype is None else dtype)
         extents = parse_shape(shape)
         refuse_unaddressable(extents, kind.itemsize)
         plan = Layout.plan(extents, kind.itemsize, parse_layout(layout, order) or "row")

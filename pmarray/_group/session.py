@@ -10,7 +10,7 @@ States, and the method that takes each arrow::
                           READER_OF_PARENT       WRITER_OF_PARENT
 
 A writer becomes POISONED by an error after which memory and medium may differ; whoever finds out
-notes it in the cache (`ChunkCache.poison`). All of them become CLOSED by `close`.
+notes it in the cache's `Health`. All of them become CLOSED by `close`.
 
 An operation says, in a frame of its own::
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pmarray
-from pmarray._cache import cache
+from pmarray._cache import attempts
 from pmarray._cache.buffers import BufferPool
 from pmarray.errors import BudgetError, LayoutError, LoanError, SelectionError
 from tests.sampling import examples
@@ -483,7 +483,7 @@ def test_threads_that_wait_for_each_others_loans_are_told(four_chunks: pmarray.P
     with suppress(BudgetError):
         four_chunks[:, 5] = 5
     thread.join()
-    assert time.monotonic() - began < cache.LOAN_WAIT_SECONDS / 2
+    assert time.monotonic() - began < attempts.LOAN_WAIT_SECONDS / 2
     assert (four_chunks[7, :4] == range(4)).all()
 
 
@@ -491,7 +491,7 @@ def test_the_wait_for_loans_ends(
     four_chunks: pmarray.PMArray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The borrower waits for something else, for example for this very thread."""
-    monkeypatch.setattr(cache, "LOAN_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(attempts, "LOAN_WAIT_SECONDS", 0.2)
     done = threading.Event()
     thread = lend_all_from_another_thread(four_chunks, lambda: done.wait(30))
     with pytest.raises(BudgetError, match="on loan"):

@@ -62,6 +62,8 @@ class Machine:
     extra: Path | None = None
     """One more image of packages."""
     memory_bytes: int = 1024 * MIB
+    kernel_arguments: str = ""
+    """More of them, for example to set memory apart."""
 
     def booting(self, disks: Path) -> list[str]:
         """Return the command that starts it from the beginning."""
@@ -105,7 +107,7 @@ class Machine:
             *("-accel", "tcg", "-cpu", "max"),
             *("-smp", "1", *memory),
             *("-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd)),
-            *("-append", _KERNEL_ARGUMENTS),
+            *("-append", f"{_KERNEL_ARGUMENTS} {self.kernel_arguments}"),
             # The kernel talks on one serial line, the agent on another.
             *("-serial", f"file:{disks / 'console'}", "-serial", "stdio"),
         ]

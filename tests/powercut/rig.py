@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tests.powercut import media
@@ -29,6 +30,9 @@ _KEPT = 3
 """Of each kind of thing in the home directory, that many are kept,"""
 _KEPT_S = 3600
 """and what was used in the last hour, perhaps by a rig that runs now."""
+
+_SET_APART = f"memmap=128M%512M-1+{0xEFFFFFFF:#x}"
+"""For the kernel: 128 MiB from 512 MiB on are of type "soft reserved", in place of type RAM."""
 
 
 class Rig:
@@ -79,9 +83,15 @@ class Rig:
         with (self._home / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             image = self._made(f"packages-{extra.key}", extra.build)
-        plain = self.machine
-        machine = Machine(plain.image, plain.packages, plain.source, image, memory_bytes)
-        return self._booted(machine, disks)
+        return self._booted(replace(self.machine, extra=image, memory_bytes=memory_bytes), disks)
+
+    def boot_with_memory_set_apart(self, disks: Path) -> Guest:
+        """The same, with a part of the guest's memory that its firmware calls special-purpose.
+
+        The kernel makes a DAX device of it, ``/dev/dax0.0`` on ``hmem.0``, once ``dax_hmem`` is
+        loaded.
+        """
+        return self._booted(replace(self.machine, kernel_arguments=_SET_APART), disks)
 
     def _build(self) -> None:
         image = Image(self._made(f"image-{Image.key()}", lambda place: Image(place).build()))

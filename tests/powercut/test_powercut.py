@@ -14,7 +14,7 @@ import pytest
 from pmarray.testing import State, Workload
 from tests.powercut.__main__ import main
 from tests.powercut.campaign import Campaign
-from tests.powercut.guest import GuestError
+from tests.powercut.guest import Guest, GuestError
 from tests.powercut.host import CannotRunError, scratch
 from tests.powercut.media import MEDIA, Medium
 from tests.powercut.replay import replay
@@ -96,6 +96,76 @@ def test_a_cut_loses_what_was_not_synced_and_only_that(rig: Rig, place: Path) ->
     assert "lost\n" not in listed
     assert "==> /disk/kept <==\nx\n" in listed
     assert "==> /pmem/kept <==\ny\n" in listed
+
+
+_SET_APART = """
+import pmarray
+from pmarray._upkeep.doctor import examine
+from pmarray.errors import URLError
+
+try:
+    pmarray.open_group("shelf:/dev/dax0.0")
+except URLError as error:
+    print(error)
+print(examine("/dev/dax0.0").durability)
+with pmarray.open_group("dram:?device=/dev/dax0.0") as group:
+    x = group.create("x", (1 << 20,), "uint8")
+    assert not x[...].any()
+    x[...] = 7
+    print(int(x[...].sum(dtype=int)) == 7 << 20)
+"""
+_AS_A_SHELF = """
+import warnings
+import pmarray
+from pmarray.errors import PersistenceWarning
+
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    group = pmarray.open_group("shelf:/dev/dax0.0?volatile=1", mode="w")
+print([warning.category is PersistenceWarning for warning in told])
+with group.transaction():
+    group.create("x", (3,))[...] = 1
+print(pmarray.open("shelf:/dev/dax0.0?volatile=1#x", mode="r")[...], flush=True)
+print("stored", flush=True)
+input()
+"""
+_AFTERWARDS = """
+import pmarray
+pmarray.open("shelf:/dev/dax0.0?volatile=1#x", mode="r")
+"""
+
+
+def test_memory_that_is_set_apart_is_no_persistent_memory(rig: Rig, place: Path) -> None:
+    """A device of the kernel's driver for such memory, and what a power cut leaves in it."""
+    rig.fresh(MEDIA["devdax"], place)
+    appear = "modprobe dax_hmem; until test -c /dev/dax0.0; do sleep 0.1; done"
+    with rig.boot_with_memory_set_apart(place) as guest:
+        guest.do("shell", script=appear)
+        guest.order("python", program=_SET_APART, arguments=[])
+        refused, durability, filled = _printed(guest)
+        guest.order("python", program=_AS_A_SHELF, arguments=[])
+        warned, *_, stored = _printed(guest, until="stored")
+        guest.pull_the_plug()
+    assert "hmem" in refused
+    assert "forgets everything at power-off" in refused
+    assert "none beyond a reboot" in durability
+    assert filled == "True"
+    assert warned == "[True]"
+    assert stored == "[1. 1. 1.]"
+    with rig.boot_with_memory_set_apart(place) as guest:
+        guest.do("shell", script=appear)
+        guest.order("python", program=_AFTERWARDS, arguments=[])
+        assert "NotFoundError" in _printed(guest)[-1]
+
+
+def _printed(guest: Guest, until: str = "") -> list[str]:
+    """What a program prints until it prints a certain line, or ends."""
+    said = []
+    for reply in guest.replies("printed", "done"):
+        if reply.word == "done" or reply.value == until:
+            break
+        said.append(reply.value)
+    return said
 
 
 def test_machines_from_one_snapshot_draw_different_random_numbers(rig: Rig, place: Path) -> None:

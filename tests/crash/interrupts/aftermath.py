@@ -24,6 +24,7 @@ from pmarray.errors import (
 from tests.crash.interrupts.books import held_locks, left_open, library_threads
 from tests.crash.interrupts.contents import Contents
 from tests.crash.interrupts.injected import Injected, where
+from tests.crash.interrupts.patience import patience
 from tests.crash.interrupts.scenarios import Scenario, Stage
 
 __all__ = ["Aftermath", "Violation", "kind_of", "leaks", "locks_held"]
@@ -218,7 +219,7 @@ class Aftermath:
         thread.start()
         thread.join(PATIENCE_SECONDS)
         if thread.is_alive() and not self._held():
-            thread.join(HANG_SECONDS)
+            thread.join(patience(HANG_SECONDS))
         if thread.is_alive():
             frame = sys._current_frames().get(thread.ident or 0)
             names = self._held()
@@ -243,7 +244,7 @@ def locks_held(group: pmarray.Group) -> list[str]:
 
 def _when_free(call: Callable[[], None]) -> None:
     """Wait for the lock of a handle that is being closed behind the caller's back."""
-    until = time.monotonic() + _ENDING_SECONDS
+    until = time.monotonic() + patience(_ENDING_SECONDS)
     while True:
         try:
             return call()
@@ -290,7 +291,7 @@ def _told(error: BaseException) -> str:
 
 def leaks(path: Path) -> list[Violation]:
     """What still refers to a directory after everything in it was closed."""
-    until = time.monotonic() + _ENDING_SECONDS
+    until = time.monotonic() + patience(_ENDING_SECONDS)
     while True:
         found = [Violation("descriptor left", where) for where in _descriptors(path)]
         found += [Violation("mapping left", where) for where in _mappings(path)]

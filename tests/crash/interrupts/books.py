@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pmarray
+from tests.crash.interrupts.patience import patience
 
 __all__ = ["held_locks", "left_open", "library_threads"]
 
@@ -17,7 +18,7 @@ _THREADS = ("swag",)
 """How the names begin of those that end with the group; a pool of the process stays."""
 
 _PATIENCE_SECONDS = 5.0
-"""A lock that was left held is held for good; a busy machine takes its time."""
+"""A lock that was left held is held for good."""
 
 
 def _locks(group: pmarray.Group) -> Iterator[tuple[str, Any]]:
@@ -29,7 +30,7 @@ def held_locks(group: pmarray.Group) -> list[str]:
     """Which locks another thread than this one cannot have; called from the one that has none."""
     held = []
     for name, lock in _locks(group):
-        if lock.acquire(timeout=_PATIENCE_SECONDS):
+        if lock.acquire(timeout=patience(_PATIENCE_SECONDS)):
             lock.release()
         else:
             held.append(name)

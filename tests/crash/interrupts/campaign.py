@@ -23,6 +23,7 @@ from typing import IO, Any
 from tests.crash.interrupts.aftermath import Violation
 from tests.crash.interrupts.injected import Delivery
 from tests.crash.interrupts.mutation import without
+from tests.crash.interrupts.patience import patience
 from tests.crash.interrupts.places import PLACES
 from tests.crash.interrupts.scenarios import NAMES, find
 from tests.crash.interrupts.trial import (
@@ -214,7 +215,7 @@ def _heard(told: dict[str, Any]) -> Outcome:
 
 
 def _tell(out: IO[str], what: Any) -> None:
-    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=_dump)
+    faulthandler.dump_traceback_later(patience(HANG_SECONDS), exit=True, file=_dump)
     out.write(json.dumps(what) + "\n")
     out.flush()
 
