@@ -453,6 +453,32 @@ def imports(
 
 
 @app.command()
+def opening(
+    sizes: Annotated[
+        list[float] | None, typer.Option("--size", help="GB of the array; may be repeated.")
+    ] = None,
+    written: Annotated[
+        list[int] | None,
+        typer.Option(help="MiB that the killed transaction overwrites; may be repeated."),
+    ] = None,
+    rounds: Rounds = 5,
+    quick: Quick = False,
+    directory: Directory = _RUNS,
+    output: Output = _RESULTS,
+) -> None:
+    """Opening arrays beyond the disk's size, and recovery after a kill, by size."""
+    from benchmarks.opening import measure, tables
+
+    if quick:
+        sizes, written, rounds = sizes or [0.4, 400], written or [8], 1
+    _run(
+        "opening", measure, tables, output, directory,
+        sizes=[int(size * 1e9) for size in sizes or [4, 40, 400]],
+        written=[size << 20 for size in written or [16, 64, 256]], rounds=rounds,
+    )  # fmt: skip
+
+
+@app.command()
 def page(
     results: Annotated[Path, typer.Argument(help="Directory of JSON lines.")] = Path(
         "benchmarks/results"

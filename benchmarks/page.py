@@ -69,6 +69,12 @@ SECTIONS = (
     Section(
         "transactions", "Transactions", "Columns written with a transaction each, and without."
     ),
+    Section(
+        "opening",
+        "Opening, and recovery",
+        "Opening reads what describes arrays, and nothing of them. After a kill it undoes what the"
+        " last transaction had not ended.",
+    ),
     Section("array", "Arrays, beside other libraries", "The everyday operations of one matrix."),
     Section("shelf", "Persistent memory", "Stores in place, and through the write cache."),
     Section("codecs", "Codecs", "What compression makes of a trajectory."),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pmarray._array.attributes import Attributes
+from pmarray._array.forgetting import Forgetting
 from pmarray._array.growth import Growing
 from pmarray._array.indexers import Indexer, Viewer, block_slices
 from pmarray._array.loans import Borrowing, borrowed_for_reading
@@ -37,7 +38,7 @@ __all__ = ["PMArray"]
 AnyArray = NDArray[Any]
 
 
-class PMArray(Arithmetic, Interop, Growing):
+class PMArray(Arithmetic, Interop, Growing, Forgetting):
     """A dense array on a medium, indexed like a `numpy.ndarray`.
 
     Made by `pmarray.open` and `Group.create`; holds a place in a `Group`. Reading an index gives a
@@ -96,6 +97,9 @@ class PMArray(Arithmetic, Interop, Growing):
         BudgetError
             The result would not fit into memory.
         """
+        near = self._storage.near
+        if near is not None and (found := near(index)) is not None:
+            return found
         with self._turn():
             self._admit()
             found, read = begin_read(self, index)

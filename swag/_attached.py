@@ -104,11 +104,14 @@ class Attached:
             self._gradients.pop().detach()
         self._optimizers.clear()
 
-    def may_copy_behind(self, model: nn.Module, parameters: Sequence[Tensor]) -> bool:
+    def may_copy_behind(
+        self, model: nn.Module, parameters: Sequence[Tensor], held: Sequence[Tensor]
+    ) -> bool:
         """Whether nothing but these optimizers changes the weights, as far as can be seen.
 
         Each has stepped since the last collection and is not stepping now; together they have all
-        of the parameters; and these are plain tensors that no forward pass writes to.
+        of the parameters; and what this process has of these, `held`, are plain tensors that no
+        forward pass writes to.
         """
         numbers = {id(optimizer) for optimizer in self._optimizers}
         if not numbers or not numbers <= self._stepped or self._stepping:
@@ -120,7 +123,8 @@ class Attached:
             for parameter in group["params"]
         }
         return (
-            all(id(p) in stepped and _is_plain(p) for p in parameters)
+            all(id(p) in stepped for p in parameters)
+            and all(map(_is_plain, held))
             # An embedding with a maximal norm shortens its weights in the forward pass.
             and all(getattr(m, "max_norm", None) is None for m in model.modules())
         )
@@ -139,6 +143,8 @@ class Behind:
         self._lock = threading.Lock()
         self._lock.acquire()
         self._copied = False
+        self.over = False
+        """Whether it was collected, or will not be."""
         self.error: BaseException | None = None
         """Why it was not collected."""
 
@@ -153,6 +159,11 @@ class Behind:
         if not self._copied:
             self._copied = True
             self._lock.release()
+
+    def end(self) -> None:
+        """It was collected, or will not be."""
+        self.let_go()
+        self.over = True
 
     def wait(self, alive: Callable[[], bool]) -> None:
         """Return when the weights may change; an interrupt tears only the wait."""

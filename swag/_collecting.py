@@ -7,7 +7,7 @@ no interrupt and no rollback can set the two at odds; `Collecting._sync` finds i
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from typing import Any
@@ -25,11 +25,14 @@ from swag._moments import Moments
 from swag._projections import COUNT, WEIGHTS, Path, Projections
 from swag._records import Progress
 from swag._screening import NoIterateError, Screen
+from swag._sharding.agreement import GivenUpError
+from swag._sharding.parts import Part
 from swag._statistics import Observed
+from swag._stats import Clock
 from swag._store import Store
 from swag._trajectory import as_tensor
 from swag._worker import Worker
-from swag.errors import SwagWarning, WindowError
+from swag.errors import StoreError, SwagWarning, WindowError
 from swag.posterior import Posterior
 from swag.sampling import Gaussian
 
@@ -52,15 +55,21 @@ class Collecting(Posterior):
         Says what is an iterate.
     on_checkpoint
         Called inside the transaction of every checkpoint.
+    part
+        What the store is of a posterior whose weights are spread over processes.
     """
+
+    _store: Store
 
     def __init__(
         self,
         store: Store,
         screen: Screen,
         on_checkpoint: Callable[[pmarray.Group], object] | None,
+        part: Part | None,
     ) -> None:
         self._store = store
+        self._part = part
         self._screen = screen
         self._on_checkpoint = on_checkpoint
         # What was begun and has not ended: for whoever comes after an interrupt.
@@ -71,14 +80,16 @@ class Collecting(Posterior):
         self._calling = False
         self._ended: Progress | None = None
         self._attached = Attached(self._wait)
+        self._stepping = Clock()
         self._trusting = True
         """Until weights have changed while they were copied."""
         self._keeps_all = store.configuration.max_rank is None
         n = store.table.size
-        self._projections = Projections(n) if n > COUNT * WEIGHTS else None
+        has_stripes = part is None and n > COUNT * WEIGHTS
+        self._projections = Projections(n) if has_stripes else None
         """Taken behind; of smaller networks the trajectory is read as quickly."""
-        column_bytes = store.configuration.dtype.itemsize * store.table.size
-        self._columns_at_once = max(1, min(_MOST_AT_ONCE, _AT_ONCE_BYTES // column_bytes))
+        most = _AT_ONCE_BYTES // (store.column_bytes or 1)
+        self._columns_at_once = max(1, min(_MOST_AT_ONCE, most))
         """Columns in one pass over the moments, of which the cache has to hold that many."""
         try:
             self._worker = Worker("swag-collecting")
@@ -153,13 +164,14 @@ class Collecting(Posterior):
     def _collect(
         self,
         progress: Progress,
-        parameters: list[nn.Parameter],
+        parameters: Sequence[Tensor],
         buffers: Buffers,
         due: bool,
         observed: Observed,
         behind: Behind | None = None,
     ) -> None:
         """Collect an iterate, on the thread that calls."""
+        self._screen.begin()
         try:
             if self._store.trajectory is None:
                 self._collect_moments(progress, parameters, buffers, due)
@@ -169,10 +181,17 @@ class Collecting(Posterior):
             self._store.cut(progress.collected)  # unless that was rolled back
         except BaseException:
             self._end_what_was_begun()  # now, so that the group is free for others at once
+            self._screen.failed(progress.collected)
             raise
         self._begun = None
 
-    def _may_copy_behind(self, model: nn.Module, parameters: list[nn.Parameter], due: bool) -> bool:
+    def _may_copy_behind(
+        self,
+        model: nn.Module,
+        parameters: list[nn.Parameter],
+        held: Sequence[Tensor],
+        due: bool,
+    ) -> bool:
         """Whether the next iterate may be copied while training goes on.
 
         Only in a group that nobody else has: what others write while the transaction is open would
@@ -184,14 +203,14 @@ class Collecting(Posterior):
             and self._anchor is not None
             and self._store.trajectory is not None
             and self._store.owned
-            and self._attached.may_copy_behind(model, parameters)
+            and self._attached.may_copy_behind(model, parameters, held)
         )
 
     def _collect_behind(
         self,
         behind: Behind,
         progress: Progress,
-        parameters: list[nn.Parameter],
+        parameters: Sequence[Tensor],
         buffers: Buffers,
         observed: Observed,
     ) -> None:
@@ -201,12 +220,22 @@ class Collecting(Posterior):
         except BaseException as error:
             behind.error = error
         finally:
-            behind.let_go()
+            behind.end()
+
+    def _waits_for_others(self, due: bool) -> bool:
+        """Whether an iterate is copied at once, and the rest, on which all agree, done behind."""
+        return (
+            self._part is not None
+            and not due
+            and self._anchor is not None
+            and self._store.trajectory is not None
+        )
 
     def _wait(self) -> None:
         """Return when weights may change."""
         if (behind := self._behind) is not None:
-            behind.wait(self._worker.alive)
+            with self._stepping.running():
+                behind.wait(self._worker.alive)
 
     def _learn(self) -> None:
         """What came of the iterate that was copied behind; raises why it was not collected."""
@@ -223,13 +252,13 @@ class Collecting(Posterior):
                 SwagWarning,
                 stacklevel=4,
             )
-        elif behind.error is not None:
+        elif behind.error is not None and not isinstance(behind.error, GivenUpError):
             raise behind.error
 
     def _collect_column(
         self,
         progress: Progress,
-        parameters: list[nn.Parameter],
+        parameters: Sequence[Tensor],
         buffers: Buffers,
         due: bool,
         observed: Observed,
@@ -249,7 +278,8 @@ class Collecting(Posterior):
                 store.write_anchor(self._anchor)
             store.record(count, self._screen.skipped)
             store.write_buffers(buffers)
-            store.statistics.record(progress.collected, observed, path)
+            if self._part is None:
+                store.statistics.record(progress.collected, observed, path)
             if due:
                 if store.ring is not None:
                     since = range(moments.count, count)
@@ -261,7 +291,7 @@ class Collecting(Posterior):
             self._worker.put(self._take_in)
 
     def _collect_moments(
-        self, progress: Progress, parameters: list[nn.Parameter], buffers: Buffers, due: bool
+        self, progress: Progress, parameters: Sequence[Tensor], buffers: Buffers, due: bool
     ) -> None:
         """The same without a trajectory: a checkpoint has a transaction, and nothing else."""
         if not self._spare:
@@ -293,7 +323,7 @@ class Collecting(Posterior):
     def _write(
         self,
         progress: Progress,
-        parameters: list[nn.Parameter],
+        parameters: Sequence[Tensor],
         memory: Column,
         behind: Behind | None = None,
     ) -> Tensor:
@@ -313,7 +343,7 @@ class Collecting(Posterior):
         return sums
 
     def _projected(self, column: Column) -> Path | None:
-        """A few numbers of an iterate that is in memory; on the thread."""
+        """A few numbers of an iterate that is in memory, if they are taken; on the thread."""
         return None if self._projections is None else self._projections.of_one(column, self._origin)
 
     def _column_before(self, count: int) -> Tensor | None:
@@ -368,7 +398,16 @@ class Collecting(Posterior):
         self._store.write_buffers(buffers)
         self._checkpoint(moments.count, moments)
 
+    def _refuse_part(self) -> None:
+        """Raise if there is only a part of the posterior here."""
+        if self._part is not None:
+            raise StoreError(
+                "each process has only a part of this posterior: call flush() in all of them, and "
+                "open the whole with swag.load(store)"
+            )
+
     def _gaussian(self) -> Gaussian:
+        self._refuse_part()
         progress, moments = self._caught_up()
         if self._anchor is None or not progress.collected:
             raise WindowError("nothing has been collected yet")

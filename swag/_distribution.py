@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pmarray import PMArray
 from swag._draws import Draws, fill, save
+from swag._iterates import Iterates
 from swag._parameters import ParameterTable
-from swag._store import Store
 from swag.covariance import Covariance
 from swag.density import log_density
 from swag.sampling import Gaussian, Generator, Part, Plan, Seeds, default_scale, draw, rank
@@ -36,7 +36,7 @@ class Drawing(TypedDict, total=False):
 class Distribution(ABC):
     """What a posterior is without regard to the network that its weights are of."""
 
-    _store: Store
+    _store: Iterates
 
     @abstractmethod
     def _gaussian(self) -> Gaussian:
@@ -425,7 +425,7 @@ class Distribution(ABC):
             "center": gaussian.center,
             "mean": self.mean(),
             "variance": self.variance(),
-            "store": self._store.group.url,
+            "store": self._store.url,
             "max_rank": self._store.configuration.max_rank,
         }
 

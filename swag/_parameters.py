@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from swag._held import full_of, local_of, take
 from swag._names import own_names
 from swag._selecting import Chosen, Parameters, choose, every
 from swag.errors import ModelError, StoreError
@@ -185,6 +186,8 @@ class ParameterTable:
     ) -> tuple[torch.Size, Tensor]:
         """Put weights by name, shape (..., *parameter), into vectors in host memory.
 
+        Those that are spread over processes are gathered, for which all of these call it.
+
         Returns
         -------
         lead : torch.Size
@@ -202,10 +205,11 @@ class ParameterTable:
         lead = weights[first.name].shape[: weights[first.name].ndim - len(first.shape)]
         vectors = torch.empty(lead.numel(), self.size, dtype=dtype or self.dtype)
         for entry, view in zip(self.entries, self.views(vectors), strict=True):
-            shape, fitting = weights[entry.name].shape, lead + entry.shape
+            value = full_of(weights[entry.name])
+            shape, fitting = value.shape, lead + entry.shape
             if shape != fitting:
                 _refuse([f"{entry.name} has shape {tuple(shape)}, not {tuple(fitting)}"])
-            view.copy_(weights[entry.name].reshape(view.shape))
+            view.copy_(value.reshape(view.shape))
         return lead, vectors
 
     def find(self, model: nn.Module) -> list[nn.Parameter]:
@@ -326,14 +330,21 @@ class ParameterTable:
 
     @torch.no_grad()
     def scatter(self, vector: Tensor, parameters: Sequence[Tensor]) -> None:
-        """Copy a vector in host memory into parameters, on their devices, in their dtypes."""
+        """Copy a vector in host memory into parameters, on their devices, in their dtypes.
+
+        Of a parameter that is spread over processes, the items that are here.
+        """
         for device, first, last in _runs(parameters):
             start, stop = self.entries[first].start, self.entries[last].stop
             # One transfer for each device, not one for each parameter.
             moved = vector[start:stop].to(device)
             parts = torch.split(moved, self._sizes[first : last + 1])
-            targets = [parameters[i].detach() for i in range(first, last + 1)]
-            shaped = [part.view(t.shape) for part, t in zip(parts, targets, strict=True)]
+            here = parameters[first : last + 1]
+            targets = [local_of(parameter).detach() for parameter in here]
+            shaped = [
+                take(parameter, part.view(parameter.shape)).reshape(target.shape)
+                for part, parameter, target in zip(parts, here, targets, strict=True)
+            ]
             torch._foreach_copy_(targets, shaped)
 
 
@@ -367,8 +378,6 @@ def _refuse_part(name: str, parameter: nn.Parameter) -> None:
             "inside deepspeed.zero.GatheredParameters(model.parameters()); a parameter that is "
             "meant to be empty takes requires_grad_(False)"
         )
-    elif hasattr(parameter, "full_tensor"):
-        why = "is sharded (a DTensor): collect from a model that holds it whole"
     elif parameter.is_meta:
         why = "is on the meta device, without values: materialise the model first"
     elif parameter.layout != torch.strided:

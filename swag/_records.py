@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -12,7 +12,7 @@ from swag.errors import StoreError
 
 __all__ = ["Configuration", "Progress", "Skipped"]
 
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,38 @@ class Configuration:
     """Collections from one checkpoint to the next."""
     dtype: torch.dtype
     """Of the trajectory."""
+
+    @classmethod
+    def of(
+        cls,
+        table: ParameterTable,
+        max_rank: int | None,
+        checkpoint_every: int,
+        dtype: torch.dtype | None,
+    ) -> Self:
+        """That of a posterior of some parameters; the dtype that holds them exactly, if None.
+
+        Raises
+        ------
+        ValueError
+            The dtype is wider than that.
+        """
+        exact = table.common_dtype
+        if dtype is not None and dtype.itemsize > exact.itemsize:
+            raise ValueError(f"dtype={dtype} is wider than {exact}, which holds every parameter")
+        return cls(table, max_rank, checkpoint_every, dtype or exact)
+
+    def of_part(self, table: ParameterTable) -> Configuration:
+        """The same of what one process holds of the parameters."""
+        return replace(self, table=table)
+
+    def differences(self, other: Configuration) -> list[str]:
+        """What is different, apart from the parameters, in words."""
+        return [
+            f"{name} is {mine}, not {theirs}"
+            for name in ("max_rank", "checkpoint_every", "dtype")
+            if (mine := getattr(self, name)) != (theirs := getattr(other, name))
+        ]
 
     @property
     def narrow(self) -> bool:

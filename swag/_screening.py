@@ -5,15 +5,33 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from enum import Enum
 
 import torch
 from torch import Tensor, nn
 
 from swag._parameters import ParameterTable
 from swag._records import Skipped
-from swag.errors import NonFiniteError, SwagWarning
+from swag.errors import NonFiniteError, SwagError, SwagWarning
 
-__all__ = ["NoIterateError", "Screen"]
+__all__ = ["NoIterateError", "Screen", "Settle", "Vote"]
+
+
+class Vote(Enum):
+    """What a column is, as far as a process can say."""
+
+    FINE = 0
+    NONFINITE = 1
+    """There is a NaN or an infinity in it."""
+    REPEATED = 2
+    """It is the one before."""
+    FAILED = 3
+    """It could not be written."""
+
+
+Settle = Callable[[Vote, int], Vote]
+"""Takes this process's vote and the iterates collected before; gives the vote of all."""
 
 
 class NoIterateError(Exception):
@@ -29,10 +47,16 @@ class Screen:
         Of the parameters.
     raise_nonfinite
         Whether to stop at the first column that is not finite.
+    settle
+        Says what all processes make of a column that this one has voted on, each having a part.
     """
 
-    def __init__(self, table: ParameterTable, *, raise_nonfinite: bool) -> None:
+    def __init__(
+        self, table: ParameterTable, *, raise_nonfinite: bool, settle: Settle | None = None
+    ) -> None:
         self._table = table
+        self._settle = settle
+        self._asked = False
         self._raise_nonfinite = raise_nonfinite
         self._warned: set[str] = set()
         self._unsaid: deque[str] = deque()
@@ -64,8 +88,15 @@ class Screen:
         """
         nonfinite, repeated = self.skipped.nonfinite, self.skipped.repeated
         wrong = self._table.nonfinite(column, sums)
-        if wrong:
-            what = f"{', '.join(wrong[:5])} {'is' if len(wrong) == 1 else 'are'} not finite"
+        vote = Vote.NONFINITE if wrong else Vote.FINE
+        if not wrong and count and self._repeats(count - 1, column, sums, before):
+            vote = Vote.REPEATED
+        if self._settle is not None:
+            self._asked = True
+            vote = self._settle(vote, count)
+        if vote is Vote.NONFINITE:
+            names = ", ".join(wrong[:5]) or "what another process holds"
+            what = f"{names} {'is' if len(wrong) < 2 else 'are'} not finite"
             if self._raise_nonfinite:
                 raise NonFiniteError(f"{what}: nothing was collected")
             self.skipped = Skipped(nonfinite + 1, repeated)
@@ -73,7 +104,7 @@ class Screen:
                 "nonfinite", f"{what}, after {count} iterates: such weights are not collected"
             )
             raise NoIterateError
-        if count and self._repeats(count - 1, column, sums, before):
+        if vote is Vote.REPEATED:
             self.skipped = Skipped(nonfinite, repeated + 1)
             self._warn(
                 "repeated",
@@ -82,6 +113,16 @@ class Screen:
                 "skipped it",
             )
             raise NoIterateError
+
+    def begin(self) -> None:
+        """A column is about to be written."""
+        self._asked = False
+
+    def failed(self, count: int) -> None:
+        """It could not be: let no other process wait for this one's vote."""
+        if self._settle is not None and not self._asked:
+            with suppress(SwagError):
+                self._settle(Vote.FAILED, count)
 
     def look_for_frozen(self, parameters: Sequence[nn.Parameter]) -> None:
         """Tell once that some of the parameters are not trained any more."""

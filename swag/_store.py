@@ -16,11 +16,13 @@ The trajectory and the anchor have the dtype of the network, or the narrowest th
 parameters without rounding, unless a narrower one was asked for.
 
 Iterate t, from 0, is column t of the trajectory; where only the last K are kept, it is column
-``t % (K + C)``, C being the number of collections from one checkpoint to the next. The C spare
-columns are what makes the moments recoverable: those of a checkpoint are rolled forward with the
-columns since, none of which is overwritten before the next checkpoint is durable. With K = 0 there
-is no trajectory, and a checkpoint is where a reopened store goes on. Where every iterate is kept,
-the moments can be computed at any time, and a checkpoint stores those that somebody has asked for.
+``t % (K + 2C)``, C being the number of collections from one checkpoint to the next. C spare columns
+make the moments recoverable: those of a checkpoint are rolled forward with the columns since, none
+of which is overwritten before the next checkpoint is durable. The others make overwriting cheap: a
+checkpoint forgets the columns that it makes superfluous (`PMArray.forget`), to which the next C
+iterates go; whoever reads the last K meanwhile has time for it. With K = 0 there is no trajectory,
+and a checkpoint is where a reopened store goes on. Where every iterate is kept, the moments can be
+computed at any time, and a checkpoint stores those that somebody has asked for.
 
 Every collection is one transaction: its column and the counters, and, where a checkpoint is due,
 the moments and whatever the caller adds to it. Nobody keeps a count of his own: what is collected
@@ -37,25 +39,26 @@ at the checkpoint, since they were not finite, or the last iterate again.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import pmarray
+from pmarray.errors import ForeignDataError, GroupNotFoundError
 from swag._buffers import Buffers
+from swag._iterates import Iterates
 from swag._joining import Joining
 from swag._moments import Moments
 from swag._parameters import ParameterTable
 from swag._records import Configuration, Progress, Skipped
-from swag._selecting import Chosen, every
 from swag._statistics import NAME, Statistics
-from swag._trajectory import Columns, as_tensor
+from swag._trajectory import Trajectory, as_tensor
 from swag.errors import StoreError, StoreExistsError, WindowError
 
-__all__ = ["Location", "Mode", "Moments", "Store"]
+__all__ = ["Location", "Mode", "Moments", "Store", "holds_posterior"]
 
 Location = str | os.PathLike[str] | pmarray.Group
 Mode = Literal["w-", "a", "w"]
@@ -69,7 +72,7 @@ _WINDOW_SECONDS = 0.05
 """For which an iterate may wait for the next ones, to become durable with them."""
 
 
-class Store:
+class Store(Iterates):
     """A posterior's arrays and counters in a group.
 
     Parameters
@@ -87,16 +90,14 @@ class Store:
         An array is missing, or has another shape than the rest.
     """
 
+    statistics: Statistics
+
     def __init__(self, group: pmarray.Group, configuration: Configuration, *, owned: bool) -> None:
+        super().__init__(configuration)
         self.group = group
-        self.configuration = configuration
-        self.table = configuration.table
         self.owned = owned
         """Whether the group was opened here, and is closed here; nobody else has it then."""
         self.statistics = Statistics(group)
-        self._latest: tuple[range, Moments] | None = None
-        self.rewound = 0
-        """How often iterates were cut off here: what was asked for before may be no more."""
         try:
             self._anchor = group["anchor"]
             self._mean = group["mean"]
@@ -123,14 +124,18 @@ class Store:
     def create(
         cls,
         location: Location,
-        model: nn.Module,
-        max_rank: int | None,
-        checkpoint_every: int,
-        dtype: torch.dtype | None,
+        configuration: Configuration,
         mode: Mode,
-        chosen: Chosen = every,
+        differences_of: Callable[[ParameterTable], list[str]],
     ) -> Self:
         """Make a posterior at a location, or open the one there, as `mode` has it.
+
+        Parameters
+        ----------
+        configuration
+            Of what is to be collected.
+        differences_of
+            Says in words what is different in the model, where there is a posterior already.
 
         Raises
         ------
@@ -138,16 +143,7 @@ class Store:
             With "w-": there are iterates.
         StoreError
             With "a": they are of another model or configuration; the message says what differs.
-        ModelError
-            The model cannot be collected.
         """
-        if mode not in get_args(Mode):
-            raise ValueError(f"mode={mode!r}: use one of {', '.join(map(repr, get_args(Mode)))}")
-        table = ParameterTable.of(model, chosen)
-        exact = table.common_dtype
-        if dtype is not None and dtype.itemsize > exact.itemsize:
-            raise ValueError(f"dtype={dtype} is wider than {exact}, which holds every parameter")
-        configuration = Configuration(table, max_rank, checkpoint_every, dtype or exact)
         group, owned = _open(location, "a", configuration)
         try:
             if _CONSTANT in group.attrs and mode != "w":
@@ -158,11 +154,8 @@ class Store:
                         f"{group.url} holds a posterior of {collected} iterates already: give"
                         ' mode="a" to go on with it, or mode="w" to replace it'
                     )
-                differences = there.configuration.table.differences(model, chosen)
-                for name in ("max_rank", "checkpoint_every", "dtype"):
-                    mine, theirs = (getattr(c, name) for c in (configuration, there.configuration))
-                    if mine != theirs:
-                        differences.append(f"{name} is {mine}, not {theirs}")
+                differences = differences_of(there.table)
+                differences += configuration.differences(there.configuration)
                 if not differences:
                     return there
                 if collected:
@@ -178,8 +171,40 @@ class Store:
                 group.close()
             raise
 
+    @classmethod
+    def make_part(
+        cls, location: Location, configuration: Configuration, mark: Mapping[str, Any]
+    ) -> Self:
+        """Make a posterior without iterates, in the place of what is there; durable on return.
+
+        Parameters
+        ----------
+        mark
+            Attributes of the group, written with it.
+        """
+        group, owned = _open(location, "a", configuration)
+        try:
+            cls._make(group, configuration, mark)
+            group.flush()
+            return cls(group, configuration, owned=owned)
+        except BaseException:
+            group.close()
+            raise
+
+    @classmethod
+    def open_part(cls, location: Location, configuration: Configuration) -> Self:
+        """Open a posterior to go on with it; whose it is has been found out before."""
+        group, owned = _open(location, "r+", configuration)
+        try:
+            return cls(group, configuration, owned=owned)
+        except BaseException:
+            group.close()
+            raise
+
     @staticmethod
-    def _make(group: pmarray.Group, configuration: Configuration) -> None:
+    def _make(
+        group: pmarray.Group, configuration: Configuration, mark: Mapping[str, Any] | None = None
+    ) -> None:
         """Make the arrays of a posterior without iterates, in the place of what is there."""
         n, dtype = configuration.table.size, configuration.dtype_name
         with Joining(group):
@@ -193,7 +218,8 @@ class Store:
             if configuration.max_rank != 0:
                 group.create("trajectory", (n, 0), dtype, layout="col")
             none = Progress(0, 0, 0, Skipped(), Skipped())
-            group.attrs.update({_PROGRESS: none.to_json(), _CONSTANT: configuration.to_json()})
+            group.attrs.update({**(mark or {}), _PROGRESS: none.to_json()})
+            group.attrs[_CONSTANT] = configuration.to_json()
 
     @classmethod
     def open(cls, location: Location) -> Self:
@@ -268,6 +294,9 @@ class Store:
             self.group.attrs[_PROGRESS] = {**there, "in_moments": None}
             self._mean[:] = moments.mean
             self._squares[:] = moments.sum_of_squares
+        if self.ring is not None:
+            last = moments.count - self.ring + self.configuration.checkpoint_every
+            self._forget(range(max(0, moments.count - self.ring), last))
         self._note(Progress(collected, collected, moments.count, skipped, skipped))
 
     def rewind(self, to: int | None = None) -> None:
@@ -293,6 +322,7 @@ class Store:
         self.rewound += 1
         with Joining(self.group):
             self.cut(count)
+            self._forget(range(count, progress.collected))
             self._note(
                 replace(
                     progress,
@@ -310,101 +340,39 @@ class Store:
         if trajectory is not None and self.ring is None and trajectory.shape[1] > collected:
             trajectory.resize((trajectory.shape[0], collected))
 
+    def _forget(self, iterates: range) -> None:
+        """Give up the columns of some iterates of a ring, in a transaction."""
+        if self.trajectory is None or self.ring is None or not iterates:
+            return
+        first, last = self.slot(iterates[0]), self.slot(iterates[-1]) + 1
+        stretches = [(first, last)] if first < last else [(first, self.ring), (0, last)]
+        if len(iterates) >= self.ring:
+            stretches = [(0, self.ring)]
+        for start, stop in stretches:
+            self.trajectory.forget((slice(None), slice(start, stop)))
+
     def _note(self, progress: Progress) -> None:
         self.group.attrs[_PROGRESS] = progress.to_json()
+
+    @property
+    def url(self) -> str:
+        """Of the group."""
+        return self.group.url
+
+    @property
+    def rows(self) -> Trajectory | None:
+        """The trajectory."""
+        return self.trajectory
 
     @property
     def numpy_dtype(self) -> np.dtype[np.generic]:
         """Of the trajectory."""
         return self._anchor.dtype
 
-    # -- columns --------------------------------------------------------------------------------
-
     @property
-    def ring(self) -> int | None:
-        """Columns that are used in turn, where not all iterates are kept."""
-        rank = self.configuration.max_rank
-        return None if rank is None else rank + self.configuration.checkpoint_every
-
-    def kept(self, collected: int) -> int:
-        """Number of the last iterates that the trajectory holds for good, of so many."""
-        rank = self.configuration.max_rank
-        return collected if rank is None else min(rank, collected)
-
-    def slot(self, iterate: int) -> int:
-        """Index of the column that holds an iterate."""
-        return iterate if self.ring is None else iterate % self.ring
-
-    def columns(self, iterates: range) -> Columns:
-        """The columns of some iterates.
-
-        Reading them raises `WindowError` once one of them is overwritten or cut off.
-        """
-        if self.trajectory is None:
-            raise WindowError("no iterates were kept: the posterior was collected with max_rank=0")
-        rewound = self.rewound
-
-        def check() -> None:
-            self._refuse_gone(iterates, rewound)
-
-        return Columns(self.trajectory, self.read_anchor().numpy(), iterates, self.ring, check)
-
-    def iterate(self, index: int, collected: int) -> Tensor:
-        """The weights of an iterate, shape (n,), as the trajectory holds them.
-
-        Parameters
-        ----------
-        index
-            Its number, from 0; from the last one backwards if negative.
-        collected
-            How many there are.
-
-        Raises
-        ------
-        WindowError
-            It was not collected, or was not kept.
-        """
-        number = index + collected if index < 0 else index
-        if not 0 <= number < collected:
-            raise WindowError(f"there is no iterate {index}: {collected} are collected")
-        if number < collected - self.kept(collected):
-            raise WindowError(
-                f"iterate {number} was not kept: with max_rank={self.configuration.max_rank}, "
-                f"those from {collected - self.kept(collected)} on are"
-            )
-        assert self.trajectory is not None
-        rewound = self.rewound
-        weights = as_tensor(np.array(self.trajectory[:, self.slot(number)]))
-        self._refuse_gone(range(number, number + 1), rewound)
-        return weights
-
-    def refuse_rewound(self, rewound: int) -> None:
-        """Raise if iterates were cut off since this was the value of `rewound`."""
-        if rewound != self.rewound:
-            raise WindowError(
-                "collection went back to a checkpoint since, and the iterates may be others by "
-                "now: ask for the window again"
-            )
-
-    def _refuse_gone(self, iterates: range, rewound: int) -> None:
-        """Raise unless the columns of some iterates hold these; called after they were read."""
-        self.refuse_rewound(rewound)
-        collected = self.progress().collected
-        if not iterates:
-            return
-        if iterates[-1] >= collected:
-            raise WindowError(
-                f"iterate {iterates[-1]} is not there any more: {collected} are, since a "
-                "transaction was rolled back; ask for the window again"
-            )
-        # The column of iterate t is written again while iterate t + ring is collected.
-        if self.ring is not None and iterates[0] <= collected - self.ring:
-            raise WindowError(
-                f"iterate {iterates[0]} was overwritten since: with max_rank="
-                f"{self.configuration.max_rank}, a window is good until "
-                f"{self.configuration.checkpoint_every} more iterates are collected; ask for it "
-                "again"
-            )
+    def column_bytes(self) -> int:
+        """What an iterate takes."""
+        return self.configuration.dtype.itemsize * self.table.size
 
     # -- anchor, moments and buffers ------------------------------------------------------------
 
@@ -416,31 +384,12 @@ class Store:
         """Store the first iterate, which the trajectory's dtype holds exactly."""
         self._anchor[:] = anchor.numpy()
 
-    def moments_of(self, iterates: range) -> Moments:
-        """Moments of some iterates, which must be held; the latest ones asked for are at hand."""
-        if self._latest is None or self._latest[0] != iterates:
-            none = Moments.none(self.table.size)
-            self._latest = iterates, none.rolled_forward(self.columns(iterates))
-        return self._latest[1]
-
     def stored_moments(self, collected: int) -> Moments:
         """The moments that are stored, if they are of at most so many iterates; else of none."""
         count = -1
         while count != (count := self.progress().in_moments):  # until none came in between
             moments = Moments(count, self._mean[:], self._squares[:])
         return moments if 0 < count <= collected else Moments.none(self.table.size)
-
-    def moments(self, collected: int) -> Moments:
-        """Moments of the first so many iterates: those that are stored, rolled forward.
-
-        Raises
-        ------
-        WindowError
-            Those stored are of more, and the columns of these are not held.
-        """
-        moments = self.stored_moments(collected)
-        since = range(moments.count, collected)
-        return moments.rolled_forward(self.columns(since)) if since else moments
 
     def read_buffers(self) -> Buffers:
         """The model's buffers at the last iterate."""
@@ -467,6 +416,19 @@ class Store:
         """Close the group, if it was opened here."""
         if self.owned:
             self.group.close()
+
+
+def holds_posterior(location: Location) -> bool:
+    """Whether there is a group that is one."""
+    try:
+        group, owned = _open(location, "r", None)
+    except (GroupNotFoundError, ForeignDataError):
+        return False
+    try:
+        return _CONSTANT in group.attrs
+    finally:
+        if owned:
+            group.close()
 
 
 def _open(

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from swag._buffers import Buffers, converge_spectral_norms, has_spectral_norms
 from swag._forward import Forward, is_wrapped
+from swag._held import is_sharded, reshard
 from swag._parameters import ParameterTable
 from swag.batchnorm import has_running_statistics, recompute
 from swag.errors import ModelError
@@ -72,6 +73,7 @@ class Target:
     ) -> None:
         self.model = model
         self._table = table
+        reshard(model)
         self.parameters = table.find(model)
         self._buffers = buffers.find(model)
         self._frozen = buffers.frozen
@@ -91,6 +93,7 @@ class Target:
             (self._loader is None or not has_running_statistics(self.model, self._frozen))
             and not has_spectral_norms(self.model)
             and not is_wrapped(self.model)
+            and not is_sharded(self.parameters)
         )
 
     def stacked(self, vectors: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -109,6 +112,7 @@ class Target:
         statistics
             What the method of this name gave after the same weights, to save computing it again.
         """
+        reshard(self.model)
         self._table.scatter(vector, self.parameters)
         if statistics is not None:
             _copy(self.model.buffers(), statistics)
@@ -125,6 +129,7 @@ class Target:
     @contextmanager
     def borrowed(self) -> Iterator[nn.Module]:
         """Put parameters, buffers and modes of the model back at the end, bit for bit."""
+        reshard(self.model)
         changed = [tensor.detach() for tensor in (*self.parameters, *self.model.buffers())]
         saved = [tensor.clone() for tensor in changed]
         modes = {module: module.training for module in self.model.modules()}
@@ -134,17 +139,21 @@ class Target:
             yield self.model
         finally:
             try:
-                _restore(changed, saved, modes)
+                _restore(self.model, changed, saved, modes)
             except BaseException:
-                _restore(changed, saved, modes)  # an interrupt came in between
+                _restore(self.model, changed, saved, modes)  # an interrupt came in between
                 raise
             finally:
                 _DRAWN.pop(mark, None)
 
 
 def _restore(
-    changed: Sequence[Tensor], saved: Sequence[Tensor], modes: dict[nn.Module, bool]
+    model: nn.Module,
+    changed: Sequence[Tensor],
+    saved: Sequence[Tensor],
+    modes: dict[nn.Module, bool],
 ) -> None:
+    reshard(model)
     _copy(changed, saved)
     for module, training in modes.items():
         module.training = training

@@ -9,20 +9,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import pmarray
-
-__all__ = ["BLOCK_ROWS", "Columns", "as_tensor", "from_anchor", "row_blocks"]
+__all__ = ["BLOCK_ROWS", "Columns", "Trajectory", "as_tensor", "from_anchor", "row_blocks"]
 
 BLOCK_ROWS = 1 << 16
 """Blocks of rows begin at multiples of this: 256 KiB of a float32 column, a long run on a disk."""
 _ITEMSIZE = 4
+
+
+class Trajectory(Protocol):
+    """Columns of weights that can be read by slices, as a column-major array is."""
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Of the weights."""
+
+    def __getitem__(self, index: tuple[slice, slice], /) -> NDArray[np.generic]:
+        """Rows of some columns, in memory of the caller's own."""
 
 
 def row_blocks(n: int, k: int, memory_bytes: int) -> Iterator[tuple[int, int]]:
@@ -81,8 +90,8 @@ class Columns:
     with the row, and every byte is read once.
     """
 
-    array: pmarray.PMArray
-    """The trajectory, shape (parameters, columns), column-major."""
+    array: Trajectory
+    """Shape (parameters, columns)."""
     anchor: NDArray[np.generic]
     """The first iterate, shape (parameters,), float32 or float64."""
     iterates: range

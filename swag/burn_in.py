@@ -21,9 +21,9 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from swag._iterates import Iterates
 from swag._projections import Path, Projections
 from swag._statistics import Recorded
-from swag._store import Store
 from swag.convergence import distance_slope, effective_sample_size, geweke, split_r_hat
 from swag.errors import WindowError
 from swag.gradients import Gradients, discrepancy
@@ -109,7 +109,7 @@ class BurnIn(Generic[P]):
 
 
 def suggest(
-    store: Store,
+    store: Iterates,
     window: Callable[..., P],
     loss: ArrayLike | None = None,
     gradients: Gradients | None = None,
@@ -122,32 +122,32 @@ def suggest(
             f"{len(held)} iterates are held: whether they have settled cannot be told from fewer "
             f"than {FEWEST}"
         )
-    path, recorded = _path(store, held)
-    return judge(
-        path,
-        held,
-        window,
-        recorded.loss if loss is None else loss,
-        recorded.terms if gradients is None else gradients.values,
-    )
+    columns = store.columns(held)
+    recorded = None if store.statistics is None else store.statistics.of(held)
+    columns.check()  # that what was recorded is of these iterates
+    if recorded is None:
+        path = Projections(store.table.size).along(columns)
+    else:
+        path = _path(store, held, recorded)
+        loss = recorded.loss if loss is None else loss
+    given = None if gradients is None else gradients.values
+    terms = recorded.terms if given is None and recorded is not None else given
+    return judge(path, held, window, loss, terms)
 
 
-def _path(store: Store, held: range) -> tuple[Path, Recorded]:
-    """Where the iterates are, as far as it was not recorded from the trajectory; and the record."""
-    projections, columns = Projections(store.table.size), store.columns(held)
-    recorded = store.statistics.of(held)
-    columns.check()  # that they are of these iterates
-    known = recorded.projected
+def _path(store: Iterates, held: range, recorded: Recorded) -> Path:
+    """Where the iterates are, from the trajectory as far as it was not recorded."""
+    projections, known = Projections(store.table.size), recorded.projected
     # What is recorded is from the first iterate of all, which a ring holds no more.
     if held.start or not known.any():
-        return projections.along(columns), recorded
+        return projections.along(store.columns(held))
     path = recorded.path
     bounds = np.flatnonzero(np.diff(known, prepend=True, append=True))
     for start, stop in bounds.reshape(-1, 2).tolist():
         missing = projections.along(store.columns(held[start:stop]), from_first=False)
         path.projections[start:stop] = missing.projections
         path.squared_distance[start:stop] = missing.squared_distance
-    return path, recorded
+    return path
 
 
 def judge(

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from types import TracebackType
-from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 import pmarray
-from pmarray.errors import ClosedError
 from swag._attached import Behind
+from swag._beginning import OnFull, OnNonfinite, Wishes, begin
 from swag._buffers import Buffers
-from swag._collecting import Collecting
-from swag._joining import Joining
-from swag._parameters import DTYPES, chosen_of
-from swag._records import Progress
+from swag._ending import LOGGER, Ending
+from swag._held import reshard
+from swag._schedule import Schedule
 from swag._screening import Screen
 from swag._selecting import Parameters
+from swag._space import free_bytes, is_full
 from swag._statistics import Observed
-from swag._store import Location, Mode, Store
+from swag._stats import Clock, Stats
+from swag._store import Location, Mode
 from swag._target import refuse_drawn
+from swag.errors import SwagWarning
 from swag.posterior import Known, StoredPosterior, window
 from swag.sampling import Center
 
-__all__ = ["SWAG"]
+__all__ = ["SWAG", "Stats"]
 
 
-class SWAG(Collecting):
+class SWAG(Ending):
     """A Gaussian posterior over a network's weights, collected while it trains.
 
     Every collected iterate is kept as a column of a `pmarray` array, so that the posterior may
@@ -42,6 +43,12 @@ class SWAG(Collecting):
     Weights with a NaN or an infinity in them are not collected, and neither are weights that are
     those of the last iterate, bit for bit, as a step leaves them that a gradient scaler skipped.
     Both are counted, and a `SwagWarning` says so the first time.
+
+    A model whose parameters are spread over processes, by ``torch.distributed.fsdp.fully_shard`` or
+    otherwise as DTensors, is collected by all of them: each makes a ``SWAG`` with the same
+    arguments and calls the same methods, and writes what it holds into a part of its own, without
+    communication in a step. `swag.load` opens the parts as one posterior. A model of which every
+    process has a copy (DistributedDataParallel) is collected by one of them.
 
     Inside a transaction of your own in the group, on the same thread, collecting is a part of it.
     With ``max_rank=0`` iterates are in memory until a checkpoint, and only that takes part.
@@ -64,15 +71,27 @@ class SWAG(Collecting):
         from its last iterate, with the same numbers as if it had never stopped; or, after
         `rewind`, from its last checkpoint. ``"w"`` replaces it, and leaves other arrays in the
         group alone.
+    start, every
+        Calls of `update_parameters` that do nothing before the first that collects, which are the
+        burn-in, and calls from one that collects to the next. Where the store is gone on with,
+        calls are counted from its last iterate; a loop that resumes elsewhere counts its steps, and
+        tells them to `swag.integrations.Collector`.
     checkpoint_every
         Collections from one checkpoint, which stores mean and variance, to the next. With
-        `max_rank` it is also the number of spare columns in the store.
+        `max_rank` it is also half the number of spare columns in the store.
     on_checkpoint
         Called with the group inside the transaction of every checkpoint, on the thread that
         collects: what it writes there, such as the state of training, is there exactly if the
         checkpoint is. If it raises, the iterate is not collected.
     on_nonfinite
         ``"skip"``, as above, or ``"raise"``, to raise `NonFiniteError` instead.
+    on_full
+        ``"raise"`` the error when the disk is full or the quota used up; or ``"stop"`` collecting
+        then, with a `SwagWarning`, and let training go on: further calls do nothing. The iterates
+        that were durable stay.
+    expected
+        Iterates that the run will collect, if that is known. Where they, or those of `max_rank`, do
+        not find room on the disk, a `SwagWarning` says so at once.
     parameters
         Which of the trained parameters are collected, None for all: their names, with ``*`` and
         ``?`` for what differs (``"classifier.*"``, ``["*lora_A*", "*lora_B*"]``); a function of
@@ -117,27 +136,40 @@ class SWAG(Collecting):
         max_rank: int | None = None,
         *,
         mode: Mode = "w-",
+        start: int = 0,
+        every: int = 1,
         checkpoint_every: int = 100,
         on_checkpoint: Callable[[pmarray.Group], object] | None = None,
-        on_nonfinite: Literal["skip", "raise"] = "skip",
+        on_nonfinite: OnNonfinite = "skip",
+        on_full: OnFull = "raise",
+        expected: int | None = None,
         parameters: Parameters | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if max_rank is not None and max_rank < 0:
-            raise ValueError(f"max_rank must be zero or more, or None for all, not {max_rank}")
-        if checkpoint_every < 1:
-            raise ValueError(f"checkpoint_every must be at least 1, not {checkpoint_every}")
-        if on_nonfinite not in ("skip", "raise"):
-            raise ValueError(f"on_nonfinite={on_nonfinite!r}: use 'skip' or 'raise'")
-        if dtype is not None and dtype not in DTYPES.values():
-            raise ValueError(f"dtype={dtype}: iterates may be {', '.join(DTYPES)}")
-        if dtype is not None and max_rank == 0:
-            raise ValueError(f"dtype={dtype} is of the iterates kept, and max_rank=0 keeps none")
-        refuse_drawn(model)
-        self._chosen = chosen_of(parameters, model)
-        opened = Store.create(store, model, max_rank, checkpoint_every, dtype, mode, self._chosen)
-        screen = Screen(opened.table, raise_nonfinite=on_nonfinite == "raise")
-        super().__init__(opened, screen, on_checkpoint)
+        wishes = Wishes(
+            max_rank=max_rank,
+            mode=mode,
+            start=start,
+            every=every,
+            checkpoint_every=checkpoint_every,
+            has_own_checkpoints=on_checkpoint is not None,
+            on_nonfinite=on_nonfinite,
+            on_full=on_full,
+            expected=expected,
+            parameters=parameters,
+            dtype=dtype,
+        )
+        begun = begin(model, store, wishes)
+        self._whole, self._chosen = begun.whole, begun.chosen
+        screen = Screen(
+            begun.store.table,
+            raise_nonfinite=on_nonfinite == "raise",
+            settle=None if begun.part is None else begun.part.agreement.settle,
+        )
+        schedule = Schedule(start, every)
+        super().__init__(begun.store, screen, on_checkpoint, begun.part, schedule)
+        self._on_full, self._updating = on_full, Clock()
+        LOGGER.info("collecting into %s: %s", begun.store.url, self.stats())
 
     # -- how far it has come ---------------------------------------------------------------------
 
@@ -157,17 +189,14 @@ class SWAG(Collecting):
     @property
     def n_nonfinite(self) -> int:
         """Weights that were not collected since they were not finite."""
+        self._sync()
         return self._screen.skipped.nonfinite
 
     @property
     def n_repeated(self) -> int:
         """Weights that were not collected since they were those of the last iterate."""
+        self._sync()
         return self._screen.skipped.repeated
-
-    @property
-    def closed(self) -> bool:
-        """Whether collection has ended."""
-        return self._ended is not None
 
     # -- collecting -----------------------------------------------------------------------------
 
@@ -184,7 +213,7 @@ class SWAG(Collecting):
             Has the parameters that the posterior is of.
         loss
             Of the minibatch before, kept with the iterate for `suggest_burn_in`; None if it is not
-            known. Not kept with ``max_rank=0``.
+            known. Not kept with ``max_rank=0``, nor where weights are spread over processes.
 
         Raises
         ------
@@ -198,22 +227,55 @@ class SWAG(Collecting):
         """
         self._refuse_closed()
         refuse_drawn(model)
-        parameters = self._table.find_all(model, self._chosen)
-        self._screen.look_for_frozen(parameters)
-        buffers = Buffers.of(model)
-        progress = self._sync()
-        due = (progress.collected + 1) % self._store.configuration.checkpoint_every == 0
+        if not self._full and self._schedule.due(self._calls, self._calls + 1):
+            try:
+                with self._updating.running():
+                    self._update(model, loss)
+            except OSError as error:
+                if self._on_full == "raise" or not is_full(error):
+                    raise
+                self._stop()
+        self._calls += 1
+
+    def _stop(self) -> None:
+        """The disk is full: collect no more."""
+        self._full = True
+        self._attached.detach()
+        warnings.warn(
+            f"the disk of {self._store.url} is full: collecting has ended, and training goes on; "
+            "the iterates that were durable are there for swag.load",
+            SwagWarning,
+            stacklevel=3,
+        )
+
+    def _update(self, model: nn.Module, loss: float | Tensor | None) -> None:
         known = loss.detach() if isinstance(loss, Tensor) else loss
         observed = Observed(None if known is None else float(known), self._attached.terms())
-        if self._may_copy_behind(model, parameters, due):
-            behind = self._behind = Behind(parameters)
+        if self._part is not None:
+            reshard(model)
+        parameters = self._whole.find_all(model, self._chosen)
+        self._screen.look_for_frozen(parameters)
+        held = parameters if self._part is None else self._part.held(parameters)
+        first = self._part is None or self._part.agreement.rank == 0
+        buffers = Buffers.of(model) if first else Buffers()
+        progress = self._sync()
+        due = (progress.collected + 1) % self._store.configuration.checkpoint_every == 0
+        if self._may_copy_behind(model, parameters, held, due):
+            behind = self._behind = Behind(held)
             self._worker.put(
-                lambda: self._collect_behind(behind, progress, parameters, buffers, observed)
+                lambda: self._collect_behind(behind, progress, held, buffers, observed)
             )
+        elif self._waits_for_others(due):
+            behind = self._behind = Behind(())
+            self._worker.put(
+                lambda: self._collect_behind(behind, progress, held, buffers, observed)
+            )
+            self._wait()
         else:
-            self._collect(progress, parameters, buffers, due, observed)
+            self._collect(progress, held, buffers, due, observed)
         self._attached.collected()
         self._screen.tell()
+        LOGGER.debug("collected beside %d iterates", progress.collected)
 
     def attach(self, optimizer: torch.optim.Optimizer, *, gradients: bool = False) -> None:
         """Let `update_parameters` return at once, and `optimizer.step` wait for it.
@@ -284,9 +346,36 @@ class SWAG(Collecting):
         """
         self._wait()
 
-    def _refuse_closed(self) -> None:
-        if self.closed:
-            raise ClosedError("collection has ended: the posterior is closed")
+    def stats(self) -> Stats:
+        """What collecting has cost so far, and what room there is; waits for nothing.
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> model = torch.nn.Linear(3, 1)
+        >>> posterior = swag.SWAG(model, store="memmap:./posterior", mode="w")
+        >>> posterior.update_parameters(model)
+        >>> stats = posterior.stats()
+        >>> stats.collected, stats.iterate_bytes, stats.room > 1000
+        (1, 16, True)
+        >>> posterior.close()
+        """
+        if self._ended is not None:
+            collected = self._ended.collected
+        elif self._store.trajectory is None:
+            collected = self._moments.count
+        else:
+            collected = self._store.progress().collected
+        skipped, behind = self._screen.skipped, self._behind
+        return Stats(
+            collected=collected,
+            behind=int(behind is not None and not behind.over),
+            skipped=skipped.nonfinite + skipped.repeated,
+            iterate_bytes=self._store.column_bytes,
+            free_bytes=free_bytes(self._store.url),
+            update_seconds=self._updating.seconds,
+            step_seconds=self._stepping.seconds,
+        )
 
     # -- the posterior so far -------------------------------------------------------------------
 
@@ -307,6 +396,7 @@ class SWAG(Collecting):
         With `max_rank`, it must be used before `checkpoint_every` more are collected; later it
         raises `WindowError`.
         """
+        self._refuse_part()
         if self._keeps_all:
             progress = self._sync()
             at_hand = self._moments.count == progress.collected
@@ -316,99 +406,3 @@ class SWAG(Collecting):
             moments = last.copy()
         known = Known(moments, self._anchor, self._last_buffers())
         return window(self._store, progress.collected, start, every, rank, center, stop, known)
-
-    # -- durability -----------------------------------------------------------------------------
-
-    def flush(self) -> None:
-        """Take a checkpoint, and return when everything collected so far is durable.
-
-        Raises
-        ------
-        pmarray.errors.PMArrayError, OSError
-            As `update_parameters`.
-        """
-        self._refuse_closed()
-        self._screen.tell()
-        progress, moments = (self._sync(), self._moments) if self._keeps_all else self._caught_up()
-        if (
-            progress.collected != progress.checkpointed
-            or moments.count != progress.in_moments
-            or self._screen.skipped != progress.skipped_before
-        ):
-            begun = self._begun = Joining(self._store.group)
-            with begun:
-                if self._store.trajectory is None:
-                    self._store_diagonal(progress, moments, self._buffers)
-                else:
-                    self._checkpoint(progress.collected, moments)
-            self._begun = None
-        self._store.group.flush()
-
-    def rewind(self, to: int | None = None) -> int:
-        """Go back to the last checkpoint, or to so many iterates, forgetting what came after.
-
-        For going on with a training that was interrupted, from the state that `on_checkpoint`
-        stored, or from a file of your own that says how many iterates there were.
-
-        Parameters
-        ----------
-        to
-            Iterates that remain; those of the last checkpoint if None. The counts of weights that
-            were not collected go back to the last checkpoint's.
-
-        Returns
-        -------
-        int
-            Iterates that remain.
-
-        Raises
-        ------
-        WindowError
-            There are not so many; or, with `max_rank`, the last checkpoint has more.
-        """
-        self._refuse_closed()
-        self._sync()
-        self._store.rewind(to)
-        self._load()
-        return self._sync().collected
-
-    def close(self) -> None:
-        """Flush and end collection; the group is closed too, unless it was given open.
-
-        A ``with`` block that is left by an exception ends without a checkpoint, since training may
-        have been interrupted in the middle of a step; iterates that were collected are kept.
-
-        Raises
-        ------
-        pmarray.errors.PMArrayError, OSError
-            As `update_parameters`; threads and files are released all the same.
-        """
-        self._close(checkpoint=True)
-
-    def _close(self, *, checkpoint: bool) -> None:
-        try:
-            if not self.closed:
-                if checkpoint:
-                    self.flush()
-                self._ended = self._sync() if self._keeps_all else self._caught_up()[0]
-        finally:
-            # Again at a second call, should an interrupt come in between.
-            if self._ended is None:
-                count = self._moments.count
-                skipped = self._screen.skipped
-                self._ended = Progress(count, count, count, skipped, skipped)
-            self._attached.detach()
-            self._worker.stop()
-            self._end_what_was_begun()
-            self._store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._close(checkpoint=kind is None)

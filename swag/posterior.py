@@ -13,7 +13,10 @@ from torch import Tensor
 from swag._analysis import Analysis
 from swag._buffers import Buffers
 from swag._installing import Installing
-from swag._store import Location, Moments, Store
+from swag._iterates import Iterates
+from swag._moments import Moments
+from swag._sharding.parts import open_iterates
+from swag._store import Location
 from swag.burn_in import BurnIn, suggest
 from swag.errors import WindowError
 from swag.gradients import Gradients
@@ -185,7 +188,7 @@ class StoredPosterior(Posterior):
 
     def __init__(
         self,
-        store: Store,
+        store: Iterates,
         iterates: range,
         held: range,
         center: Center,
@@ -278,7 +281,9 @@ def load(store: Location) -> StoredPosterior:
     """Open the posterior in a store, to draw from it and to choose windows of it.
 
     The store is opened for reading, and may be of a training that still runs: what is seen is what
-    was durable when it was opened.
+    was durable when it was opened. What several processes have collected of a sharded model is one
+    posterior, and can be opened by any number of processes: every draw, mean and density is the
+    same as if one process had collected it.
 
     Parameters
     ----------
@@ -309,7 +314,7 @@ def load(store: Location) -> StoredPosterior:
     ...     posterior.n_averaged, posterior.window(start=2, rank=2).rank
     (5, 2)
     """
-    opened = Store.open(store)
+    opened = open_iterates(store)
     try:
         collected = opened.progress().collected
         held = range(collected - opened.kept(collected), collected)
@@ -321,7 +326,7 @@ def load(store: Location) -> StoredPosterior:
 
 
 def window(
-    store: Store,
+    store: Iterates,
     collected: int,
     start: int,
     every: int,

@@ -121,6 +121,7 @@ SWAG = Tower(
         ("swag", "__main__", "cli"),
         ("app", "integrations"),
         ("collect", "export", "mixture"),
+        ("_ending", "_beginning"),
         ("_collecting",),
         ("posterior",),
         ("_analysis", "_installing", "burn_in"),
@@ -128,13 +129,26 @@ SWAG = Tower(
         ("_distribution",),
         ("_predicting", "density"),
         ("_networks", "covariance"),
+        ("_sharding",),
         ("_target", "_factors", "_draws", "_store", "_screening"),
+        ("_iterates",),
         ("batchnorm", "sampling", "_records", "_statistics"),
         ("_buffers", "_parameters"),
         ("_state", "_selecting", "_moments", "_reductions", "_projections"),
-        ("_forward", "_names", "_trajectory", "_joining", "_worker", "_attached", "_schedule"),
+        (
+            "_forward",
+            "_names",
+            "_trajectory",
+            "_joining",
+            "_worker",
+            "_attached",
+            "_schedule",
+            "_space",
+            "_stats",
+        ),
+        ("_held",),
         ("datasets", "calibration", "gradients"),
-        ("_arrays", "models", "metrics", "uncertainty", "convergence", "regression"),
+        ("_arrays", "_boxes", "models", "metrics", "uncertainty", "convergence", "regression"),
         ("errors",),
     ),
     face=frozenset({"__main__", "cli"}),
@@ -239,3 +253,62 @@ def test_what_users_hold_delegates(name: str) -> None:
         for method in methods
     }
     assert {name: count for name, count in counts.items() if count > MOST_STATEMENTS} == {}
+
+
+MAY_ASK = {"_group.kinds", "backends._capabilities", "backends._registry"}
+"""What a backend or a region can do is asked here, when a group is opened, and nowhere else."""
+MEDIA = {"_storage", "backends"}
+HANDLES = {"backend", "chunks", "region", "storage", "store", "items"}
+
+
+def asked_classes(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield the classes that `isinstance` and `issubclass` are given, and the modules they are of.
+
+    What a backend asks of classes of its own has no module of ours.
+    """
+    homes = {
+        alias.asname or alias.name: (node.module or "").removeprefix("pmarray.")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    for call in _calls(tree, {"isinstance", "issubclass"}):
+        for node in ast.walk(call.args[1]):
+            if isinstance(node, ast.Name):
+                yield node.id, homes.get(node.id, "")
+
+
+def _calls(tree: ast.Module, names: set[str]) -> Iterator[ast.Call]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
+            yield node
+
+
+def _probed(call: ast.Call) -> str | None:
+    """What `hasattr`, or `getattr` with a default, looks at, by its last name."""
+    if call.func.id == "getattr" and len(call.args) < 3:  # type: ignore[attr-defined]
+        return None
+    found = call.args[0]
+    if isinstance(found, ast.Attribute):
+        return found.attr.lstrip("_")
+    return found.id.lstrip("_") if isinstance(found, ast.Name) else None
+
+
+def test_what_a_backend_can_do_is_asked_once() -> None:
+    asked = set()
+    for path in sorted(PMARRAY.path.rglob("*.py")):
+        module = ".".join(path.relative_to(PMARRAY.path).with_suffix("").parts)
+        if module in MAY_ASK or room(module) == "testing":  # suites skip what is not claimed
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        asked |= {
+            (module, name)
+            for name, home in asked_classes(tree)
+            if room(home) in MEDIA and room(home) != room(module)
+        }
+        asked |= {
+            (module, probed)
+            for call in _calls(tree, {"hasattr", "getattr"})
+            if (probed := _probed(call)) in HANDLES
+        }
+    assert asked == set()

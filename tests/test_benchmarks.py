@@ -92,6 +92,17 @@ def test_rss_checks_what_it_collected(scratch: Path, output: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
+def test_recovery_takes_no_longer_for_a_larger_array(scratch: Path, output: Path) -> None:
+    run("opening", "--quick", "--directory", str(scratch), "--output", str(output))
+    records = lines_of(output / "opening.jsonl")[1:]
+    opened = [one for one in records if one["what"] == "open"]
+    assert {one["mode"] for one in opened} == {"r", "r+"}
+    assert {one["nbytes"] for one in opened if one["name"] == "memmap:"} == {4 * 10**8, 4 * 10**11}
+    small, large = (one for one in records if one["what"] == "recovery")
+    assert small["journal_bytes"] == large["journal_bytes"] >= 4 << 20
+    assert list(scratch.iterdir()) == []
+
+
 def test_imports_takes_longer_for_pmarray_than_for_numpy(output: Path) -> None:
     run("imports", "numpy", "pmarray", "--processes=1", "--output", str(output))
     times = {one["module"]: one["seconds"] for one in lines_of(output / "imports.jsonl")[1:]}

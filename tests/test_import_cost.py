@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-HEAVY = ["torch", "zarr", "numcodecs", "matplotlib", "ml_dtypes", "pandas", "dask"]
+HEAVY = [
+    "dask", "html", "matplotlib", "ml_dtypes", "numcodecs", "pandas", "secrets", "subprocess",
+    "tempfile", "torch", "zarr",
+]  # fmt: skip
 
 
 def loaded_by(statement: str) -> set[str]:

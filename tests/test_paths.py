@@ -160,16 +160,21 @@ def test_a_commit(monkeypatch: pytest.MonkeyPatch, group: pmarray.Group) -> None
 
 
 @pytest.mark.parametrize(
-    ("heading", "index"),
-    [("A read from a file", np.s_[:, 1]), ("The short way of an item", (3, 1))],
+    ("heading", "indices"),
+    [
+        ("A read from a file", [np.s_[:, 1]]),
+        ("The short way of an item", [(3, 1)]),
+        ("What is at hand", [(3, 1), (3, 1)]),
+    ],
 )
 def test_a_read(
-    monkeypatch: pytest.MonkeyPatch, group: pmarray.Group, heading: str, index: Any
+    monkeypatch: pytest.MonkeyPatch, group: pmarray.Group, heading: str, indices: list[Any]
 ) -> None:
     with pmarray.open_group(group.url, mode="r") as reader:
         x = reader["x"]
-        with recorded(monkeypatch) as calls:
-            assert np.all(x[index] == 1)
+        for index in indices:
+            with recorded(monkeypatch) as calls:
+                assert np.all(x[index] == 1)
         assert_taken(heading, calls)
 
 

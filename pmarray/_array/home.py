@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 from pmarray._cache.cache import ChunkCache
+from pmarray._cache.lull import Lull
 from pmarray._formats.metadata import ArrayMetadata
 from pmarray._storage.items import Storage
 
@@ -47,6 +48,9 @@ class Turns(Protocol):
     def note_change(self) -> None:
         """Something was written; called with the lock."""
 
+    def begin_lull(self) -> Lull | None:
+        """Return a time in which an operation need not be admitted; called with the lock."""
+
     def do(self, task: Callable[[], T], /) -> T:
         """Do what an exception in the caller must not tear."""
 
@@ -59,6 +63,9 @@ class Places(Protocol):
 
     def state_of(self, array: ArrayMetadata, /) -> tuple[object, ...] | None:
         """What an array's committed state is told by; None while this handle may change it."""
+
+    def occupied_nbytes(self, name: str, /) -> int | None:
+        """Return what an array takes on the medium; None where that cannot be told."""
 
     def admit_shape(self, array: ArrayMetadata, /) -> None:
         """Refuse an array that the backend cannot have."""

@@ -95,7 +95,7 @@ def _is_array(value: Any) -> bool:
 def _views_overlap(target: StoredArray, value: StoredArray) -> bool:
     if root(target) is not root(value):
         # Two handles on one place in memory; of files, each sees what the other has flushed.
-        items = getattr(root(value)._storage, "items", None)
+        items = root(value)._storage.memory
         return items is not None and root(target)._storage.shows(items)
     if _same_items(target, value):
         return False

@@ -19,7 +19,6 @@ from pmarray._geometry.layout import Layout, Order
 from pmarray._selection.basic import Selection, storage_axes
 from pmarray._selection.fancy import FancySelection, parse
 from pmarray._storage.items import Items, Storage
-from pmarray._storage.region import RegionStorage
 from pmarray._storage.transfer import gather, scatter
 from pmarray.errors import ArrayNotFoundError, LoanError
 
@@ -183,6 +182,9 @@ class StoredArray:
 
     def __getitem__(self, index: Any) -> Any:
         """Return the selected items as a new `numpy.ndarray` (a scalar for a full index)."""
+        near = self._storage.near
+        if near is not None and (found := near(index)) is not None:
+            return found
         with self._turn():
             self._admit()
             found, read = self._begin_read(index)
@@ -192,7 +194,9 @@ class StoredArray:
         """Read with the lock; or return what reads without it, see `_deferred`."""
         selection = parse(index, self.shape)
         read = self._deferred(selection)
-        return (self._read(selection), None) if read is None else (None, read)
+        found = self._read(selection) if read is None else None
+        self._come_near()
+        return found, read
 
     def _read_unlocked(self, read: Callable[[], Any], index: Any) -> Any:
         """Do what `_deferred` has returned, without the lock; or read with the lock after all."""
@@ -270,8 +274,6 @@ class StoredArray:
         """
         if isinstance(selection, FancySelection) or 0 in selection.block_shape:
             return None
-        if not isinstance(self._storage, RegionStorage):
-            return None
         fill = self._storage.deferred(storage_axes(selection))
         if fill is None:
             return None
@@ -341,6 +343,12 @@ class StoredArray:
         """Refuse an operation where there can be none on this array; called with the lock."""
         self._group._session.admit()
         self._refuse_detached()
+
+    def _come_near(self) -> None:
+        """Have what is at hand read without a turn, until something happens; with the lock."""
+        lull = self._group._session.begin_lull()
+        if lull is not None and self._array.shape:
+            self._storage.come_near(lull)
 
     def _admit_writer(self) -> None:
         """The same for an operation that changes something."""

@@ -73,6 +73,9 @@ class ViewItems(Items):
         loan = self._items.pin(self._translate(axes))
         return replace(loan, block=self._shown(loan.block))
 
+    def forget(self, axes: Axes, /) -> None:
+        self._items.forget(self._translate(axes))
+
     def view(self) -> AnyArray | None:
         whole = self._items.view()
         if whole is None:

@@ -43,6 +43,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pmarray._cache.attempts import Attempts
+from pmarray._cache.lull import Lull
 from pmarray._cache.memory import Memory
 from pmarray._cache.source import CachedChunk, ChunkSource, Commit, Pin, Sink, Write
 from pmarray._cache.waiting import MustWait
@@ -75,6 +76,8 @@ class ChunkCache(Attempts):
         """What was lent to somebody who is no more, and never ended the loan."""
         self.on_loan = False
         """Whether anything was ever lent: who waits for the group is noted from then on."""
+        self.lull = Lull(lasts=False)
+        """In which the medium has all that was written; ended before anything becomes dirty."""
         self.transaction: int | None = None
         """The number of the open transaction, to which everything dirty belongs."""
 
@@ -123,6 +126,13 @@ class ChunkCache(Attempts):
         """Whether the medium has all that was written; called under the lock."""
         return not (self._dirty_bytes or self._torn or self.on_loan or self._writer.busy)
 
+    def begin_lull(self) -> Lull | None:
+        """Return the lull that lasts, or one that begins now; None where there is something."""
+        with self.lock:
+            if not self.lull.lasts and self.quiet and not self._lost and self.health.is_well:
+                self.lull = Lull()
+            return self.lull if self.lull.lasts else None
+
     def has_any(self, source: ChunkSource) -> bool:
         """Whether any chunk of `source` is cached; called under the lock."""
         return any(chunk.source is source for chunk in self._chunks.values())
@@ -157,6 +167,7 @@ class ChunkCache(Attempts):
 
     def pin(self, chunk: CachedChunk, pin: Pin) -> None:
         """Keep a chunk in memory as long as `pin` is kept; see `unpin`."""
+        self.lull.lasts = False
         self.on_loan = True
         chunk.pin(pin, self.waiting.released)
 
@@ -166,6 +177,7 @@ class ChunkCache(Attempts):
         They count as valid, so that nobody reads the medium into memory that the borrower is
         filling: not a reader, and not the writer of another part of a block.
         """
+        self.lull.lasts = False
         self.on_loan = True
 
         def died(_: Any) -> None:
@@ -217,6 +229,7 @@ class ChunkCache(Attempts):
         values: NDArray[Any],
     ) -> None:
         """Store `values`, of the same dtype, into `items`, which lie at `spans` of the chunk."""
+        self.lull.lasts = False
         valid, dirty = chunk.valid, chunk.dirty
         for start, stop in spans:
             low, high = self._blocks(chunk, start, stop)
@@ -231,6 +244,7 @@ class ChunkCache(Attempts):
 
     def mark_written(self, chunk: CachedChunk, start: int, stop: int) -> None:
         """Note that ``[start, stop)`` has been written, and pass on what should leave now."""
+        self.lull.lasts = False
         low, high = self._blocks(chunk, start, stop)
         chunk.valid.add(low, high)
         before = chunk.dirty.nbytes

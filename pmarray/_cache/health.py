@@ -16,6 +16,11 @@ class Health:
         self.unreported: BaseException | None = None
         """A failure that nobody has been told of."""
 
+    @property
+    def is_well(self) -> bool:
+        """Whether there is nothing that anybody should be told."""
+        return self.poison is None and self.unreported is None
+
     def raise_failure(self) -> None:
         """Raise what went wrong since the last call; what is poisoned raises at every call."""
         if self.poison is not None:

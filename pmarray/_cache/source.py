@@ -45,8 +45,13 @@ class ChunkSource(Protocol):
     def complete(self, chunk: CachedChunk, /) -> None:
         """Make all that has to be written together with the dirty bytes dirty; under the lock."""
 
-    def before_images(self, writes: Iterable[Write], /) -> Iterator[Image]:
-        """Yield what the last durable commit has where `writes` go; on the writer thread."""
+    def before_images(
+        self, writes: Iterable[Write], committed: GroupMetadata, /
+    ) -> Iterator[Image]:
+        """Yield what the last durable commit has where `writes` go; on the writer thread.
+
+        That commit is `committed`. What is dead in it needs no image.
+        """
 
     @property
     def protected_nbytes(self) -> int:
@@ -161,6 +166,8 @@ class Commit:
     error: BaseException | None = None
     waited_for: bool = True
     """Whether the caller waits for the outcome."""
+    forgets: bool = False
+    """Whether bytes are dead from it on."""
     _over: Any = field(default_factory=_held_lock)
 
     def finish(self, error: BaseException | None) -> None:

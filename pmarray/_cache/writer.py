@@ -202,7 +202,11 @@ class Writer:
         return self._opened + self.window_seconds - time.monotonic()
 
     def _next_batch(self) -> tuple[list[Write], list[Commit]]:
-        """Take all up to the last commit in the queue; else what is adjacent at its front."""
+        """Take all up to the last commit in the queue; else what is adjacent at its front.
+
+        What a commit forgets may be overwritten without an image once it is durable, and so no
+        other is merged with it.
+        """
         writes: list[Write] = []
         commits: list[Commit] = []
         nbytes = 0
@@ -222,6 +226,8 @@ class Writer:
                 writes.append(item)
                 nbytes += item.stop - item.start
             self.queue.popleft()
+            if commits and commits[-1].forgets:
+                break
         return writes, commits
 
 

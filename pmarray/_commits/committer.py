@@ -8,8 +8,9 @@ Committing a transaction
 1. The caller has sealed it: its dirty bytes are in flight, and bytes in flight do not change.
 2. Before-images of the committed bytes that it will overwrite are read from the medium, which
    holds the values that its predecessor left, and written to the journal, in whole blocks. Bytes
-   of blocks that hold no committed byte need none: an append writes its data once. If there are
-   any images, the journal is made durable.
+   of blocks that hold no committed byte need none: an append writes its data once. Nor do blocks
+   that are dead (`PMArray.forget`) in the last *durable* commit; those that are dead in one that
+   is only sealed do. If there are any images, the journal is made durable.
 3. The data are written, and every file they went to is made durable.
 4. One COMMIT record, with the metadata as of this transaction, is written to the journal, and the
    journal is made durable. This is the commit point.
@@ -51,8 +52,9 @@ always with no transaction half-way through, so that nothing in the journal is n
 Readers are told
 ----------------
 A counter (`_system.counter`) moves before anything changes that a reader may be looking at: after
-step 2, when before-images are in the journal and the data have not changed yet; in step d, when the
-metadata file is durable and the journal not yet reused; and when a writer has taken the lock.
+step 2, when the journal says what will be overwritten (by images or, of dead bytes, by the COMMIT
+of an earlier transaction) and the data have not changed yet; in step d, when the metadata file is
+durable and the journal not yet reused; and when a writer has taken the lock.
 
 Failures
 --------
@@ -65,14 +67,15 @@ until then.
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain, groupby
 
 from pmarray._cache.source import Commit, Write
 from pmarray._commits.journal import Journal
 from pmarray._commits.recovery import (
+    OpenTarget,
     Targets,
     check_images,
     missing_journal,
@@ -81,13 +84,7 @@ from pmarray._commits.recovery import (
 )
 from pmarray._formats.metadata import Checkpoint, GroupMetadata
 from pmarray._formats.records import Image
-from pmarray.backends._protocols import (
-    Backend,
-    CountsChanges,
-    ImageTarget,
-    KeepsImages,
-    LosesLock,
-)
+from pmarray.backends._capabilities import Capabilities
 from pmarray.errors import OutcomeUnknownError, PoisonedError, StorageError
 
 __all__ = ["Committer"]
@@ -97,24 +94,27 @@ _RETIRE_AT = 0.75
 _MAX_IDLE_JOURNAL_BYTES = 64 << 20
 
 
+def _nonce() -> int:
+    return int.from_bytes(os.urandom(8), "little")
+
+
 class Committer:
     """The engine of one group's transactions; see the head of this module.
 
     Parameters
     ----------
-    backend
-        Where the group is, locked by the caller.
+    can
+        The backend where the group is, locked by the caller.
     checkpoint
         The metadata in force.
     """
 
-    def __init__(self, backend: Backend, checkpoint: Checkpoint) -> None:
-        self._backend = backend
-        lock = backend if isinstance(backend, LosesLock) else None
-        self.refuse_lost_lock = lock.refuse_lost_lock if lock is not None else lambda: None
-        counts = backend if isinstance(backend, CountsChanges) else None
-        self._tell_readers = counts.advance if counts is not None else lambda: None
-        self._images = backend if isinstance(backend, KeepsImages) else None
+    def __init__(self, can: Capabilities, checkpoint: Checkpoint) -> None:
+        self._can = can
+        self._backend = can.backend
+        self.refuse_lost_lock = can.lock.refuse_lost_lock if can.lock else lambda: None
+        self._tell_readers = can.counter.advance if can.counter else lambda: None
+        self._images = can.images
         self.saved = checkpoint
         """The last checkpoint."""
         self.in_force = checkpoint.metadata
@@ -127,6 +127,8 @@ class Committer:
         self._journal: Journal | None = None
         self._pending_images = 0
         """The highest number of a transaction that has images in the journal and no COMMIT."""
+        self._forgets = False
+        """Whether readers have not been told of bytes that are dead."""
 
     # -- opening --------------------------------------------------------------------------------
 
@@ -151,7 +153,7 @@ class Committer:
         journal.barrier()  # a
         lost: list[str] = []
         state = read_committed(self.saved, journal, lost=lost if force else None)
-        targets = Targets(self._backend, state.metadata, lost=lost if force else None)
+        targets = Targets(self._can, state.metadata, lost=lost if force else None)
         try:
             check_images(journal, state, targets, lost=lost if force else None)
             put_back(journal, state.images, targets, lost=lost if force else None)  # b, c
@@ -233,6 +235,7 @@ class Committer:
             ) from error
         self._committed, self.in_force = last.number, last.metadata
         self._moved = self._moved or last.metadata != self.saved.metadata
+        self._forgets = self._forgets or any(commit.forgets for commit in commits)
         for commit in commits:
             for file_id in commit.removed:
                 self._backend.remove(file_id)
@@ -260,21 +263,24 @@ class Committer:
         images = (
             image
             for source, group in groupby(writes, key=lambda write: write.source)
-            for image in source.before_images(group)
+            for image in source.before_images(group, self.in_force)
         )
         if self._journal.before(number, chain(images, others)):
             self._journal.barrier()
-            self._tell_readers()
         else:
             self._pending_images = pending
+            if not self._forgets:
+                return
+        self._tell_readers()
+        self._forgets = False
 
     # -- on the caller's thread, while the writer has nothing to do -------------------------------
 
     def keep(self, number: int, images: list[Image]) -> None:
-        """Journal before-images of what the caller is about to delete; step 2."""
+        """Journal before-images of what the caller is about to change; step 2."""
         self._journal_before(number, (), images)
 
-    def roll_back(self, region_of: Callable[[int], ImageTarget | None]) -> None:
+    def roll_back(self, target: OpenTarget) -> None:
         """Undo what the transaction after the last commit has written; steps a to d."""
         journal = self._journal
         if journal is None or self._pending_images <= self._committed:
@@ -282,15 +288,15 @@ class Committer:
         self.refuse_lost_lock()
         journal.barrier()  # a
         state = read_committed(self.saved, journal, end=journal.position)
-        check_images(journal, state, region_of)
-        put_back(journal, state.images, region_of)
+        check_images(journal, state, target)
+        put_back(journal, state.images, target)
         self.checkpoint(state.metadata)
 
     def checkpoint(self, metadata: GroupMetadata) -> None:
         """Replace the metadata file; afterwards nothing in the journal is needed."""
         self.refuse_lost_lock()
         generation = self.saved.generation + (self._journal is not None)
-        nonce = self.saved.nonce if self._journal is None else secrets.randbits(64)
+        nonce = self.saved.nonce if self._journal is None else _nonce()
         checkpoint = Checkpoint(metadata, self._committed, generation, nonce)
         self._backend.save(checkpoint)
         self._tell_readers_or_poison()

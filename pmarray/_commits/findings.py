@@ -16,6 +16,7 @@ from pmarray._commits.recovery import (
 )
 from pmarray._formats.metadata import Checkpoint, GroupMetadata
 from pmarray._sizes import format_bytes
+from pmarray.backends._capabilities import Capabilities
 from pmarray.backends._protocols import Backend
 from pmarray.errors import PMArrayError
 
@@ -48,18 +49,16 @@ def journal_state(backend: Backend, checkpoint: Checkpoint) -> CommittedState:
 
 
 def journal_findings(
-    backend: Backend, checkpoint: Checkpoint
+    can: Capabilities, checkpoint: Checkpoint
 ) -> tuple[GroupMetadata, list[Finding]]:
     """Return the metadata of the last commit, and what there is to say of the journal."""
     if not checkpoint.generation:
         return checkpoint.metadata, []
-    region = backend.open_journal(create=False)
+    region = can.backend.open_journal(create=False)
     if region is None:
         return checkpoint.metadata, [Finding("journal", str(missing_journal(checkpoint)), True)]
     try:
-        return _look_over(
-            backend, checkpoint, Journal(region, checkpoint.nonce, checkpoint.generation)
-        )
+        return _look_over(can, checkpoint, Journal(region, checkpoint.nonce, checkpoint.generation))
     except PMArrayError as error:
         return checkpoint.metadata, [Finding("journal", str(error), damaged=True)]
     finally:
@@ -67,14 +66,14 @@ def journal_findings(
 
 
 def _look_over(
-    backend: Backend, checkpoint: Checkpoint, journal: Journal
+    can: Capabilities, checkpoint: Checkpoint, journal: Journal
 ) -> tuple[GroupMetadata, list[Finding]]:
     lost: list[str] = []
     try:
         state = read_committed(checkpoint, journal)
     except PMArrayError:
         state = read_committed(checkpoint, journal, lost=lost)
-    targets = Targets(backend, state.metadata, lost=lost)
+    targets = Targets(can, state.metadata, lost=lost)
     try:
         check_images(journal, state, targets, lost=lost)
     finally:
@@ -114,7 +113,7 @@ def force_back(backend: Backend) -> list[str]:
     backend.lock()
     checkpoint = backend.load()
     assert checkpoint is not None
-    committer = Committer(backend, checkpoint)
+    committer = Committer(Capabilities.of(backend), checkpoint)
     try:
         return committer.recover(force=True)
     finally:

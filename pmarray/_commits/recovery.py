@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 from pmarray._commits.journal import FIRST, Journal
 from pmarray._formats.metadata import Checkpoint, GroupMetadata
 from pmarray._formats.records import Record, StoredImage, checksum
 from pmarray._geometry.layout import BLOCK_BYTES
-from pmarray._protocols import RememberedProtocol
 from pmarray._sizes import format_bytes
-from pmarray.backends._protocols import Backend, ChunkBackend, ImageTarget, RegionBackend
+from pmarray.backends._capabilities import Capabilities
+from pmarray.backends._protocols import ImageTarget, Region
 from pmarray.errors import DamagedError
 
 __all__ = [
@@ -30,17 +29,34 @@ __all__ = [
     "survey",
 ]
 
-OpenTarget = Callable[[int], ImageTarget | None]
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where before-images are put back."""
+
+    images: ImageTarget
+    region: Region | None
+    """The same as a data file; None of a chunk store, which does not tell what it holds."""
+
+    @classmethod
+    def of_region(cls, region: Region) -> Target:
+        """Images of a data file go to the file."""
+        return cls(region, region)
+
+    def has_place(self, image: StoredImage) -> bool:
+        """Whether a data file is as long as an image of it says."""
+        return self.region is None or image.offset + image.nbytes <= self.region.capacity
+
+    def holds(self, offset: int, nbytes: int, crc: int) -> bool:
+        """Whether a data file still has the bytes that an image was made of."""
+        if self.region is None or self.region.capacity < offset + nbytes:
+            return False
+        data = memoryview(bytearray(nbytes))
+        self.region.read_into(offset, data)
+        return checksum(data) == crc
 
 
-@runtime_checkable
-class _Readable(Protocol, metaclass=RememberedProtocol):
-    """A place for before-images that tells what it holds."""
-
-    @property
-    def capacity(self) -> int: ...
-
-    def read_into(self, offset: int, out: memoryview, /) -> None: ...
+OpenTarget = Callable[[int], Target | None]
 
 
 @dataclass(slots=True)
@@ -222,8 +238,8 @@ class Targets:
 
     Parameters
     ----------
-    backend
-        Of the group.
+    can
+        The backend of the group.
     metadata
         As of its last commit.
     lost
@@ -231,14 +247,14 @@ class Targets:
     """
 
     def __init__(
-        self, backend: Backend, metadata: GroupMetadata, *, lost: list[str] | None = None
+        self, can: Capabilities, metadata: GroupMetadata, *, lost: list[str] | None = None
     ) -> None:
-        self._backend = backend
+        self._can = can
         self._metadata = metadata
         self._lost = lost
-        self._opened: dict[int, ImageTarget | None] = {}
+        self._opened: dict[int, Target | None] = {}
 
-    def __call__(self, file_id: int) -> ImageTarget | None:
+    def __call__(self, file_id: int) -> Target | None:
         """Return where images of this file belong; None where the metadata have it not."""
         if file_id not in self._opened:
             self._opened[file_id] = None
@@ -250,20 +266,22 @@ class Targets:
                 self._lost.append(str(error))
         return self._opened[file_id]
 
-    def _open(self, file_id: int) -> ImageTarget | None:
-        if isinstance(self._backend, ChunkBackend):
-            return self._backend.images()
-        assert isinstance(self._backend, RegionBackend)
+    def _open(self, file_id: int) -> Target | None:
+        if self._can.chunks is not None:
+            return Target(self._can.chunks.images(), None)
+        assert self._can.regions is not None
         for array in self._metadata.arrays.values():
             if array.file_id == file_id:
-                return self._backend.open(file_id, array.layout.nbytes, aligned=False)
+                return Target.of_region(
+                    self._can.regions.open(file_id, array.layout.nbytes, aligned=False)
+                )
         return None
 
     def close(self) -> None:
         """Close what was opened."""
         for one in self._opened.values():
             if one is not None:
-                one.close()
+                one.images.close()
 
 
 def check_images(
@@ -287,11 +305,11 @@ def check_images(
             oldest.setdefault((image.file_id, image.offset + at), image)
     names = {array.file_id: name for name, array in state.metadata.arrays.items()}
     for (file_id, offset), (image, at, crc) in bad.items():
-        region = target(file_id)
+        place = target(file_id)
         if (
             oldest[file_id, offset] is not image
-            or region is None
-            or _holds(region, offset, min(BLOCK_BYTES, image.nbytes - at), crc)
+            or place is None
+            or place.holds(offset, min(BLOCK_BYTES, image.nbytes - at), crc)
             or any((offset, crc) == one for one in _good_blocks(journal, state.images, file_id))
             or at not in dict(_bad_blocks(journal, image))  # a writer was at work on it
         ):
@@ -308,20 +326,6 @@ def check_images(
         lost.append(
             f"{what} stay as transaction {image.number}, which was not committed, left them"
         )
-
-
-def _has_place(target: object, image: StoredImage) -> bool:
-    """Whether a data file is as long as its image says."""
-    return not isinstance(target, _Readable) or image.offset + image.nbytes <= target.capacity
-
-
-def _holds(target: object, offset: int, nbytes: int, crc: int) -> bool:
-    """Whether a data file still has the bytes that an image was made of."""
-    if not isinstance(target, _Readable) or target.capacity < offset + nbytes:
-        return False
-    data = memoryview(bytearray(nbytes))
-    target.read_into(offset, data)
-    return checksum(data) == crc
 
 
 def _good_blocks(
@@ -348,7 +352,11 @@ def put_back(
     Blocks that are bad are left out: see `check_images`. An object of a chunk store that is not
     there any more is raised, or told to `lost`.
     """
-    beyond = [image for image in images if not _has_place(target(image.file_id), image)]
+    beyond = [
+        image
+        for image in images
+        if (place := target(image.file_id)) is not None and not place.has_place(image)
+    ]
     for image in beyond:
         what = (
             f"the journal has {image.nbytes} bytes of data file {image.file_id} at "
@@ -361,19 +369,19 @@ def put_back(
     ordered = sorted(enumerate(images), key=lambda pair: (pair[1].number, pair[0]))
     touched: dict[int, ImageTarget] = {}
     for _, image in reversed(ordered):  # b
-        region = target(image.file_id)
-        if region is None:
+        place = target(image.file_id)
+        if place is None:
             continue
-        touched[image.file_id] = region
+        touched[image.file_id] = place.images
         data, start = journal.fetch(image), 0
         for at in [*dict(image.bad_in(data)), image.nbytes]:
             if start < at:
                 try:
-                    region.write(image.offset + start, [data[start:at]])
+                    place.images.write(image.offset + start, [data[start:at]])
                 except DamagedError as error:
                     if lost is None:
                         raise
                     lost.append(str(error))
             start = at + BLOCK_BYTES
-    for region in touched.values():  # c
-        region.barrier()
+    for images_of_file in touched.values():  # c
+        images_of_file.barrier()

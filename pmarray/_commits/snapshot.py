@@ -19,6 +19,9 @@ Where the backend has a counter for it, which moves before any of this can happe
 of steps 1, 3 and 4 is a load: it was noted before step 1 of an earlier read, and if it is the same
 after step 2, no image came after that read and the journal was not reused.
 
+Bytes that a later commit has declared dead may be overwritten without an image. So step 3 looks at
+the COMMITs, too: who has read such bytes has read of a snapshot that has expired.
+
 Writes outside any transaction are not covered, and appear when they appear.
 """
 
@@ -27,6 +30,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 
 from pmarray._commits.journal import FIRST, Journal
 from pmarray._commits.recovery import (
@@ -36,13 +40,16 @@ from pmarray._commits.recovery import (
     missing_journal,
     read_committed,
 )
-from pmarray._formats.metadata import Checkpoint, GroupMetadata
+from pmarray._formats.metadata import DEAD, Checkpoint, GroupMetadata
 from pmarray._formats.records import StoredImage, checksum
 from pmarray._geometry.spans import SpanSet
-from pmarray.backends._protocols import Backend, CountsChanges, Region
+from pmarray.backends._capabilities import Capabilities
+from pmarray.backends._protocols import Region
 from pmarray.errors import DamagedError, SnapshotExpiredError
 
 __all__ = ["Snapshot"]
+
+_MAY_FORGET = f'"{DEAD}"'.encode()
 
 
 class Snapshot:
@@ -50,8 +57,8 @@ class Snapshot:
 
     Parameters
     ----------
-    backend
-        Of the group.
+    can
+        The backend of the group.
     checkpoint
         The metadata in force.
     stamp
@@ -63,18 +70,21 @@ class Snapshot:
 
     def __init__(
         self,
-        backend: Backend,
+        can: Capabilities,
         checkpoint: Checkpoint,
         *,
         stamp: object = None,
         thorough: bool = True,
     ) -> None:
-        self._backend = backend
+        self._can = can
+        self._backend = backend = can.backend
         self._lock = threading.Lock()
         self.images: defaultdict[int, list[StoredImage]] = defaultdict(list)
         """What overrides the data files, by file, oldest first."""
+        self._given_up: defaultdict[int, SpanSet] = defaultdict(SpanSet)
+        """Bytes that this snapshot has, and a later commit has not, by file."""
         self._journal: Journal | None = None
-        self._counter = backend.counter() if isinstance(backend, CountsChanges) else None
+        self._counter = can.counter.counter() if can.counter else None
         self._noted = -1
         """What the counter said before the last read by steps 1 to 4."""
         while True:
@@ -105,7 +115,7 @@ class Snapshot:
         self._journal.adopt(checkpoint.nonce, checkpoint.generation)
         state = read_committed(checkpoint, self._journal, scan=thorough)
         if thorough:
-            targets = Targets(self._backend, state.metadata)
+            targets = Targets(self._can, state.metadata)
             try:
                 check_images(self._journal, state, targets)
             finally:
@@ -114,6 +124,7 @@ class Snapshot:
 
     def _adopt(self, state: CommittedState) -> None:
         self.images.clear()
+        self._given_up.clear()
         self._position = state.position
         self._add(state.images)
 
@@ -160,23 +171,41 @@ class Snapshot:
     def may_tell(self, file_id: int) -> bool:
         """Whether `is_unmoved` can be expected to be true."""
         counter = self._counter
-        return counter is not None and file_id not in self.images and counter.value == self._noted
+        return counter is not None and self._is_as_read(file_id) and counter.value == self._noted
+
+    def _is_as_read(self, file_id: int) -> bool:
+        return file_id not in self.images and file_id not in self._given_up
 
     def is_unmoved(self, file_id: int) -> bool:
         """Whether what was read of a data file just now, without asking, is of this snapshot."""
         counter = self._counter
-        return counter is not None and file_id not in self.images and counter.is_still(self._noted)
+        return counter is not None and self._is_as_read(file_id) and counter.is_still(self._noted)
+
+    def noted_without(self, file_id: int) -> int | None:
+        """Return what the counter says as long as a data file can be read without asking.
+
+        None where something of it is overridden, or where there is no counter.
+        """
+        with self._lock:
+            if self._counter is None or self._noted < 0 or not self._is_as_read(file_id):
+                return None
+            return self._noted
+
+    def is_at(self, counted: int) -> Callable[[], bool]:
+        """Return what tells whether the counter says that still."""
+        assert self._counter is not None
+        return partial(self._counter.is_still, counted)
 
     def reads(self, file_id: int, start: int, stop: int, fetch: Callable[[], None]) -> bool:
-        """Read bytes ``[start, stop)`` of a data file by `fetch`, where no image overrides them.
+        """Read bytes ``[start, stop)`` of a data file by `fetch`, where they are of this snapshot.
 
-        False where one does: what `fetch` has read is not of this snapshot.
+        False where an image may override some, or some may have been given up.
         """
         overridden = False
 
         def override() -> None:
             nonlocal overridden
-            overridden = any(
+            overridden = self._gave_up(file_id, start, stop) or any(
                 image.offset < stop and start < image.offset + image.nbytes
                 for image in self.images.get(file_id, ())
             )
@@ -196,7 +225,7 @@ class Snapshot:
         checkpoint = self._backend.load()
         if checkpoint is None:
             return False
-        latest = Snapshot(self._backend, checkpoint)
+        latest = Snapshot(self._can, checkpoint)
         latest.close()
         return latest.metadata == self.metadata
 
@@ -231,7 +260,20 @@ class Snapshot:
             return
         for record in self._journal.records(self._position):
             self._add(record.images)
+            if record.metadata is not None and _MAY_FORGET in record.metadata:
+                later = Checkpoint.from_bytes(record.metadata, "a journal record").metadata
+                for array in later.arrays.values():
+                    self._give_up(array.file_id, array.dead)
             self._position = record.end
+
+    def _give_up(self, file_id: int, spans: tuple[tuple[int, int], ...]) -> None:
+        mine = self.metadata.dead_in(file_id)
+        for start, stop in spans:
+            for gap in mine.gaps(start, stop):
+                self._given_up[file_id].add(*gap)
+
+    def _gave_up(self, file_id: int, start: int, stop: int) -> bool:
+        return file_id in self._given_up and self._given_up[file_id].intersects(start, stop)
 
     def fetch(self, image: StoredImage) -> memoryview:
         """Return the bytes of one of `images`."""
@@ -239,9 +281,14 @@ class Snapshot:
         return self._journal.fetch(image)
 
     def _override(self, file_id: int, region: Region, offset: int, out: memoryview) -> None:
+        stop = offset + out.nbytes
+        if self._gave_up(file_id, offset, stop):
+            raise SnapshotExpiredError(
+                "what this handle was reading has been forgotten by a later commit: call refresh() "
+                "on the group to read the last one"
+            )
         if file_id not in self.images or self._journal is None:
             return
-        stop = offset + out.nbytes
         bad = SpanSet()
         for image in reversed(self.images[file_id]):  # the oldest last
             low, high = max(offset, image.offset), min(stop, image.offset + image.nbytes)

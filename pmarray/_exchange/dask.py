@@ -41,8 +41,7 @@ def token(a: StoredArray) -> Any:
     group = a._group
     with a._turn():
         a._admit()
-        region: Any = None if a._base is not None else getattr(a._storage, "region", None)
-        stamp = region.unchanged_stamp() if hasattr(region, "unchanged_stamp") else None
+        stamp = None if a._base is not None else a._storage.unchanged_stamp()
         state = group._catalog.state_of(a._array) if stamp is not None else None
         if state is None:
             return ("pmarray", group.url, a.name, uuid.uuid4().hex)

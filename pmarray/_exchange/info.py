@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +9,7 @@ import numpy as np
 
 from pmarray._array.stored import StoredArray
 from pmarray._sizes import format_bytes
-from pmarray._storage.chunked import ChunkStorage
-from pmarray._storage.region import RegionStorage
 from pmarray._url import URL
-from pmarray.backends.files.region import FileRegion
 
 __all__ = ["ArrayInfo", "ChunkState", "chunk_states", "describe"]
 
@@ -87,6 +83,8 @@ def describe(a: StoredArray) -> ArrayInfo:
     with a._turn():
         a._admit()
         states = chunk_states(a)
+        # Of a view, what its own items would take.
+        stored = None if a._base is not None else a._group._catalog.occupied_nbytes(a._name)
         return ArrayInfo(
             url=a._group.url,
             name=a.name,
@@ -95,35 +93,12 @@ def describe(a: StoredArray) -> ArrayInfo:
             layout=a.layout,
             chunks=a.chunks,
             nbytes=a.nbytes,
-            stored_nbytes=_stored_nbytes(a),
+            stored_nbytes=a._layout.nbytes if stored is None else stored,
             cached_nbytes=sum(state.cached_nbytes for state in states),
             dirty_nbytes=sum(state.dirty_nbytes for state in states),
             mode=a._group.mode,
             backend=URL.parse(a._group.url).scheme,
         )
-
-
-def _stored_nbytes(a: StoredArray) -> int:
-    storage = a._storage
-    if isinstance(storage, RegionStorage) and isinstance(storage.region, FileRegion):
-        return min(a._layout.nbytes, _occupied(storage.region.path))
-    if isinstance(storage, ChunkStorage):
-        path = URL.parse(a._group.url).local_path
-        directory = path and os.path.join(path, a.name)
-        if directory and os.path.isdir(directory):
-            return sum(
-                _occupied(os.path.join(where, name))
-                for where, _, names in os.walk(directory)
-                for name in names
-            )
-    return a._layout.nbytes
-
-
-def _occupied(path: str) -> int:
-    try:
-        return os.stat(path).st_blocks * 512  # the unit of st_blocks, whatever the file system's is
-    except FileNotFoundError:
-        return 0  # removed meanwhile
 
 
 def chunk_states(a: StoredArray) -> list[ChunkState]:

@@ -14,10 +14,12 @@ import google_crc32c
 
 from pmarray._dtypes import DType, decode_dtype, encode_dtype
 from pmarray._formats.names import is_name
-from pmarray._geometry.layout import Layout, Order
+from pmarray._geometry.layout import BLOCK_BYTES, Layout, Order
+from pmarray._geometry.spans import SpanSet
 from pmarray.errors import DamagedError, ForeignDataError
 
 __all__ = [
+    "DEAD",
     "FOREIGN_IDS",
     "FORMAT_VERSION",
     "ArrayMetadata",
@@ -29,6 +31,8 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+DEAD = "dead"
+"""The key of an array's dead bytes."""
 FOREIGN_IDS = 1 << 32
 """From here on, arrays of other programs in a chunk store have their numbers."""
 _MAX_BYTES = (1 << 63) - 1
@@ -100,6 +104,8 @@ class ArrayMetadata:
     """In a chunk store: the metadata of the array there, as JSON; shape and attributes are ours."""
     attrs: dict[str, Any] = field(default_factory=dict)
     """The user's attributes of this array; replaced as a whole, never changed."""
+    dead: tuple[tuple[int, int], ...] = ()
+    """Where bytes begin and end that hold nothing: whole blocks, in ascending order."""
 
     @property
     def layout(self) -> Layout:
@@ -120,6 +126,8 @@ class ArrayMetadata:
             value["document"] = self.document
         if self.attrs:
             value["attrs"] = self.attrs
+        if self.dead:
+            value[DEAD] = [list(span) for span in self.dead]
         return value
 
     @classmethod
@@ -141,6 +149,7 @@ class ArrayMetadata:
             bytes.fromhex(value["fill"]),
             document,
             _check_attrs(value.get("attrs", {})),
+            _check_dead(value.get(DEAD, [])),
         )
         if len(result.fill) != dtype.itemsize:
             raise ValueError(f"a fill value of {len(result.fill)} bytes for {dtype}")
@@ -166,6 +175,15 @@ def _check_attrs(value: Any) -> dict[str, Any]:
     return value
 
 
+def _check_dead(value: Any) -> tuple[tuple[int, int], ...]:
+    if not isinstance(value, list) or any(not isinstance(n, list) or len(n) != 2 for n in value):
+        raise ValueError(f"dead bytes {value!r:.40}")
+    bounds = [check_integer(n) for span in value for n in span]
+    if any(n % BLOCK_BYTES for n in bounds) or sorted(set(bounds)) != bounds:
+        raise ValueError(f"dead bytes {value!r:.40}")
+    return tuple(zip(bounds[::2], bounds[1::2], strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class GroupMetadata:
     """A group as of one moment: immutable, replaced as a whole."""
@@ -174,6 +192,11 @@ class GroupMetadata:
     next_file_id: int = 1
     arrays: dict[str, ArrayMetadata] = field(default_factory=dict)
     attrs: dict[str, Any] = field(default_factory=dict)
+
+    def dead_in(self, file_id: int) -> SpanSet:
+        """The bytes of a file that hold nothing."""
+        dead = (array.dead for array in self.arrays.values() if array.file_id == file_id)
+        return SpanSet.of(next(dead, ()))
 
     @property
     def file_ids(self) -> set[int]:

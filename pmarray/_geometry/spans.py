@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 __all__ = ["SpanSet"]
 
@@ -28,6 +28,27 @@ class SpanSet:
     def __init__(self) -> None:
         self._bounds: tuple[list[int], list[int]] = ([], [])
         """Starts and stops; never changed in place."""
+
+    @classmethod
+    def of(cls, spans: Iterable[tuple[int, int]]) -> SpanSet:
+        """Return the set of all bytes of some spans, which may overlap.
+
+        >>> SpanSet.of([(20, 30), (0, 10), (5, 12), (7, 7)])
+        SpanSet([(0, 12), (20, 30)])
+        """
+        starts: list[int] = []
+        stops: list[int] = []
+        for start, stop in sorted(spans):
+            if start >= stop:
+                continue
+            if stops and start <= stops[-1]:
+                stops[-1] = max(stops[-1], stop)
+            else:
+                starts.append(start)
+                stops.append(stop)
+        result = cls()
+        result._bounds = starts, stops
+        return result
 
     def with_span(self, start: int, stop: int) -> SpanSet:
         """Return a set that has ``[start, stop)`` as well."""

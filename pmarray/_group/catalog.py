@@ -14,6 +14,7 @@ from pmarray._dtypes import DType, parse_dtype
 from pmarray._formats.metadata import ArrayMetadata, GroupMetadata
 from pmarray._formats.npy import write_header
 from pmarray._geometry.layout import Layout, Order, parse_layout, parse_shape, refuse_unaddressable
+from pmarray._geometry.spans import SpanSet
 from pmarray._group.kinds import StorageMaker
 from pmarray._group.session import Session
 from pmarray._storage.items import Storage
@@ -282,10 +283,26 @@ class Catalog:
         transaction = session.committer.saved.transaction
         return self.metadata.uuid, transaction, array.file_id, repr(session.backend.stamp())
 
+    def occupied_nbytes(self, name: str) -> int | None:
+        """Return what an array takes on the medium; None where that cannot be told."""
+        return self._session.kind.occupied_nbytes(name, self.metadata.arrays[name])
+
     def refuse_fixed(self, why: str) -> None:
         """Refuse what a group that is one array cannot have."""
         if not self._session.kind.can_create:
             raise ForeignDataError(f"{self._session.url} is a single .npy file: {why}")
+
+    def note_dead(self) -> bool:
+        """Have the metadata say what is dead; return whether more is than they said before."""
+        more = False
+        for name, array in self.arrays.items():
+            before, dead = array._array.dead, array._storage.dead.spans
+            if dead != before:
+                known = SpanSet.of(before)
+                more = more or not all(known.covers(*span) for span in dead)
+                array._array = replace(array._array, dead=dead)
+                self.update(name, array._array)
+        return more
 
     def admit_shape(self, array: ArrayMetadata) -> None:
         """Refuse an array that the backend cannot have."""
@@ -306,6 +323,7 @@ class Catalog:
             file_id=self.metadata.next_file_id,
             shape=shape,
             line_stride=plan.line_stride,
+            dead=(),
         )
         storage = self._session.kind.moved(self._maker(), moved)
         self.metadata = replace(self.metadata, next_file_id=moved.file_id + 1)

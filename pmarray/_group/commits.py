@@ -63,7 +63,9 @@ class Commits:
         self._follow_merge()
 
     def _save(self) -> None:
-        session, metadata = self.session, self._catalog.metadata
+        session = self.session
+        self._catalog.note_dead()
+        metadata = self._catalog.metadata
         for array in self._catalog.arrays.values():
             array._storage.make_durable(array.ndim)
         committer = session.committer
@@ -181,8 +183,16 @@ class Commits:
         marks: dict[CommittedStorage, int] = {}
         for array in catalog.arrays.values():
             marks |= array._storage.seal()
+        forgets = catalog.note_dead()
         if number is not None:
-            commit = Commit(number, catalog.metadata, marks, list(catalog.removed), waited_for=wait)
+            commit = Commit(
+                number,
+                catalog.metadata,
+                marks,
+                list(catalog.removed),
+                waited_for=wait,
+                forgets=forgets,
+            )
             session.cache.seal(commit)
             catalog.removed.clear()
             if wait:

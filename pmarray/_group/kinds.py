@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pmarray._cache.cache import ChunkCache
+from pmarray._commits.recovery import Target
 from pmarray._commits.snapshot import Snapshot
 from pmarray._formats.metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._formats.records import Image
@@ -18,20 +19,16 @@ from pmarray._storage.items import Storage
 from pmarray._storage.mapped import MappedStorage
 from pmarray._storage.persistent import PersistentStorage
 from pmarray._storage.region import RegionStorage
+from pmarray.backends._capabilities import Capabilities
 from pmarray.backends._history import Versions
 from pmarray.backends._protocols import (
-    Backend,
     ChunkBackend,
     Chunks,
-    ImageTarget,
-    KeepsCopies,
-    LeavesOrphans,
-    Overwritable,
+    KeepsMapping,
     PersistentRegion,
-    Publishes,
     Region,
     RegionBackend,
-    Settles,
+    TellsChanges,
 )
 from pmarray.errors import TransactionError
 
@@ -79,9 +76,18 @@ class StorageMaker:
                 keep=self.keep,
                 new=new,
                 holds_fill=holds_fill,
+                dead=array.dead,
             )
         if not backend.has_journal and region.memory is not None:
-            return MappedStorage(region, layout, array.dtype, shape, new=new, holds_fill=holds_fill)
+            return MappedStorage(
+                region,
+                layout,
+                array.dtype,
+                shape,
+                new=new,
+                holds_fill=holds_fill,
+                dead=array.dead,
+            )
         return RegionStorage(
             region,
             layout,
@@ -92,6 +98,9 @@ class StorageMaker:
             new=new,
             holds_fill=holds_fill,
             snapshot=self.snapshot,
+            dead=array.dead,
+            mapping=region if isinstance(region, KeepsMapping) else None,
+            changes=region if isinstance(region, TellsChanges) else None,
         )
 
     def in_chunks(
@@ -130,7 +139,7 @@ class Kind(ABC):
     ----------
     url
         Where the group is, to say so.
-    backend
+    can
         The code behind it.
     """
 
@@ -139,27 +148,21 @@ class Kind(ABC):
     commits_itself = False
     """Whether saving the metadata makes everything since the last time appear in one step."""
 
-    def __init__(self, url: str, backend: Backend) -> None:
+    def __init__(self, url: str, can: Capabilities) -> None:
         self.url = url
-        self._any = backend
-        self.survives_fork: bool = getattr(backend, "survives_fork", True)
-        self.is_volatile: bool = getattr(backend, "volatile", False)
-        self._versions = backend if isinstance(backend, Versions) else None
-        self._orphans = backend if isinstance(backend, LeavesOrphans) else None
-        self._copies = backend if isinstance(backend, KeepsCopies) else None
-        self._publishes = backend if isinstance(backend, Publishes) else None
-        self._overwritable = backend if isinstance(backend, Overwritable) else None
-        self._settles = backend if isinstance(backend, Settles) else None
+        self.can = can
+        self.survives_fork = can.survives_fork
+        self.is_volatile = can.is_volatile
 
     @property
     def has_journal(self) -> bool:
         """Whether transactions survive a crash by before-images; loading may find out."""
-        return self._any.has_journal
+        return self.can.backend.has_journal
 
     @property
     def can_create(self) -> bool:
         """Whether arrays can be created and deleted; loading may find out."""
-        return self._any.can_create
+        return self.can.backend.can_create
 
     @property
     def can_commit(self) -> bool:
@@ -175,41 +178,45 @@ class Kind(ABC):
         TransactionError
             It keeps none.
         """
-        if self._versions is None:
+        if self.can.versions is None:
             raise TransactionError(f"{self.url} keeps no history: icechunk: does")
-        return self._versions
+        return self.can.versions
 
     def orphans(self, metadata: GroupMetadata) -> Sequence[str]:
         """Return where a crash has left data that belong to no array."""
-        return () if self._orphans is None else self._orphans.orphans(metadata)
+        return () if self.can.orphans is None else self.can.orphans.orphans(metadata)
 
     def remove_orphans(self, metadata: GroupMetadata) -> None:
         """Delete them, on the writer."""
-        if self._orphans is not None:
-            self._orphans.remove_orphans(metadata)
+        if self.can.orphans is not None:
+            self.can.orphans.remove_orphans(metadata)
 
     def flaws(self) -> Sequence[tuple[str, str, bool]]:
         """Return what is damaged and does not matter: where, what, whether it is damage."""
-        return () if self._copies is None else self._copies.flaws()
+        return () if self.can.copies is None else self.can.copies.flaws()
 
     def publish(self, names: Mapping[str, int]) -> None:
         """Let other programs find the arrays by their names, where they can at all."""
-        if self._publishes is not None:
-            self._publishes.publish(names)
+        if self.can.publishes is not None:
+            self.can.publishes.publish(names)
 
     def npy_path(self, file_id: int) -> str | None:
         """Return the path of an array's ``.npy`` file, where it has one."""
-        return None if self._publishes is None else self._publishes.data_path(file_id)
+        return None if self.can.publishes is None else self.can.publishes.data_path(file_id)
+
+    def occupied_nbytes(self, name: str, array: ArrayMetadata) -> int | None:
+        """Return what an array takes on the medium; None where that cannot be told."""
+        return None if self.can.measures is None else self.can.measures.occupied_nbytes(name, array)
 
     def make_way(self) -> None:
         """Overwrite what is no group of ours, on a medium that may hold something else."""
-        if self._overwritable is not None:
-            self._overwritable.make_way()
+        if self.can.overwritable is not None:
+            self.can.overwritable.make_way()
 
     def settle(self) -> None:
         """Drop what only a crash of this writer would have needed."""
-        if self._settles is not None:
-            self._settles.settle()
+        if self.can.settles is not None:
+            self.can.settles.settle()
 
     @abstractmethod
     def plan(
@@ -239,7 +246,7 @@ class Kind(ABC):
         """Return what brings back all that a name has, under which an array is created."""
         return []
 
-    def targets(self, storages: Iterable[Storage]) -> dict[int, ImageTarget]:
+    def targets(self, storages: Iterable[Storage]) -> dict[int, Target]:
         """Return where before-images are put back, by the id of the file."""
         return {}
 
@@ -258,8 +265,8 @@ class Kind(ABC):
 class RegionKind(Kind):
     """Each array is one run of bytes."""
 
-    def __init__(self, url: str, backend: RegionBackend) -> None:
-        super().__init__(url, backend)
+    def __init__(self, url: str, can: Capabilities, backend: RegionBackend) -> None:
+        super().__init__(url, can)
         self._backend = backend
 
     def plan(
@@ -284,9 +291,9 @@ class RegionKind(Kind):
     def moved(self, make: StorageMaker, array: ArrayMetadata) -> Storage:
         return make.in_region(self._backend, array, "auto", new=True)
 
-    def targets(self, storages: Iterable[Storage]) -> dict[int, ImageTarget]:
+    def targets(self, storages: Iterable[Storage]) -> dict[int, Target]:
         return {
-            storage.file_id: storage.region
+            storage.file_id: Target.of_region(storage.region)
             for storage in storages
             if isinstance(storage, RegionStorage | PersistentStorage)
         }
@@ -297,8 +304,8 @@ class ChunkKind(Kind):
 
     stores_by_name = True
 
-    def __init__(self, url: str, backend: ChunkBackend) -> None:
-        super().__init__(url, backend)
+    def __init__(self, url: str, can: Capabilities, backend: ChunkBackend) -> None:
+        super().__init__(url, can)
         self._backend = backend
         self.commits_itself = backend.commits
 
@@ -330,8 +337,8 @@ class ChunkKind(Kind):
         images = self._backend.images_of_name(name, had_array=had_array)
         return [Image(STORE_ID, offset, memoryview(data)) for offset, data in images]
 
-    def targets(self, storages: Iterable[Storage]) -> dict[int, ImageTarget]:
-        return {} if self.commits_itself else {STORE_ID: self._backend.images()}
+    def targets(self, storages: Iterable[Storage]) -> dict[int, Target]:
+        return {} if self.commits_itself else {STORE_ID: Target(self._backend.images(), None)}
 
     def has_changes(self) -> bool:
         return self._backend.has_changes()
@@ -346,6 +353,8 @@ class ChunkKind(Kind):
 
 def kind_of(url: str, backend: RegionBackend | ChunkBackend) -> Kind:
     """Return what a backend can do."""
-    if isinstance(backend, ChunkBackend):
-        return ChunkKind(url, backend)
-    return RegionKind(url, backend)
+    can = Capabilities.of(backend)
+    if can.chunks is not None:
+        return ChunkKind(url, can, can.chunks)
+    assert can.regions is not None
+    return RegionKind(url, can, can.regions)

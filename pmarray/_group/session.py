@@ -33,6 +33,7 @@ from enum import Enum
 from typing import Any, Protocol, TypeVar
 
 from pmarray._cache.cache import ChunkCache
+from pmarray._cache.lull import Lull
 from pmarray._commits.committer import Committer
 from pmarray._commits.snapshot import Snapshot
 from pmarray._formats.metadata import Checkpoint, GroupMetadata
@@ -142,6 +143,8 @@ class Session:
         """What somebody has to do under the lock, since whose work it was is no more."""
         self.transaction: OpenTransaction | None = None
         """The one that is open."""
+        self.lull = Lull(lasts=False)
+        """In which an operation that changes nothing may begin without a turn."""
         self.changed = False
         """Whether anything was written outside a transaction since the last flush."""
         self.snapshot: Snapshot | None = None
@@ -153,7 +156,7 @@ class Session:
 
     def _use(self, backend: RegionBackend | ChunkBackend, checkpoint: Checkpoint) -> None:
         self.backend, self.kind = backend, kind_of(self.url, backend)
-        self.committer = Committer(backend, checkpoint)
+        self.committer = Committer(self.kind.can, checkpoint)
         self.cache = ChunkCache(self._cache_bytes, self.committer)
         self.cache.set_window(self._commit_window)
 
@@ -223,7 +226,7 @@ class Session:
     def _recover(self) -> None:
         loaded = self.backend.load()
         if loaded is not None:
-            self.committer = Committer(self.backend, loaded)
+            self.committer = Committer(self.kind.can, loaded)
             self.committer.recover()
             loaded = self.committer.saved
             self.kind.remove_orphans(loaded.metadata)
@@ -280,6 +283,7 @@ class Session:
 
     def give_up(self) -> None:
         """Close a group that could not be opened in its mode, changing nothing."""
+        self._end_lull()
         self._state = _CLOSED
         lifetime.end(self)
         self.committer.close()
@@ -289,6 +293,7 @@ class Session:
 
     def abandon(self) -> None:
         """In a forked child: the handle is the parent's, and stays so."""
+        self._end_lull()
         if self._state is _WRITER:
             self._state = State.WRITER_OF_PARENT
         elif self._state is _READER:
@@ -372,6 +377,7 @@ class Session:
         if pending is not None and pending.thread == threading.get_ident():
             return work()
         self.cache.refuse_reentry()
+        self._end_lull()
         task = Task(work, self.over)
         self.pending = task
         if self.cache.on_loan:
@@ -380,6 +386,21 @@ class Session:
         if self.cache.on_loan:
             self.cache.waiting.note_free()
         return result
+
+    def begin_lull(self) -> Lull | None:
+        """Return a time in which an operation need not be admitted; called with the lock, admitted.
+
+        None where something is going on. `do`, and whatever changes the state, ends it; what a
+        write ends is that of the cache (`ChunkCache.begin_lull`), which ends with this one.
+        """
+        if self.pending is not None or self.transaction is not None or self.unattended:
+            return None
+        if not self.lull.lasts:
+            self.lull = Lull()
+        return self.lull
+
+    def _end_lull(self) -> None:
+        self.lull.lasts = self.cache.lull.lasts = False
 
     def over(self) -> None:
         """What was begun for a caller is over."""
@@ -456,7 +477,7 @@ class Session:
             self.snapshot = None
         metadata = loaded.metadata
         if self._state is not _WRITER and self.backend.has_journal:
-            self.snapshot = Snapshot(self.backend, loaded, stamp=stamp, thorough=not follows)
+            self.snapshot = Snapshot(self.kind.can, loaded, stamp=stamp, thorough=not follows)
             metadata = self.snapshot.metadata
         self.cache.forget()
         self._keeper.adopt(metadata)

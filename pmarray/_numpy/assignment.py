@@ -8,7 +8,6 @@ happens, once forward and once back; nothing of the target has changed until it 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
@@ -142,4 +141,6 @@ def _directory_of(array: StoredArray) -> str:
     path = URL.parse(array._group.url).path
     if os.path.isdir(path):
         return path
-    return os.path.dirname(os.path.abspath(path)) if os.path.isfile(path) else tempfile.gettempdir()
+    if os.path.isfile(path):
+        return os.path.dirname(os.path.abspath(path))
+    return osops.temporary_directory()

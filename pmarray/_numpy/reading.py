@@ -23,6 +23,7 @@ def begin_read(a: StoredArray, index: Any) -> tuple[Any, Callable[[], Any] | Non
     if type(index) is tuple and len(index) == len(a._array.shape):
         item = a._item(index)
         if item is not None:
+            a._come_near()
             return item, None
     elif is_large_mask(index, a):
         return read_masked(a, index), None

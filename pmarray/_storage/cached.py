@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._cache.cache import ChunkCache
+from pmarray._cache.lull import Lull
 from pmarray._cache.source import CachedChunk, Pin, Write
 from pmarray._dtypes import DType
+from pmarray._formats.metadata import GroupMetadata
 from pmarray._formats.records import Image
 from pmarray._geometry.layout import Extent, Layout
 from pmarray._selection.fancy import FancySelection
 from pmarray._storage.items import Axes, Loan, nothing
+from pmarray._storage.near import Near
 from pmarray._system.uninterrupted import caller
 from pmarray.errors import BudgetError, SelectionError
 
@@ -34,6 +37,7 @@ class CachedItems(ABC):
 
     layout: Layout
     chunk_shape: tuple[int, ...]
+    near: Near | None = None
     _dtype: DType
     _cache: ChunkCache
     _chunk_nbytes: int
@@ -70,9 +74,14 @@ class CachedItems(ABC):
     def store(self, writes: list[Write], /) -> None: ...
 
     @abstractmethod
-    def before_images(self, writes: Iterable[Write], /) -> Iterator[Image]: ...
+    def before_images(
+        self, writes: Iterable[Write], committed: GroupMetadata, /
+    ) -> Iterator[Image]: ...
 
     # -- the array's side -----------------------------------------------------------------------
+
+    def come_near(self, lull: Lull, /) -> None:
+        return
 
     def expect(self, axes: Axes, /) -> None:
         return  # chunk stores fetch ahead by themselves
@@ -107,8 +116,18 @@ class CachedItems(ABC):
             self._cache.load(chunk, *span)
         target[...] = self._items(chunk)[extent.within]
 
+    def deferred(self, axes: Axes, /) -> Callable[[AnyArray], bool] | None:
+        return None
+
     def gather(self, selection: FancySelection, out: AnyArray, /) -> bool:
         return False
+
+    def unchanged_stamp(self) -> tuple[int, ...] | None:
+        return None
+
+    @property
+    def memory(self) -> None:
+        return None
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         self._unsynced = True

@@ -23,10 +23,12 @@ from pmarray._cache.cache import ChunkCache
 from pmarray._cache.source import CachedChunk, CommittedStorage, Pin, Write
 from pmarray._commits.snapshot import Snapshot
 from pmarray._dtypes import DType
+from pmarray._formats.metadata import GroupMetadata
 from pmarray._formats.records import Image
 from pmarray._geometry.grid import ChunkGrid
 from pmarray._geometry.layout import Extent, Layout
 from pmarray._storage.cached import CachedItems
+from pmarray._storage.dead import DeadBytes
 from pmarray._storage.items import Axes, Loan, as_array, nothing
 from pmarray._system.chunkthreads import THREADS, on_a_thread, on_threads, start
 from pmarray._system.uninterrupted import Task
@@ -93,6 +95,7 @@ class ChunkStorage(CachedItems):
         self._committed_grid = None if new else self._grid
         """As of the last durable commit; the writer thread's to know."""
         self._unsynced = new
+        self.dead = DeadBytes()
         self._doomed: set[Chunk] = set()
         self._doomed_before: set[Chunk] = set()
         self._marks = 0
@@ -172,7 +175,9 @@ class ChunkStorage(CachedItems):
         self._chunks.write(chunk, self._as_chunk(write.chunk.buffer))
         self._doomed.discard(chunk)
 
-    def before_images(self, writes: Iterable[Write], /) -> Iterator[Image]:
+    def before_images(
+        self, writes: Iterable[Write], committed: GroupMetadata, /
+    ) -> Iterator[Image]:
         yield from self._images(write.chunk.index for write in writes)
 
     def _images(self, chunks: Iterable[Chunk]) -> Iterator[Image]:
@@ -271,6 +276,9 @@ class ChunkStorage(CachedItems):
         ):
             self.protected_nbytes = _EVERYTHING  # the numbers of the chunks have changed
         return before.uncovered(layout)
+
+    def forget(self, axes: Axes, /) -> None:
+        return  # a before-image is a link, and costs nothing
 
     def view(self) -> AnyArray | None:
         return None

@@ -13,10 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._cache.lull import Lull
 from pmarray._cache.source import CommittedStorage
 from pmarray._dtypes import DType
 from pmarray._geometry.layout import Layout
 from pmarray._selection.fancy import FancySelection
+from pmarray._storage.dead import DeadBytes
+from pmarray._storage.near import Near
 
 __all__ = [
     "Axes",
@@ -47,6 +50,8 @@ class Items(Protocol):
     """The items of one array, or of a view of one."""
 
     layout: Layout
+    near: Near | None = None
+    """Reads what is at hand; set by `come_near`, and to be asked first."""
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
@@ -58,8 +63,19 @@ class Items(Protocol):
     def item(self, position: tuple[int, ...], offset: int, /) -> Any:
         """Return the item at a position, `offset` bytes from the start; or None: `read` it."""
 
+    def come_near(self, lull: Lull, /) -> None:
+        """Set `near`, where items can be read without a turn as long as a lull lasts."""
+        return
+
     def expect(self, axes: Axes, /) -> None:
         """Take a hint that items are wanted soon; what cannot use it does nothing."""
+
+    def deferred(self, axes: Axes, /) -> Callable[[AnyArray], bool] | None:
+        """Return what reads at least one item later without the group's lock, if that is right.
+
+        It is given the block to fill, and returns false where it has not.
+        """
+        return None
 
     def gather(self, selection: FancySelection, out: AnyArray, /) -> bool:
         """Read what an advanced index selects into a block; False where it has to be piecewise."""
@@ -77,9 +93,15 @@ class Items(Protocol):
     def view(self) -> AnyArray | None:
         """Return the whole as a read-only array without copying, if possible."""
 
+    def forget(self, axes: Axes, /) -> None:
+        """Take it that nobody wants the selected items; a medium that gains nothing does not."""
+
 
 class Storage(Items, Protocol):
     """The items of one array, and what its group does with them."""
+
+    dead: DeadBytes
+    """What was forgotten."""
 
     @property
     def holds_fill(self) -> bool:
@@ -90,6 +112,15 @@ class Storage(Items, Protocol):
 
         None of what needs no cache: its items are in memory.
         """
+
+    def unchanged_stamp(self) -> tuple[int, ...] | None:
+        """Tell this state of the medium from all others; None where that cannot be."""
+        return None
+
+    @property
+    def memory(self) -> AnyArray | None:
+        """The items themselves, where loads and stores are the way to them."""
+        return None
 
     def share(self, view: AnyArray, /) -> AnyArray | None:
         """Return a view of the items' own memory writable; None where that is the cache's."""

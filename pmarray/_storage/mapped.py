@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._cache.lull import Lull
 from pmarray._cache.source import CommittedStorage
 from pmarray._dtypes import DType
 from pmarray._geometry.chunking import unfilled
 from pmarray._geometry.layout import Layout
 from pmarray._selection.fancy import FancySelection
+from pmarray._storage.dead import DeadBytes, Spans
 from pmarray._storage.items import Axes, Loan, as_array, nothing
+from pmarray._storage.near import Near
 from pmarray.backends._protocols import Region
 
 __all__ = ["MappedStorage"]
@@ -24,6 +27,8 @@ AnyArray = NDArray[Any]
 class MappedStorage:
     """Items in byte-addressable memory: NumPy works on them in place."""
 
+    near: Near | None = None
+
     def __init__(
         self,
         region: Region,
@@ -33,11 +38,13 @@ class MappedStorage:
         *,
         new: bool,
         holds_fill: bool,
+        dead: Spans = (),
     ) -> None:
         self.region = region
         self.layout = layout
         self.chunk_shape = chunk_shape
         self.holds_fill = holds_fill
+        self.dead = DeadBytes(dead)
         self._dtype = dtype
         self._items: AnyArray | None = None
         # As in `CachedStorage`.
@@ -62,6 +69,9 @@ class MappedStorage:
         # A structured item would be a view of this memory.
         return self.items[position] if self._dtype.kind != "V" and position else None
 
+    def deferred(self, axes: Axes, /) -> None:
+        return None
+
     def gather(self, selection: FancySelection, out: AnyArray, /) -> bool:
         return False
 
@@ -71,7 +81,8 @@ class MappedStorage:
 
     def _keep(self, axes: Axes) -> None:
         """Note, in a transaction, the committed items that are about to change."""
-        if self._undo is None:
+        self.dead.revive(self.layout, axes)
+        if self._undo is None or self.dead.had(self.layout, axes):
             return
         slow = self.layout.slow_axis
         lines = axes[slow]
@@ -80,7 +91,11 @@ class MappedStorage:
             old = (*axes[:slow], slice(lines.start, stop, lines.step), *axes[slow + 1 :])
             self._undo.append((old, self.items[old].copy()))
 
+    def forget(self, axes: Axes, /) -> None:
+        self.dead.forget(self.layout, axes)
+
     def begin(self) -> None:
+        self.dead.begin()
         self._undo = []
         self._undo_lines = self.layout.lines
 
@@ -91,6 +106,7 @@ class MappedStorage:
         for axes, old in reversed(undo):
             self.items[axes] = old
         self.set_shape(layout.shape)
+        self.dead.roll_back()
 
     def lend(self, axes: Axes, /) -> Loan:
         self._keep(axes)
@@ -117,14 +133,25 @@ class MappedStorage:
             self._items = None  # memory that nobody looks at can grow in place
             self.region.reserve(layout.nbytes)
             self.layout = layout
+        self.dead.cut(layout.nbytes)
         used, self._used = self._used, max(self._used, layout.nbytes)
         return unfilled(before, layout, used if self.holds_fill else layout.nbytes)
+
+    def come_near(self, lull: Lull, /) -> None:
+        pass
 
     def expect(self, axes: Axes, /) -> None:
         pass
 
     def cached(self) -> None:
         return None
+
+    def unchanged_stamp(self) -> None:
+        return None
+
+    @property
+    def memory(self) -> AnyArray:
+        return self.items
 
     def share(self, view: AnyArray, /) -> AnyArray:
         """Return a view of the memory writable, for somebody who will not say what is stored."""

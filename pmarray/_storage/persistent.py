@@ -16,6 +16,7 @@ from pmarray._dtypes import DType
 from pmarray._formats.records import Image
 from pmarray._geometry.layout import BLOCK_BYTES, Layout
 from pmarray._geometry.spans import SpanSet
+from pmarray._storage.dead import Spans
 from pmarray._storage.items import Axes, Loan
 from pmarray._storage.mapped import MappedStorage
 from pmarray._system.uninterrupted import uninterrupted
@@ -25,7 +26,7 @@ from pmarray.errors import PoisonedError
 __all__ = ["PersistentStorage"]
 
 AnyArray = NDArray[Any]
-Spans = list[tuple[int, int]]
+Bounds = list[tuple[int, int]]
 """Where bytes of the region begin and end."""
 
 # A run at least this long is copied past the processor's cache, which it would only sweep.
@@ -36,7 +37,7 @@ class PersistentStorage(MappedStorage):
     """Items in persistent memory: NumPy works on them in place, and what it stores is noted.
 
     1. In a transaction, before-images of the committed bytes that are about to change go to the
-       journal, and are durable, before the first store.
+       journal, and are durable, before the first store; of those that are dead there are none.
     2. The stores are made.
     3. They are made durable by the barrier of a commit or a flush.
 
@@ -68,8 +69,11 @@ class PersistentStorage(MappedStorage):
         keep: Callable[[int, list[Image]], None],
         new: bool,
         holds_fill: bool,
+        dead: Spans = (),
     ) -> None:
-        super().__init__(region, layout, dtype, chunk_shape, new=new, holds_fill=holds_fill)
+        super().__init__(
+            region, layout, dtype, chunk_shape, new=new, holds_fill=holds_fill, dead=dead
+        )
         self.file_id = file_id
         self._cache = cache
         self._journal = keep
@@ -97,9 +101,10 @@ class PersistentStorage(MappedStorage):
             start, data = run
             self.region.write(start - self.region.memory.ctypes.data, [data])
 
-    def _protect(self, axes: Axes) -> Spans:
+    def _protect(self, axes: Axes) -> Bounds:
         """Journal the committed bytes that are about to change, step 1; return where they are."""
         self._cache.settle()
+        self.dead.revive(self.layout, axes)
         self._unsynced = True
         spans = list(self._spans(axes))
         number = self._cache.transaction
@@ -107,17 +112,20 @@ class PersistentStorage(MappedStorage):
             self._keep_images(number, spans)
         return spans
 
-    def _keep_images(self, number: int, spans: Spans) -> None:
+    def _keep_images(self, number: int, spans: Bounds) -> None:
         end = min(-(-self._read_nbytes // BLOCK_BYTES) * BLOCK_BYTES, self.region.capacity)
+        # Dead when the transaction began, whose predecessors are durable: what it forgets is not.
+        dead = self.dead.at_begin
         wanted = SpanSet()
         for start, stop in spans:
             low, high = start // BLOCK_BYTES * BLOCK_BYTES, -(-stop // BLOCK_BYTES) * BLOCK_BYTES
-            for gap in self._kept.gaps(low, min(high, end)):
-                wanted.add(*gap)
+            for first, last in self._kept.gaps(low, min(high, end)):
+                wanted.add(first, last)
         if not wanted:
             return
         try:
-            images = list(self._images(wanted))
+            alive = [gap for start, stop in wanted for gap in dead.gaps(start, stop)]
+            images = list(self._images(alive))
             uninterrupted(lambda: self._journal(number, images))
         except PoisonedError as error:
             self._cache.health.poison = error
@@ -125,19 +133,19 @@ class PersistentStorage(MappedStorage):
         for start, stop in wanted:
             self._kept.add(start, stop)
 
-    def _images(self, wanted: SpanSet) -> Iterator[Image]:
+    def _images(self, wanted: Bounds) -> Iterator[Image]:
         memory = self.region.memory
         for start, stop in wanted:
             for at in range(start, stop, MAX_PAYLOAD_BYTES):
                 data = memory[at : min(at + MAX_PAYLOAD_BYTES, stop)]
                 yield Image(self.file_id, at, data.data)
 
-    def _prepare(self, spans: Spans) -> None:
+    def _prepare(self, spans: Bounds) -> None:
         """Tell the region what will be stored in place."""
         for start, stop in spans:
             self.region.will_store(start, stop - start)
 
-    def _note(self, spans: Spans) -> None:
+    def _note(self, spans: Bounds) -> None:
         """Remember what was stored in place, for step 3."""
         for start, stop in spans:
             self.region.stored(start, stop - start)
@@ -181,6 +189,7 @@ class PersistentStorage(MappedStorage):
     # -- transactions -----------------------------------------------------------------------------
 
     def begin(self) -> None:
+        self.dead.begin()
         self._kept.clear()
         if self._note_shared():
             # Before-images show what was stored, and the medium has to: if it does not have what
@@ -188,6 +197,7 @@ class PersistentStorage(MappedStorage):
             self.region.barrier()
 
     def roll_back(self, layout: Layout, /) -> None:
+        self.dead.roll_back()
         self._items = None
         self.layout = layout
         self._kept.clear()

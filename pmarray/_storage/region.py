@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._cache.cache import ChunkCache
+from pmarray._cache.lull import Lull
 from pmarray._cache.source import CachedChunk, CommittedStorage, Write
 from pmarray._commits.journal import MAX_PAYLOAD_BYTES
 from pmarray._commits.snapshot import Snapshot
 from pmarray._config import config
 from pmarray._dtypes import DType
+from pmarray._formats.metadata import GroupMetadata
 from pmarray._formats.records import Image
 from pmarray._geometry.chunking import unfilled
 from pmarray._geometry.layout import BLOCK_BYTES, Extent, Layout
@@ -25,9 +27,10 @@ from pmarray._geometry.reach import meeting, reach_of
 from pmarray._selection.fancy import FancySelection
 from pmarray._storage.ahead import ReadAhead
 from pmarray._storage.cached import CachedItems
-from pmarray._storage.items import Axes, as_array
+from pmarray._storage.dead import DeadBytes, Spans
+from pmarray._storage.items import Axes, Loan, as_array
 from pmarray._storage.warm import LONG_RUN_BYTES, WarmReads
-from pmarray.backends._protocols import KeepsMapping, Region
+from pmarray.backends._protocols import KeepsMapping, Region, TellsChanges
 
 __all__ = ["RegionStorage"]
 
@@ -52,6 +55,9 @@ class RegionStorage(CachedItems):
         new: bool,
         holds_fill: bool,
         snapshot: Snapshot | None,
+        mapping: KeepsMapping | None,
+        changes: TellsChanges | None,
+        dead: Spans = (),
     ) -> None:
         self.region = region
         self.file_id = file_id
@@ -62,15 +68,13 @@ class RegionStorage(CachedItems):
         """What readers may be at: before a commit that cut the array, it was longer."""
         self.snapshot = snapshot
         """Through which a handle reads that does not hold the lock."""
+        self.dead = DeadBytes(dead)
         self._dtype = dtype
         self._cache = cache
         self._chunk_nbytes = layout.chunk_nbytes(chunk_shape)
         self._ahead = ReadAhead(region)
-        self._warm = (
-            WarmReads(region, file_id, dtype, snapshot)
-            if isinstance(region, KeepsMapping)
-            else None
-        )
+        self._warm = None if mapping is None else WarmReads(mapping, file_id, dtype, snapshot)
+        self._changes = changes
         self._views: list[weakref.ref[Any]] = []
         """The mappings that `view` has handed out and somebody still has."""
         self._unsynced = new
@@ -119,7 +123,10 @@ class RegionStorage(CachedItems):
     def complete(self, chunk: CachedChunk, /) -> None:
         """Any run of whole blocks can be written."""
 
-    def before_images(self, writes: Iterable[Write], /) -> Iterator[Image]:
+    def before_images(
+        self, writes: Iterable[Write], committed: GroupMetadata, /
+    ) -> Iterator[Image]:
+        dead = committed.dead_in(self.file_id)
         for write in writes:
             low = write.address // BLOCK_BYTES * BLOCK_BYTES
             high = min(
@@ -127,10 +134,11 @@ class RegionStorage(CachedItems):
                 -(-self._read_nbytes // BLOCK_BYTES) * BLOCK_BYTES,
                 self.region.capacity,
             )
-            for start in range(low, high, MAX_PAYLOAD_BYTES):
-                data = memoryview(mmap.mmap(-1, min(MAX_PAYLOAD_BYTES, high - start)))
-                self.region.read_into(start, data)
-                yield Image(self.file_id, start, data)
+            for first, stop in dead.gaps(low, high):
+                for start in range(first, stop, MAX_PAYLOAD_BYTES):
+                    data = memoryview(mmap.mmap(-1, min(MAX_PAYLOAD_BYTES, stop - start)))
+                    self.region.read_into(start, data)
+                    yield Image(self.file_id, start, data)
 
     def images_of_deletes(self, mark: int, /) -> Iterable[Image]:
         return ()
@@ -182,6 +190,16 @@ class RegionStorage(CachedItems):
             self._fetch(offset, memoryview(data))
             return np.ndarray((), self._dtype, data)[()]
 
+    def come_near(self, lull: Lull, /) -> None:
+        if self._warm is not None:
+            of_cache = self._cache.begin_lull()  # it ends with the other, and at every write
+            self.near = None if of_cache is None else self._warm.near(self.layout, of_cache)
+
+    def _drop_mapping(self) -> None:
+        self.near = None
+        if self._warm is not None:
+            self._warm.drop()
+
     def read(self, axes: Axes, out: AnyArray, /) -> None:
         if self._warm is None or not out.size or not self._read_mapped(self._warm, axes, out):
             super().read(axes, out)
@@ -208,7 +226,10 @@ class RegionStorage(CachedItems):
         self._cache.end_operation()
         return True
 
-    def deferred(self, axes: Axes) -> Callable[[AnyArray], bool] | None:
+    def unchanged_stamp(self) -> tuple[int, ...] | None:
+        return None if self._changes is None else self._changes.unchanged_stamp()
+
+    def deferred(self, axes: Axes, /) -> Callable[[AnyArray], bool] | None:
         """Return what reads at least one item later without the group's lock, if that is right.
 
         See `WarmReads.deferred`. Here it is right where the medium has what the array holds, and
@@ -244,7 +265,15 @@ class RegionStorage(CachedItems):
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         if self.shows(values):
             values = values.copy()  # the file changes under it as soon as the first chunk leaves
+        self.dead.revive(self.layout, axes)
         super().write(axes, values)
+
+    def lend(self, axes: Axes, /) -> Loan:
+        self.dead.revive(self.layout, axes)
+        return super().lend(axes)
+
+    def forget(self, axes: Axes, /) -> None:
+        self.dead.forget(self.layout, axes)
 
     def shows(self, values: AnyArray, /) -> bool:
         if not self._views:
@@ -259,6 +288,7 @@ class RegionStorage(CachedItems):
         self._cache.raise_failure()
         if layout.lines < before.lines:
             self._cache.discard_from(self, layout.nbytes)
+            self.dead.cut(layout.nbytes)
         else:
             self.region.reserve(layout.nbytes)
         self._unsynced = self._stale_header = True
@@ -288,7 +318,7 @@ class RegionStorage(CachedItems):
         self.protected_nbytes = self._read_nbytes = self.layout.nbytes
 
     def begin(self) -> None:
-        pass
+        self.dead.begin()
 
     def seal(self) -> dict[CommittedStorage, int]:
         if not self._unsynced:
@@ -298,11 +328,11 @@ class RegionStorage(CachedItems):
         return {self: self.layout.nbytes}
 
     def roll_back(self, layout: Layout, /) -> None:
+        self.dead.roll_back()
         self.layout = layout
 
     def trim(self) -> None:
-        if self._warm is not None:
-            self._warm.drop()
+        self._drop_mapping()
         self.region.trim(self.layout.nbytes)
 
     def discard(self) -> None:
@@ -310,8 +340,7 @@ class RegionStorage(CachedItems):
         self.close()
 
     def close(self) -> None:
-        if self._warm is not None:
-            self._warm.drop()
+        self._drop_mapping()
         self.region.close()
 
     def _extents(self, axes: Axes) -> Iterator[Extent]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._cache.lull import Lull
 from pmarray._commits.snapshot import Snapshot
 from pmarray._config import config
 from pmarray._dtypes import DType
@@ -23,6 +24,7 @@ from pmarray._selection.fancy import FancySelection
 from pmarray._selection.taking import stretches_of, take
 from pmarray._storage.ahead import ReadAhead
 from pmarray._storage.items import Axes, as_array
+from pmarray._storage.near import Near, near_file
 from pmarray.backends._protocols import KeepsMapping, Mapped
 
 __all__ = ["WarmReads"]
@@ -66,10 +68,13 @@ class WarmReads:
         """What `_items` was made for."""
         self._mapped: Mapped | None = None
         self._items: AnyArray | None = None
+        self._near: Near | None = None
+        self._near_in: tuple[Lull, int] | None = None
+        """The lull that `_near` was made in, and what the readers' counter said."""
 
     def drop(self) -> None:
         """Let the mapping go; the next reader makes another."""
-        self._layout = self._mapped = self._items = None
+        self._layout = self._mapped = self._items = self._near = self._near_in = None
 
     def _map(self, layout: Layout) -> AnyArray | None:
         """Return the whole array in the mapping; None where there is none."""
@@ -80,6 +85,20 @@ class WarmReads:
                 self._items = as_array(self._mapped.memory, layout, self._dtype, layout.shape)
             self._layout = layout
         return self._items
+
+    def near(self, layout: Layout, lull: Lull) -> Near | None:
+        """Return what reads without asking anybody, if that is right in this lull."""
+        items, mapped, snapshot = self._items, self._mapped, self._snapshot
+        if layout is not self._layout or items is None or mapped is None:
+            return None
+        counted = 0 if snapshot is None else snapshot.noted_without(self._file_id)
+        if counted is None:
+            return None
+        if self._near_in != (lull, counted):
+            is_right = None if snapshot is None else snapshot.is_at(counted)
+            self._near = near_file(items, layout, mapped, lull, is_right)
+            self._near_in = lull, counted
+        return self._near
 
     def knows(self, layout: Layout, offset: int) -> bool:
         """Whether an item is at hand, as far as one can tell: better than in any cache."""
@@ -140,8 +159,8 @@ class WarmReads:
                 found = found and mapped.ask(reaches[i])
                 if found:
                     out[where] = items[part]
-                if scan:
-                    mapped.let_go(reaches[i])  # it is too much to count as this process's
+                if scan and mapped.is_crowded():
+                    mapped.let_go(reaches[i])
 
         if self._snapshot is None:
             fetch()

@@ -18,6 +18,7 @@ __all__ = [
     "barrier",
     "keep_access",
     "make_directories",
+    "occupied_nbytes",
     "read_file",
     "read_fully",
     "replace_durably",
@@ -34,6 +35,12 @@ _STAT_BLOCK_BYTES = 512
 
 
 _ACL = "system.posix_acl_access"
+
+
+def occupied_nbytes(path: str) -> int:
+    """Return the bytes that a file occupies on its medium; 0 where there is none."""
+    found = status(path)
+    return 0 if found is None else found.st_blocks * _STAT_BLOCK_BYTES
 
 
 def keep_access(path: str, fd: int) -> None:

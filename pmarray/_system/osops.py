@@ -23,7 +23,6 @@ import os
 import stat
 import struct
 import sys
-import tempfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,6 +56,7 @@ __all__ = [
     "setxattr",
     "store",
     "symlink",
+    "temporary_directory",
     "unlink",
     "unlock",
 ]
@@ -113,10 +113,19 @@ def open_nameless(directory: str, *, direct: bool = False) -> int:
     except OSError as error:
         if direct or error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
             raise
+    import tempfile  # it brings a dozen modules along, and is hardly ever needed
+
     # A file system without such files: the name is there for an instant.
     fd, path = tempfile.mkstemp(dir=directory)
     os.unlink(path)
     return fd
+
+
+def temporary_directory() -> str:
+    """Return the system's place for temporary files."""
+    import tempfile
+
+    return tempfile.gettempdir()
 
 
 def close(fd: int) -> None:

@@ -10,7 +10,6 @@ What changes persistent memory goes through `_system.osops`; here is how it is d
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import mmap
 import os
 from collections.abc import Callable, Sequence
@@ -61,7 +60,7 @@ def _libc() -> ctypes.CDLL:
 def libpmem() -> ctypes.CDLL | None:
     """Return libpmem, or None where it is not installed."""
     try:
-        library = ctypes.CDLL(ctypes.util.find_library("pmem") or "libpmem.so.1")
+        library = ctypes.CDLL("libpmem.so.1")
         library.pmem_memcpy.restype = ctypes.c_void_p
         library.pmem_memcpy.argtypes = [
             ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint,

@@ -89,10 +89,10 @@ def _findings(
     if checkpoint is None:
         raise GroupNotFoundError(f"there is no group at {where}")
     stamp = backend.stamp()
-    metadata, findings = journal_findings(backend, checkpoint)
+    metadata, findings = journal_findings(kind.can, checkpoint)
     while stamp != backend.stamp():  # a writer has begun the journal anew meanwhile
         stamp, checkpoint = backend.stamp(), backend.load() or checkpoint
-        metadata, findings = journal_findings(backend, checkpoint)
+        metadata, findings = journal_findings(kind.can, checkpoint)
     for name, array in metadata.arrays.items():
         try:
             medium = kind.medium(name, array)

@@ -28,6 +28,7 @@ __all__ = [
     "LeavesOrphans",
     "LosesLock",
     "Mapped",
+    "Measures",
     "OpenBackend",
     "Overwritable",
     "PersistentRegion",
@@ -35,6 +36,7 @@ __all__ = [
     "Region",
     "RegionBackend",
     "Settles",
+    "TellsChanges",
 ]
 
 
@@ -109,6 +111,17 @@ class Mapped(Protocol):
     def memory(self) -> NDArray[np.uint8]:
         """The bytes, read-only."""
 
+    @property
+    def offset(self) -> int:
+        """How many bytes of the medium lie before them."""
+
+    @property
+    def known(self) -> bytearray:
+        """For each page of the medium, whether it was asked for: 1, or 0."""
+
+    def reaches(self, stop: int, /) -> bool:
+        """Whether the medium has so many bytes now."""
+
     def read_into(self, offset: int, out: memoryview, /) -> None:
         """Fill `out` from `offset` on, by system call."""
 
@@ -127,6 +140,9 @@ class Mapped(Protocol):
     def expect(self, reach: Reach, /) -> None:
         """Hint that bytes are asked for next."""
 
+    def is_crowded(self) -> bool:
+        """Whether so much was asked for that some of it should be given up."""
+
     def let_go(self, reach: Reach, /) -> None:
         """Give up the pages of bytes that were asked for."""
 
@@ -139,6 +155,18 @@ class KeepsMapping(Region, Protocol, metaclass=RememberedProtocol):
         """Return its first `nbytes` bytes as memory, if possible; the same as long as they do.
 
         The mapping ends with `trim` and `close`, when nobody has it any more.
+        """
+
+
+@runtime_checkable
+class TellsChanges(Protocol, metaclass=RememberedProtocol):
+    """A region that can tell whether anybody has written to it."""
+
+    def unchanged_stamp(self) -> tuple[int, ...] | None:
+        """Tell this state of the region from all others.
+
+        None where something was written since it was opened, or so shortly before that it cannot
+        be told.
         """
 
 
@@ -317,6 +345,14 @@ class Publishes(Protocol, metaclass=RememberedProtocol):
 
     def data_path(self, file_id: int, /) -> str:
         """Return the path of an array's ``.npy`` file."""
+
+
+@runtime_checkable
+class Measures(Protocol, metaclass=RememberedProtocol):
+    """A backend that can tell what an array takes on its medium."""
+
+    def occupied_nbytes(self, name: str, array: ArrayMetadata, /) -> int | None:
+        """Return the bytes that an array takes there, headers included; None if it cannot."""
 
 
 @runtime_checkable

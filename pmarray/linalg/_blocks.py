@@ -185,21 +185,7 @@ class Matrix:
         index = self._index(tile)
         with self.array._turn():
             self.array._admit()
-            layout = self.array._storage.layout
-            region = getattr(self.array._storage, "region", None)
-            if region is None:
-                return
-            slow = layout.slow_axis
-            lines = index[slow] if len(index) > 1 else slice(0, 1)
-            inner = index[1 - slow] if len(index) > 1 else index[0]
-            first, count = inner.start * layout.itemsize, inner.stop - inner.start
-            if len(index) == 1 or count == layout.shape[1 - slow]:
-                start = lines.start * layout.line_stride + first
-                stop = (lines.stop - 1) * layout.line_stride + first + count * layout.itemsize
-                region.will_read(start, stop - start)
-                return
-            for line in range(lines.start, lines.stop):
-                region.will_read(line * layout.line_stride + first, count * layout.itemsize)
+            self.array._storage.expect(tuple(slice(s.start, s.stop, 1) for s in index))
 
     @contextmanager
     def held(self) -> Iterator[None]:

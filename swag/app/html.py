@@ -123,7 +123,7 @@ def page(findings: Findings) -> str:
         HTML with its style and its charts in it; it fetches nothing.
     """
     posterior = findings.posterior
-    url = posterior._store.group.url
+    url = posterior._store.url
     parts = [
         f"<p class=note>{escape(url)}, pmarray {escape(pmarray.__version__)}</p>",
         _facts(findings),

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from swag._held import is_sharded
 from swag._store import Location, Mode
 from swag.collect import SWAG
 from swag.integrations._collector import Collector
@@ -16,9 +17,10 @@ __all__ = ["SWAGCallback"]
 class SWAGCallback(pl.Callback):
     """Collects a posterior while Lightning trains.
 
-    Of several processes the first collects. Where ``fit(ckpt_path=...)`` resumes, the store is cut
-    back to the checkpoint. Checkpoints, schedulers and the module are left as they are: the
-    callback has no state in them, and averages nothing in place.
+    Of several processes the first collects; all of them where the model is sharded over them.
+    Where ``fit(ckpt_path=...)`` resumes, the store is cut back to the checkpoint. Checkpoints,
+    schedulers and the module are left as they are: the callback has no state in them, and averages
+    nothing in place.
 
     Parameters
     ----------
@@ -59,12 +61,12 @@ class SWAGCallback(pl.Callback):
 
     @property
     def posterior(self) -> SWAG:
-        """What is being collected, on the first process, while `fit` runs."""
+        """What is being collected, on the processes that do, while `fit` runs."""
         return self._collector.posterior
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the store, and cut it back to the checkpoint that was loaded."""
-        if trainer.is_global_zero:
+        if trainer.is_global_zero or is_sharded(pl_module.parameters()):
             self._collector.begin(pl_module, trainer.global_step, trainer.optimizers)
 
     def on_train_batch_end(

@@ -8,6 +8,7 @@ from typing import Any, Self
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from swag._held import is_sharded
 from swag._store import Location, Mode
 from swag.collect import SWAG
 from swag.integrations._collector import Collector
@@ -18,7 +19,8 @@ __all__ = ["SWAGCallback"]
 class SWAGCallback(TrainerCallback):
     """Collects a posterior while a `Trainer` trains.
 
-    Of several processes the first collects. Where ``train(resume_from_checkpoint=...)`` resumes,
+    Of several processes the first collects; all of them where the model is sharded over them.
+    Where ``train(resume_from_checkpoint=...)`` resumes,
     the store is cut back to the checkpoint. Checkpoints and schedulers are left as they are.
 
     A `Trainer` does not tell its callbacks of an exception. As a context manager, the callback
@@ -62,7 +64,7 @@ class SWAGCallback(TrainerCallback):
 
     @property
     def posterior(self) -> SWAG:
-        """What is being collected, on the first process, while `train` runs."""
+        """What is being collected, on the processes that do, while `train` runs."""
         return self._collector.posterior
 
     def on_train_begin(
@@ -73,7 +75,7 @@ class SWAGCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Open the store, and cut it back to the checkpoint that was loaded."""
-        if state.is_world_process_zero:
+        if state.is_world_process_zero or is_sharded(_model(kwargs).parameters()):
             optimizer = kwargs.get("optimizer")
             optimizers = [] if optimizer is None else [optimizer]
             self._collector.begin(_model(kwargs), state.global_step, optimizers)

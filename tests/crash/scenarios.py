@@ -7,16 +7,18 @@ to state n and ``recorder.mark("committed", n)`` when the library has promised i
 
 from __future__ import annotations
 
+import json
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 import pmarray
 from pmarray._commits import committer, journal
@@ -37,6 +39,7 @@ __all__ = [
     "SCENARIOS",
     "SHELF",
     "Flushes",
+    "Forgetting",
     "Formatting",
     "GroupScenario",
     "Growing",
@@ -158,17 +161,21 @@ class GroupScenario(Scenario):
         """Make the place."""
         self._place.prepare(path)
 
+    def look(self, group: pmarray.Group) -> State:
+        """Return what a group holds, as far as anything is promised of it."""
+        return State.of_group(group)
+
     def reopen(self, path: Path) -> Any:
         """Look as a reader, which changes nothing; recover; look again: it must be the same."""
         url = self._place.url(path)
         try:
             with pmarray.open_group(url, mode="r") as reader:
-                seen = State.of_group(reader)
+                seen = self.look(reader)
         except pmarray.errors.GroupNotFoundError:
             seen = None
         with pmarray.open_group(url, mode="a") as group:
             group._session.recover()
-            found = State.of_group(group)
+            found = self.look(group)
         if seen is not None and seen != found:
             raise AssertionError(f"a reader saw {seen}, and recovery made it {found}")
         damage = [finding for finding in pmarray.verify(url) if finding.damaged]
@@ -244,14 +251,17 @@ class Transactions(GroupScenario):
         self._pipelined = pipelined
         self._cache = cache
 
+    def _open(self, path: Path) -> pmarray.Group:
+        return pmarray.open_group(self._place.url(path), cache=self._cache)
+
     def run(self, path: Path, recorder: Recorder) -> None:
         """Make a group and work in it."""
-        with pmarray.open_group(self._place.url(path), cache=self._cache) as group:
+        with self._open(path) as group:
             self._work(group, recorder, 0, self._length)
 
     def resume(self, path: Path, recorder: Recorder) -> None:
         """Recover, and commit one more."""
-        with pmarray.open_group(self._place.url(path), cache=self._cache) as group:
+        with self._open(path) as group:
             group._session.recover()
             step = group.attrs.get("step", 0)
             recorder.mark("recovered", step)
@@ -308,6 +318,109 @@ class Replacing(Workload):
             return Operation("delete", name)
         part = tuple(slice(rng.randint(0, n), None) for n in arrays[name].shape)
         return Operation("write", name, part, seed)
+
+
+class Forgets(Workload):
+    """Columns that are given up and written again, as those of a ring are.
+
+    The attribute "dead" says which hold anything whatever: they count as zeros.
+    """
+
+    _SHAPES: ClassVar = {"blocks": ((512, 4), "float64"), "shared": ((300, 6), "float32")}
+    """Columns of whole blocks, and of less than one."""
+
+    def __init__(self, seed: int, length: int, *, chunks: str | int | tuple[int, ...]) -> None:
+        rng = random.Random(seed)
+        arrays: dict[str, NDArray[Any]] = {}
+        dead: dict[str, set[int]] = {name: set() for name in self._SHAPES}
+        self.transactions = [
+            [
+                Operation("create", name, (shape, parse_dtype(dtype), "col", chunks))
+                for name, (shape, dtype) in self._SHAPES.items()
+            ]
+        ]
+        for i in range(length):
+            if i:
+                self.transactions.append(
+                    [self._draw(rng, name, arrays[name].shape[1], dead[name])
+                     for name in rng.choices(sorted(arrays), k=rng.randint(1, 3))]
+                )  # fmt: skip
+            for operation in self.transactions[i]:
+                _forget_in_model(operation, arrays, dead)
+            said = ";".join(f"{name}:{sorted(those)}" for name, those in sorted(dead.items()))
+            self.transactions[i] += [
+                Operation("attr", "dead", said), Operation("attr", "step", i + 1)
+            ]  # fmt: skip
+            attrs = {"step": i + 1, "dead": said}
+            self.states = [*getattr(self, "states", [State.of_model({}, {})])]
+            self.states.append(State.of_model(_without(arrays, dead), attrs))
+
+    @staticmethod
+    def _draw(rng: random.Random, name: str, columns: int, dead: set[int]) -> Operation:
+        seed = rng.randrange(1 << 16)
+        if not columns:
+            return Operation("append", name, 3, seed)
+        start = rng.randrange(columns)
+        part = (slice(None), slice(start, rng.randint(start + 1, columns)))
+        kind = rng.choices(["write", "forget", "append", "resize"], [5, 5, 1, 1])[0]
+        if kind == "write":
+            if dead and rng.random() < 0.7:
+                start = rng.choice(sorted(dead))
+                part = (slice(None), slice(start, start + 1))
+            return Operation("write", name, part, seed)
+        if kind == "forget":
+            return Operation("forget", name, part)
+        return Operation(kind, name, 1 if kind == "append" else max(1, columns - 1), seed)
+
+    def apply(self, i: int, group: pmarray.Group) -> None:
+        """Do transaction `i` to a group."""
+        for operation in self.transactions[i]:
+            if operation.kind == "forget":
+                group[operation.name].forget(operation.argument)
+            else:
+                operation.on_group(group)
+
+
+def _forget_in_model(
+    operation: Operation, arrays: dict[str, NDArray[Any]], dead: dict[str, set[int]]
+) -> None:
+    name = operation.name
+    if operation.kind in ("write", "forget"):
+        these = set(range(*operation.argument[1].indices(arrays[name].shape[1])))
+        dead[name] = dead[name] | these if operation.kind == "forget" else dead[name] - these
+    if operation.kind != "forget":
+        operation.on_model(arrays, dict.fromkeys((*arrays, name), "col"), {})
+    dead[name] &= set(range(arrays[name].shape[1]))
+
+
+def _without(arrays: dict[str, NDArray[Any]], dead: dict[str, set[int]]) -> dict[str, Any]:
+    """Return arrays in which what was forgotten is zero."""
+    result = {}
+    for name, array in arrays.items():
+        result[name] = array.copy(order="F")
+        result[name][:, sorted(dead[name])] = 0
+    return result
+
+
+class Forgetting(Transactions):
+    """Items are forgotten: anything may be there from that commit on, and nothing else before."""
+
+    def __init__(self, seed: int, *, pipelined: bool = False, place: Place = MEMMAP) -> None:
+        cache = "4 MiB" if pipelined else None
+        super().__init__(seed, pipelined=pipelined, cache=cache, place=place, workload=Forgets)
+
+    def _open(self, path: Path) -> pmarray.Group:
+        # Pipelined, all that nobody waits for is merged.
+        window = 10.0 if self._pipelined else 0.0
+        return pmarray.open_group(self._place.url(path), cache=self._cache, commit_window=window)
+
+    def look(self, group: pmarray.Group) -> State:
+        """Leave out what the group says to be forgotten."""
+        said = group.attrs.get("dead", "")
+        dead = dict(one.split(":") for one in said.split(";") if one)
+        arrays = {name: np.asfortranarray(group[name][...]) for name in group}
+        gone = {name: set(json.loads(dead[name])) for name in arrays}
+        return State.of_model(_without(arrays, gone), dict(group.attrs))
 
 
 class InPlace(Workload):
@@ -552,6 +665,8 @@ def _transactions_and_flushes(place: Place) -> dict[str, Callable[[int], Scenari
         "cached": lambda seed: Transactions(seed, cache="4 MiB", place=place),
         "uncached": lambda seed: Transactions(seed, cache=0, place=place),
         "replacing": lambda seed: Transactions(seed, place=place, workload=Replacing),
+        "forgetting": lambda seed: Forgetting(seed, place=place),
+        "forgetting-pipelined": lambda seed: Forgetting(seed, pipelined=True, place=place),
         "flushes": lambda seed: Flushes(seed, place=place),
     }
 

@@ -56,9 +56,9 @@ def descend(model: nn.Module, generator: torch.Generator) -> None:
 
 def columns(location: str) -> Tensor:
     with swag.load(location) as posterior:
-        stored = posterior._store.trajectory
+        stored = posterior._store.rows
         assert stored is not None
-        return torch.from_numpy(np.asarray(stored[...])).T[: posterior.n_averaged]
+        return torch.from_numpy(np.asarray(stored[:, :])).T[: posterior.n_averaged]
 
 
 Train = Callable[[nn.Module, Callable[[Any], object], Callable[[], object]], None]

@@ -142,7 +142,7 @@ def test_an_iterate_comes_back_to_the_bit(location: str, dtype: torch.dtype) -> 
     models = wandering(network().to(dtype), 5)
     collected(location, models)
     with swag.load(location) as posterior:
-        stored = posterior._store.trajectory
+        stored = posterior._store.rows
         assert stored is not None
         assert stored.dtype.itemsize == dtype.itemsize
         for number, model in enumerate(models):
@@ -246,7 +246,7 @@ def test_a_bounded_store_stays_bounded(location: str) -> None:
             posterior.update_parameters(model)
         assert posterior.rank == 5
     with pmarray.open_group(location, mode="r") as group:
-        assert group["trajectory"].shape[1] == 8
+        assert group["trajectory"].shape[1] == 11
 
 
 def test_frozen_parameters_are_left_out_and_may_change() -> None:

@@ -80,8 +80,8 @@ def check(location: str, accepted: list[int], max_rank: int | None, every: int) 
         if accepted:
             assert int(stored._last_buffers().tensors["step"]) == accepted[-1]
         if max_rank is None:
-            assert stored._store.trajectory is not None
-            found = stored._store.trajectory[...]
+            assert stored._store.rows is not None
+            found = stored._store.rows[:, :]
             np.testing.assert_array_equal(found, np.broadcast_to(np.array(accepted), found.shape))
     with swag.SWAG(Step(0), location, max_rank, mode="a", checkpoint_every=every) as again:
         assert_moments(again, accepted)

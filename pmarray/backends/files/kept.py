@@ -13,8 +13,9 @@ load from it:
 
 Before each copy the length of the file is asked for, since whoever cuts it does not say so; a
 handle of ours does not cut a file that is mapped (`FileRegion.announce`). Two windows remain:
-between that question and the copy, for a program that is not ours and cuts the file; and a page
-that the kernel has taken back since step 2, where the medium fails at its second read.
+between that question and the copy, for a program that is not ours and cuts the file, which before
+single items is asked only every 4 ms (`_storage.near`); and a page that the kernel has taken back
+since step 2, where the medium fails at its second read.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ _PAGE = mmap.PAGESIZE
 _POPULATE_READ = 22
 """MADV_POPULATE_READ, from Linux 5.14 on; Python has no name for it."""
 _READ_BYTES = 1 << 20
+_CROWDED_BYTES = 512 << 20
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _END = os.SEEK_END
 
 
@@ -63,7 +66,8 @@ class KeptMapping:
 
     def __init__(self, fd: int, path: str, offset: int, nbytes: int) -> None:
         self._path = path
-        self._offset = offset
+        self.offset = offset
+        """Of the first item in the file."""
         self._nbytes = offset + nbytes
         if sys.platform != "linux":
             raise OSError("there is no MADV_POPULATE_READ")
@@ -77,13 +81,36 @@ class KeptMapping:
         self._map.madvise(mmap.MADV_RANDOM)
         self.memory: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)[offset:]
         """The items' bytes, read-only; to be read after `ask` only."""
-        self._known = bytearray(-(-self._nbytes // _PAGE))
+        self.known = bytearray(-(-self._nbytes // _PAGE))
         """For each page whether it was asked for."""
-        self._known_pages = np.frombuffer(self._known, np.bool_)
+        self._known_pages = np.frombuffer(self.known, np.bool_)
+        self._count = 0
+        """How many; more or less, where threads read side by side."""
+        self._tells_residents = bool(_NOWAIT)
+
+    def reaches(self, stop: int) -> bool:
+        """Whether the file has so many bytes."""
+        return os.lseek(self._fd, 0, _END) >= stop
 
     def read_into(self, offset: int, out: memoryview) -> None:
-        """Fill `out` by system call."""
-        read_fully(self._fd, out, self._offset + offset, path=self._path)
+        """Fill `out` by system call, and know the pages that were in memory."""
+        start = self.offset + offset
+        there = self._read_resident(start, out) if out.nbytes >= _PAGE else 0
+        if there and not self.is_crowded():
+            self._populate(-(-start // _PAGE), (start + there) // _PAGE)  # whole pages
+        read_fully(self._fd, out[there:], start + there, path=self._path)
+
+    def _read_resident(self, start: int, out: memoryview) -> int:
+        """Read what can be had without waiting for the medium; return how many bytes."""
+        if not self._tells_residents:
+            return 0
+        try:
+            return os.preadv(self._fd, [out], start, _NOWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._tells_residents = False  # a file system that cannot tell
+            return 0
 
     def ask(self, reach: Reach) -> bool:
         """Return when the bytes of `reach` can be loaded; false where they cannot.
@@ -95,11 +122,11 @@ class KeptMapping:
         StorageError
             The medium cannot be read.
         """
-        start, step, nbytes = self._offset + reach.start, reach.step, reach.nbytes
-        if os.lseek(self._fd, 0, _END) < self._offset + reach.stop:
-            self._read(self._offset + reach.stop - 1, self._offset + reach.stop)
+        start, step, nbytes = self.offset + reach.start, reach.step, reach.nbytes
+        if not self.reaches(self.offset + reach.stop):
+            self._read(self.offset + reach.stop - 1, self.offset + reach.stop)
         if reach.count == 1 or step - nbytes <= _PAGE:
-            return self._ask_run(start // _PAGE, (self._offset + reach.stop - 1) // _PAGE + 1)
+            return self._ask_run(start // _PAGE, (self.offset + reach.stop - 1) // _PAGE + 1)
         if step % _PAGE == 0:
             first, width = start // _PAGE, (start % _PAGE + nbytes - 1) // _PAGE + 1
             every = step // _PAGE
@@ -110,44 +137,44 @@ class KeptMapping:
 
     def ask_each(self, offsets: NDArray[np.int64], nbytes: int) -> bool:
         """The same for stretches of `nbytes` bytes at `offsets`."""
-        stop = self._offset + int(offsets.max()) + nbytes
-        if os.lseek(self._fd, 0, _END) < stop:
+        stop = self.offset + int(offsets.max()) + nbytes
+        if not self.reaches(stop):
             self._read(stop - 1, stop)
-        return self._ask_pages(self._offset + offsets, nbytes)
+        return self._ask_pages(self.offset + offsets, nbytes)
 
     def ask_item(self, offset: int, nbytes: int) -> bool:
         """The same for one item."""
-        start = self._offset + offset
+        start = self.offset + offset
         stop = start + nbytes
-        if os.lseek(self._fd, 0, _END) < stop:
+        if not self.reaches(stop):
             self._read(stop - 1, stop)
         first, last = start // _PAGE, (stop - 1) // _PAGE
-        if self._known.find(0, first, last + 1) >= 0:
+        if self.known.find(0, first, last + 1) >= 0:
             return self._ask_run(first, last + 1)
         return True
 
     def knows(self, offset: int, nbytes: int) -> bool:
         """Whether the bytes of one item were asked for before; they may be gone again."""
         first, last = (
-            (self._offset + offset) // _PAGE,
-            (self._offset + offset + nbytes - 1) // _PAGE,
+            (self.offset + offset) // _PAGE,
+            (self.offset + offset + nbytes - 1) // _PAGE,
         )
-        return self._known.find(0, first, last + 1) < 0
+        return self.known.find(0, first, last + 1) < 0
 
     def expect(self, reach: Reach) -> None:
         """Hint that the bytes of `reach` are wanted soon, and what lies between."""
         os.posix_fadvise(
             self._fd,
-            self._offset + reach.start,
+            self.offset + reach.start,
             reach.stop - reach.start,
             os.POSIX_FADV_WILLNEED,
         )
 
     def let_go(self, reach: Reach) -> None:
         """Give up the pages of `reach`, and what lies between: they count as the process's."""
-        first = (self._offset + reach.start) // _PAGE
-        stop = (self._offset + reach.stop - 1) // _PAGE + 1
-        self._known_pages[first:stop] = False
+        first = (self.offset + reach.start) // _PAGE
+        stop = (self.offset + reach.stop - 1) // _PAGE + 1
+        self._forget(first, stop)
         self._map.madvise(
             mmap.MADV_DONTNEED, first * _PAGE, min(stop * _PAGE, self._nbytes) - first * _PAGE
         )
@@ -175,17 +202,34 @@ class KeptMapping:
 
     def _ask_run(self, first: int, stop: int) -> bool:
         """Ask for the pages from `first` to `stop`, as far as they are not known."""
-        if self._known.find(0, first, stop) < 0:
+        if self.known.find(0, first, stop) < 0:
             return True
         for low, high in self._unknown(first, stop):
-            low_byte, high_byte = low * _PAGE, min(high * _PAGE, self._nbytes)
-            self._read(low_byte, high_byte)  # 1
-            try:
-                self._map.madvise(_POPULATE_READ, low_byte, high_byte - low_byte)  # 2
-            except OSError:
+            self._read(low * _PAGE, min(high * _PAGE, self._nbytes))  # 1
+            if not self._populate(low, high):
                 return False
-            self._known_pages[low:high] = True  # 3
         return True
+
+    def _populate(self, first: int, stop: int) -> bool:
+        """Map pages that are in memory, and know them from now on; false where that fails."""
+        if first >= stop:
+            return True
+        start = first * _PAGE
+        try:
+            self._map.madvise(_POPULATE_READ, start, min(stop * _PAGE, self._nbytes) - start)  # 2
+        except OSError:
+            return False
+        self._count += stop - first - self.known.count(1, first, stop)
+        self._known_pages[first:stop] = True  # 3
+        return True
+
+    def _forget(self, first: int, stop: int) -> None:
+        self._count -= self.known.count(1, first, stop)
+        self._known_pages[first:stop] = False
+
+    def is_crowded(self) -> bool:
+        """Whether too many pages are known: they count as the process's."""
+        return self._count * _PAGE > _CROWDED_BYTES
 
     def _unknown(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         known = self._known_pages[first:stop]
@@ -203,5 +247,5 @@ class KeptMapping:
 
     def written(self, offset: int, nbytes: int) -> None:
         """Note that bytes have been written: their pages have to be asked for again."""
-        first = (self._offset + offset) // _PAGE
-        self._known_pages[first : -(-(self._offset + offset + nbytes) // _PAGE)] = False
+        first = (self.offset + offset) // _PAGE
+        self._forget(first, -(-(self.offset + offset + nbytes) // _PAGE))

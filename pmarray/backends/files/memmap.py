@@ -29,7 +29,7 @@ from pmarray._geometry.layout import BLOCK_BYTES
 from pmarray._system import osops
 from pmarray._system.beneath import Below, entries, is_directory, status
 from pmarray._system.counter import Counter, await_readers
-from pmarray._system.files import read_file, replace_durably
+from pmarray._system.files import occupied_nbytes, read_file, replace_durably
 from pmarray._system.lockfile import LockFile
 from pmarray._url import URL
 from pmarray.backends.files import npyfile
@@ -275,6 +275,10 @@ class MemmapBackend:
 
     def abandon(self) -> None:
         self._lock.abandon()
+
+    def occupied_nbytes(self, name: str, array: ArrayMetadata, /) -> int:
+        # What is reserved ahead is not the array's.
+        return min(array.layout.nbytes, occupied_nbytes(self.data_path(array.file_id)))
 
     def _path(self, name: str) -> Below:
         return Below(self.directory) / name

@@ -18,7 +18,7 @@ from pmarray._formats.npy import MAX_HEADER_BYTES, Header, parse_header, write_h
 from pmarray._geometry.layout import Layout
 from pmarray._system import osops
 from pmarray._system.beneath import exists
-from pmarray._system.files import barrier, read_file, write_fully
+from pmarray._system.files import barrier, occupied_nbytes, read_file, write_fully
 from pmarray._url import DEFAULT_NAME
 from pmarray.backends.files.region import MAPPED_BYTE, FileRegion
 from pmarray.errors import (
@@ -145,6 +145,9 @@ class NpyFileBackend:
                 f"its header says {nbytes}"
             )
         return region
+
+    def occupied_nbytes(self, name: str, array: ArrayMetadata, /) -> int:
+        return min(array.layout.nbytes, occupied_nbytes(self._path))
 
     def remove(self, file_id: int, /) -> None:
         raise ForeignDataError(f"{self._path} is one array and cannot be deleted from itself")

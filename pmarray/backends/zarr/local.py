@@ -34,8 +34,8 @@ from pmarray._formats.metadata import (
     GroupMetadata,
 )
 from pmarray._system import osops
-from pmarray._system.beneath import Below, entries, is_directory, status
-from pmarray._system.files import read_file, replace_durably
+from pmarray._system.beneath import Below, entries, is_directory, status, walk
+from pmarray._system.files import occupied_nbytes, read_file, replace_durably
 from pmarray._system.lockfile import LockFile
 from pmarray.backends.files.region import FileRegion, make_journal_file
 from pmarray.backends.zarr import leftovers
@@ -361,6 +361,16 @@ class LocalZarrBackend(ZarrBackend):
             self._kept.barrier()
         # Put back first, as the last: nothing of the new array stays beside them.
         return [*kept, (0, f"{name}/".encode())]
+
+    def occupied_nbytes(self, name: str, array: ArrayMetadata, /) -> int | None:
+        try:
+            return sum(
+                occupied_nbytes(directory / one)
+                for directory, names in walk(self._files.path(name))
+                for one in names
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            return None  # not written yet, or removed meanwhile
 
     def images(self) -> _PutBack:
         return _PutBack(self._files, self._kept, self._documents)

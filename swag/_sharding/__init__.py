@@ -1,0 +1,29 @@
+"""A posterior whose weights are spread over the processes of a training.
+
+Each process collects what it holds into a store of its own, a *part*; together they are one
+posterior. Which items of a parameter it holds is a box (`swag._boxes`, `swag._held`). From the
+ground up:
+
+============= =====================================================================
+``layout``    where the items of all parts lie in the vector           (arithmetic)
+``manifest``  what says which parts belong together
+``joined``    reading the parts as if they were one store
+``agreement`` what the processes say to one another
+``parts``     making and opening the part of this process
+============= =====================================================================
+
+The protocol, step by step:
+
+1. A step of training writes one column into each part, without a word to anyone. Whether it is an
+   iterate (finite, and not the last one again) the processes ask one another on the thread that
+   collects, over a group of their own, before they commit it: all of them count it, or none does.
+   So no two parts are more than one iterate apart.
+2. The posterior has the iterates that *every* part has. Reading it leaves aside what single parts
+   have beyond them.
+3. A new posterior is announced last: each process makes its part, with the number of the run in it,
+   and makes it durable; only when all have done so does the first write the manifest, with the same
+   number. A part with another number belongs to another run, and nobody takes it for this one's.
+4. Whoever goes on with a posterior first cuts off what a part has more than the others, makes that
+   durable, and waits until all have: otherwise a second crash could leave a new iterate in one part
+   and a forgotten one, with the same number, in another.
+"""

@@ -1,0 +1,61 @@
+"""Room for what is collected, on the disk that a store is on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+__all__ = ["bytes_in_words", "free_bytes", "is_full"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LOCAL = re.compile(r"(memmap|zarr|icechunk|shelf):(?!\w+://)([^?#]*)")
+_ESCAPED = {"%23": "#", "%3F": "?", "%25": "%"}
+
+
+def free_bytes(url: str) -> int | None:
+    """Bytes that are free where a group is; None where that is not a folder of this machine.
+
+    Examples
+    --------
+    >>> free_bytes("memmap:./posterior") > 0, free_bytes("dram:"), free_bytes("zarr:s3://bucket/x")
+    (True, None, None)
+    """
+    match = _LOCAL.match(url)
+    if match is None:
+        return None
+    text = re.sub("%23|%3F|%25", lambda found: _ESCAPED[found[0].upper()], match[2], flags=re.I)
+    place = Path(text).expanduser().absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent  # which will be made
+    if not place.is_dir():
+        return None
+    space = os.statvfs(place)
+    return space.f_bavail * space.f_frsize
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether something could not be written since the disk is full, or the quota used up."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _FULL:
+            return True
+        seen = seen.__cause__
+    return False
+
+
+def bytes_in_words(count: int) -> str:
+    """A number of bytes as people say it.
+
+    Examples
+    --------
+    >>> bytes_in_words(999), bytes_in_words(123_456_789)
+    ('999 bytes', '117.7 MiB')
+    """
+    size = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError

@@ -1,0 +1,175 @@
+"""What processes of a sharded training do, for tests that start them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch._dynamo  # which DTensor imports when it is first used
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
+
+import swag
+import swag.collect
+from tests.swag.nets import Facts, facts
+
+
+class Net(nn.Module):
+    """Rows that no number of processes divides, fewer than there are, and none of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.temperature = nn.Parameter(torch.tensor(1.5))
+        self.layers = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.layers(inputs) * self.temperature
+        return outputs
+
+
+def sharded(kind: str) -> Net:
+    model = Net()
+    if kind == "plain":
+        return model
+    size = dist.get_world_size()
+    names = ("replicate", "shard")
+    mesh = (
+        init_device_mesh("cpu", (2, size // 2), mesh_dim_names=names)
+        if kind == "hybrid"
+        else init_device_mesh("cpu", (size,))
+    )
+    options: dict[str, Any] = {"mesh": mesh, "ignored_params": {model.temperature}}
+    if kind == "columns":
+        plan: Any = RowwiseParallel(input_layouts=Replicate())
+        parallelize_module(model.layers[0], mesh, plan)
+        return model
+    fully_shard(model.layers[0], **options)
+    fully_shard(model, **options)
+    return model
+
+
+def whole(model: nn.Module) -> dict[str, Tensor]:
+    """The weights, put together; every process calls it."""
+    return {
+        name: (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone()
+        for name, p in model.named_parameters()
+    }
+
+
+def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> Iterator[int]:
+    for step in range(count):
+        generator = torch.Generator().manual_seed(step)
+        optimizer.zero_grad()
+        model(torch.randn(8, 3, generator=generator)).square().mean().backward()
+        for parameter in model.parameters():  # which fully_shard leaves alone
+            if not isinstance(parameter, DTensor) and parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+        optimizer.step()
+        yield step
+
+
+def collect(kind: str, store: str, count: int, attach: bool = True, mode: str = "w-") -> Facts:
+    """Collect, and return what a plain loop makes of the same iterates."""
+    model, plain = sharded(kind), Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    beside = swag.SWAG(plain)
+    with swag.SWAG(model, store=store, mode=mode) as posterior:  # type: ignore[arg-type]
+        if attach:
+            posterior.attach(optimizer)
+        for _ in steps(model, optimizer, count):
+            posterior.update_parameters(model)
+            with torch.no_grad():
+                plain.load_state_dict(whole(model), strict=False)
+            beside.update_parameters(plain)
+    return facts(beside)
+
+
+def killed(store: str, folder: Path, seconds: float) -> int:
+    """Collect until the second process is killed; note the weights of each iterate before it."""
+    model = sharded("rows")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with swag.SWAG(model, store=store, mode="a", checkpoint_every=4) as posterior:
+        posterior.attach(optimizer)
+        for step in steps(model, optimizer, 10_000):
+            torch.save(whole(model), folder / str(posterior.n_averaged))
+            posterior.update_parameters(model)
+            if step == 2:
+                posterior.flush()
+                if dist.get_rank() == 1:
+                    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    return posterior.n_averaged
+
+
+def told(work: Any) -> str:
+    """What an error says."""
+    try:
+        work()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def used(store: str) -> dict[str, Any]:
+    """Everything that is not collecting, in one go."""
+    found: dict[str, Any] = {}
+    model, plain, inputs = sharded("rows"), Net(), torch.ones(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    found["memory"] = told(lambda: swag.SWAG(model, store="dram:"))
+    found["ring"] = told(lambda: swag.SWAG(model, store=store, max_rank=3))
+    posterior = swag.SWAG(model, store=store)
+    for step in steps(model, optimizer, 6):
+        with torch.no_grad():
+            model(inputs)  # leaves the outermost parameters gathered
+        if step == 3 and dist.get_rank() == 1:
+            local = cast(Any, model).layers[0].weight.to_local().detach()
+            kept = local.clone()
+            local.fill_(torch.nan)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            posterior.update_parameters(model)
+            posterior.wait()
+            if step == 4:
+                posterior.update_parameters(model)
+        if step == 3:
+            found["nonfinite"] = posterior.n_nonfinite, posterior.n_averaged
+            if dist.get_rank() == 1:
+                local.copy_(kept)
+    found["repeated"] = posterior.n_repeated, posterior.n_averaged
+    found["rewound"] = posterior.rewind(to=4 if dist.get_rank() else 5)
+    posterior.update_parameters(model)
+    found["part"] = told(posterior.mean)
+    posterior.close()
+    found["again"] = told(lambda: swag.SWAG(model, store=store))
+    with swag.load(store) as read:
+        found["count"] = read.n_averaged
+        before = whole(model)
+        options: dict[str, Any] = {"activation": "none", "samples": 3, "generator": 0}
+        found["predicted"] = torch.equal(
+            read.predict(model, inputs, **options), read.predict(plain, inputs, **options)
+        )
+        found["restored"] = all(torch.equal(v, before[k]) for k, v in whole(model).items())
+        read.install_mean(model)
+        mean = read.mean()
+        found["mean"] = all(torch.equal(v, mean[k]) for k, v in whole(model).items())
+        weights = dict(model.named_parameters())
+        found["density"] = torch.equal(
+            read.window(rank=0).log_prob(weights), read.window(rank=0).log_prob(mean)
+        )
+    return found
+
+
+def gone_on(store: str) -> str:
+    """Go on with another number of processes."""
+    return told(lambda: swag.SWAG(sharded("rows"), store=store, mode="a"))

@@ -1,0 +1,145 @@
+"""Runs that are long: which steps, how much room, and what happens where there is none."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import swag
+from pmarray._system import osops
+from swag.errors import SwagWarning
+from tests.swag.nets import network, steps
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_start_and_every_choose_what_a_window_would(every: int) -> None:
+    model = network()
+    some, all_of_them = swag.SWAG(model, start=4, every=every), swag.SWAG(model)
+    for _ in steps(model, 12):
+        some.update_parameters(model)
+        all_of_them.update_parameters(model)
+    chosen = all_of_them.window(start=4, every=every)
+    assert some.n_averaged == chosen.n_averaged == len(range(4, 12, every))
+    for i, iterate in enumerate(chosen.iterates):
+        assert torch.equal(some.iterate(i)["0.weight"], all_of_them.iterate(iterate)["0.weight"])
+
+
+def test_the_count_of_calls_goes_on_from_the_last_iterate(scratch: Path) -> None:
+    store, model = f"memmap:{scratch / 'posterior'}", network()
+    options: dict[str, Any] = {"store": store, "mode": "a", "start": 2, "every": 3}
+    loop = enumerate(steps(model, 12))
+    seen = {}
+    with swag.SWAG(model, **options) as posterior:
+        for step, _ in loop:
+            seen[step] = model.state_dict()["0.weight"].clone()
+            posterior.update_parameters(model)
+            if step == 5:  # which is collected, as 2 is
+                break
+    with swag.SWAG(model, **options) as posterior:
+        for step, _ in loop:
+            seen[step] = model.state_dict()["0.weight"].clone()
+            posterior.update_parameters(model)
+        assert posterior.rewind(to=3) == 3
+        assert posterior.n_averaged == 3
+    with swag.load(store) as read:
+        for i, step in enumerate([2, 5, 8]):
+            assert torch.equal(read.iterate(i)["0.weight"], seen[step])
+
+
+@pytest.mark.parametrize("attach", [False, True])
+@pytest.mark.parametrize("call", ["fallocate", "pwritev"])
+def test_training_goes_on_where_the_disk_is_full(
+    attach: bool, call: str, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = f"memmap:{scratch / 'posterior'}"
+    torch.manual_seed(0)
+    model = torch.nn.Linear(1000, 1000)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    posterior = swag.SWAG(model, store=store, on_full="stop")
+    if attach:
+        posterior.attach(optimizer)
+    seen = []
+
+    def train(count: int) -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            model(torch.ones(1, 1000)).square().mean().backward()
+            optimizer.step()
+            seen.append(model.weight[0].detach().clone())
+            posterior.update_parameters(model)
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    train(3)
+    posterior.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(osops, call, full)
+        with pytest.warns(SwagWarning, match="is full: collecting has ended") as told:
+            train(40)
+        assert len(told) == 1
+        posterior.close()
+    assert posterior.closed
+    with swag.load(store) as read:
+        assert 3 <= read.n_averaged < len(seen)
+        for i in range(read.n_averaged):
+            assert torch.equal(read.iterate(i)["weight"][0], seen[i])
+    with swag.SWAG(model, store=store, mode="a") as again:  # when there is room
+        again.update_parameters(model)
+
+
+def test_a_full_disk_is_an_error_unless_told(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network()
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    posterior = swag.SWAG(model, store=f"memmap:{scratch / 'posterior'}")
+    with monkeypatch.context() as patch:
+        patch.setattr(osops, "fallocate", full)
+        patch.setattr(osops, "pwritev", full)
+        with pytest.raises(OSError) as caught:  # noqa: PT011
+            for _ in steps(model, 50):
+                posterior.update_parameters(model)
+                posterior.flush()
+    assert caught.value.errno == errno.EDQUOT
+    posterior.close()
+
+
+def test_a_run_that_finds_no_room_is_told_of_it_at_once(scratch: Path) -> None:
+    model, store = network(), f"memmap:{scratch / 'posterior'}"
+    with pytest.warns(SwagWarning, match=r"TiB each|bytes are free|are free: collect fewer"):
+        swag.SWAG(model, store=store, expected=10**15).close()
+    swag.SWAG(model, store=store, expected=10, mode="a").close()
+    swag.SWAG(model, store="dram:", expected=10**15).close()
+    with pytest.raises(ValueError, match="on_full='wait': use one of 'raise', 'stop'"):
+        swag.SWAG(model, store=store, on_full="wait")  # type: ignore[arg-type]
+
+
+def test_what_collecting_costs_is_told(scratch: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, store = network(), f"memmap:{scratch / 'posterior'}"
+    with caplog.at_level(logging.INFO, "swag"):
+        posterior = swag.SWAG(model, store=store)
+        for _ in steps(model, 4):
+            posterior.update_parameters(model)
+        with pytest.warns(SwagWarning, match="bit for bit"):
+            posterior.update_parameters(model)  # the last one again
+        stats = posterior.stats()
+        posterior.close()
+    assert (stats.collected, stats.behind, stats.skipped) == (4, 0, 1)
+    assert stats.iterate_bytes == 4 * sum(p.numel() for p in model.parameters())
+    assert stats.update_seconds > 0
+    assert stats.room is not None
+    assert stats.room > 0
+    assert posterior.stats().collected == 4
+    first, last = (record.getMessage() for record in caplog.records)
+    assert first.startswith(f"collecting into {store}")
+    assert last == f"collected into {store}; ended"

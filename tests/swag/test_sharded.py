@@ -1,0 +1,156 @@
+"""A posterior of weights that are spread over processes is that of a plain loop, to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import swag
+from swag._boxes import Box, Shard, axes
+from swag._parameters import Entry, ParameterTable
+from swag._sharding.layout import Layout
+from swag._sharding.manifest import Manifest
+from swag.errors import StoreError
+from tests.sampling import examples
+from tests.swag.nets import same, stored
+from tests.swag.ranks import run
+from tests.swag.sharded import collect, gone_on, killed, used
+
+
+@pytest.mark.parametrize(
+    ("count", "kind"), [(2, "rows"), (2, "columns"), (4, "rows"), (4, "hybrid")]
+)
+def test_parts_are_one_posterior(count: int, kind: str, scratch: Path) -> None:
+    store = f"memmap:{scratch / 'posterior'}"
+    beside = run(count, collect, kind, store, 5)[0]
+    assert isinstance(beside, dict), beside
+    assert same(stored(store), beside)
+
+
+def test_a_killed_process_leaves_the_iterates_that_all_have(scratch: Path) -> None:
+    store = f"memmap:{scratch / 'posterior'}"
+    (scratch / "seen").mkdir()
+    before = 0
+    for seconds in (0.02, 0.1):
+        results = run(2, killed, store, scratch / "seen", seconds)
+        assert isinstance(results[0], str), results  # it lost its peer, and ended all the same
+        assert results[1] is None
+        with swag.load(store) as posterior:
+            assert posterior.n_averaged >= before + 3
+            for i in range(posterior.n_averaged):
+                seen = torch.load(scratch / "seen" / str(i))
+                for name, value in posterior.iterate(i).items():
+                    assert torch.equal(value, seen[name]), (i, name)
+            before = posterior.n_averaged
+
+
+def test_parts_agree_and_are_used(scratch: Path) -> None:
+    store = f"memmap:{scratch / 'posterior'}"
+    results = run(2, used, store)
+    for found in results:
+        assert isinstance(found, dict), found
+        assert "memory of one process" in found["memory"]
+        assert "window(rank=" in found["ring"]
+        assert found["nonfinite"] == (1, 3)
+        assert found["repeated"] == (1, 5)
+        assert found["rewound"] == 4
+        assert "swag.load(store)" in found["part"]
+        assert found["again"].startswith("StoreExistsError")
+        assert found["count"] == 5
+        assert found["predicted"]
+        assert found["restored"]
+        assert found["mean"]
+        assert found["density"]
+    assert "over 2 processes" in run(1, gone_on, store)[0]
+
+
+shapes = st.lists(st.lists(st.integers(1, 7), max_size=3).map(tuple), min_size=1, max_size=4)
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[Layout, list[list[Box]]]:
+    """Parameters, each cut along one axis, over some processes; or held by the first."""
+    count, entries, boxes, start = draw(st.integers(1, 5)), [], [], 0
+    for i, shape in enumerate(draw(shapes)):
+        entries.append(Entry(str(i), shape, torch.float32, start))
+        start = entries[-1].stop
+        axis = draw(st.integers(-1, max(0, len(shape) - 1)))
+        whole = axes(shape)
+        boxes.append(
+            [
+                Box.cut(whole, [Shard(axis, count, rank)])
+                if axis >= 0
+                else (Box.none(whole) if rank else Box.whole(whole))
+                for rank in range(count)
+            ]
+        )
+    table = ParameterTable(tuple(entries))
+    return Layout(table, tuple(zip(*boxes, strict=True))), boxes
+
+
+@examples(60)
+@given(layouts(), st.data())
+def test_a_vector_is_put_together_from_its_parts(made: Any, data: st.DataObject) -> None:
+    layout, boxes = made
+    n = layout.table.size
+    vector = torch.arange(n)
+    parts = []
+    for rank in range(len(layout.boxes)):
+        views = layout.table.views(vector)
+        cut = [
+            # PyTorch's own cut is the oracle; it leaves out pieces that are empty.
+            dict(enumerate(view.reshape(axes(view.shape)).chunk(count, axis))).get(rank)
+            for view, own in zip(views, boxes, strict=True)
+            for count, axis in [_cut(own, view)]
+        ]
+        parts.append(
+            torch.cat(
+                [torch.empty(0, dtype=torch.int64)] + [c.flatten() for c in cut if c is not None]
+            )
+        )
+        assert len(parts[-1]) == layout.part_table(rank).size
+    arrays = [part.numpy() for part in parts]
+    assert not layout.faults()
+    assert (layout.joined(arrays, arrays[0].dtype) == vector.numpy()).all()
+    start = data.draw(st.integers(0, n - 1))
+    stop = data.draw(st.integers(start + 1, n))
+    found = np.full(stop - start, -1)
+    for rank, array in enumerate(arrays):
+        for piece in layout.pieces(rank, start, stop):
+            found[piece.target] = array[piece.source]
+    assert (found == np.arange(start, stop)).all()
+
+
+def _cut(own: list[Box], view: torch.Tensor) -> tuple[int, int]:
+    """Into how many pieces, and along which axis, a parameter was cut."""
+    whole = axes(view.shape)
+    if own[0].shape == whole and not any(box.size for box in own[1:]):
+        return 1, 0
+    axis = next(i for i, n in enumerate(whole) if own[0].shape[i] != n)
+    return len(own), axis
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"format": 2},
+        {"parts": []},
+        {"parts": [[[[0], [2]]]]},
+        {"parts": [[[[0], [3]]], [[[2], [1]]]]},
+        {"parts": [[[[0], [3]]], [[[-1], [0]]]]},
+        {"parameters": None},
+    ],
+)
+def test_a_damaged_manifest_is_refused(damage: dict[str, Any]) -> None:
+    table = ParameterTable((Entry("w", (3,), torch.float32, 0),))
+    layout = Layout(table, tuple((Box.cut((3,), [Shard(0, 2, rank)]),) for rank in range(2)))
+    good = Manifest("1", layout, ("",)).to_json()
+    assert Manifest.from_json(good).layout == layout
+    with pytest.raises(StoreError):
+        Manifest.from_json({**good, **damage})
