@@ -23,6 +23,7 @@ from pmarray.backends._protocols import (
     Chunks,
     KeepsImages,
     LeavesOrphans,
+    Measures,
     Publishes,
     Region,
     RegionBackend,
@@ -134,6 +135,13 @@ class _BackendTests(ABC):
             backend.close()
 
 
+def _one_axis(file_id: int, nbytes: int) -> ArrayMetadata:
+    layout = Layout.plan((nbytes,), 1, "row")
+    return ArrayMetadata(
+        file_id, (nbytes,), np.dtype("uint8"), layout.order, layout.line_stride, b"\0"
+    )
+
+
 class RegionTests(_BackendTests):
     """For backends that keep one region of bytes an array.
 
@@ -189,15 +197,31 @@ class RegionTests(_BackendTests):
                 _skip(backend, "keeps nothing that a crash could leave")
             for file_id in (1, 2):
                 backend.create(file_id, 4096, aligned=True).close()
-            layout = Layout.plan((16,), 1, "row")
-            kept = ArrayMetadata(
-                1, (16,), np.dtype("uint8"), layout.order, layout.line_stride, b"\0"
+            metadata = GroupMetadata(
+                uuid=str(uuid.uuid4()), next_file_id=3, arrays={"x": _one_axis(1, 16)}
             )
-            metadata = GroupMetadata(uuid=str(uuid.uuid4()), next_file_id=3, arrays={"x": kept})
             assert len(backend.orphans(metadata)) == 1
             backend.remove_orphans(metadata)
             assert not backend.orphans(metadata)
             backend.open(1, 16, aligned=False).close()  # the other one is there
+        finally:
+            backend.close()
+
+    def test_what_an_array_takes_is_measured(self, tmp_path: Path) -> None:
+        """More when it has been written to, and no more than it has items and padding."""
+        backend = self._made(tmp_path)
+        try:
+            if not _can(backend, Measures):
+                _skip(backend, "does not measure")
+            region = backend.create(1, 1 << 20, aligned=True)
+            array = _one_axis(1, 1 << 20)
+            before = backend.occupied_nbytes("x", array)
+            region.write(0, [np.ones(1 << 20, np.uint8).data])
+            region.barrier()
+            region.close()
+            # A file system may compress.
+            assert before <= backend.occupied_nbytes("x", array) <= 1 << 20
+            assert backend.occupied_nbytes("x", array) > 0
         finally:
             backend.close()
 
@@ -339,6 +363,19 @@ class ChunksTests(_BackendTests):
                     np.testing.assert_array_equal(out, model.get(one, fill))
             finally:
                 other.close()
+        finally:
+            backend.close()
+
+    def test_what_an_array_takes_is_measured(self, tmp_path: Path) -> None:
+        """More when chunks have been written."""
+        backend, array, chunks, _ = self._made(tmp_path)
+        try:
+            if not _can(backend, Measures):
+                _skip(backend, "does not measure")
+            before = backend.occupied_nbytes("x", array)
+            chunks.write((0, 0), np.random.default_rng(0).normal(size=chunks.shape))
+            backend.barrier()
+            assert before < backend.occupied_nbytes("x", array)
         finally:
             backend.close()
 
