@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -397,6 +398,13 @@ class Collecting(Posterior):
             self._store.write_anchor(self._anchor)
         self._store.write_buffers(buffers)
         self._checkpoint(moments.count, moments)
+
+    def _own_moments(self) -> tuple[int, Tensor, Tensor]:
+        """Iterates, and mean and variance of what is in the store of this process."""
+        progress, moments = self._caught_up()
+        anchor = torch.zeros(self._table.size) if self._anchor is None else self._anchor
+        mean = anchor + torch.from_numpy(moments.mean)
+        return progress.collected, mean, torch.from_numpy(moments.variance)
 
     def _refuse_part(self) -> None:
         """Raise if there is only a part of the posterior here."""

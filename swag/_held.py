@@ -19,6 +19,7 @@ __all__ = [
     "locals_of",
     "placement_of",
     "reshard",
+    "spread_as",
     "take",
 ]
 
@@ -116,6 +117,29 @@ def reshard(model: nn.Module) -> None:
         if hasattr(module, "reshard") and hasattr(module, "unshard"):
             fully_sharded: Any = module
             fully_sharded.reshard()
+
+
+def spread_as(name: str, parameter: Tensor, local: Tensor) -> Tensor:
+    """A tensor that is spread as a parameter is, of what each process has; no communication.
+
+    Raises
+    ------
+    ModelError
+        A replica has nothing.
+    """
+    like: Any = parameter
+    if local.numel() != local_of(parameter).numel():
+        raise ModelError(f"{name} has replicas, of which only the first has been collected")
+    # Its own class makes another one, and need not be imported here, which takes seconds.
+    spread: Tensor = type(like.data).from_local(
+        local.clone().reshape(local_of(parameter).shape),
+        like.device_mesh,
+        like.placements,
+        run_check=False,
+        shape=like.shape,
+        stride=like.stride(),
+    )
+    return spread
 
 
 def full_of(parameter: Tensor) -> Tensor:

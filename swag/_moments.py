@@ -99,6 +99,11 @@ class Moments:
         """Moments of no columns."""
         return cls(0, np.zeros(n, np.float32), np.zeros(n, np.float32))
 
+    @property
+    def variance(self) -> Vector:
+        """S / n, shape (n,)."""
+        return self.sum_of_squares / np.float32(max(1, self.count))
+
     def copy(self) -> Moments:
         """The same in memory of their own."""
         return Moments(self.count, self.mean.copy(), self.sum_of_squares.copy())

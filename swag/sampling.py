@@ -76,7 +76,7 @@ class Gaussian:
     @property
     def variance(self) -> NDArray[np.float32]:
         """The diagonal, S / n, shape (n,)."""
-        return self.moments.sum_of_squares / np.float32(max(1, self.moments.count))
+        return self.moments.variance
 
     def center_of(self, start: int, stop: int) -> Tensor:
         """The mean of the weights ``[start, stop)``, float64."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import os
 import pickle
 import signal
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 import pmarray
+from pmarray.backends.files import memmap
 from pmarray.errors import (
     ArrayExistsError,
     ArrayNotFoundError,
@@ -564,3 +566,20 @@ def test_memory_that_cannot_be_had_is_refused() -> None:
             group.create("x", (2**62,), "float64")
         assert list(group) == []
         group.create("x", (3,))[:] = 1
+
+
+def test_a_group_that_is_made_while_it_is_looked_for_is_no_foreign_directory(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its metadata is not there when it is read, and its arrays are when the directory is."""
+    look, place, times = memmap.entries, str(scratch / "group"), itertools.count()
+
+    def make_first(directory: str) -> list[str]:
+        if next(times) == 0:
+            with pmarray.open_group(f"memmap:{place}") as group:
+                group["x"] = np.arange(3)
+        return look(directory)
+
+    monkeypatch.setattr(memmap, "entries", make_first)
+    with pmarray.open_group(f"memmap:{place}", mode="r") as group:
+        assert list(group) == ["x"]

@@ -14,6 +14,8 @@ import torch
 import torch._dynamo  # which DTensor imports when it is first used
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate
@@ -21,6 +23,7 @@ from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_modul
 
 import swag
 import swag.collect
+from swag.integrations.distributed import PosteriorState
 from tests.swag.nets import Facts, facts
 
 
@@ -173,3 +176,18 @@ def used(store: str) -> dict[str, Any]:
 def gone_on(store: str) -> str:
     """Go on with another number of processes."""
     return told(lambda: swag.SWAG(sharded("rows"), store=store, mode="a"))
+
+
+def checkpointed(store: str, folder: str) -> tuple[int, int]:
+    """Collect, save a checkpoint in between, and load it in the end."""
+    model = sharded("rows")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with swag.SWAG(model, store=store) as posterior:
+        state = {"posterior": PosteriorState(posterior, model)}
+        for step in steps(model, optimizer, 7):
+            posterior.update_parameters(model)
+            if step == 3:
+                save(state, checkpoint_id=folder)
+        before = posterior.n_averaged
+        load(state, checkpoint_id=folder)
+        return before, posterior.n_averaged

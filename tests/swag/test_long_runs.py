@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import multiprocessing
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ import torch
 
 import swag
 from pmarray._system import osops
-from swag.errors import SwagWarning
+from pmarray.errors import GroupNotFoundError
+from swag.errors import StoreError, SwagWarning, WindowError
 from tests.swag.nets import network, steps
 
 
@@ -143,3 +147,48 @@ def test_what_collecting_costs_is_told(scratch: Path, caplog: pytest.LogCaptureF
     first, last = (record.getMessage() for record in caplog.records)
     assert first.startswith(f"collecting into {store}")
     assert last == f"collected into {store}; ended"
+
+
+def grow(store: str, rank: int | None, until: Path) -> None:
+    """Collect networks whose weights are all the number of the iterate, until told to end."""
+    model = network()
+    with swag.SWAG(model, store=store, max_rank=rank, checkpoint_every=4) as posterior:
+        while not until.exists():
+            for parameter in model.parameters():
+                torch.nn.init.constant_(parameter, posterior.n_averaged)
+            posterior.update_parameters(model)
+
+
+@pytest.mark.parametrize("rank", [None, 3, 0])
+def test_another_process_draws_meanwhile(rank: int | None, scratch: Path) -> None:
+    store, until = f"memmap:{scratch / 'posterior'}", scratch / "until"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.swag.sharded"])
+    writer = context.Process(target=grow, args=(store, rank, until))
+    writer.start()
+    seen: set[int] = set()
+    deadline = time.monotonic() + 60
+    try:
+        while len(seen) < 12 and time.monotonic() < deadline:
+            # It begins by making a group, and then the posterior in it.
+            not_yet = () if seen else (GroupNotFoundError, StoreError)
+            with suppress(*not_yet), swag.load(store) as read:
+                if not read.n_averaged:
+                    continue
+                try:
+                    draws = read.sample(2, generator=0, scale=0)
+                except WindowError:
+                    assert (
+                        rank is not None
+                    )  # a ring has gone on; it is said, and no number is wrong
+                    continue
+                seen.add(read.n_averaged)
+                for value in draws.values():
+                    torch.testing.assert_close(
+                        value, torch.full_like(value, (read.n_averaged - 1) / 2)
+                    )
+    finally:
+        until.touch()
+        writer.join(60)
+    assert writer.exitcode == 0
+    assert len(seen) == 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributed.checkpoint.state_dict_loader import load
 
 import swag
 from swag._boxes import Box, Shard, axes
@@ -20,7 +22,7 @@ from swag.errors import StoreError
 from tests.sampling import examples
 from tests.swag.nets import same, stored
 from tests.swag.ranks import run
-from tests.swag.sharded import collect, gone_on, killed, used
+from tests.swag.sharded import checkpointed, collect, gone_on, killed, used
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,21 @@ def test_parts_agree_and_are_used(scratch: Path) -> None:
         assert found["mean"]
         assert found["density"]
     assert "over 2 processes" in run(1, gone_on, store)[0]
+
+
+def test_mean_and_variance_are_in_a_distributed_checkpoint(scratch: Path) -> None:
+    store, folder = f"memmap:{scratch / 'posterior'}", str(scratch / "checkpoint")
+    assert run(2, checkpointed, store, folder) == [(7, 4), (7, 4)]
+    with swag.load(store) as posterior:
+        assert posterior.n_averaged == 4
+        expected = {"mean": posterior.mean(), "variance": posterior.variance()}
+    read = {k: {n: torch.zeros_like(v) for n, v in of.items()} for k, of in expected.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch, that there is one process
+        load({"posterior": read}, checkpoint_id=folder, no_dist=True)
+    for kind, values in expected.items():
+        for name, value in values.items():
+            assert torch.equal(read[kind][name], value), (kind, name)
 
 
 shapes = st.lists(st.lists(st.integers(1, 7), max_size=3).map(tuple), min_size=1, max_size=4)

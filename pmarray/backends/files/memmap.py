@@ -68,8 +68,7 @@ class MemmapBackend:
         try:
             data = read_file(self._metadata_path)
         except FileNotFoundError:
-            self._refuse_foreign_directory()
-            return None
+            return self.load() if self._was_made_meanwhile() else None
         except NotADirectoryError as error:
             raise ForeignDataError(f"{self.directory} is not a directory") from error
         except OSError as error:
@@ -77,12 +76,15 @@ class MemmapBackend:
             raise StorageError(error.errno, text, self._metadata_path) from error
         return Checkpoint.from_bytes(data, self._metadata_path)
 
-    def _refuse_foreign_directory(self) -> None:
-        """A directory without metadata may only hold what a crash during creation leaves."""
+    def _was_made_meanwhile(self) -> bool:
+        """Whether there is a group by now; raises where the directory is something else.
+
+        Without metadata it may only hold what a crash during creation leaves.
+        """
         try:
             found = set(entries(self.directory))
         except FileNotFoundError:
-            return
+            return False
         except NotADirectoryError as error:
             raise ForeignDataError(
                 f"{self.directory} is a file, and not a .npy file; a group is a directory"
@@ -90,6 +92,8 @@ class MemmapBackend:
         ours = {LOCK_NAME, DATA_NAME, METADATA_NAME + ".new"}
         data = self._path(DATA_NAME)
         if found - ours or (DATA_NAME in found and (not is_directory(data) or entries(data))):
+            if METADATA_NAME in entries(self.directory):
+                return True  # another process has made it since, and gone on
             some = ", ".join(sorted(found)[:4])
             holds = f"{self.directory} holds {some} but no {METADATA_NAME}"
             if found & {"zarr.json", ".zgroup", ".zarray"}:
@@ -99,6 +103,7 @@ class MemmapBackend:
             raise ForeignDataError(
                 f"{holds}: it is no group, and nothing was changed; choose another directory"
             )
+        return False
 
     def save(self, checkpoint: Checkpoint, /) -> None:
         replace_durably(self._metadata_path, checkpoint.to_bytes())
