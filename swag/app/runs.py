@@ -127,7 +127,11 @@ def train(
             checkpoint_every=checkpoint_every,
             on_checkpoint=save,
         ) as posterior:
-            trainer = Trainer(model, images, recipe, posterior.update_parameters)
+
+            def collect(model: nn.Module) -> None:
+                posterior.update_parameters(model, loss=trainer.losses[trainer.step - 1])
+
+            trainer = Trainer(model, images, recipe, collect)
             posterior.rewind()
             if state is not None:
                 trainer.load_state_dict(_with_weights(state, posterior))
