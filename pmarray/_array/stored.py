@@ -241,9 +241,8 @@ class StoredArray:
         """Return one item by a short way; None if there is none, and the long way has to be."""
         offset = 0
         position = []
-        for i, n, stride in zip(
-            index, self._array.shape, self._storage.layout.strides, strict=False
-        ):
+        strides = self._storage.layout.strides
+        for i, n, stride in zip(index, self._array.shape, strides):  # noqa: B905  # it takes time
             if type(i) is not int:
                 if not isinstance(i, np.integer):
                     return None

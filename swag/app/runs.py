@@ -133,7 +133,11 @@ def train(
         group = posterior.group
         if _ATTRIBUTE not in group.attrs:  # of memory without a name, the claim is gone
             group.attrs[_ATTRIBUTE] = claimed[_ATTRIBUTE]
-        trainer = Trainer(model, images, recipe, posterior.update_parameters)
+
+        def collect(model: nn.Module) -> None:
+            posterior.update_parameters(model, loss=trainer.losses[trainer.step - 1])
+
+        trainer = Trainer(model, images, recipe, collect)
         posterior.attach(trainer.optimizer)
         posterior.rewind()
         if state is not None:
