@@ -102,6 +102,7 @@ def _prune(group: pmarray.Group, start: int, every: int) -> int:
         for place, iterate in enumerate(kept):
             if place != iterate:  # which comes later, so that nothing is read that was overwritten
                 trajectory[:, place] = trajectory[:, iterate]
+        store.statistics.keep(kept)
         store.cut(len(kept))
         group["anchor"][:] = trajectory[:, 0]
         store._note(Progress(len(kept), len(kept), 0, progress.skipped, progress.skipped_before))
