@@ -172,14 +172,16 @@ def _known(run: Recording) -> Table:
         cases.setdefault((one["problem"], one["truth"], one["held"]), []).append(one["start"])
     headings = ["problem", "mixing time", "iterates", "found", "right", "not settled"]
     note = (
-        "Right is off by at most the mixing time, which was known; and of fewer iterates than that,"
-        " not settled."
+        "Right is off by at most the mixing time, which is known; and not settled, where iterates"
+        " are fewer than twice that: a boundary is looked for in their first half."
     )
     table = Table("End of the burn-in", headings, note=note)
     for (name, truth, held), found in cases.items():
         known = [start for start in found if start is not None]
         unsettled = len(found) - len(known)
-        right = sum(abs(start - truth) <= truth for start in known) if held > truth else unsettled
+        right = (
+            sum(abs(start - truth) <= truth for start in known) if held >= 2 * truth else unsettled
+        )
         table.rows.append([
             name, str(truth), str(held), f"{min(known)} to {max(known)}" if known else "-",
             f"{right} of {len(found)}", str(unsettled),

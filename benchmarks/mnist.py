@@ -26,9 +26,10 @@ from torch.utils.data import TensorDataset
 from benchmarks._records import Record, Recording
 from benchmarks._tables import Table
 from swag.app import runs
+from swag.app.evaluation import out_of_distribution
 from swag.app.recipe import Recipe
 from swag.app.training import Trainer
-from swag.datasets import MNIST_MEAN, MNIST_STD, mnist
+from swag.datasets import mnist
 from swag.metrics import nll, score
 from swag.models import build
 from swag.posterior import StoredPosterior, load
@@ -71,8 +72,7 @@ def measure(
         torch.set_num_threads(threads)
     train, test = mnist(data)
     inputs, labels = (part[:images] for part in test.tensors)
-    outside = inputs[:_OUTSIDE_IMAGES]
-    sets = torch.cat([inputs, outside.rot90(1, (2, 3)), _noise(outside)])
+    sets = torch.cat([inputs, *out_of_distribution(inputs[:_OUTSIDE_IMAGES]).values()])
     for seed in range(seeds):
         for network in networks:
             last = f"deep ensemble of {members}"
@@ -233,12 +233,6 @@ def _note(
 @torch.no_grad()
 def _one(model: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     return torch.cat([model(batch).softmax(dim=1) for batch in torch.split(inputs, _BATCH)])
-
-
-def _noise(like: Tensor) -> Tensor:
-    """Grey values drawn evenly from black to white, as images are standardised."""
-    grey = torch.rand(like.shape, generator=torch.Generator().manual_seed(0))
-    return (grey - MNIST_MEAN) / MNIST_STD
 
 
 def tables(run: Recording) -> list[Table]:

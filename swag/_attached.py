@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from swag.gradients import Gradients
+
 __all__ = ["Attached", "Behind", "WeightsChangedError", "copy_alone"]
 
 _STRIDE = 4093
@@ -44,13 +46,22 @@ class Attached:
         self._wait = weakref.WeakMethod(wait)
         self._optimizers: list[torch.optim.Optimizer] = []
         self._handles: list[Any] = []
+        self._gradients: list[Gradients] = []
         self._stepped: set[int] = set()
         self._stepping: set[int] = set()
 
-    def add(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let an optimizer wait, too."""
+    def add(self, optimizer: torch.optim.Optimizer, *, gradients: bool = False) -> None:
+        """Let an optimizer wait, too; and record its gradients.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Gradients of its steps say nothing.
+        """
         if any(there is optimizer for there in self._optimizers):
             return
+        if gradients:
+            self._gradients.append(Gradients(optimizer))
         self._optimizers.append(optimizer)
         number, wait, stepped, stepping = (
             id(optimizer),
@@ -74,11 +85,23 @@ class Attached:
     def collected(self) -> None:
         """An iterate was collected; the hooks seen so far count no more."""
         self._stepped.clear()
+        for gradients in self._gradients:
+            gradients.clear()
+
+    def terms(self) -> tuple[float, ...] | None:
+        """What the gradients of the last steps say, of all parameters; None where one has none."""
+        rows = [gradients.last for gradients in self._gradients]
+        known = [row for row in rows if row is not None]
+        if not known or len(known) < len(self._optimizers):
+            return None
+        return tuple(map(sum, zip(*known, strict=True)))
 
     def detach(self) -> None:
         """Let no optimizer wait any more."""
         while self._handles:
             self._handles.pop().remove()
+        while self._gradients:
+            self._gradients.pop().detach()
         self._optimizers.clear()
 
     def may_copy_behind(

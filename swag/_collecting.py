@@ -23,10 +23,12 @@ from swag._attached import Attached, Behind, WeightsChangedError, copy_alone
 from swag._buffers import Buffers
 from swag._joining import Joining
 from swag._moments import Moments
+from swag._projections import COUNT, WEIGHTS, Path, Projections
 from swag._records import Progress
 from swag._screening import NoIterateError, Screen
 from swag._sharding.agreement import GivenUpError
 from swag._sharding.parts import Part
+from swag._statistics import Observed
 from swag._stats import Clock
 from swag._store import Store
 from swag._trajectory import as_tensor
@@ -83,6 +85,10 @@ class Collecting(Posterior):
         self._trusting = True
         """Until weights have changed while they were copied."""
         self._keeps_all = store.configuration.max_rank is None
+        n = store.table.size
+        has_stripes = part is None and n > COUNT * WEIGHTS
+        self._projections = Projections(n) if has_stripes else None
+        """Taken behind; of smaller networks the trajectory is read as quickly."""
         most = _AT_ONCE_BYTES // (store.column_bytes or 1)
         self._columns_at_once = max(1, min(_MOST_AT_ONCE, most))
         """Columns in one pass over the moments, of which the cache has to hold that many."""
@@ -162,6 +168,7 @@ class Collecting(Posterior):
         parameters: Sequence[Tensor],
         buffers: Buffers,
         due: bool,
+        observed: Observed,
         behind: Behind | None = None,
     ) -> None:
         """Collect an iterate, on the thread that calls."""
@@ -170,7 +177,7 @@ class Collecting(Posterior):
             if self._store.trajectory is None:
                 self._collect_moments(progress, parameters, buffers, due)
             else:
-                self._collect_column(progress, parameters, buffers, due, behind)
+                self._collect_column(progress, parameters, buffers, due, observed, behind)
         except NoIterateError:
             self._store.cut(progress.collected)  # unless that was rolled back
         except BaseException:
@@ -206,10 +213,11 @@ class Collecting(Posterior):
         progress: Progress,
         parameters: Sequence[Tensor],
         buffers: Buffers,
+        observed: Observed,
     ) -> None:
         """The same on the thread."""
         try:
-            self._collect(progress, parameters, buffers, False, behind)
+            self._collect(progress, parameters, buffers, False, observed, behind)
         except BaseException as error:
             behind.error = error
         finally:
@@ -254,6 +262,7 @@ class Collecting(Posterior):
         parameters: Sequence[Tensor],
         buffers: Buffers,
         due: bool,
+        observed: Observed,
         behind: Behind | None,
     ) -> None:
         store, count, moments = self._store, progress.collected + 1, self._moments
@@ -263,12 +272,15 @@ class Collecting(Posterior):
             with loan as lent:
                 column = lent[:, 0] if lent.ndim == 2 else lent
                 sums = self._write(progress, parameters, column, behind)
+                path = None if behind is None else self._projected(column)
             self._loan = None
             if count == 1:
                 assert self._anchor is not None
                 store.write_anchor(self._anchor)
             store.record(count, self._screen.skipped)
             store.write_buffers(buffers)
+            if self._part is None:
+                store.statistics.record(progress.collected, observed, path)
             if due:
                 if store.ring is not None:
                     since = range(moments.count, count)
@@ -330,6 +342,10 @@ class Collecting(Posterior):
         if not progress.collected:
             self._anchor = column.to(self._table.dtype, copy=True)
         return sums
+
+    def _projected(self, column: Column) -> Path | None:
+        """A few numbers of an iterate that is in memory, if they are taken; on the thread."""
+        return None if self._projections is None else self._projections.of_one(column, self._origin)
 
     def _column_before(self, count: int) -> Tensor | None:
         """The column of the last of so many iterates, if there is still one."""

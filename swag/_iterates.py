@@ -14,6 +14,7 @@ from torch import Tensor
 from swag._buffers import Buffers
 from swag._moments import Moments
 from swag._records import Configuration, Progress
+from swag._statistics import Statistics
 from swag._trajectory import Columns, Trajectory, as_tensor
 from swag.errors import WindowError
 
@@ -28,6 +29,9 @@ class Iterates(ABC):
     configuration
         What never changes.
     """
+
+    statistics: Statistics | None = None
+    """What was recorded beside them; None where nothing is."""
 
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration

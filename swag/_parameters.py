@@ -80,6 +80,7 @@ class ParameterTable:
             There is nothing to collect; or a parameter is lazy, complex or otherwise not a real
             floating-point number; or this process holds only a part of it.
         """
+        _refuse_flattened(model)
         entries: list[Entry] = []
         start = 0
         for name, parameter in _trained(model, chosen):
@@ -366,6 +367,21 @@ def _trained(model: nn.Module, chosen: Chosen) -> Iterator[tuple[str, nn.Paramet
     own = own_names(model)
     named = ((own(name), p) for name, p in model.named_parameters() if p.requires_grad)
     return ((name, p) for name, p in named if chosen(name, p))
+
+
+def _refuse_flattened(model: nn.Module) -> None:
+    """Raise if the first FSDP has the parameters in pieces, which do not say where they belong."""
+    for module in model.modules():
+        if type(module).__name__ == "FullyShardedDataParallel":
+            old: Any = module
+            spread = old.process_group is not None and old.process_group.size() > 1
+            if spread and old.training_state.name != "SUMMON_FULL_PARAMS":
+                raise ModelError(
+                    "the model is wrapped by FullyShardedDataParallel, and only pieces of its "
+                    "parameters are here: use torch.distributed.fsdp.fully_shard (FSDP2); or make "
+                    "the posterior and collect, in one process, inside "
+                    "FullyShardedDataParallel.summon_full_params(model)"
+                )
 
 
 def _refuse_part(name: str, parameter: nn.Parameter) -> None:

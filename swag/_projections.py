@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from swag._trajectory import Columns
+from swag._trajectory import Columns, from_anchor
 
 __all__ = ["COUNT", "Path", "Projections"]
 
@@ -79,12 +79,27 @@ class Projections:
             self._project(i, off[:, start : start + self.length], projections, squares)
         return Path(projections, squares * self._share)
 
-    def along(self, columns: Columns) -> Path:
-        """Project iterates that are stored; a tenth of columns of a million is read, and less."""
+    def of_one(self, weights: NDArray[np.generic], anchor: NDArray[np.generic]) -> Path:
+        """Project one iterate in memory, shape (n,), as the trajectory has it, less the anchor."""
+        projections, squares = np.empty((1, COUNT)), np.zeros(1)
+        off = np.empty((1, self.length), np.float32)
+        for i, start in enumerate(self.starts):
+            here = slice(start, start + self.length)
+            from_anchor(weights[here], anchor[here], off[0])
+            self._project(i, off, projections, squares)
+        return Path(projections, squares * self._share)
+
+    def along(self, columns: Columns, *, from_first: bool = True) -> Path:
+        """Project iterates that are stored; a tenth of columns of a million is read, and less.
+
+        Less the first of them, or less the anchor.
+        """
         projections = np.empty((len(columns), COUNT))
         squares = np.zeros(len(columns))
         places = [(int(start), int(start) + self.length) for start in self.starts]
-        first = [columns.first(*place) for place in places]
+        first: list[NDArray[np.float32] | float] = [
+            columns.first(*place) if from_first else 0.0 for place in places
+        ]
         # A few columns at a time: what has to be decoded as a whole is decoded once.
         at_once = max(_AT_ONCE, _MEMORY_BYTES // (4 * self.n))
         for low in range(0, len(columns), at_once):

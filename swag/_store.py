@@ -8,6 +8,8 @@ name                shape           contents
 ``mean``            (n,)            running mean less the anchor, float32
 ``sum_of_squares``  (n,)            sum of squared deviations, float32
 ``buffers``         (bytes,)        the model's buffers at the last iterate (`swag._buffers`)
+``trajectory``      (71, columns)   a few numbers for each iterate (`swag._statistics`), if any
+``.statistics``
 =================== =============== ====================================================
 
 The trajectory and the anchor have the dtype of the network, or the narrowest that holds all of its
@@ -52,6 +54,7 @@ from swag._joining import Joining
 from swag._moments import Moments
 from swag._parameters import ParameterTable
 from swag._records import Configuration, Progress, Skipped
+from swag._statistics import NAME, Statistics
 from swag._trajectory import Trajectory, as_tensor
 from swag.errors import StoreError, StoreExistsError, WindowError
 
@@ -63,7 +66,7 @@ Mode = Literal["w-", "a", "w"]
 
 _CONSTANT = "swag"
 _PROGRESS = "swag.progress"
-_ARRAYS = ("anchor", "mean", "sum_of_squares", "trajectory", "buffers")
+_ARRAYS = ("anchor", "mean", "sum_of_squares", "trajectory", "buffers", NAME)
 _AUTO_CACHE_BYTES = 256 << 20
 _WINDOW_SECONDS = 0.05
 """For which an iterate may wait for the next ones, to become durable with them."""
@@ -87,11 +90,14 @@ class Store(Iterates):
         An array is missing, or has another shape than the rest.
     """
 
+    statistics: Statistics
+
     def __init__(self, group: pmarray.Group, configuration: Configuration, *, owned: bool) -> None:
         super().__init__(configuration)
         self.group = group
         self.owned = owned
         """Whether the group was opened here, and is closed here; nobody else has it then."""
+        self.statistics = Statistics(group)
         try:
             self._anchor = group["anchor"]
             self._mean = group["mean"]
@@ -329,6 +335,7 @@ class Store(Iterates):
 
     def cut(self, collected: int) -> None:
         """Cut off a column that came to nothing."""
+        self.statistics.cut(collected)
         trajectory = self.trajectory
         if trajectory is not None and self.ring is None and trajectory.shape[1] > collected:
             trajectory.resize((trajectory.shape[0], collected))

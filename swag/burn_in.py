@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from swag._iterates import Iterates
 from swag._projections import Path, Projections
+from swag._statistics import Recorded
 from swag.convergence import distance_slope, effective_sample_size, geweke, split_r_hat
 from swag.errors import WindowError
 from swag.gradients import Gradients, discrepancy
@@ -121,8 +122,32 @@ def suggest(
             f"{len(held)} iterates are held: whether they have settled cannot be told from fewer "
             f"than {FEWEST}"
         )
-    path = Projections(store.table.size).along(store.columns(held))
-    return judge(path, held, window, loss, gradients)
+    columns = store.columns(held)
+    recorded = None if store.statistics is None else store.statistics.of(held)
+    columns.check()  # that what was recorded is of these iterates
+    if recorded is None:
+        path = Projections(store.table.size).along(columns)
+    else:
+        path = _path(store, held, recorded)
+        loss = recorded.loss if loss is None else loss
+    given = None if gradients is None else gradients.values
+    terms = recorded.terms if given is None and recorded is not None else given
+    return judge(path, held, window, loss, terms)
+
+
+def _path(store: Iterates, held: range, recorded: Recorded) -> Path:
+    """Where the iterates are, from the trajectory as far as it was not recorded."""
+    projections, known = Projections(store.table.size), recorded.projected
+    # What is recorded is from the first iterate of all, which a ring holds no more.
+    if held.start or not known.any():
+        return projections.along(store.columns(held))
+    path = recorded.path
+    bounds = np.flatnonzero(np.diff(known, prepend=True, append=True))
+    for start, stop in bounds.reshape(-1, 2).tolist():
+        missing = projections.along(store.columns(held[start:stop]), from_first=False)
+        path.projections[start:stop] = missing.projections
+        path.squared_distance[start:stop] = missing.squared_distance
+    return path
 
 
 def judge(
@@ -130,11 +155,15 @@ def judge(
     held: range,
     window: Callable[..., P],
     loss: ArrayLike | None = None,
-    gradients: Gradients | None = None,
+    gradients: ArrayLike | None = None,
 ) -> BurnIn[P]:
     """The same of iterates that are projected already."""
     losses = None if loss is None else _of_each(np.asarray(loss, np.float64), len(held), "loss")
-    terms = None if gradients is None else _of_each(gradients.values, len(held), "gradients")
+    terms = (
+        None
+        if gradients is None
+        else _of_each(np.asarray(gradients, np.float64), len(held), "gradients")
+    )
     boundary, energy = _boundary(path.projections)
     checks = (
         *_checks(path, boundary, energy),
@@ -194,7 +223,7 @@ def _checks(path: Path, boundary: int, energy: Floats) -> Iterator[Check]:
 def _checks_of_loss(loss: Floats | None) -> Iterator[Check]:
     name, wanted = "Geweke's z of the loss", f"at most {_LARGEST_Z:g} either way"
     if loss is None:
-        yield Check(name, math.nan, wanted, None, "no loss was given")
+        yield Check(name, math.nan, wanted, None, "no loss was given or recorded")
         return
     z = abs(geweke(loss, first=_GEWEKE_FIRST))
     yield Check(name, z, wanted, z <= _LARGEST_Z)
@@ -204,7 +233,7 @@ def _checks_of_gradients(terms: Floats | None) -> Iterator[Check]:
     wanted = f"at most {_LARGEST_Z:g} either way"
     for i, name in enumerate(("Yaida's relation", "SASA+")):
         if terms is None:
-            yield Check(name, math.nan, wanted, None, "no gradients were given")
+            yield Check(name, math.nan, wanted, None, "no gradients were given or recorded")
         else:
             z = abs(discrepancy(terms[:, 2 * i], terms[:, 2 * i + 1]))
             yield Check(name, z, wanted, z <= _LARGEST_Z)

@@ -364,7 +364,9 @@ def report(
         _set_threads(threads)
         found = None
         if runs.describe(store)["recipe"] is not None:
-            found = evaluation.evaluate(store, data=data, images=images, samples=samples, seed=seed)
+            found = evaluation.evaluate(
+                store, data=data, images=images, samples=samples, seed=seed, outside=1000
+            )
         with load(store) as posterior:
             html.write(html.find(posterior, found), output)
         Console(stderr=True).print(f"report: {output}", highlight=False)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import pmarray
 from swag._attached import Behind
@@ -18,6 +18,7 @@ from swag._schedule import Schedule
 from swag._screening import Screen
 from swag._selecting import Parameters
 from swag._space import free_bytes, is_full
+from swag._statistics import Observed
 from swag._stats import Clock, Stats
 from swag._store import Location, Mode
 from swag._target import refuse_drawn
@@ -197,9 +198,25 @@ class SWAG(Ending):
         self._sync()
         return self._screen.skipped.repeated
 
+    @property
+    def group(self) -> pmarray.Group:
+        """The group that holds the posterior, for arrays and attributes of your own.
+
+        With an optimizer attached, `flush` before you write to it outside `on_checkpoint`: while
+        an iterate is copied behind, a transaction is open, and what you write would be taken back
+        with it.
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> posterior = swag.SWAG(torch.nn.Linear(3, 1))
+        >>> posterior.group.attrs["seed"] = 1
+        """
+        return self._store.group
+
     # -- collecting -----------------------------------------------------------------------------
 
-    def update_parameters(self, model: nn.Module) -> None:
+    def update_parameters(self, model: nn.Module, *, loss: float | Tensor | None = None) -> None:
         """Collect the weights as they are now.
 
         Takes one pass over memory. Waits only where the moments of the previous iterate are still
@@ -210,6 +227,9 @@ class SWAG(Ending):
         ----------
         model
             Has the parameters that the posterior is of.
+        loss
+            Of the minibatch before, kept with the iterate for `suggest_burn_in`; None if it is not
+            known. Not kept with ``max_rank=0``, nor where weights are spread over processes.
 
         Raises
         ------
@@ -226,7 +246,7 @@ class SWAG(Ending):
         if not self._full and self._schedule.due(self._calls, self._calls + 1):
             try:
                 with self._updating.running():
-                    self._update(model)
+                    self._update(model, loss)
             except OSError as error:
                 if self._on_full == "raise" or not is_full(error):
                     raise
@@ -244,7 +264,9 @@ class SWAG(Ending):
             stacklevel=3,
         )
 
-    def _update(self, model: nn.Module) -> None:
+    def _update(self, model: nn.Module, loss: float | Tensor | None) -> None:
+        known = loss.detach() if isinstance(loss, Tensor) else loss
+        observed = Observed(None if known is None else float(known), self._attached.terms())
         if self._part is not None:
             reshard(model)
         parameters = self._whole.find_all(model, self._chosen)
@@ -256,18 +278,22 @@ class SWAG(Ending):
         due = (progress.collected + 1) % self._store.configuration.checkpoint_every == 0
         if self._may_copy_behind(model, parameters, held, due):
             behind = self._behind = Behind(held)
-            self._worker.put(lambda: self._collect_behind(behind, progress, held, buffers))
+            self._worker.put(
+                lambda: self._collect_behind(behind, progress, held, buffers, observed)
+            )
         elif self._waits_for_others(due):
             behind = self._behind = Behind(())
-            self._worker.put(lambda: self._collect_behind(behind, progress, held, buffers))
+            self._worker.put(
+                lambda: self._collect_behind(behind, progress, held, buffers, observed)
+            )
             self._wait()
         else:
-            self._collect(progress, held, buffers, due)
+            self._collect(progress, held, buffers, due, observed)
         self._attached.collected()
         self._screen.tell()
         LOGGER.debug("collected beside %d iterates", progress.collected)
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+    def attach(self, optimizer: torch.optim.Optimizer, *, gradients: bool = False) -> None:
         """Let `update_parameters` return at once, and `optimizer.step` wait for it.
 
         Weights do not change from one step to the next. With the optimizer attached they are
@@ -290,11 +316,17 @@ class SWAG(Ending):
         ----------
         optimizer
             Steps the parameters, or some of them. Until `close`.
+        gradients
+            Whether to keep with every iterate what its gradients say of the end of the burn-in
+            (`swag.gradients.Gradients`), for `suggest_burn_in`: four products of vectors as long as
+            the weights at every step, on the thread that trains.
 
         Raises
         ------
         pmarray.errors.ClosedError
             Collection has ended.
+        TypeError, ValueError
+            With `gradients`: the optimizer is not plain SGD.
 
         Examples
         --------
@@ -312,7 +344,7 @@ class SWAG(Ending):
         10
         """
         self._refuse_closed()
-        self._attached.add(optimizer)
+        self._attached.add(optimizer, gradients=gradients)
 
     def wait(self) -> None:
         """Return when the weights may be changed by hand; see `attach`.

@@ -78,6 +78,11 @@ class Gradients:
         """A row for each step, shape (steps, 4): both sides of Yaida's relation, then of SASA+."""
         return np.array(self._rows, np.float64).reshape(-1, 4)
 
+    @property
+    def last(self) -> tuple[float, float, float, float] | None:
+        """The row of the last step; None before the first."""
+        return self._rows[-1] if self._rows else None
+
     def clear(self) -> None:
         """Forget the steps so far: call it when collection begins."""
         self._rows.clear()

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from swag._distribution import MEMORY_BYTES
 from swag._forward import Forward
 from swag._predictor import Predictor
 from swag._target import Target
 from swag.errors import ModelError
 from swag.posterior import Posterior
-from swag.sampling import Gaussian, Generator, source_of
+from swag.sampling import Gaussian, Generator, Part, source_of
 
 __all__ = ["MultiSWAG"]
 
@@ -75,15 +76,44 @@ class MultiSWAG(Predictor):
                 )
 
     def sample(
-        self, n: int = 1, *, scale: float | None = None, generator: Generator = None
+        self,
+        n: int = 1,
+        *,
+        scale: float | None = None,
+        part: Part = "both",
+        antithetic: bool = False,
+        generator: Generator = None,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> dict[str, Tensor]:
-        """Draw weights, each from a posterior drawn at random; see `Posterior.sample`."""
+        """Draw weights, each from a posterior drawn at random; see `Posterior.sample`.
+
+        Antithetic draws are mirrored in the mean of the posterior that both of a pair are from.
+
+        Raises
+        ------
+        ValueError
+            `n` or `scale` is negative, or `n` is odd and the draws antithetic.
+        WindowError
+            Of a posterior that was drawn, nothing is collected, or it has no low-rank part.
+        """
+        if n < 0 or (antithetic and n % 2):
+            raise ValueError(f"n={n}: a number of draws, an even one where they come in pairs")
         source = source_of(generator)  # one for all, so that no two use the same numbers
-        parts = self._chosen(n, source)
+        together = 2 if antithetic else 1
+        parts = [i for i in self._chosen(n // together, source) for _ in range(together)]
         result: dict[str, Tensor] = {}
         for i, posterior in enumerate(self.posteriors):
-            places = [place for place, part in enumerate(parts) if part == i]
-            draws = posterior.sample(len(places), scale=scale, generator=source)
+            places = [place for place, chosen in enumerate(parts) if chosen == i]
+            if n and not places:
+                continue
+            draws = posterior.sample(
+                len(places),
+                scale=scale,
+                part=part,
+                antithetic=antithetic,
+                generator=source,
+                memory_bytes=memory_bytes,
+            )
             for name, values in draws.items():
                 if name not in result:
                     result[name] = values.new_empty((n, *values.shape[1:]))

@@ -137,15 +137,17 @@ class Posterior(Analysis, Installing):
         """Find out from the trajectory where its burn-in ends, and whether it does.
 
         Looks at all iterates in the store, not only at those of this posterior, and needs nothing
-        else: the store may have been finished long ago. What training recorded is tested too,
-        where it is given.
+        else: the store may have been finished long ago. What was recorded with the iterates is not
+        read from the trajectory again, and loss and gradients are tested too, where they are there.
 
         Parameters
         ----------
         loss
-            Of the minibatch before each iterate held, shape (iterates,); None to leave it out.
+            Of the minibatch before each iterate held, shape (iterates,); None for what
+            `update_parameters` was given, if it was for each of them.
         gradients
-            Of the step to each iterate held (`swag.gradients.Gradients`); None to leave them out.
+            Of the step to each iterate held (`swag.gradients.Gradients`); None for what
+            ``attach(optimizer, gradients=True)`` recorded, if it did for each of them.
 
         Returns
         -------

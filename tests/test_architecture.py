@@ -142,7 +142,7 @@ SWAG = Tower(
         ("_sharding",),
         ("_target", "_factors", "_draws", "_store", "_screening"),
         ("_iterates",),
-        ("batchnorm", "sampling", "_records"),
+        ("batchnorm", "sampling", "_records", "_statistics"),
         ("_buffers", "_parameters"),
         ("_state", "_selecting", "_moments", "_reductions", "_projections"),
         (

@@ -17,7 +17,8 @@ The protocol, step by step:
 1. A step of training writes one column into each part, without a word to anyone. Whether it is an
    iterate (finite, and not the last one again) the processes ask one another on the thread that
    collects, over a group of their own, before they commit it: all of them count it, or none does.
-   So no two parts are more than one iterate apart.
+   So no process is more than one iterate ahead of another; what is durable may differ by what was
+   on its way to the disk.
 2. The posterior has the iterates that *every* part has. Reading it leaves aside what single parts
    have beyond them.
 3. A new posterior is announced last: each process makes its part, with the number of the run in it,

@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.table import Table
 
-from swag.app import runs
 from swag.burn_in import BurnIn
-from swag.errors import StoreError
 from swag.posterior import StoredPosterior, load
 
 __all__ = ["as_json", "diagnose", "picture", "table"]
@@ -22,7 +19,7 @@ _SHOWN = 4
 
 
 def diagnose(store: str) -> BurnIn[StoredPosterior]:
-    """Suggest the burn-in of a stored posterior; with the loss, where ``swag train`` made it.
+    """Suggest the burn-in of a stored posterior.
 
     Parameters
     ----------
@@ -42,22 +39,7 @@ def diagnose(store: str) -> BurnIn[StoredPosterior]:
         It holds too few iterates.
     """
     with load(store) as posterior:
-        return posterior.suggest_burn_in(loss=_loss(store, posterior))
-
-
-def _loss(store: str, posterior: StoredPosterior) -> NDArray[np.float64] | None:
-    """Of the minibatch that each iterate held was made from, if it is known."""
-    if runs.describe(store)["recipe"] is None:
-        return None
-    try:
-        run = runs.read(store)
-    except StoreError:  # not finished
-        return None
-    steps_per_epoch = len(run.losses) // run.recipe.epochs
-    losses = run.losses[run.recipe.first_collection(steps_per_epoch) :: run.recipe.interval]
-    if len(losses) != posterior.n_averaged:  # some were skipped
-        return None
-    return losses[len(losses) - posterior.rank :]
+        return posterior.suggest_burn_in()
 
 
 def table(found: BurnIn[StoredPosterior]) -> Table:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from swag.app import runs
-from swag.datasets import mnist_part
+from swag.datasets import MNIST_MEAN, MNIST_STD, mnist_part
 from swag.metrics import Reliability, Scores, reliability, score
 from swag.posterior import Posterior, load
 
-__all__ = ["Evaluation", "Row", "evaluate"]
+__all__ = ["Evaluation", "Row", "evaluate", "out_of_distribution"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class Row:
     """For the reliability diagram."""
     probabilities: Tensor
     """Of each class for each image, shape (n, classes)."""
+    outside: Mapping[str, Tensor] = field(default_factory=dict)
+    """The same for images out of distribution, by the name of their set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ def evaluate(
     every: int = 1,
     rank: int | None = None,
     seed: int = 0,
+    outside: int = 0,
     watch: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Evaluate the models of a store that ``swag train`` made on the MNIST test set.
@@ -89,6 +92,8 @@ def evaluate(
         The iterates to use, as for `swag.Posterior.window`: by default all.
     seed
         Of the draws; the same seed gives the same figures.
+    outside
+        Images of each set out of distribution (`out_of_distribution`); 0 to leave them out.
     watch
         Called with the name of each model before it is evaluated.
 
@@ -110,6 +115,9 @@ def evaluate(
     """
     run = runs.read(store)
     inputs, labels = (tensor[:images] for tensor in mnist_part("test", data).tensors)
+    sets = out_of_distribution(inputs[:outside]) if outside else {}
+    sizes = [len(inputs), *map(len, sets.values())]
+    inputs = torch.cat([inputs, *sets.values()])  # gone through once, by each network
     with load(store) as whole:
         full = whole.window(start=start, every=every, rank=rank)
         diagonal = whole.window(start=start, every=every, rank=0)
@@ -137,9 +145,9 @@ def evaluate(
         for name, predict in models.items():
             if watch is not None:
                 watch(name)
-            predicted = predict()
+            predicted, *others = torch.split(predict(), sizes)
             found = score(predicted, labels), reliability(predicted, labels)
-            rows.append(Row(name, *found, predicted))
+            rows.append(Row(name, *found, predicted, dict(zip(sets, others, strict=True))))
         return Evaluation(
             tuple(rows),
             labels,
@@ -150,6 +158,24 @@ def evaluate(
             scale=scale,
             seed=seed,
         )
+
+
+def out_of_distribution(inputs: Tensor) -> dict[str, Tensor]:
+    """Images that are no handwritten digits, or none that stand upright.
+
+    Parameters
+    ----------
+    inputs
+        Test images of MNIST, standardised, shape (n, 1, 28, 28).
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        ``"rotated"``, these turned by 90 degrees, and ``"noise"``, grey values drawn evenly from
+        black to white, always the same; shape and scale as `inputs`.
+    """
+    grey = torch.rand(inputs.shape, generator=torch.Generator().manual_seed(0))
+    return {"rotated": inputs.rot90(1, (2, 3)), "noise": (grey - MNIST_MEAN) / MNIST_STD}
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from swag.errors import WindowError
 from swag.metrics import adaptive_ece, classwise_ece
 from swag.posterior import StoredPosterior
 from swag.subspace import Spectrum, spectrum
-from swag.uncertainty import risk_coverage
+from swag.uncertainty import auroc, fpr95, predictive_entropy, risk_coverage
 
 __all__ = ["Findings", "find", "page", "write"]
 
@@ -129,7 +129,8 @@ def page(findings: Findings) -> str:
         _facts(findings),
     ]
     if findings.evaluation is not None:
-        parts += [_scores(findings.evaluation), _reliability(findings.evaluation)]
+        found = findings.evaluation
+        parts += [_scores(found), _reliability(found), _outside(found)]
     parts.append(_burn_in(findings))
     if findings.spectrum is not None:
         parts.append(_trajectory(findings, findings.spectrum))
@@ -204,6 +205,31 @@ def _scores(found: Evaluation) -> str:
         + _note(
             "Better is larger for accuracy and smaller for all others. AURC is the error averaged "
             "over all fractions of the images kept, the most confident first."
+        )
+    )
+
+
+def _outside(found: Evaluation) -> str:
+    sets = found.rows[0].outside
+    if not sets:
+        return ""
+    headings = ["model", *(f"{name}, {what}" for name in sets for what in ("AUROC", "FPR95 %"))]
+    rows = []
+    for row in found.rows:
+        inside = predictive_entropy(row.probabilities)
+        cells = [row.name]
+        for probabilities in row.outside.values():
+            entropy = predictive_entropy(probabilities)
+            cells += [f"{auroc(inside, entropy):.4f}", f"{100 * fpr95(inside, entropy):.1f}"]
+        rows.append(cells)
+    images = len(next(iter(sets.values())))
+    return (
+        "<h2>Out of distribution</h2>"
+        + _table(headings, rows)
+        + _note(
+            f"How well the entropy of the prediction tells {images:,} test images turned by 90 "
+            "degrees, and as many of noise, from the test set. AUROC: larger is better. FPR95: how "
+            "many of them pass where 95 % of the test set do."
         )
     )
 

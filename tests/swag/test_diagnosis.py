@@ -14,6 +14,10 @@ from typer.testing import CliRunner
 
 import swag
 from benchmarks.burn_in import Quadratic
+from swag.app import runs
+from swag.app.evaluation import evaluate
+from swag.app.html import find, page
+from swag.app.recipe import Recipe
 from swag.app.svg import Series, chart
 from swag.cli import app
 from tests.swag.test_burn_in import collected
@@ -130,3 +134,26 @@ def test_the_spectrum_gives_the_iterates_back() -> None:
     off = iterates.double() - iterates.double().mean(dim=0)
     scores = found.scores
     torch.testing.assert_close(scores @ scores.T, off @ off.T, rtol=1e-4, atol=1e-3)
+
+
+def test_what_is_out_of_distribution_has_rows_of_its_own(tmp_path: Path) -> None:
+    url = f"memmap:{tmp_path / 'trained'}"
+    recipe = Recipe.of(model="2conv2fc", epochs=2, images=300, batch_size=50)
+    runs.train(url, recipe)
+    found = evaluate(url, images=40, samples=2, outside=30)
+    without = evaluate(url, images=40, samples=2)
+    for one, other in zip(found.rows, without.rows, strict=True):
+        assert {name: p.shape for name, p in one.outside.items()} == {
+            "rotated": (30, 10), "noise": (30, 10)
+        }  # fmt: skip
+        torch.testing.assert_close(one.probabilities, other.probabilities)
+        assert other.outside == {}
+    with swag.load(url) as posterior:
+        recorded = posterior._store.statistics.of(range(posterior.n_averaged)).loss
+        text = page(find(posterior, found))
+    losses = runs.read(url).losses
+    assert recorded is not None
+    np.testing.assert_array_equal(recorded, losses[-len(recorded) :])
+    checked(text)
+    assert "<th>rotated, AUROC</th><th>rotated, FPR95 %</th><th>noise, AUROC</th>" in text
+    assert text.count("<h2>Out of distribution</h2>") == 1

@@ -79,7 +79,7 @@ def test_they_are_tests_of_the_burn_in() -> None:
         "Geweke's z of the loss", "Yaida's relation", "SASA+",
     ]  # fmt: skip
     assert all(check.note for check in left_out)
-    found = judge(path, range(600), no_window, loss, gradients)
+    found = judge(path, range(600), no_window, loss, gradients.values)
     assert all(check.holds is not None for check in found.checks)
     assert found.start is not None
     assert found.start == without.start

@@ -66,6 +66,27 @@ def test_weights_that_are_none(weights: list[float]) -> None:
         swag.MultiSWAG(parts, weights=weights)
 
 
+def test_draws_of_a_part_and_in_pairs() -> None:
+    parts = [collected(walk(6, seed) + 1000 * seed) for seed in range(2)]
+    mixture = swag.MultiSWAG(parts)
+    means = torch.stack([part.mean()["weight"] for part in parts])
+    drawn = {
+        part: mixture.sample(20, part=part, antithetic=True, generator=0)["weight"]
+        for part in ("both", "diagonal", "low-rank")
+    }
+    from_second = drawn["both"][:, 0, 0] > 500
+    assert 0 < from_second.sum() < 20
+    assert torch.equal(from_second[::2], from_second[1::2])
+    center = means[from_second.long()]
+    for draws in drawn.values():
+        torch.testing.assert_close((draws[::2] + draws[1::2]) / 2, center[::2])
+    off = [draws - center for draws in drawn.values()]
+    torch.testing.assert_close(off[0], off[1] + off[2], rtol=0, atol=1e-3)
+    for wrong in ({"n": 3, "antithetic": True}, {"n": -1}, {"n": 2, "part": "all"}):
+        with pytest.raises(ValueError, match=r"pairs|part="):
+            mixture.sample(**wrong)
+
+
 def test_windows_of_one_trajectory() -> None:
     iterates = walk(20, 0)
     posterior = collected(iterates, checkpoint_every=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp._common_utils import TrainingState
 
 from swag._parameters import ParameterTable
 from swag.errors import ModelError, StoreError, SwagError
@@ -183,3 +186,17 @@ def test_parameters_that_are_elsewhere_are_refused() -> None:
 def test_the_errors_are_one_tree() -> None:
     assert issubclass(ModelError, SwagError)
     assert issubclass(ModelError, ValueError)
+
+
+def test_pieces_of_the_first_fsdp_are_refused() -> None:
+    # It begins on an accelerator only: what it is like afterwards is put together here.
+    wrapped: Any = FullyShardedDataParallel.__new__(FullyShardedDataParallel)
+    nn.Module.__init__(wrapped)
+    wrapped._fsdp_wrapped_module = nn.Linear(3, 2)
+    wrapped.process_group = SimpleNamespace(size=lambda: 2)
+    wrapped.training_state = TrainingState.IDLE
+    with pytest.raises(ModelError, match="fully_shard"):
+        ParameterTable.of(nn.Sequential(wrapped))
+    wrapped.training_state = TrainingState.SUMMON_FULL_PARAMS
+    names = [entry.name for entry in ParameterTable.of(nn.Sequential(wrapped)).entries]
+    assert names == ["0.weight", "0.bias"]
