@@ -12,7 +12,7 @@ deleted from the store with the commit, or at the flush, that makes the new shap
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,18 +30,18 @@ from pmarray._geometry.layout import Extent, Layout
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.dead import DeadBytes
 from pmarray._storage.items import Axes, Loan, as_array, nothing
+from pmarray._storage.storereads import STORE_ID, StoreReads
 from pmarray._system.chunkthreads import THREADS, on_a_thread, on_threads, start
 from pmarray._system.uninterrupted import Task
 from pmarray.backends._protocols import ChunkBackend, Chunks
-from pmarray.errors import BudgetError, DamagedError
+from pmarray.errors import BudgetError
 
 __all__ = ["STORE_ID", "ChunkStorage"]
 
 AnyArray = NDArray[Any]
 Chunk = tuple[int, ...]
+Spans = Sequence[tuple[int, int]]
 
-STORE_ID = 0
-"""Stands in the journal where a data file would: before-images name the object they are of."""
 _EVERYTHING = 1 << 62
 
 
@@ -88,7 +88,6 @@ class ChunkStorage(CachedItems):
         self._fill = np.frombuffer(fill, dtype)[0]
         self._cache = cache
         self._backend = backend
-        self._snapshot = snapshot
         self.chunk_shape = chunks.shape or (1,)
         self._adopt(layout)
         self._chunk_nbytes = self._grid.chunk_nbytes
@@ -98,6 +97,9 @@ class ChunkStorage(CachedItems):
         self.dead = DeadBytes()
         self._doomed: set[Chunk] = set()
         self._doomed_before: set[Chunk] = set()
+        self._reads = StoreReads(
+            chunks, self._fill, self._chunk_nbytes, snapshot, lambda chunk: chunk in self._doomed
+        )
         self._marks = 0
         self._sealed: dict[int, tuple[ChunkGrid, set[Chunk]]] = {}
         """By the mark that `seal` returned: shape and doomed chunks of a transaction."""
@@ -146,7 +148,7 @@ class ChunkStorage(CachedItems):
         """
         whole = self._fresh()
         if start < self._grid.used_nbytes(chunk):
-            on_a_thread(lambda: self._fetch(chunk, whole))
+            on_a_thread(lambda: self._reads.read_into(chunk, whole))
         else:
             whole[...] = self._fill
         return whole
@@ -221,7 +223,7 @@ class ChunkStorage(CachedItems):
         try:
             for i, extent in enumerate(extents):
                 for other in extents[i : i + window]:
-                    self._fetch_ahead(other.chunk, needed=True)
+                    self._fetch_ahead(other.chunk, other.spans, needed=True)
                 self._land(extent.chunk)
                 target = out[extent.block]
                 self._cache.until(partial(self._read_extent, extent, target))
@@ -233,7 +235,18 @@ class ChunkStorage(CachedItems):
             self._read_ahead([extent.chunk for extent in extents])
 
     def item(self, position: tuple[int, ...], offset: int, /) -> Any:
-        return None
+        if self._dtype.kind == "V" or not position:
+            return None
+        index, start = [], 0
+        for i, n, stride in zip(position, self.chunk_shape, self._grid.chunk.strides, strict=True):
+            index.append(i // n)
+            start += i % n * stride
+        with self._cache.lock:
+            self._cache.check()
+            chunk = self._cache.peek(self, tuple(index))
+            if chunk is None or not chunk.valid.covers(start, start + self._dtype.itemsize):
+                return None
+            return np.ndarray((), self._dtype, chunk.buffer, start)[()]
 
     def lend(self, axes: Axes, /) -> Loan:
         extents = list(self._extents(axes))
@@ -335,38 +348,6 @@ class ChunkStorage(CachedItems):
 
     # -- reading the store ----------------------------------------------------------------------
 
-    def _fetch(self, chunk: Chunk, out: AnyArray) -> None:
-        """Fill `out`, an array of the shape of a chunk; may run on any thread."""
-        if chunk in self._doomed:
-            out[...] = self._fill
-        elif self._snapshot is None:
-            self._chunks.read_into(chunk, out)
-        else:
-            self._fetch_as_of(self._snapshot, chunk, out)
-
-    def _fetch_as_of(self, snapshot: Snapshot, chunk: Chunk, out: AnyArray) -> None:
-        key = self._chunks.key(chunk)
-        damage: DamagedError | None = None
-
-        def fetch() -> None:
-            nonlocal damage
-            damage = None
-            try:
-                self._chunks.read_into(chunk, out)
-            except DamagedError as error:
-                damage = error  # unless it belongs to an array that may replace this one
-
-        def override() -> None:
-            for image in snapshot.images[STORE_ID]:  # the oldest first
-                name = bytes(snapshot.fetch(image))
-                if name == key or (name.endswith(b"/") and key.startswith(name)):
-                    self._chunks.read_image_into(image.offset, chunk, out)
-                    return
-            if damage is not None:
-                raise damage
-
-        snapshot.read(fetch, override)
-
     def _window(self) -> int:
         """How many chunks may be decoded at a time: they take a quarter of the cache."""
         if self._cache.write_through:
@@ -374,11 +355,13 @@ class ChunkStorage(CachedItems):
         pages = -(-self._chunk_nbytes // mmap.PAGESIZE)  # buffers are whole ones
         return min(THREADS, self._cache.memory.max_chunk_bytes // 2 // (pages * mmap.PAGESIZE))
 
-    def _fetch_ahead(self, index: Chunk, *, needed: bool) -> None:
-        """Have a thread fill a chunk of the cache, if it is not there yet."""
+    def _fetch_ahead(self, index: Chunk, spans: Spans, *, needed: bool) -> None:
+        """Have a thread fill bytes of a chunk in the cache, as far as they are not there yet."""
 
         def attempt() -> None:
-            if index in self._ahead or self._cache.peek(self, index) is not None:
+            cached = self._cache.peek(self, index)
+            missing = self._reads.missing(spans, None if cached is None else cached.valid)
+            if index in self._ahead or not missing:
                 return
             chunk = self._cache.acquire(self, index, self._chunk_nbytes, needed=needed)
             items = self._items(chunk)
@@ -388,7 +371,11 @@ class ChunkStorage(CachedItems):
             fetch = self._ahead[index] = _Fetch(
                 chunk,
                 pin,
-                Task(lambda: self._fetch(index, items), lambda: self._arrived(index, fetch)),
+                missing,
+                Task(
+                    lambda: self._reads.read_parts_into(index, items, missing),
+                    lambda: self._arrived(index, fetch),
+                ),
             )
             start(fetch.task)
 
@@ -409,7 +396,7 @@ class ChunkStorage(CachedItems):
             after = (*last[:slow], last[slow] + 1, *last[slow + 1 :])
             if self._grid.holds(after):
                 try:
-                    self._fetch_ahead(after, needed=False)
+                    self._fetch_ahead(after, ((0, self._chunk_nbytes),), needed=False)
                 except BudgetError:
                     pass  # all of the cache is on loan: whoever wants the chunk will say so
         self._next_line = last[slow] + 1
@@ -442,7 +429,8 @@ class ChunkStorage(CachedItems):
             return  # somebody else was faster
         del self._ahead[index]  # first: it must not be noted a second time
         if fetch.task.error is None:
-            fetch.chunk.valid.add(0, self._chunk_nbytes)
+            for part in fetch.parts:
+                fetch.chunk.valid.add(*part)
         self._cache.unpin(fetch.chunk, fetch.pin)
 
     # -- memory ---------------------------------------------------------------------------------
@@ -471,6 +459,8 @@ class _Fetch(NamedTuple):
 
     chunk: CachedChunk
     pin: Pin
+    parts: list[tuple[int, int]]
+    """Which bytes of it."""
     task: Task[None]
 
 

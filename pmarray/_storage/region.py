@@ -24,6 +24,7 @@ from pmarray._formats.records import Image
 from pmarray._geometry.chunking import unfilled
 from pmarray._geometry.layout import BLOCK_BYTES, Extent, Layout
 from pmarray._geometry.reach import meeting, reach_of
+from pmarray._geometry.spans import SpanSet
 from pmarray._selection.fancy import FancySelection
 from pmarray._storage.ahead import ReadAhead
 from pmarray._storage.cached import CachedItems
@@ -127,18 +128,30 @@ class RegionStorage(CachedItems):
         self, writes: Iterable[Write], committed: GroupMetadata, /
     ) -> Iterator[Image]:
         dead = committed.dead_in(self.file_id)
-        for write in writes:
-            low = write.address // BLOCK_BYTES * BLOCK_BYTES
-            high = min(
-                -(-(write.address + write.stop - write.start) // BLOCK_BYTES) * BLOCK_BYTES,
-                -(-self._read_nbytes // BLOCK_BYTES) * BLOCK_BYTES,
-                self.region.capacity,
-            )
-            for first, stop in dead.gaps(low, high):
-                for start in range(first, stop, MAX_PAYLOAD_BYTES):
-                    data = memoryview(mmap.mmap(-1, min(MAX_PAYLOAD_BYTES, stop - start)))
-                    self.region.read_into(start, data)
-                    yield Image(self.file_id, start, data)
+        pieces = [piece for write in writes for piece in self._living_pieces(write, dead)]
+        following = iter(pieces)
+        under_way = 0
+        for start, nbytes in pieces:
+            # What is copied into the journal meanwhile must not leave the medium idle.
+            while under_way < config.read_ahead and (coming := next(following, None)):
+                self.region.will_read(*coming)
+                under_way += coming[1]
+            under_way -= nbytes
+            data = memoryview(mmap.mmap(-1, nbytes))
+            self.region.read_into(start, data)
+            yield Image(self.file_id, start, data)
+
+    def _living_pieces(self, write: Write, dead: SpanSet) -> Iterator[tuple[int, int]]:
+        """Yield start and length of the committed bytes where a write goes, a record's at most."""
+        low = write.address // BLOCK_BYTES * BLOCK_BYTES
+        high = min(
+            -(-(write.address + write.stop - write.start) // BLOCK_BYTES) * BLOCK_BYTES,
+            -(-self._read_nbytes // BLOCK_BYTES) * BLOCK_BYTES,
+            self.region.capacity,
+        )
+        for first, stop in dead.gaps(low, high):
+            for start in range(first, stop, MAX_PAYLOAD_BYTES):
+                yield start, min(MAX_PAYLOAD_BYTES, stop - start)
 
     def images_of_deletes(self, mark: int, /) -> Iterable[Image]:
         return ()

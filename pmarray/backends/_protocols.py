@@ -246,6 +246,15 @@ class Chunks(Protocol):
     def read_into(self, chunk: tuple[int, ...], out: NDArray[Any], /) -> None:
         """Fill `out`, an array of the shape of a chunk; with the fill value if there is none."""
 
+    @property
+    def serves_parts(self) -> bool:
+        """Whether a chunk is stored as it lies in memory, so that `read_parts_into` can be used."""
+
+    def read_parts_into(
+        self, chunk: tuple[int, ...], parts: Sequence[tuple[int, NDArray[np.uint8]]], /
+    ) -> None:
+        """Fill bytes of a chunk, of each part from its place on, as `read_into` would."""
+
     def write(self, chunk: tuple[int, ...], values: NDArray[Any], /) -> None:
         """Replace a whole chunk."""
 

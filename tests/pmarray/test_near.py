@@ -141,7 +141,7 @@ def test_a_reader_at_full_speed_stays_at_its_commit(
 ) -> None:
     url = f"memmap:{tmp_path}/g"
     wrong: list[Any] = []
-    seen = set()
+    seen: set[Any] = set()
     stop = threading.Event()
 
     def read() -> None:

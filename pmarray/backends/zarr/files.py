@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from zarr.abc.store import (
@@ -39,7 +39,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from pmarray._system import osops
 from pmarray._system.beneath import Below, entries, is_directory, status, walk
-from pmarray._system.files import barrier, keep_access, read_file, write_fully
+from pmarray._system.files import barrier, keep_access, read_file, read_fully, write_fully
 from pmarray.errors import DamagedError, PoisonedError, SnapshotExpiredError, StorageError
 
 __all__ = ["NEW", "FileStore", "KeptObjects"]
@@ -136,6 +136,29 @@ class FileStore(Store):
             return None
         except OSError as error:
             raise StorageError(error.errno, f"cannot read: {error.strerror}", path) from error
+
+    def read_parts(
+        self, key: str, bounds: Sequence[tuple[int, int]], nbytes: int
+    ) -> Sequence[memoryview | None]:
+        """Return parts of an object that should have `nbytes` bytes; None where there is none."""
+        path = self.path(key)
+        try:
+            fd = osops.open_file(path)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return [None] * len(bounds)
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot read: {error.strerror}", path) from error
+        try:
+            if (found := os.fstat(fd).st_size) != nbytes:
+                raise DamagedError(
+                    f"{path} has {found} bytes and should have {nbytes}: restore it from a backup"
+                )
+            parts = [memoryview(bytearray(stop - start)) for start, stop in bounds]
+            for (start, _), part in zip(bounds, parts, strict=True):
+                read_fully(fd, part, start, path=path)
+            return parts
+        finally:
+            osops.close(fd)
 
     def entries(self, key: str) -> tuple[str, ...]:
         """Return the names in a directory, none if it is none."""

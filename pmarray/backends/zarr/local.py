@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 from collections.abc import Iterable, Sequence
 
 from zarr.core.buffer import Buffer, default_buffer_prototype
@@ -64,6 +65,7 @@ class _KeepingChunks(ZarrChunks):
     ) -> None:
         super().__init__(store, path, array)
         self._array = array
+        self._nbytes = math.prod(self.shape) * array.dtype.itemsize
         self._files = store
         self._kept = kept
 
@@ -72,6 +74,11 @@ class _KeepingChunks(ZarrChunks):
     def _get(self, name: str) -> Buffer | None:
         data = self._files.read(name)
         return None if data is None else default_buffer_prototype().buffer.from_bytes(data)
+
+    def _get_parts(
+        self, name: str, bounds: Sequence[tuple[int, int]]
+    ) -> Sequence[bytes | memoryview | None]:
+        return self._files.read_parts(name, bounds, self._nbytes)
 
     def _set(self, name: str, data: Buffer) -> None:
         self._files.write(name, data.as_buffer_like())

@@ -22,7 +22,7 @@ import numpy as np
 import zarr.api.asynchronous
 from numpy.typing import NDArray
 from zarr import AsyncArray, AsyncGroup
-from zarr.abc.store import Store
+from zarr.abc.store import RangeByteRequest, Store
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.buffer.cpu import NDBuffer
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
@@ -68,6 +68,7 @@ class ZarrChunks:
         self.shape = zarr_format.stored_chunk_shape(array)
         self._fill = np.frombuffer(array.fill, array.dtype)[0]
         self._codecs = ChunkCodecs(metadata)
+        self._is_plain = zarr_format.is_plain(metadata, array)
         # Items are decoded into those of the array by assignment, field by field.
         self._record = without_gaps(array.dtype) if array.dtype.names is not None else None
 
@@ -90,6 +91,41 @@ class ZarrChunks:
             raise DamagedError(
                 f"chunk {name} cannot be decoded: {error}; restore it from a backup"
             ) from error
+
+    @property
+    def serves_parts(self) -> bool:
+        """Whether the store has the bytes of a chunk as they lie in memory."""
+        return self._is_plain
+
+    def read_parts_into(
+        self, chunk: tuple[int, ...], parts: Sequence[tuple[int, NDArray[np.uint8]]], /
+    ) -> None:
+        name = self._name(chunk)
+        found = self._get_parts(name, [(start, start + out.nbytes) for start, out in parts])
+        for (_, out), data in zip(parts, found, strict=True):
+            if data is None:
+                out.view(self._fill.dtype)[...] = self._fill
+            elif len(data) != out.nbytes:
+                raise DamagedError(
+                    f"chunk {name} is too short or too long: restore it from a backup"
+                )
+            else:
+                out[...] = np.frombuffer(data, np.uint8)
+
+    def _get_parts(
+        self, name: str, bounds: Sequence[tuple[int, int]]
+    ) -> Sequence[bytes | memoryview | None]:
+        """Return parts of an object, from one byte to before another; None where there is none."""
+        prototype = default_buffer_prototype()
+
+        async def get() -> list[Buffer | None]:
+            gets = [
+                self._store.get(name, prototype, RangeByteRequest(start, stop))
+                for start, stop in bounds
+            ]
+            return list(await asyncio.gather(*gets))
+
+        return [None if one is None else one.to_bytes() for one in sync(get())]
 
     def write(self, chunk: tuple[int, ...], values: AnyArray, /) -> None:
         if self._record is not None:
@@ -116,7 +152,8 @@ class ZarrChunks:
         return sync(self._store.get(name, default_buffer_prototype()))
 
     def _set(self, name: str, data: Buffer) -> None:
-        sync(self._store.set(name, data))
+        # A copy: a store in memory keeps what it is given, and this may be the cache's own buffer.
+        sync(self._store.set(name, type(data).from_bytes(data.to_bytes())))
 
     def _delete(self, name: str) -> None:
         sync(self._store.delete(name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 import google_crc32c
 import numpy as np
-from zarr.codecs import ShardingCodec, TransposeCodec
+from zarr.codecs import BytesCodec, ShardingCodec, TransposeCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.errors import UnstableSpecificationWarning
@@ -105,6 +106,27 @@ def _from_zarr(metadata: ZarrMetadata, name: str) -> ArrayMetadata:
         fill.tobytes(),
         document_of(metadata),
         user_attributes(metadata.attributes or {}),
+    )
+
+
+def is_plain(metadata: ZarrMetadata, array: ArrayMetadata) -> bool:
+    """Whether chunks are stored byte for byte as they lie in memory, in the order of the array."""
+    if isinstance(metadata, ArrayV2Metadata) or array.dtype.kind not in "biufcmM":
+        return False
+    *before, last = metadata.codecs
+    if not isinstance(last, BytesCodec) or not array.dtype.isnative:
+        return False
+    if last.endian is not None and last.endian.value != sys.byteorder:
+        return False
+    ndim = len(metadata.shape)
+    if ndim < 2:
+        return ndim == 1 and not before
+    if array.order == "row":
+        return not before
+    return (
+        len(before) == 1
+        and isinstance(before[0], TransposeCodec)
+        and before[0].order == tuple(reversed(range(ndim)))
     )
 
 

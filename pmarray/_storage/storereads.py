@@ -1,0 +1,163 @@
+"""Chunks as their store has them: whole ones or parts, of now or as of a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pmarray._commits.snapshot import Snapshot
+from pmarray._geometry.spans import SpanSet
+from pmarray.backends._protocols import Chunks
+from pmarray.errors import DamagedError
+
+__all__ = ["STORE_ID", "StoreReads"]
+
+AnyArray = NDArray[Any]
+Chunk = tuple[int, ...]
+
+STORE_ID = 0
+"""Stands in the journal where a data file would: before-images name the object they are of."""
+_PART_BYTES = 64 << 10
+"""Parts of a chunk begin and end at multiples of this: who wants a row wants the next one too."""
+
+
+class StoreReads:
+    """Reads the chunks of one array; any method may run on any thread.
+
+    Parameters
+    ----------
+    chunks
+        In their store.
+    fill
+        What items hold that were never written.
+    nbytes
+        Of a chunk in memory.
+    snapshot
+        Through which a handle reads that does not hold the lock.
+    is_doomed
+        Whether a chunk counts as absent, whatever the store has.
+    """
+
+    def __init__(
+        self,
+        chunks: Chunks,
+        fill: Any,
+        nbytes: int,
+        snapshot: Snapshot | None,
+        is_doomed: Callable[[Chunk], bool],
+    ) -> None:
+        self._chunks = chunks
+        self._fill = fill
+        self._nbytes = nbytes
+        self._snapshot = snapshot
+        self._is_doomed = is_doomed
+
+    def missing(
+        self, spans: Sequence[tuple[int, int]], valid: SpanSet | None
+    ) -> list[tuple[int, int]]:
+        """Return what to fetch of a chunk for the sake of some of its bytes.
+
+        That is all of it where the store has no parts, or where it would be most of it. A part is
+        as long as what is cached of the chunk: so a reader in order fetches it in few steps, and
+        one who looks here and there not much more than he wants.
+
+        Parameters
+        ----------
+        spans
+            The bytes that are wanted.
+        valid
+            Those that are cached; None where the chunk is not.
+        """
+        if not self._chunks.serves_parts:
+            # What is cached was written; the cache reads the rest when it is wanted.
+            return [(0, self._nbytes)] if valid is None else []
+        unit = _PART_BYTES
+        while valid is not None and unit < valid.nbytes:
+            unit *= 2
+        parts = SpanSet()
+        for start, stop in spans:
+            parts.add(start // unit * unit, min(-(-stop // unit) * unit, self._nbytes))
+        if parts.nbytes > self._nbytes // 2:
+            parts.add(0, self._nbytes)
+        if valid is None:
+            return list(parts)
+        if all(valid.covers(*span) for span in spans):
+            return []
+        return [gap for part in parts for gap in valid.gaps(*part)]
+
+    def read_into(self, chunk: Chunk, out: AnyArray) -> None:
+        """Fill `out`, an array of the shape of a chunk."""
+
+        def use(image: int) -> None:
+            self._chunks.read_image_into(image, chunk, out)
+
+        if self._is_doomed(chunk):
+            out[...] = self._fill
+        elif self._snapshot is None:
+            self._chunks.read_into(chunk, out)
+        else:
+            read = partial(self._chunks.read_into, chunk, out)
+            self._read_as_of(self._snapshot, chunk, read, use)
+
+    def read_parts_into(
+        self, chunk: Chunk, out: AnyArray, parts: Sequence[tuple[int, int]]
+    ) -> None:
+        """Fill bytes of `out`, an array of the shape of a chunk, from one to before another."""
+        if parts == [(0, self._nbytes)]:
+            self.read_into(chunk, out)
+            return
+        data = _bytes_of(out)
+        outs = [(start, data[start:stop]) for start, stop in parts]
+
+        def use(image: int) -> None:
+            whole = np.empty_like(out)
+            self._chunks.read_image_into(image, chunk, whole)
+            for start, part in outs:
+                part[...] = _bytes_of(whole)[start : start + part.nbytes]
+
+        if self._is_doomed(chunk):
+            for _, part in outs:
+                part.view(out.dtype)[...] = self._fill
+        elif self._snapshot is None:
+            self._chunks.read_parts_into(chunk, outs)
+        else:
+            read = partial(self._chunks.read_parts_into, chunk, outs)
+            self._read_as_of(self._snapshot, chunk, read, use)
+
+    def _read_as_of(
+        self,
+        snapshot: Snapshot,
+        chunk: Chunk,
+        read: Callable[[], None],
+        use: Callable[[int], None],
+    ) -> None:
+        """Take what the store has by `read`; where a before-image lies over it, `use` that."""
+        key = self._chunks.key(chunk)
+        damage: DamagedError | None = None
+
+        def fetch() -> None:
+            nonlocal damage
+            damage = None
+            try:
+                read()
+            except DamagedError as error:
+                damage = error  # unless it belongs to an array that may replace this one
+
+        def override() -> None:
+            for image in snapshot.images[STORE_ID]:  # the oldest first
+                name = bytes(snapshot.fetch(image))
+                if name == key or (name.endswith(b"/") and key.startswith(name)):
+                    use(image.offset)
+                    return
+            if damage is not None:
+                raise damage
+
+        snapshot.read(fetch, override)
+
+
+def _bytes_of(block: AnyArray) -> NDArray[np.uint8]:
+    return block.reshape(-1, order="A").view(np.uint8)

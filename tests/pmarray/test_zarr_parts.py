@@ -1,0 +1,173 @@
+"""Parts of uncompressed chunks are read as ranges of bytes, and mean what whole chunks mean."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pmarray
+from pmarray._storage import storereads
+from pmarray.backends.zarr.files import FileStore
+from pmarray.errors import DamagedError
+from tests.sampling import examples
+
+
+@pytest.fixture
+def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storereads, "_PART_BYTES", 64)
+
+
+class Reads:
+    """Counts the bytes that were read of chunks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.parts = self.whole = self.calls = 0
+        read_parts, read = FileStore.read_parts, FileStore.read
+
+        def counted_parts(store: FileStore, key: str, bounds: Any, nbytes: int) -> Any:
+            self.calls += 1
+            self.parts += sum(stop - start for start, stop in bounds)
+            return read_parts(store, key, bounds, nbytes)
+
+        def counted(store: FileStore, key: str) -> Any:
+            data = read(store, key)
+            if "/c/" in key and data is not None:
+                self.whole += len(data)
+            return data
+
+        monkeypatch.setattr(FileStore, "read_parts", counted_parts)
+        monkeypatch.setattr(FileStore, "read", counted)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
+    return Reads(monkeypatch)
+
+
+@pytest.mark.parametrize("layout", ["row", "col"])
+def test_a_line_across_does_not_read_whole_chunks(
+    layout: str, tmp_path: Path, reads: Reads
+) -> None:
+    shape = (100_000, 8) if layout == "col" else (8, 100_000)
+    numbers = np.arange(800_000.0).reshape(shape)
+    chunks = tuple(min(n, 100_000) if n > 8 else 1 for n in shape)
+    url = f"zarr:{tmp_path}/g"
+    with pmarray.open(url, shape, layout=layout, chunks=chunks) as array:
+        array[...] = numbers
+    with pmarray.open(url, mode="r") as array:
+        at = (70_000, slice(None)) if layout == "col" else (slice(None), 70_000)
+        assert (array[at] == numbers[at]).all()
+        assert (reads.parts, reads.whole) == (8 * (64 << 10), 0)
+        assert (array[at] == numbers[at]).all()  # cached
+        assert array[at][3] == array[(70_000, 3) if layout == "col" else (3, 70_000)]
+        assert (reads.parts, reads.whole) == (8 * (64 << 10), 0)
+        line = (slice(None), 2) if layout == "col" else (2, slice(None))
+        assert (array[line] == numbers[line]).all()
+        assert reads.whole == 0
+        assert reads.parts == 8 * (64 << 10) + 800_000 - (64 << 10)  # what was missing of it
+
+
+def test_a_reader_in_order_takes_few_steps(tmp_path: Path, reads: Reads) -> None:
+    url = f"zarr:{tmp_path}/g"
+    with pmarray.open(url, (4096, 64), layout="row", chunks=(4096, 64)) as array:
+        array[...] = numbers = np.arange(4096 * 64.0).reshape(4096, 64)
+    with pmarray.open(url, mode="r") as array:
+        for i in range(4096):
+            assert (array[i] == numbers[i]).all()
+    assert reads.calls <= 7
+    assert reads.parts + reads.whole == numbers.nbytes
+
+
+@given(data=st.data())
+@examples(2)
+@pytest.mark.usefixtures("short_parts")
+def test_histories_agree_with_numpy(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    ndim = data.draw(st.integers(1, 3))
+    shape = tuple(data.draw(st.lists(st.integers(1, 16), min_size=ndim, max_size=ndim)))
+    chunks = tuple(data.draw(st.integers(1, n + 3)) for n in shape)
+    dtype = data.draw(st.sampled_from(["f8", "i2", "M8[s]", ">f4", "c16", "U3", "bool"]))
+    where = data.draw(st.sampled_from(["disk", "memory"]))
+    url = (
+        f"zarr:{tmp_path_factory.mktemp('z')}/g"
+        if where == "disk"
+        else f"zarr:memory://{uuid.uuid4()}"
+    )
+    options: dict[str, Any] = {
+        "layout": data.draw(st.sampled_from(["row", "col"])),
+        "cache": data.draw(st.sampled_from([0, "256 KiB", "1 MiB"])),
+    }
+    model = np.zeros(shape, dtype)
+    array = pmarray.open(url, shape, dtype, chunks=chunks, **options)
+
+    def index() -> Any:
+        axes = []
+        for n in shape:
+            start = data.draw(st.integers(0, n - 1))
+            stop = data.draw(st.integers(start, min(n, start + 5)))
+            axes.append(slice(start, stop, data.draw(st.integers(1, 3))))
+        return tuple(axes)
+
+    try:
+        for step in range(data.draw(st.integers(3, 12))):
+            deed = data.draw(st.sampled_from(["write", "read", "read", "read", "flush", "again"]))
+            at = index()
+            if deed == "write":
+                value = np.array(step % 2 if dtype == "bool" else step).astype(dtype)
+                model[at] = array[at] = value
+            elif deed == "read":
+                np.testing.assert_array_equal(array[at], model[at])
+            elif deed == "flush":
+                array.flush()
+            else:
+                array.group.close()
+                array = pmarray.open(url, mode="r+", cache=options["cache"])
+        np.testing.assert_array_equal(array[...], model)
+    finally:
+        array.group.close()
+
+
+def test_a_store_in_memory_has_a_copy_of_what_is_written() -> None:
+    with pmarray.open(f"zarr:memory://{uuid.uuid4()}", (2,), chunks=(1,), cache=0) as array:
+        array[:] = [1, 2]
+        assert array[:].tolist() == [1, 2]
+
+
+@pytest.mark.usefixtures("short_parts")
+def test_a_reader_stays_at_its_commit(tmp_path: Path, reads: Reads) -> None:
+    url = f"zarr:{tmp_path}/g"
+    with pmarray.open(url, (1000, 6), layout="col", chunks=(1000, 1), cache="16 KiB") as writer:
+        with writer.transaction():
+            writer[...] = 1
+        with pmarray.open(url, mode="r") as reader:
+            assert (reader[5] == 1).all()
+            with writer.transaction():
+                for value in (2, 3):
+                    writer[...] = value  # more than the cache holds: most of it is in the store
+                    assert (reader[300 * value] == 1).all()
+                assert (reader[990:, 1] == 1).all()
+                assert (reader[:, 2] == 1).all()
+            assert reads.parts
+            reader.group.refresh()
+            assert (reader[700] == 3).all()
+            assert reader[701, 4] == 3
+
+
+@pytest.mark.usefixtures("short_parts")
+@pytest.mark.parametrize("nbytes", [0, 100, 9000])
+def test_a_chunk_of_another_length_is_damaged(nbytes: int, tmp_path: Path) -> None:
+    url = f"zarr:{tmp_path}/g"
+    with pmarray.open(url, (1000, 2), layout="col", chunks=(1000, 1)) as array:
+        array[...] = 1
+    (tmp_path / "g/array/c/0/1").write_bytes(bytes(nbytes))
+    with pmarray.open(url, mode="r") as array:
+        assert array[5, :1] == 1
+        with pytest.raises(DamagedError, match="backup"):
+            array[5]
