@@ -260,7 +260,7 @@ class RegionStorage(CachedItems):
             if read is None or (
                 cache.has_any(self)
                 and reach_of(self.layout, axes).run >= LONG_RUN_BYTES
-                and any(cache.peek(self, extent.chunk) for extent in self._extents(axes))
+                and any(map(self._has_some_of, self._extents(axes)))
             ):
                 return None
             return read
