@@ -198,6 +198,22 @@ class SWAG(Ending):
         self._sync()
         return self._screen.skipped.repeated
 
+    @property
+    def group(self) -> pmarray.Group:
+        """The group that holds the posterior, for arrays and attributes of your own.
+
+        With an optimizer attached, `flush` before you write to it outside `on_checkpoint`: while
+        an iterate is copied behind, a transaction is open, and what you write would be taken back
+        with it.
+
+        Examples
+        --------
+        >>> import torch, swag
+        >>> posterior = swag.SWAG(torch.nn.Linear(3, 1))
+        >>> posterior.group.attrs["seed"] = 1
+        """
+        return self._store.group
+
     # -- collecting -----------------------------------------------------------------------------
 
     def update_parameters(self, model: nn.Module, *, loss: float | Tensor | None = None) -> None:

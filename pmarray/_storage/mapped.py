@@ -179,7 +179,7 @@ class MappedStorage:
         pass
 
     def trim(self) -> None:
-        pass
+        self.region.trim(self.layout.nbytes)
 
     def discard(self) -> None:
         self.close()

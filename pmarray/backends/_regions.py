@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 import weakref
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from pmarray._dtypes import DType
 from pmarray._geometry.layout import Layout
 from pmarray._sizes import format_bytes
 from pmarray._system import osops
+from pmarray._system.touching import BEHIND, touch
 from pmarray.errors import BudgetError, StorageError
 
 __all__ = ["DRAMRegion", "SpillRegion"]
@@ -21,12 +23,26 @@ __all__ = ["DRAMRegion", "SpillRegion"]
 _PAGE = mmap.PAGESIZE
 _HUGE_PAGE = 2 << 20
 _SPILL_STEP_BYTES = 1 << 30
+_TOUCH_FROM_BYTES = 1 << 20
+"""Less is touched sooner than a thread is told."""
+_TOUCH_MOST_BYTES = 256 << 20
+"""So much may be there that nobody has asked for."""
 
 
 class DRAMRegion:
-    """A growing anonymous mapping, with huge pages where the system has them."""
+    """A growing anonymous mapping, with huge pages where the system has them.
+
+    When it grows by a step, as much again is touched behind: the next one finds pages that are
+    there, and its writer copies as fast as into memory that was used before.
+    """
 
     def __init__(self, nbytes: int) -> None:
+        self._end = self._most = 0
+        """How much of it is used, and the most that ever was."""
+        self._touched = self._to_touch = 0
+        """Up to where memory was touched behind, and up to where it is to be."""
+        self._moving = threading.Lock()
+        """Held while the mapping moves, or has to stay where it is."""
         self._map: mmap.mmap | None = None
         self._memory: NDArray[np.uint8] | None = None
         self.capacity = 0
@@ -55,8 +71,32 @@ class DRAMRegion:
         pass
 
     def reserve(self, nbytes: int, /) -> None:
-        if nbytes <= self.capacity:
-            return
+        step = min(nbytes - self._end, _TOUCH_MOST_BYTES)
+        ahead = step if self._end >= step >= _TOUCH_FROM_BYTES else 0  # not for the first
+        if nbytes + ahead > self.capacity:
+            try:
+                with self._moving:
+                    self._enlarge(nbytes + ahead)
+            except BudgetError:
+                if nbytes > self.capacity:
+                    raise
+                ahead = 0
+        self._end, self._most = nbytes, max(self._most, nbytes)
+        if ahead:
+            self._to_touch = nbytes + ahead
+            BEHIND.submit(_touch_behind, weakref.ref(self))
+
+    def touch_some(self) -> bool:
+        """Touch a piece of what is to be used next; False where that is all."""
+        with self._moving:
+            start = -(-max(self._touched, self._end) // _PAGE) * _PAGE
+            stop = min(self._to_touch, start + _HUGE_PAGE, self.capacity) // _PAGE * _PAGE
+            if start >= stop or self._map is None:
+                return False
+            self._touched = stop
+            return touch(self.memory.ctypes.data + start, stop - start)
+
+    def _enlarge(self, nbytes: int) -> None:
         # Geometric growth, so that n appends copy O(n); untouched pages cost nothing.
         capacity = max(nbytes, self.capacity + self.capacity // 2)
         capacity = -(-capacity // _PAGE) * _PAGE
@@ -79,6 +119,7 @@ class DRAMRegion:
         new = self._allocate(capacity)
         np.frombuffer(new, np.uint8)[: len(old)] = np.frombuffer(old, np.uint8)
         self._map = new
+        self._touched = 0  # that was of the old one
 
     @staticmethod
     def _allocate(capacity: int) -> mmap.mmap:
@@ -97,7 +138,11 @@ class DRAMRegion:
         pass
 
     def trim(self, nbytes: int, /) -> None:
-        pass
+        with self._moving:
+            start = -(-self._most // _PAGE) * _PAGE  # below, somebody may have a view of it
+            if self._map is not None and start < self._touched:
+                self._map.madvise(mmap.MADV_DONTNEED, start, self._touched - start)
+            self._touched = self._to_touch = 0
 
     def view(self, nbytes: int, /) -> NDArray[np.uint8]:
         result = self.memory[:nbytes]
@@ -109,8 +154,14 @@ class DRAMRegion:
 
     def release(self) -> None:
         """Give the memory back, but for what somebody has a view of."""
-        self._memory = self._map = None
-        self.capacity = 0
+        with self._moving:
+            self._memory = self._map = None
+            self.capacity = 0
+
+
+def _touch_behind(reference: weakref.ref[DRAMRegion]) -> None:
+    while (region := reference()) is not None and region.touch_some():
+        del region  # it may go in between
 
 
 class SpillRegion(DRAMRegion):

@@ -58,7 +58,10 @@ class Run:
     losses: NDArray[np.float64]
     """Loss of each minibatch, shape (steps,), nats; NaN for those not done."""
     seconds: NDArray[np.float64]
-    """Wall time of each minibatch, shape (steps, 2): training, and collection or NaN."""
+    """Wall time of each minibatch, shape (steps, 2): training, and collection or NaN.
+
+    Training has what the optimizer's step waits for the iterate before to be copied.
+    """
 
 
 def train(
@@ -111,45 +114,48 @@ def train(
     model = build(recipe.model, seed=recipe.seed)
     with pmarray.open_group(store, mode="w" if fresh else "a") as group:
         _claim(group, recipe, checkpoint_every)
-        if not fresh and (state := _saved_state(group)) is not None:
-            seconds = group[_SECONDS][:]
-        else:
-            state, seconds = None, None
+        state = None if fresh else _saved_state(group)
+        before = None if state is None else group[_SECONDS][:]
+        claimed = dict(group.attrs)
 
-        def save(group: pmarray.Group) -> None:
-            _save(group, trainer, seconds)
+    def save(group: pmarray.Group) -> None:
+        _save(group, trainer, seconds)
 
-        with SWAG(
-            model,
-            store=group,
-            max_rank=recipe.rank,
-            mode="a",
-            checkpoint_every=checkpoint_every,
-            on_checkpoint=save,
-        ) as posterior:
+    # By its URL: in a group of its own the posterior copies iterates while training goes on.
+    with SWAG(
+        model,
+        store=store,
+        max_rank=recipe.rank,
+        mode="a",
+        checkpoint_every=checkpoint_every,
+        on_checkpoint=save,
+    ) as posterior:
+        group = posterior.group
+        if _ATTRIBUTE not in group.attrs:  # of memory without a name, the claim is gone
+            group.attrs[_ATTRIBUTE] = claimed[_ATTRIBUTE]
 
-            def collect(model: nn.Module) -> None:
-                posterior.update_parameters(model, loss=trainer.losses[trainer.step - 1])
+        def collect(model: nn.Module) -> None:
+            posterior.update_parameters(model, loss=trainer.losses[trainer.step - 1])
 
-            trainer = Trainer(model, images, recipe, collect)
-            posterior.rewind()
-            if state is not None:
-                trainer.load_state_dict(_with_weights(state, posterior))
-            if seconds is None:
-                seconds = np.full((trainer.n_steps, 2), np.nan)
-            begun = trainer.step
-            column_bytes = 0 if recipe.rank == 0 else sum(p.nbytes for p in model.parameters())
-            for step in trainer:
-                seconds[step.index] = step.train_seconds, step.collect_seconds
-                if not posterior.n_averaged and trainer.step % checkpoint_every == 0:
-                    with group.transaction(wait=False):  # the burn-in is worth keeping too
-                        save(group)
-                if watch is not None:
-                    watch(trainer, step, posterior.n_averaged * column_bytes)
-            posterior.flush()
-            with group.transaction():
-                save(group)
-            return Done(trainer.step, posterior.n_averaged, trainer.step > begun)
+        trainer = Trainer(model, images, recipe, collect)
+        posterior.attach(trainer.optimizer)
+        posterior.rewind()
+        if state is not None:
+            trainer.load_state_dict(_with_weights(state, posterior))
+        seconds = np.full((trainer.n_steps, 2), np.nan) if before is None else before
+        begun = trainer.step
+        column_bytes = 0 if recipe.rank == 0 else sum(p.nbytes for p in model.parameters())
+        for step in trainer:
+            seconds[step.index] = step.train_seconds, step.collect_seconds
+            if not posterior.n_averaged and trainer.step % checkpoint_every == 0:
+                with group.transaction(wait=False):  # the burn-in is worth keeping too
+                    save(group)
+            if watch is not None:
+                watch(trainer, step, posterior.n_averaged * column_bytes)
+        posterior.flush()
+        with group.transaction():
+            save(group)
+        return Done(trainer.step, posterior.n_averaged, trainer.step > begun)
 
 
 def read(store: str) -> Run:
