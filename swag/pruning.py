@@ -7,6 +7,7 @@ import numpy as np
 import pmarray
 from swag._joining import Joining
 from swag._records import Configuration, Progress
+from swag._sharding.manifest import PART, read_manifest
 from swag._store import Location, Store
 from swag.errors import StoreError, WindowError
 
@@ -40,7 +41,8 @@ def prune(store: Location, start: int = 0, every: int = 1) -> int:
     Raises
     ------
     StoreError
-        The group holds no posterior, or one that keeps the last iterates only.
+        The group holds no posterior, or one that keeps the last iterates only, or that several
+        processes have collected.
     WindowError
         None would remain.
     pmarray.errors.GroupLockedError
@@ -62,6 +64,11 @@ def prune(store: Location, start: int = 0, every: int = 1) -> int:
     """
     if start < 0 or every < 1:
         raise ValueError(f"start={start}, every={every}: they count iterates")
+    if not isinstance(store, pmarray.Group) and read_manifest(store) is not None:
+        raise StoreError(
+            f"{store} is in parts, which cannot lose iterates all at once: choose them by "
+            "load(store).window(...)"
+        )
     owned = not isinstance(store, pmarray.Group)
     group = store if isinstance(store, pmarray.Group) else pmarray.open_group(store, mode="r+")
     try:
@@ -74,6 +81,10 @@ def prune(store: Location, start: int = 0, every: int = 1) -> int:
 def _prune(group: pmarray.Group, start: int, every: int) -> int:
     if "swag" not in group.attrs:
         raise StoreError(f"{group.url} holds no posterior")
+    if PART in group.attrs:
+        raise StoreError(
+            f"{group.url} is a part of a posterior, and would not fit the others without iterates"
+        )
     configuration = Configuration.from_json(group.attrs["swag"])
     store = Store(group, configuration, owned=False)
     if configuration.max_rank is not None:

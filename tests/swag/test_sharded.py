@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributed.checkpoint.state_dict_loader import load
 
+import pmarray
 import swag
 from swag._boxes import Box, Shard, axes
 from swag._parameters import Entry, ParameterTable
 from swag._sharding.layout import Layout
 from swag._sharding.manifest import Manifest
 from swag.errors import StoreError
+from swag.pruning import prune
 from tests.sampling import examples
 from tests.swag.nets import same, stored
 from tests.swag.ranks import run
@@ -70,6 +72,16 @@ def test_parts_agree_and_are_used(scratch: Path) -> None:
         assert found["mean"]
         assert found["density"]
     assert "over 2 processes" in run(1, gone_on, store)[0]
+    for place in (store, f"{store}/part-00001"):  # one by one they would not fit one another
+        with pytest.raises(StoreError, match=r"part"):
+            prune(place, start=1)
+    with swag.load(store) as posterior:
+        assert posterior.n_averaged == 5
+    # Parts of two runs are not taken for one posterior, whatever is copied over what.
+    with pmarray.open_group(f"{store}/part-00001") as group:
+        group.attrs["swag.part"] = ["another", 1]
+    with pytest.raises(StoreError, match="mixed up"):
+        swag.load(store)
 
 
 def test_mean_and_variance_are_in_a_distributed_checkpoint(scratch: Path) -> None:
