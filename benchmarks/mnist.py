@@ -260,6 +260,8 @@ def tables(run: Recording) -> list[Table]:
             f"{rates[network]['rate']:g}, the best on training images that were held out. Better "
             "is larger for accuracy and AUROC (by the entropy, against the test set)."
         )
+        if not any(method.startswith("deep ensemble") for method in methods):
+            note += " The run was broken off before the rest; the same command goes on with it."
         table = Table(f"MNIST, {network}", ["method", *figures], note=note)
         for method, found in methods.items():
             cells = []

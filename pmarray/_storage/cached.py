@@ -107,9 +107,7 @@ class CachedItems(ABC):
         self._cache.end_operation()
 
     def _read_extent(self, extent: Extent, target: AnyArray) -> None:
-        chunk = self._cache.peek(self, extent.chunk)
-        cached = chunk is not None and any(chunk.valid.intersects(*span) for span in extent.spans)
-        if not cached and self._read_directly(extent, target):
+        if not self._has_some_of(extent) and self._read_directly(extent, target):
             return
         chunk = self._cache.acquire(self, extent.chunk, self._chunk_nbytes)
         for span in extent.spans:
@@ -118,6 +116,11 @@ class CachedItems(ABC):
 
     def deferred(self, axes: Axes, /) -> Callable[[AnyArray], bool] | None:
         return None
+
+    def _has_some_of(self, extent: Extent) -> bool:
+        """Whether any of these bytes is cached; called under the cache's lock."""
+        chunk = self._cache.peek(self, extent.chunk)
+        return chunk is not None and any(chunk.valid.intersects(*span) for span in extent.spans)
 
     def gather(self, selection: FancySelection, out: AnyArray, /) -> bool:
         return False

@@ -74,7 +74,11 @@ class RegionStorage(CachedItems):
         self._cache = cache
         self._chunk_nbytes = layout.chunk_nbytes(chunk_shape)
         self._ahead = ReadAhead(region)
-        self._warm = None if mapping is None else WarmReads(mapping, file_id, dtype, snapshot)
+        self._warm = (
+            None
+            if mapping is None
+            else WarmReads(mapping, file_id, dtype, snapshot, cache.budget_bytes)
+        )
         self._changes = changes
         self._views: list[weakref.ref[Any]] = []
         """The mappings that `view` has handed out and somebody still has."""
@@ -260,7 +264,7 @@ class RegionStorage(CachedItems):
             if read is None or (
                 cache.has_any(self)
                 and reach_of(self.layout, axes).run >= LONG_RUN_BYTES
-                and any(cache.peek(self, extent.chunk) for extent in self._extents(axes))
+                and any(map(self._has_some_of, self._extents(axes)))
             ):
                 return None
             return read

@@ -55,15 +55,23 @@ class WarmReads:
         Of the items.
     snapshot
         Through which a handle reads that does not hold the lock.
+    budget_bytes
+        How much of a file may stay in the pages of the process.
     """
 
     def __init__(
-        self, region: KeepsMapping, file_id: int, dtype: DType, snapshot: Snapshot | None
+        self,
+        region: KeepsMapping,
+        file_id: int,
+        dtype: DType,
+        snapshot: Snapshot | None,
+        budget_bytes: int,
     ) -> None:
         self._region = region
         self._file_id = file_id
         self._dtype = dtype
         self._snapshot = snapshot
+        self._budget_bytes = budget_bytes
         self._layout: Layout | None = None
         """What `_items` was made for."""
         self._mapped: Mapped | None = None
@@ -82,6 +90,7 @@ class WarmReads:
             self.drop()
             self._mapped = self._region.keep_mapped(layout.nbytes) if layout.nbytes else None
             if self._mapped is not None:
+                self._mapped.budget_bytes = self._budget_bytes
                 self._items = as_array(self._mapped.memory, layout, self._dtype, layout.shape)
             self._layout = layout
         return self._items

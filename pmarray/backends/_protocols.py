@@ -107,6 +107,9 @@ class Mapped(Protocol):
     It outlives the region, and may be used on any thread.
     """
 
+    budget_bytes: int
+    """How much of what is read in long runs may stay in this process's pages; 0 unless set."""
+
     @property
     def memory(self) -> NDArray[np.uint8]:
         """The bytes, read-only."""

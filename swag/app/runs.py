@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import pmarray
+from swag._sharding.manifest import part_place, read_manifest
 from swag._state import pack, unpack
 from swag.app.recipe import Recipe
 from swag.app.training import Step, Trainer
@@ -206,7 +207,8 @@ def describe(store: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        `url`; `arrays`: shape, dtype, layout and nbytes by name; `recipe`, and `step`, the
+        `url`; `arrays`: shape, dtype, layout and nbytes by name, those of all parts where several
+        processes have collected; `recipe`, and `step`, the
         minibatches done at the last checkpoint (None before the first), where `train` made the
         store.
 
@@ -215,22 +217,34 @@ def describe(store: str) -> dict[str, Any]:
     pmarray.errors.GroupNotFoundError
         There is no such store.
     """
+    manifest = read_manifest(store)
+    if manifest is not None:
+        arrays = {}
+        for number in range(len(manifest.layout.boxes)):
+            with pmarray.open_group(part_place(store, number), mode="r") as group:
+                named = _arrays_of(group)
+                arrays.update({f"part-{number:05d}/{name}": fact for name, fact in named.items()})
+        return {"url": store, "arrays": arrays, "recipe": None, "step": None}
     with pmarray.open_group(store, mode="r") as group:
         about = group.attrs.get(_ATTRIBUTE, {})
         return {
             "url": group.url,
-            "arrays": {
-                name: {
-                    "shape": list(group[name].shape),
-                    "dtype": str(group[name].dtype),
-                    "layout": group[name].layout,
-                    "nbytes": group[name].nbytes,
-                }
-                for name in group
-            },
+            "arrays": _arrays_of(group),
             "recipe": about.get("recipe"),
             "step": group.attrs.get(_STEP),
         }
+
+
+def _arrays_of(group: pmarray.Group) -> dict[str, Any]:
+    return {
+        name: {
+            "shape": list(group[name].shape),
+            "dtype": str(group[name].dtype),
+            "layout": group[name].layout,
+            "nbytes": group[name].nbytes,
+        }
+        for name in group
+    }
 
 
 def _claim(group: pmarray.Group, recipe: Recipe, checkpoint_every: int) -> None:

@@ -11,7 +11,7 @@ import signal
 import tempfile
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +27,8 @@ from torch import nn
 
 import pmarray
 import swag
+from pmarray._commits.journal import Journal
+from pmarray._formats.records import Image
 from swag.errors import ModelError, StoreError, WindowError
 from tests.sampling import examples
 
@@ -237,6 +239,33 @@ def test_what_is_called_at_a_checkpoint_may_ask_for_the_iterate(location: str) -
         assert posterior.n_averaged == 6
     assert [count for count, _ in seen] == [2, 4, 6]
     assert all(torch.equal(bias, models[n - 1].get_parameter("0.bias")) for n, bias in seen)
+
+
+def test_a_ring_writes_each_column_once(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a checkpoint makes superfluous is overwritten without a before-image."""
+    written: list[int] = []
+    real = Journal.before
+
+    def counted(journal: Journal, number: int, images: Iterable[Image]) -> bool:
+        kept = list(images)
+        written.extend(image.data.nbytes for image in kept if image.file_id == ring)
+        return real(journal, number, kept)
+
+    models = wandering(nn.Linear(200, 100), 60)
+    with swag.SWAG(models[0], f"memmap:{scratch}", max_rank=3, checkpoint_every=4) as posterior:
+        ring = posterior.group["trajectory"]._array.file_id
+        monkeypatch.setattr(Journal, "before", counted)
+        for model in models[:45]:
+            posterior.update_parameters(model)
+        posterior.flush()
+        for model in models[45:50]:
+            posterior.update_parameters(model)
+        posterior.rewind()
+        for model in models[45:]:
+            posterior.update_parameters(model)
+        posterior.flush()
+        assert posterior.n_averaged == 63
+    assert not written
 
 
 def test_a_bounded_store_stays_bounded(location: str) -> None:

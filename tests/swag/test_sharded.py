@@ -19,12 +19,13 @@ from swag._boxes import Box, Shard, axes
 from swag._parameters import Entry, ParameterTable
 from swag._sharding.layout import Layout
 from swag._sharding.manifest import Manifest
+from swag.app.runs import describe
 from swag.errors import StoreError
 from swag.pruning import prune
 from tests.sampling import examples
 from tests.swag.nets import same, stored
 from tests.swag.ranks import run
-from tests.swag.sharded import checkpointed, collect, gone_on, killed, used
+from tests.swag.sharded import Net, checkpointed, collect, gone_on, killed, used
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,8 @@ def test_parts_agree_and_are_used(scratch: Path) -> None:
             prune(place, start=1)
     with swag.load(store) as posterior:
         assert posterior.n_averaged == 5
+    weights = [describe(store)["arrays"][f"part-{i:05d}/trajectory"]["shape"][0] for i in range(2)]
+    assert sum(weights) == sum(p.numel() for p in Net().parameters())
     # Parts of two runs are not taken for one posterior, whatever is copied over what.
     with pmarray.open_group(f"{store}/part-00001") as group:
         group.attrs["swag.part"] = ["another", 1]

@@ -39,7 +39,6 @@ _PAGE = mmap.PAGESIZE
 _POPULATE_READ = 22
 """MADV_POPULATE_READ, from Linux 5.14 on; Python has no name for it."""
 _READ_BYTES = 1 << 20
-_CROWDED_BYTES = 512 << 20
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _END = os.SEEK_END
 
@@ -84,6 +83,8 @@ class KeptMapping:
         self.known = bytearray(-(-self._nbytes // _PAGE))
         """For each page whether it was asked for."""
         self._known_pages = np.frombuffer(self.known, np.bool_)
+        self.budget_bytes = 0
+        """How much of what is read in long runs stays mapped; it counts as the process's."""
         self._count = 0
         """How many; more or less, where threads read side by side."""
         self._tells_residents = bool(_NOWAIT)
@@ -96,7 +97,7 @@ class KeptMapping:
         """Fill `out` by system call, and know the pages that were in memory."""
         start = self.offset + offset
         there = self._read_resident(start, out) if out.nbytes >= _PAGE else 0
-        if there and not self.is_crowded():
+        if there and self._count * _PAGE + there <= self.budget_bytes:
             self._populate(-(-start // _PAGE), (start + there) // _PAGE)  # whole pages
         read_fully(self._fd, out[there:], start + there, path=self._path)
 
@@ -229,7 +230,7 @@ class KeptMapping:
 
     def is_crowded(self) -> bool:
         """Whether too many pages are known: they count as the process's."""
-        return self._count * _PAGE > _CROWDED_BYTES
+        return self._count * _PAGE > self.budget_bytes
 
     def _unknown(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         known = self._known_pages[first:stop]
