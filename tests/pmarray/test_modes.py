@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import pmarray
+from pmarray._system import beneath
 from pmarray.backends.files import memmap
 from pmarray.errors import (
     ArrayExistsError,
@@ -572,7 +573,7 @@ def test_a_group_that_is_made_while_it_is_looked_for_is_no_foreign_directory(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its metadata is not there when it is read, and its arrays are when the directory is."""
-    look, place, times = memmap.entries, str(scratch / "group"), itertools.count()
+    look, place, times = beneath.entries, str(scratch / "group"), itertools.count()
 
     def make_first(directory: str) -> list[str]:
         if next(times) == 0:

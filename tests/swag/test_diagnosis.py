@@ -149,7 +149,9 @@ def test_what_is_out_of_distribution_has_rows_of_its_own(tmp_path: Path) -> None
         torch.testing.assert_close(one.probabilities, other.probabilities)
         assert other.outside == {}
     with swag.load(url) as posterior:
-        recorded = posterior._store.statistics.of(range(posterior.n_averaged)).loss
+        statistics = posterior._store.statistics
+        assert statistics is not None
+        recorded = statistics.of(range(posterior.n_averaged)).loss
         text = page(find(posterior, found))
     losses = runs.read(url).losses
     assert recorded is not None

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import pmarray
 import swag
 from swag import _projections
 from swag._statistics import NAME
@@ -61,8 +62,7 @@ def train(
 
 
 def rows(location: str) -> np.ndarray[Any, Any]:
-    with swag.load(location) as posterior:
-        group = posterior._store.group
+    with pmarray.open_group(location, mode="r") as group:
         return np.array(group[NAME][:]) if NAME in group else np.empty((71, 0))
 
 
