@@ -227,7 +227,7 @@ def test_a_child_of_a_fork_does_not_read_through_its_parent(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("layout", ["row", "col"])
 def test_long_runs_and_lines_across_are_at_hand_the_second_time(
-    layout: str, tmp_path: Path
+    layout: Any, tmp_path: Path
 ) -> None:
     url = f"memmap:{tmp_path}/g"
     numbers = np.arange(1024.0 * 512).reshape(1024, 512)
