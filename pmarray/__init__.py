@@ -15,11 +15,11 @@ from pmarray._array.attributes import Attributes
 from pmarray._array.transaction import Transaction
 from pmarray._config import config
 from pmarray._copying import pickling as _pickling  # noqa: F401  # says how arrays are pickled
-from pmarray._copying.copy import copy, copy_group
+from pmarray._copying.copy import CreationMode, copy, copy_group
 from pmarray._copying.from_array import from_array
-from pmarray._geometry.layout import Layout
+from pmarray._geometry.layout import Layout, LayoutName
 from pmarray._group.contents import Subgroup
-from pmarray._opening import open, open_group
+from pmarray._opening import Mode, open, open_group
 from pmarray._upkeep.verify import Finding, Recovery, recover, verify
 from pmarray.array import PMArray
 from pmarray.errors import PersistenceWarning, PMArrayError
@@ -29,9 +29,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Attributes",
+    "CreationMode",
     "Finding",
     "Group",
     "Layout",
+    "LayoutName",
+    "Mode",
     "PMArray",
     "PMArrayError",
     "PersistenceWarning",

@@ -6,12 +6,17 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from numpy.typing import DTypeLike
 
 from pmarray._dtypes import parse_dtype
-from pmarray._geometry.layout import parse_layout, parse_shape, refuse_unaddressable
+from pmarray._geometry.layout import (
+    LayoutName,
+    parse_layout,
+    parse_shape,
+    refuse_unaddressable,
+)
 from pmarray._group.catalog import NewArray
 from pmarray._group.kinds import kind_of
 from pmarray._sizes import available_memory_bytes, parse_bytes
@@ -30,17 +35,19 @@ from pmarray.errors import (
 )
 from pmarray.group import Group
 
-__all__ = ["open", "open_group"]
+__all__ = ["Mode", "open", "open_group"]
 
 
-_MODES = ("r", "r+", "a", "w", "w-")
+Mode = Literal["r", "r+", "a", "w", "w-"]
+"""How a group is opened."""
+_MODES = get_args(Mode)
 _AUTO_CACHE_BYTES = 256 << 20
 
 
 def open_group(
     url: str | os.PathLike[str],
     *,
-    mode: str = "a",
+    mode: Mode = "a",
     cache: int | str | None = "auto",
     commit: Literal["durable", "pipelined"] = "durable",
     commit_window: float = 0.0,
@@ -177,9 +184,9 @@ def open(
     shape: int | tuple[int, ...] | None = None,
     dtype: DTypeLike | None = None,
     *,
-    mode: str = "a",
-    layout: str | None = None,
-    order: str | None = None,
+    mode: Mode = "a",
+    layout: LayoutName | None = None,
+    order: LayoutName | None = None,
     chunks: str | int | tuple[int, ...] = "auto",
     cache: int | str | None = "auto",
     fill_value: Any = None,

@@ -169,7 +169,7 @@ def copy(
     src: ArrayArgument,
     dst: ArrayArgument,
     layout: Annotated[
-        str | None, typer.Option(help="row or col; that of the source unless told")
+        pmarray.LayoutName | None, typer.Option(help="that of the source by default")
     ] = None,
     cache: Annotated[
         str, typer.Option(help="memory to use, such as '1 GiB'", callback=_check_size)

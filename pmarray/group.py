@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike
 
 from pmarray._array.attributes import Attributes
 from pmarray._array.transaction import Transaction
+from pmarray._geometry.layout import LayoutName
 from pmarray._group.catalog import Catalog, NewArray, OwnAttributes
 from pmarray._group.commits import Commits
 from pmarray._group.contents import Contents
@@ -82,8 +83,8 @@ class Group(Contents):
         dtype: DTypeLike | None = None,
         *,
         data: Any = None,
-        layout: str | None = None,
-        order: str | None = None,
+        layout: LayoutName | None = None,
+        order: LayoutName | None = None,
         chunks: str | int | tuple[int, ...] = "auto",
         fill_value: Any = 0,
         **options: Any,

@@ -432,7 +432,7 @@ def holds_posterior(location: Location) -> bool:
 
 
 def _open(
-    location: Location, mode: str, configuration: Configuration | None
+    location: Location, mode: pmarray.Mode, configuration: Configuration | None
 ) -> tuple[pmarray.Group, bool]:
     """Open a location; also say whether the caller has to close it."""
     if isinstance(location, pmarray.Group):

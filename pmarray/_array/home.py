@@ -36,6 +36,10 @@ class Turns(Protocol):
     def transaction(self) -> Any:
         """The open one; None if there is none."""
 
+    @property
+    def snapshot(self) -> object | None:
+        """The commit that the handle reads; None where it reads what is there."""
+
     def turn(self) -> AbstractContextManager[Any]:
         """Return the lock of the group."""
 

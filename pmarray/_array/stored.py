@@ -218,9 +218,11 @@ class StoredArray:
         """Return the whole as a read-only `numpy.ndarray`; `numpy.array` gives a copy to write to.
 
         Where the medium allows it, it is a view. That of a file sees later writes once they have
-        left the cache. What code that ignores the flag stores to it stays in it, and reaches
-        neither the file nor anybody else. While it is there, the file is not cut where the array
-        shrinks; what it shows of lines that the array no longer has is whatever was there.
+        left the cache, and a reader's those of others, too, which its commit has not: give
+        ``copy=True`` where that matters. What code that ignores the flag stores to it stays in
+        it, and reaches neither the file nor anybody else. While it is there, the file is not cut
+        where the array shrinks; what it shows of lines that the array no longer has is whatever
+        was there.
         """
         with self._turn():
             self._admit()

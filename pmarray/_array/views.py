@@ -155,6 +155,9 @@ class _Sliced(ViewItems):
             base = next(of_base)
             count = len(range(base.start, base.stop, base.step))
             items = range(mine.start, mine.stop, mine.step)
+            if not items:
+                result.append(slice(0, 0, 1))
+                continue
             first, last = items[0], items[-1]
             if look.step == -1:
                 first, last = count - 1 - last, count - 1 - first

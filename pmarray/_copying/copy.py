@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from pmarray._geometry.layout import Order, parse_layout
+from pmarray._geometry.layout import LayoutName, Order, parse_layout
 from pmarray._group.catalog import NewArray
 from pmarray._opening import _cache_bytes, _open_group
 from pmarray._streams.progress import Progress, reporting
@@ -29,6 +29,7 @@ from pmarray.errors import ArrayExistsError, GroupExistsError, ReadOnlyError, UR
 from pmarray.group import Group
 
 __all__ = [
+    "CreationMode",
     "Task",
     "copy",
     "copy_group",
@@ -41,6 +42,8 @@ __all__ = [
     "writes_through",
 ]
 
+CreationMode = Literal["w", "w-"]
+"""How something is opened that is made, or replaced."""
 _SMALLEST_BYTES = 128 << 10
 
 
@@ -48,8 +51,8 @@ def copy(
     src: str | os.PathLike[str] | PMArray,
     dst: str | os.PathLike[str],
     *,
-    mode: str = "w-",
-    layout: str | None = None,
+    mode: CreationMode = "w-",
+    layout: LayoutName | None = None,
     chunks: str | int | tuple[int, ...] = "auto",
     cache: int | str = "auto",
     progress: bool | Progress = False,
@@ -155,8 +158,8 @@ def copy_group(
     src: str | os.PathLike[str] | Group,
     dst: str | os.PathLike[str],
     *,
-    mode: str = "w-",
-    layout: str | None = None,
+    mode: CreationMode = "w-",
+    layout: LayoutName | None = None,
     cache: int | str = "auto",
     progress: bool | Progress = False,
     **options: Any,

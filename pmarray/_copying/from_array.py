@@ -8,6 +8,7 @@ from typing import Any
 
 from pmarray._config import config
 from pmarray._copying.copy import (
+    CreationMode,
     Task,
     create,
     fill,
@@ -18,7 +19,7 @@ from pmarray._copying.copy import (
     writes_through,
 )
 from pmarray._dtypes import parse_dtype
-from pmarray._geometry.layout import parse_layout
+from pmarray._geometry.layout import LayoutName, parse_layout
 from pmarray._opening import _open_group
 from pmarray._streams.progress import Progress, reporting
 from pmarray._streams.sources import as_source, is_dask, layout_of, shape_of, source_of, store_dask
@@ -32,8 +33,8 @@ def from_array(
     x: Any,
     url: str | os.PathLike[str],
     *,
-    mode: str = "w-",
-    layout: str | None = None,
+    mode: CreationMode = "w-",
+    layout: LayoutName | None = None,
     chunks: str | int | tuple[int, ...] = "auto",
     cache: int | str = "auto",
     progress: bool | Progress = False,

@@ -25,6 +25,7 @@ __all__ = [
     "BLOCK_BYTES",
     "Extent",
     "Layout",
+    "LayoutName",
     "Order",
     "cut",
     "parse_layout",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 Order = Literal["row", "col"]
+LayoutName = Literal["row", "col", "C", "F"]
+"""What a caller may call it."""
 
 BLOCK_BYTES = 4096
 """Direct I/O, before-images and torn writes are counted in blocks of this many bytes."""

@@ -85,7 +85,7 @@ def select(index: Any, shape: tuple[int, ...]) -> Selection:
     if ellipses > 1:
         raise SelectionError("an index can only have a single ellipsis ('...')")
     if used > len(shape):
-        raise NotBasicError("too many indices, unless some are boolean scalars")
+        raise NotBasicError(f"{used} indices are too many for {len(shape)} axes")
     if not ellipses:
         parts = (*parts, Ellipsis)
     axes: list[slice] = []
@@ -136,7 +136,9 @@ def _check_basic(part: Any) -> None:
         or not hasattr(part, "__index__")
         or (hasattr(part, "ndim") and (part.ndim > 0 or part.dtype == bool))
     ):
-        raise NotBasicError(f"cannot index with {type(part).__name__} alone")
+        raise NotBasicError(
+            f"cannot index with {type(part).__name__} here: give integers, slices, ... and None"
+        )
 
 
 def ascending(one: slice, extent: int) -> tuple[slice, bool]:

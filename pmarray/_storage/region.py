@@ -29,7 +29,7 @@ from pmarray._selection.fancy import FancySelection
 from pmarray._storage.ahead import ReadAhead
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.dead import DeadBytes, Spans
-from pmarray._storage.items import Axes, Loan, as_array
+from pmarray._storage.items import Axes, Loan, as_array, nothing
 from pmarray._storage.warm import LONG_RUN_BYTES, WarmReads
 from pmarray.backends._protocols import KeepsMapping, Region, TellsChanges
 
@@ -314,7 +314,10 @@ class RegionStorage(CachedItems):
         return unfilled(before, layout, used if self.holds_fill else layout.nbytes)
 
     def view(self) -> AnyArray | None:
-        if self._cache.transaction is not None or (self.snapshot and self.snapshot.images):
+        snapshot, nbytes = self.snapshot, self.layout.nbytes
+        if self._cache.transaction is not None or (
+            snapshot is not None and not snapshot.reads(self.file_id, 0, nbytes, nothing)
+        ):
             return None  # the file does not hold, or not only, what the caller should see
         self._cache.flush(self)
         data = self.region.view(self.layout.nbytes)

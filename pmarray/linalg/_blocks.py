@@ -168,7 +168,9 @@ class Matrix:
     def _read_stored(array: StoredArray, index: tuple[slice, ...], buffer: _Buffer) -> AnyArray:
         with array._turn():
             array._admit()
-            view = array._storage.view()
+            # To a mapping goes on coming what others commit, which a reader must not see.
+            reads_a_commit = array._group._session.snapshot is not None
+            view = None if reads_a_commit else array._storage.view()
             if view is not None:
                 return view.reshape(array.shape)[index]
             shape = tuple(one.stop - one.start for one in index)

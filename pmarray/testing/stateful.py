@@ -85,7 +85,7 @@ class ArrayMachine(RuleBasedStateMachine):
         seed=st.none() | _SEEDS,
     )
     def create(
-        self, name: str, shape: Any, dtype: Any, layout: str, chunks: Any, seed: int | None
+        self, name: str, shape: Any, dtype: Any, layout: Any, chunks: Any, seed: int | None
     ) -> None:
         fill = np.zeros((), dtype)[()] if seed is None else filled((1,), dtype, seed)[0]
         try:

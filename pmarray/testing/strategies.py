@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from pmarray._dtypes import DType, parse_dtype
+from pmarray._geometry.layout import Order
 
 __all__ = [
     "advanced_indices",
@@ -55,7 +56,7 @@ def array_shapes(max_items: int = 6000) -> st.SearchStrategy[tuple[int, ...]]:
     )
 
 
-def layouts() -> st.SearchStrategy[str]:
+def layouts() -> st.SearchStrategy[Order]:
     """Both layouts."""
     return st.sampled_from(["row", "col"])
 

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pmarray
 from pmarray._formats.pool import COPY_OFFSET, SUPERBLOCK_BYTES
@@ -160,7 +161,7 @@ def _inject(kind: str, pieces: list[tuple[Path, int, int]], rng: random.Random) 
     return f"{kind} at {at - start} of {nbytes}"
 
 
-def _look(url: str, mode: str) -> State | DamagedError:
+def _look(url: str, mode: Any) -> State | DamagedError:
     """Return what is found by a reader, or after recovery by a writer, or why it is refused."""
     try:
         with pmarray.open_group(url, mode=mode) as group:

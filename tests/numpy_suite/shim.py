@@ -67,7 +67,7 @@ class Place:
         self.stored += 1
         return array
 
-    def _new(self, shape: tuple[int, ...], dtype: Any, layout: str) -> Any:
+    def _new(self, shape: tuple[int, ...], dtype: Any, layout: Any) -> Any:
         # Two chunks of a chunk store, where one of a few items would have 64 KiB.
         chunks: Any = "auto"
         if self._group.url.startswith("zarr:") and shape:

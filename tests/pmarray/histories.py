@@ -16,7 +16,7 @@ __all__ = ["write_at_random"]
 def write_at_random(data: st.DataObject, url: str, sessions: int) -> NDArray[Any]:
     """Open an array up to so many times, change it, and compare it; return what it holds then."""
     model = np.zeros((7, 5))
-    layout = data.draw(st.sampled_from(["row", "col"]))
+    layout: Any = data.draw(st.sampled_from(["row", "col"]))
     for _ in range(data.draw(st.integers(1, sessions))):
         with pmarray.open(url, model.shape, layout=layout, chunks=(3, 2)) as array:
             for _ in range(data.draw(st.integers(1, 4))):

@@ -43,7 +43,7 @@ def numbers(shape: tuple[int, ...], dtype: str, seed: int, nan: bool = False) ->
 
 @contextmanager
 def stored(
-    scheme: str, model: NDArray[Any], layout: str, cache: int | str, memory: int
+    scheme: str, model: NDArray[Any], layout: Any, cache: int | str, memory: int
 ) -> Iterator[Any]:
     with (
         place(scheme) as url,
@@ -105,7 +105,7 @@ BINARY = [
 
 @given(st.data(), schemes, small, dtypes, layouts(), budgets(), work)
 def test_ufuncs_are_numpys(
-    data: st.DataObject, scheme: str, shape: tuple[int, ...], dtype: str, layout: str,
+    data: st.DataObject, scheme: str, shape: tuple[int, ...], dtype: str, layout: Any,
     cache: int | str, memory: int,
 ) -> None:  # fmt: skip
     model = numbers(shape, dtype, 1)
@@ -129,7 +129,7 @@ def test_ufuncs_are_numpys(
 
 @given(schemes, small, dtypes, dtypes, layouts(), layouts(), work)
 def test_writes_into_a_stored_out(
-    scheme: str, shape: tuple[int, ...], dtype: str, target: str, layout: str, other: str,
+    scheme: str, shape: tuple[int, ...], dtype: str, target: str, layout: Any, other: str,
     memory: int,
 ) -> None:  # fmt: skip
     model = numbers(shape, dtype, 1)
@@ -147,7 +147,7 @@ def test_writes_into_a_stored_out(
 
 @given(schemes, small, dtypes, layouts(), budgets(), work)
 def test_operators_in_place(
-    scheme: str, shape: tuple[int, ...], dtype: str, layout: str, cache: int | str, memory: int
+    scheme: str, shape: tuple[int, ...], dtype: str, layout: Any, cache: int | str, memory: int
 ) -> None:
     model = numbers(shape, dtype, 1)
     with stored(scheme, model, layout, cache, memory) as array:
@@ -171,7 +171,7 @@ REDUCTIONS = [
 
 @given(st.data(), schemes, small, dtypes, layouts(), budgets(), work)
 def test_reductions_are_numpys(
-    data: st.DataObject, scheme: str, shape: tuple[int, ...], dtype: str, layout: str,
+    data: st.DataObject, scheme: str, shape: tuple[int, ...], dtype: str, layout: Any,
     cache: int | str, memory: int,
 ) -> None:  # fmt: skip
     function: Any = data.draw(st.sampled_from(REDUCTIONS))
@@ -195,7 +195,7 @@ def test_reductions_are_numpys(
 
 @given(st.data(), small, dtypes, layouts(), work)
 def test_other_methods_of_ufuncs(
-    data: st.DataObject, shape: tuple[int, ...], dtype: str, layout: str, memory: int
+    data: st.DataObject, shape: tuple[int, ...], dtype: str, layout: Any, memory: int
 ) -> None:
     assume(shape)
     model = numbers(shape, dtype, 1)
@@ -219,7 +219,7 @@ def test_other_methods_of_ufuncs(
 
 @given(small, dtypes, layouts(), work)
 def test_comparisons_and_copies(
-    shape: tuple[int, ...], dtype: str, layout: str, memory: int
+    shape: tuple[int, ...], dtype: str, layout: Any, memory: int
 ) -> None:
     model = numbers(shape, dtype, 1)
     with stored("memmap:", model, layout, "64 KiB", memory) as array:
@@ -311,7 +311,7 @@ def test_scalars_convert() -> None:
 
 @given(st.data(), small, dtypes, layouts(), work)
 def test_running_sums(
-    data: st.DataObject, shape: tuple[int, ...], dtype: str, layout: str, memory: int
+    data: st.DataObject, shape: tuple[int, ...], dtype: str, layout: Any, memory: int
 ) -> None:
     model = numbers(shape, dtype, 1)
     axis: Any = data.draw(st.none() | st.integers(0, len(shape) - 1) if shape else st.none())

@@ -231,7 +231,7 @@ def test_adjacent_large_columns_leave_together(scratch: Path, calls: Any) -> Non
     ],
 )
 def test_data_are_written_directly(
-    scratch: Path, calls: Any, shape: tuple[int, ...], layout: str, chunks: Any
+    scratch: Path, calls: Any, shape: tuple[int, ...], layout: Any, chunks: Any
 ) -> None:
     """Past the page cache, as the kernel sees the descriptor that was written to."""
     with pmarray.open(scratch / "g", shape, "float32", layout=layout, chunks=chunks) as array:

@@ -33,7 +33,7 @@ def group(tmp_path: Path) -> Path:
     return root
 
 
-def use(root: Path, mode: str) -> None:
+def use(root: Path, mode: Any) -> None:
     """Whatever a program might do first."""
     with pmarray.open_group(root, mode=mode) as opened:
         opened["x"][...]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ xarray = pytest.importorskip("xarray")
 
 
 @pytest.mark.parametrize("layout", ["row", "col"])
-def test_dask_reads_what_is_there(tmp_path: Path, layout: str) -> None:
+def test_dask_reads_what_is_there(tmp_path: Path, layout: Any) -> None:
     model = np.random.default_rng(0).normal(size=(500, 40)).astype("float32")
     with pmarray.open(tmp_path / "g", model.shape, model.dtype, layout=layout) as array:
         array[...] = model

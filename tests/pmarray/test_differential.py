@@ -42,7 +42,7 @@ def place(scheme: str) -> Iterator[str]:
 
 
 def create(
-    group: pmarray.Group, model: NDArray[Any], layout: str, chunks: Any = "auto"
+    group: pmarray.Group, model: NDArray[Any], layout: Any, chunks: Any = "auto"
 ) -> pmarray.PMArray:
     try:
         return group.create("x", model.shape, model.dtype, layout=layout, chunks=chunks)
@@ -64,7 +64,7 @@ def test_reads_and_writes_like_numpy(
     scheme: str,
     shape: tuple[int, ...],
     dtype: DType,
-    layout: str,
+    layout: Any,
     cache: int | str,
     chunks: Any,
 ) -> None:
@@ -80,7 +80,8 @@ def test_reads_and_writes_like_numpy(
                 index = data.draw(basic_indices(shape))
                 same(array[index], model[index])
             same(array[...], model)
-        for mode, budget in (("r", "auto"), ("r+", cache)):
+        ways: list[tuple[Any, Any]] = [("r", "auto"), ("r+", cache)]
+        for mode, budget in ways:
             with pmarray.open_group(url, mode=mode, cache=budget) as group:
                 array = group["x"]
                 assert (array.shape, array.dtype, array.layout) == (shape, dtype, layout)
@@ -92,7 +93,7 @@ def test_reads_and_writes_like_numpy(
 
 @given(st.data(), schemes, st.sampled_from(numbers), st.sampled_from(numbers), layouts())
 def test_broadcasts_and_casts_like_numpy(
-    data: st.DataObject, scheme: str, source: str, target: str, layout: str
+    data: st.DataObject, scheme: str, source: str, target: str, layout: Any
 ) -> None:
     model = np.zeros((4, 5, 3), target)
     with place(scheme) as url, pmarray.open_group(url, cache="16 KiB") as group:
@@ -198,7 +199,7 @@ def test_long_lines(
     data: st.DataObject,
     scheme: str,
     case: tuple[tuple[int, ...], str],
-    layout: str,
+    layout: Any,
     cache: int | str,
 ) -> None:
     shape = case[0] if layout == "col" else case[0][::-1]
@@ -250,7 +251,7 @@ def slabs(shape: tuple[int, ...]) -> st.SearchStrategy[tuple[slice, ...]]:
 def test_grows_and_shrinks_like_a_list_of_lines(
     scheme: str,
     shape: tuple[int, ...],
-    layout: str,
+    layout: Any,
     steps: list[tuple[str, int]],
     cache: int | str,
     fill: int,

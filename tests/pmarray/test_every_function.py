@@ -53,7 +53,7 @@ def _takes_what_no_medium_holds(name: str) -> bool:
 class Arguments:
     """Makes the arguments of a call, and keeps them."""
 
-    def __init__(self, place: Place | None, layout: str = "row") -> None:
+    def __init__(self, place: Place | None, layout: Any = "row") -> None:
         self.made: list[Any] = []
         self._place = place
         self._layout = layout
@@ -74,11 +74,11 @@ class Place:
         self.group = group
         self._free: dict[Any, list[Any]] = {}
 
-    def take(self, shape: tuple[int, ...], dtype: Any, layout: str) -> Any:
+    def take(self, shape: tuple[int, ...], dtype: Any, layout: Any) -> Any:
         free = self._free.setdefault((shape, np.dtype(dtype), layout), [])
         return free.pop() if free else self._new(shape, dtype, layout)
 
-    def _new(self, shape: tuple[int, ...], dtype: Any, layout: str) -> Any:
+    def _new(self, shape: tuple[int, ...], dtype: Any, layout: Any) -> Any:
         return self.group.create(f"x{len(self.group)}", shape, dtype, layout=layout)
 
     def give_back(self, arguments: Arguments) -> None:
@@ -157,7 +157,7 @@ def test_arguments_are_numpys_in_a_transaction(name: str, scratch: Path) -> None
                 compare(call, Place(group), "row")
 
 
-def compare(call: Call, place: Place, layout: str, rtol: float = 1e-12) -> None:
+def compare(call: Call, place: Place, layout: Any, rtol: float = 1e-12) -> None:
     model, ours = Arguments(None), Arguments(place, layout)
     expected, found = outcome(call, model), outcome(call, ours)
     same(found, expected, rtol)

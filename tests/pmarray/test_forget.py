@@ -56,7 +56,7 @@ class Forgetful(RuleBasedStateMachine):
         cache=st.sampled_from(["auto", 0, 1 << 16]),
         window=st.sampled_from([0.0, 0.01]),
     )
-    def start(self, rows: int, columns: int, layout: str, cache: Any, window: float) -> None:
+    def start(self, rows: int, columns: int, layout: Any, cache: Any, window: float) -> None:
         self.resources = ExitStack()
         self.resources.enter_context(pretend_dax())
         path = self.resources.enter_context(tempfile.TemporaryDirectory())

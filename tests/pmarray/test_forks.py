@@ -52,7 +52,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("mode", ["r", "r+"])
 @pytest.mark.parametrize("used", [False, True])
-def test_a_reader_goes_on_in_a_child(scheme: str, mode: str, used: bool, tmp_path: Path) -> None:
+def test_a_reader_goes_on_in_a_child(scheme: str, mode: Any, used: bool, tmp_path: Path) -> None:
     array = pmarray.open(_made(scheme, tmp_path), mode=mode)
     view = array.view[::2]
     if used:

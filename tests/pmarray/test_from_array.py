@@ -34,7 +34,7 @@ from pmarray.testing.strategies import array_dtypes, array_shapes, budgets, fill
     seed=st.integers(0, 99),
 )
 def test_any_array_arrives(
-    shape: Any, dtype: Any, given_order: str, layout: Any, kind: str, cache: Any, memory: Any,
+    shape: Any, dtype: Any, given_order: Any, layout: Any, kind: str, cache: Any, memory: Any,
     seed: int, tmp_path_factory: Any,
 ) -> None:  # fmt: skip
     values = filled(shape, dtype, seed)

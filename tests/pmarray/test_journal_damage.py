@@ -52,7 +52,7 @@ def expected(step: int) -> tuple[list[float], int, int]:
     return [*map(float, x.sum(axis=0))], step, step
 
 
-def found(url: str, mode: str) -> tuple[list[float], int, int]:
+def found(url: str, mode: Any) -> tuple[list[float], int, int]:
     """What is there."""
     with pmarray.open_group(url, mode=mode) as group:
         if mode != "r":

@@ -48,7 +48,7 @@ def normal(shape: tuple[int, ...], dtype: Any = "float64", seed: int = 0) -> Any
     return result.astype(dtype)
 
 
-def stored(model: AnyArray, layout: str, url: str = "dram:") -> pmarray.PMArray:
+def stored(model: AnyArray, layout: Any, url: str = "dram:") -> pmarray.PMArray:
     array = pmarray.open(url, model.shape, model.dtype, layout=layout)
     array[...] = model
     return array
@@ -65,7 +65,7 @@ def same(found: Any, expected: Any) -> None:
 
 @given(extents, extents, extents, numbers, numbers, layouts(), memories, st.data())
 def test_multiplies_like_numpy(
-    m: int, k: int, n: int, first: str, second: str, layout: str, memory: Any, data: st.DataObject
+    m: int, k: int, n: int, first: str, second: str, layout: Any, memory: Any, data: st.DataObject
 ) -> None:
     x, y = values((m, k), first, 1), values((k, n), second, 2)
     a = stored(x, layout)
@@ -87,7 +87,7 @@ def test_multiplies_like_numpy(
 
 @given(extents, extents, numbers, numbers, layouts(), memories)
 def test_multiplies_vectors_like_numpy(
-    m: int, k: int, first: str, second: str, layout: str, memory: Any
+    m: int, k: int, first: str, second: str, layout: Any, memory: Any
 ) -> None:
     x, y, z = values((m, k), first, 1), values((k,), second, 2), values((m,), second, 3)
     a = stored(x, layout)
@@ -104,7 +104,7 @@ def test_multiplies_vectors_like_numpy(
 
 
 @pytest.mark.parametrize("layout", ["row", "col"])
-def test_views_are_operands(layout: str) -> None:
+def test_views_are_operands(layout: Any) -> None:
     x, z = values((30, 20), "float64", 1), values((30, 3), "float64", 2)
     a = stored(x, layout)
     same(linalg.matmul(a.T, z, memory=3000), x.T @ z)
@@ -141,7 +141,7 @@ def test_bfloat16_comes_as_numpy_has_it() -> None:
 
 @given(extents, extents, numbers, layouts(), st.sampled_from(["columns", "rows"]), st.booleans())
 def test_grams_like_numpy(
-    m: int, n: int, dtype: str, layout: str, side: Any, centered: bool
+    m: int, n: int, dtype: str, layout: Any, side: Any, centered: bool
 ) -> None:
     x = values((m, n), dtype, 1)
     a = stored(x, layout)
@@ -180,7 +180,7 @@ def test_gram_is_exactly_symmetric(dtype: str, memory: int) -> None:
     st.sampled_from([None, 0, 1, -1]), memories,
 )  # fmt: skip
 def test_norms_like_numpy(
-    m: int, n: int, dtype: str, layout: str, ord: Any, axis: int | None, memory: Any
+    m: int, n: int, dtype: str, layout: Any, ord: Any, axis: int | None, memory: Any
 ) -> None:
     x = values((m, n), dtype, 1)
     a = stored(x, layout)
@@ -201,7 +201,7 @@ def test_norms_like_numpy(
 @pytest.mark.parametrize("layout", ["row", "col"])
 @pytest.mark.parametrize("size", [1e300, 1e-300, 1e-307, 1.0])
 @pytest.mark.parametrize("axis", [None, 0, 1])
-def test_norms_of_any_magnitude(layout: str, size: float, axis: int | None) -> None:
+def test_norms_of_any_magnitude(layout: Any, size: float, axis: int | None) -> None:
     x = normal((40, 30))
     x[3] = 0
     a = stored(x * size, layout)
@@ -227,7 +227,7 @@ def test_norms_of_what_is_not_finite() -> None:
     st.sampled_from([1, 4]),
     st.booleans(),
 )
-def test_qr(shape: tuple[int, int], dtype: str, layout: str, room: int, deficient: bool) -> None:
+def test_qr(shape: tuple[int, int], dtype: str, layout: Any, room: int, deficient: bool) -> None:
     x = normal(shape, dtype) if np.dtype(dtype).kind in "fc" else values(shape, dtype, 1)
     if deficient and shape[1] > 2:
         x[:, 2] = x[:, 0]
@@ -286,7 +286,7 @@ def test_q_is_orthonormal_whatever_the_condition(condition: float) -> None:
     st.booleans(),
 )
 def test_svd(
-    shape: tuple[int, int], dtype: str, layout: str, method: Any, cut: bool, out: bool
+    shape: tuple[int, int], dtype: str, layout: Any, method: Any, cut: bool, out: bool
 ) -> None:
     x = (normal(shape, "complex128" if dtype.startswith("c") else "float64") * 9).astype(dtype)
     k = max(0, min(shape) - 3) if cut else min(shape)
@@ -310,7 +310,7 @@ def test_svd(
 
 @pytest.mark.parametrize("layout", ["row", "col"])
 @pytest.mark.parametrize("method", ["qr", "gram", "randomized"])
-def test_error_of_singular_values(layout: str, method: Any) -> None:
+def test_error_of_singular_values(layout: Any, method: Any) -> None:
     """Bounds that hold on any processor.
 
     What is computed is exact for a matrix that is off by at most c m n eps |A| (Higham 2002,
@@ -420,7 +420,7 @@ def test_tiles_of_two_fit(m: int, k: int, n: int, nbytes: int, direct: bool) -> 
 
 
 @given(st.integers(1, 50), st.integers(1, 50), layouts(), st.integers(1, 60), st.integers(1, 60))
-def test_tiles_cover_each_item_once(m: int, n: int, layout: str, f: int, c: int) -> None:
+def test_tiles_cover_each_item_once(m: int, n: int, layout: Any, f: int, c: int) -> None:
     seen = np.zeros((m, n), int)
     matrix = Matrix.of(pmarray.open("dram:", (m, n), layout=layout))
     for along in (None, 0, 1):
@@ -457,7 +457,7 @@ def every_operation(a: pmarray.PMArray) -> dict[str, tuple[int, Any]]:
 
 @pytest.mark.parametrize("layout", ["row", "col"])
 def test_every_item_is_read_as_often_as_promised(
-    scratch: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+    scratch: Path, layout: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted by the kernel: bytes of the read calls, where no mapping is read beside."""
     monkeypatch.setattr(FileRegion, "keep_mapped", lambda self, nbytes: None)
@@ -484,7 +484,7 @@ def bytes_read() -> int:
 
 @pytest.mark.parametrize("mapped", [True, False])
 @pytest.mark.parametrize("layout", ["row", "col"])
-def test_memory_is_bounded(scratch: Path, layout: str, mapped: bool) -> None:
+def test_memory_is_bounded(scratch: Path, layout: Any, mapped: bool) -> None:
     model = normal((ROWS, COLUMNS))
     with pmarray.open_group(f"memmap:{scratch}/group", cache="1 MiB") as group:
         a = group.create("x", model.shape, model.dtype, layout=layout)

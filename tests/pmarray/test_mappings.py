@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import pmarray
-from pmarray.errors import ForeignDataError
+from pmarray.errors import ForeignDataError, SnapshotExpiredError
 
 READER = """
 import sys
@@ -189,3 +189,55 @@ def test_a_view_sees_what_another_process_writes(direct: str, tmp_path: Path) ->
                 writer.flush()
                 assert (view[::3] == value).all()
                 assert (view[1::3] == 1).all()
+
+
+@pytest.mark.parametrize("looked", [True, False])
+def test_what_a_reader_maps_and_multiplies_is_of_its_commit(looked: bool, tmp_path: Path) -> None:
+    ones = np.ones(8)
+    with pmarray.open_group(f"memmap:{tmp_path}/g") as group:
+        array = group.create("x", (4096, 8), layout="col")
+        with group.transaction():
+            array[...] = 1
+        with pmarray.open(f"memmap:{tmp_path}/g#x", mode="r") as reader:
+            if looked:
+                assert reader[5, 5] == 1
+            before = np.asarray(reader)
+            with group.transaction():
+                array[...] = 2
+            assert (before == 2).all(), "a mapping that was handed out shows the file"
+            assert (reader @ ones == 8).all()
+            assert (np.asarray(reader) == 1).all()
+            assert (np.asarray(reader.view[1:]) == 1).all()
+            reader.group.refresh()
+            assert (reader @ ones == 16).all()
+            assert (np.asarray(reader) == 2).all()
+
+
+def test_what_a_writer_has_not_committed_is_not_mapped_by_a_reader(tmp_path: Path) -> None:
+    with pmarray.open_group(f"memmap:{tmp_path}/g", cache="64 KiB") as group:
+        array = group.create("x", (4096, 8), layout="col")
+        with group.transaction():
+            array[...] = 1
+        with pmarray.open(f"memmap:{tmp_path}/g#x", mode="r") as reader:
+            with pytest.raises(ZeroDivisionError), group.transaction():
+                array[...] = 2  # more than the cache holds: most of it is in the file
+                assert (np.asarray(reader) == 1).all()
+                assert (reader.T @ np.ones(4096) == 4096).all()
+                1 / 0  # noqa: B018
+            assert (np.asarray(reader) == 1).all()
+
+
+def test_what_was_forgotten_is_not_mapped(tmp_path: Path) -> None:
+    with pmarray.open_group(f"memmap:{tmp_path}/g") as group:
+        array = group.create("x", (4096, 8), layout="col")
+        with group.transaction():
+            array[...] = 1
+        with pmarray.open(f"memmap:{tmp_path}/g#x", mode="r") as reader:
+            with group.transaction():
+                array.forget(np.s_[:, 1])
+            with group.transaction():
+                array[:, 1] = 2
+            with pytest.raises(SnapshotExpiredError):
+                np.asarray(reader)
+            with pytest.raises(SnapshotExpiredError):
+                reader @ np.ones(8)

@@ -74,7 +74,7 @@ CALLS: dict[str, st.SearchStrategy[Callable[[Any], Any]]] = {
 @pytest.mark.parametrize("name", CALLS)
 @given(data=st.data(), shape=SHAPES, dtype=KINDS, layout=layouts())
 def test_a_method_is_that_of_numpy(
-    name: str, data: Any, shape: Any, dtype: str, layout: str
+    name: str, data: Any, shape: Any, dtype: str, layout: Any
 ) -> None:
     values = np.array(filled(shape, np.dtype(dtype), 3), order="F" if layout == "col" else "C")
     array = pmarray.from_array(values, "dram:", layout=layout)
@@ -83,7 +83,7 @@ def test_a_method_is_that_of_numpy(
 
 
 @given(shape=SHAPES, dtype=KINDS, layout=layouts(), axis=axes, memory=st.sampled_from([64, 4096]))
-def test_sorting_in_place(shape: Any, dtype: str, layout: str, axis: int, memory: int) -> None:
+def test_sorting_in_place(shape: Any, dtype: str, layout: Any, axis: int, memory: int) -> None:
     values = np.array(filled(shape, np.dtype(dtype), 5), copy=True)
     array = pmarray.from_array(values, "dram:", layout=layout)
     with pmarray.config.set(work_memory=memory):
@@ -134,7 +134,7 @@ RECORDS = [
     names=st.sampled_from(["x", "y", ["x"], ["y", "x"], "z", ["x", "z"]]),
     memory=st.sampled_from([128, 4096]),
 )  # fmt: skip
-def test_fields_of_records(shape: Any, kind: Any, layout: str, names: Any, memory: int) -> None:
+def test_fields_of_records(shape: Any, kind: Any, layout: Any, names: Any, memory: int) -> None:
     values = np.zeros(shape, kind)
     raw = np.frombuffer(np.random.default_rng(1).bytes(values.nbytes), "u1") % 64
     if values.size:

@@ -61,7 +61,7 @@ def filled(url: str) -> str:
 
 
 @pytest.mark.parametrize("mode", ["r", "r+"])
-def test_what_must_exist_must_exist(url: str, mode: str) -> None:
+def test_what_must_exist_must_exist(url: str, mode: Any) -> None:
     with pytest.raises(GroupNotFoundError, match="there is no group"):
         pmarray.open_group(url, mode=mode)
     with pytest.raises(FileNotFoundError):
@@ -69,14 +69,14 @@ def test_what_must_exist_must_exist(url: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["a", "w", "w-"])
-def test_what_may_be_created_is_created(url: str, mode: str) -> None:
+def test_what_may_be_created_is_created(url: str, mode: Any) -> None:
     pmarray.open_group(url, mode=mode).close()
     with pmarray.open_group(url, mode="r") as group:
         assert list(group) == []
 
 
 @pytest.mark.parametrize("mode", ["r", "r+", "a"])
-def test_what_exists_is_kept(filled: str, mode: str) -> None:
+def test_what_exists_is_kept(filled: str, mode: Any) -> None:
     with pmarray.open_group(filled, mode=mode) as group:
         assert list(group) == ["x", "y"]
         assert dict(group.attrs) == {"a": 1}
@@ -125,7 +125,7 @@ def test_an_arrays_modes_leave_its_neighbours_alone(filled: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["r", "r+", "a"])
-def test_an_array_that_is_not_there(filled: str, mode: str) -> None:
+def test_an_array_that_is_not_there(filled: str, mode: Any) -> None:
     with pytest.raises(ArrayNotFoundError, match=r"no array 'z' in .*; it holds x, y|give shape="):
         pmarray.open(f"{filled}#z", mode=mode)
     with pytest.raises(KeyError):
@@ -150,7 +150,7 @@ def test_an_array_that_is_not_there(filled: str, mode: str) -> None:
 )
 @pytest.mark.parametrize("mode", ["w", "a"])
 def test_a_wrong_call_deletes_and_creates_nothing(
-    filled: str, url: str, mode: str, wrong: dict[str, Any]
+    filled: str, url: str, mode: Any, wrong: dict[str, Any]
 ) -> None:
     with pytest.raises((ValueError, OSError, MemoryError, KeyError)):
         pmarray.open(f"{filled}#{'x' if mode == 'w' else 'new'}", mode=mode, **wrong)

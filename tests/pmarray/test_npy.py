@@ -69,7 +69,7 @@ def stored(path: Path, model: NDArray[Any]) -> NDArray[Any]:
     ],
 )
 def test_numpy_reads_what_was_written(
-    tmp_path: Path, shape: tuple[int, ...], dtype: Any, layout: str
+    tmp_path: Path, shape: tuple[int, ...], dtype: Any, layout: Any
 ) -> None:
     shape = shape if layout == "col" else shape[::-1]
     with pmarray.open(tmp_path / "g", shape, dtype, layout=layout) as array:

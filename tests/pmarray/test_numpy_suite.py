@@ -82,7 +82,7 @@ class Adapter(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __init__(self, array: np.ndarray[Any, Any]) -> None:
         Counter.made += 1
-        layout = "col" if array.flags.f_contiguous and not array.flags.c_contiguous else "row"
+        layout: Any = "col" if array.flags.f_contiguous and not array.flags.c_contiguous else "row"
         self.ours = pmarray.open("dram:", array.shape, array.dtype, layout=layout)
         self.ours[...] = array
 
@@ -165,10 +165,10 @@ class Memmap:
         cls,
         file: Any,
         dtype: Any = np.uint8,
-        mode: str = "r+",
+        mode: Any = "r+",
         offset: int = 0,
         shape: Any = None,
-        order: str = "C",
+        order: Any = "C",
     ) -> Any:
         """Open it, with np.memmap's modes."""
         gc.collect()  # what was dropped is closed when it is found
@@ -176,7 +176,7 @@ class Memmap:
         name = file if isinstance(file, Path) else Path(file.name)
         shape = tuple(np.atleast_1d(shape).tolist()) if shape is not None else None
         url = f"memmap:{cls.directory / name.name}"
-        modes = {"w+": "w", "r+": "a", "r": "r"}
+        modes: dict[str, Any] = {"w+": "w", "r+": "a", "r": "r"}
         array = pmarray.open(url, shape, dtype, mode=modes[mode], order=order)
         cls.groups.add(array.group)
         return array
@@ -319,7 +319,7 @@ def test_indices_leave_no_references() -> None:
 
 @pytest.mark.parametrize("layout", ["row", "col"])
 @pytest.mark.parametrize("name", ["test_boolean", "test_multidim", "test_1d"])
-def test_numpys_own_combinations_of_indices(name: str, layout: str) -> None:
+def test_numpys_own_combinations_of_indices(name: str, layout: Any) -> None:
     """NumPy computes each result with `take` and `reshape`; we compare ours with it."""
     with tempfile.TemporaryDirectory() as directory:
         group = pmarray.open_group(f"memmap:{directory}/group", cache="16 KiB")

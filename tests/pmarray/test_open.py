@@ -48,7 +48,7 @@ def url(tmp_path: Path) -> str:
         {"chunks": 2},
     ],
 )
-def test_what_agrees_opens(url: str, mode: str, described: dict[str, Any]) -> None:
+def test_what_agrees_opens(url: str, mode: Any, described: dict[str, Any]) -> None:
     with pmarray.open(url, mode=mode, **described) as array:
         assert (array.shape, array.layout) == ((30_000, 3), "col")
         assert array.dtype == "float32"
@@ -70,7 +70,7 @@ def test_what_agrees_opens(url: str, mode: str, described: dict[str, Any]) -> No
     ],
 )
 def test_what_disagrees_is_refused_and_both_are_stated(
-    url: str, mode: str, described: dict[str, Any], both: list[str]
+    url: str, mode: Any, described: dict[str, Any], both: list[str]
 ) -> None:
     with pytest.raises(LayoutError) as caught:
         pmarray.open(url, mode=mode, **described)

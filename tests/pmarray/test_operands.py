@@ -73,7 +73,7 @@ OPERATORS: list[Any] = [
 ]  # fmt: skip
 
 
-def stored(values: Any, layout: str = "row") -> Any:
+def stored(values: Any, layout: Any = "row") -> Any:
     return pmarray.from_array(values, "dram:", layout=layout)
 
 
@@ -170,7 +170,7 @@ def test_beside_dask_the_result_is_lazy() -> None:
 
 
 @given(n=st.integers(1, 6), layout=layouts(), view=st.booleans(), itself=st.booleans())
-def test_a_product_in_place(n: int, layout: str, view: bool, itself: bool) -> None:
+def test_a_product_in_place(n: int, layout: Any, view: bool, itself: bool) -> None:
     values = np.random.default_rng(n).normal(size=(n, n))
     array = stored(values, layout)
     target = array.T if view else array
@@ -187,7 +187,7 @@ def test_a_product_in_place(n: int, layout: str, view: bool, itself: bool) -> No
     shapes=st.lists(array_shapes(60), min_size=1, max_size=3), layout=layouts(),
     memory=st.sampled_from([64, 1 << 20]), out=st.booleans(),
 )  # fmt: skip
-def test_concatenate_of_flattened_arrays(shapes: Any, layout: str, memory: int, out: bool) -> None:
+def test_concatenate_of_flattened_arrays(shapes: Any, layout: Any, memory: int, out: bool) -> None:
     parts = [np.arange(float(np.prod(s, dtype=int))).reshape(s) + i for i, s in enumerate(shapes)]
     arrays = [stored(part, layout) for part in parts]
     expected = np.concatenate(parts, axis=None)

@@ -17,7 +17,7 @@ from tests.pmarray.test_arithmetic import both, numbers, stored
 dtypes = st.sampled_from(["bool", "int8", "uint16", "int64", "float16", "float32", "complex64"])
 
 
-def _stored(model: Any, layout: str = "row") -> Any:
+def _stored(model: Any, layout: Any = "row") -> Any:
     array: Any = pmarray.open("dram:", model.shape, model.dtype, layout=layout)
     array[...] = model
     return array
@@ -51,7 +51,7 @@ REDUCED = ["subtract", "divide", "add", "multiply", "maximum", "hypot", "power",
     st.booleans(), st.sampled_from([64, 300]),
 )  # fmt: skip
 def test_a_running_total_keeps_its_dtype(
-    name: str, dtype: str, to: str | None, axis: int, layout: str, masked: bool, memory: int
+    name: str, dtype: str, to: str | None, axis: int, layout: Any, masked: bool, memory: int
 ) -> None:
     """Not that of the items."""
     model = np.ones((9, 40), dtype) * 2 if dtype != "bool" else np.ones((9, 40), bool)

@@ -190,7 +190,7 @@ spans = basic_indices((20_000, 6))
     st.booleans(),
 )
 def test_transactions_roll_back_or_take_place(
-    steps: list[tuple[str, Any]], fails: bool, layout: str, cache: str, sync: bool
+    steps: list[tuple[str, Any]], fails: bool, layout: Any, cache: str, sync: bool
 ) -> None:
     """Overwritten, strided, borrowed, grown and cut; what was there comes back to the byte."""
     with (
@@ -221,7 +221,7 @@ def test_transactions_roll_back_or_take_place(
 
 
 def _change(
-    a: pmarray.PMArray, model: NDArray[Any], steps: list[tuple[str, Any]], layout: str
+    a: pmarray.PMArray, model: NDArray[Any], steps: list[tuple[str, Any]], layout: Any
 ) -> NDArray[Any]:
     axis = 1 if layout == "col" else 0
     for seed, (what, index) in enumerate(steps, 2):

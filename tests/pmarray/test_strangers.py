@@ -93,7 +93,7 @@ def hierarchy(tmp_path: Path) -> Path:
     return root
 
 
-def use(url: str | Path, mode: str) -> None:
+def use(url: str | Path, mode: Any) -> None:
     """Whatever a program might do first."""
     with pmarray.open_group(url, mode=mode) as opened:
         for name in opened:
@@ -125,7 +125,7 @@ def test_names_below_a_directory(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("mode", ["r", "r+", "a"])
-def test_names_of_arrays(group: Path, victim: Path, name: str, mode: str) -> None:
+def test_names_of_arrays(group: Path, victim: Path, name: str, mode: Any) -> None:
     def rename(body: dict[str, Any]) -> None:
         body["arrays"][name] = body["arrays"].pop("x")
 
@@ -137,7 +137,7 @@ def test_names_of_arrays(group: Path, victim: Path, name: str, mode: str) -> Non
 @pytest.mark.parametrize("name", [*NAMES, ".pmarray"])
 @pytest.mark.parametrize("mode", ["r", "r+", "a"])
 def test_names_of_zarr_arrays_in_a_session(
-    hierarchy: Path, victim: Path, name: str, mode: str
+    hierarchy: Path, victim: Path, name: str, mode: Any
 ) -> None:
     def rename(body: dict[str, Any]) -> None:
         body["arrays"][name] = body["arrays"].pop("x")
@@ -425,7 +425,7 @@ def test_compressed_streams_read_as_ever(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["r", "r+"])
-def test_empty_objects_are_no_fill_values(tmp_path: Path, mode: str) -> None:
+def test_empty_objects_are_no_fill_values(tmp_path: Path, mode: Any) -> None:
     root = tmp_path / "z"
     with pmarray.open_group(f"zarr:{root}") as made:
         made.create("s", (4, 4), "f8", chunks=(2, 4), shards=(4, 4))[...] = 1

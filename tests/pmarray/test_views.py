@@ -128,8 +128,19 @@ def test_axes_that_are_no_permutation_are_refused(axes: tuple[int, ...]) -> None
 
 
 def test_a_view_takes_no_arrays() -> None:
-    with pytest.raises(SelectionError):
+    with pytest.raises(SelectionError, match=r"list here: give integers, slices, \.\.\. and None"):
         pmarray.open("dram:", (4, 4)).view[[0, 1]]
+    with pytest.raises(SelectionError, match="3 indices are too many for 2 axes"):
+        pmarray.open("dram:", (4, 4)).view[0, 0, 0]
+
+
+def test_nothing_of_a_view_can_be_lent_and_forgotten() -> None:
+    array = pmarray.open("dram:", (4, 4))
+    for view in (array.view[:, 1:3], array.view[::-1], array.T.view[2:2], array.view[None, 1]):
+        with view.writing(np.s_[:, 0:0]) as out, view.reading(np.s_[:, 0:0]) as lent:
+            assert out.shape == lent.shape == (view.shape[0], 0)
+        with array.transaction():
+            view.forget(np.s_[0:0])
 
 
 def test_a_transaction_covers_what_a_view_writes() -> None:

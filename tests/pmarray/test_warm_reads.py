@@ -141,7 +141,7 @@ def _index(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
 def _history(seed: int, directory: Path, *, steps: int) -> None:
     """Do at random what users do, and hold every read against NumPy."""
     rng = np.random.default_rng(seed)
-    layout = "row" if seed % 2 else "col"
+    layout: pmarray.LayoutName = "row" if seed % 2 else "col"
     url = f"memmap:{directory}/{seed}"
     lines = 20
     width = int(rng.choice([5, 700, 1024, 20_000]))
@@ -255,14 +255,14 @@ for index in (np.s_[5], np.s_[7, 40], np.s_[:3, ::2], np.s_[7, np.int64(63)], ([
     except DamagedError:
         pass
 assert array[7, 2] == 1
-print("alive")
+print("alive", flush=True)
 os._exit(0)
 """
 
 
 @pytest.mark.parametrize("mode", ["r", "r+"])
 def test_a_file_that_was_cut_is_an_error_and_no_signal(
-    mode: str, ones: tuple[str, Path], python: Callable[..., Any]
+    mode: Any, ones: tuple[str, Path], python: Callable[..., Any]
 ) -> None:
     url, path = ones
     reader = python(CUT, url, mode, str(path))
@@ -361,9 +361,10 @@ def test_reading_threads_and_a_close(ones: tuple[str, Path]) -> None:
         array[5]
 
 
+@pytest.mark.usefixtures("counting")
 @pytest.mark.parametrize("mode", ["r", "r+"])
 def test_nobody_waits_for_who_waits_for_the_medium(
-    mode: str, ones: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+    mode: Any, ones: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, path = ones
     ask, read_into = KeptMapping.ask, KeptMapping.read_into

@@ -64,7 +64,7 @@ def test_any_chunks_shards_and_codecs_read_and_write_like_numpy(
     data: st.DataObject,
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
-    layout: str,
+    layout: Any,
     chain: Any,
 ) -> None:
     chunks, shards = data.draw(chunkings(shape))
@@ -438,7 +438,7 @@ def test_what_was_not_closed_is_written_at_exit(tmp_path: Path, python: Any) -> 
 
 
 @pytest.mark.parametrize("layout", ["row", "col"])
-def test_copies_go_to_chunk_stores_and_back(tmp_path: Path, layout: str) -> None:
+def test_copies_go_to_chunk_stores_and_back(tmp_path: Path, layout: Any) -> None:
     x = np.random.default_rng(1).normal(size=(3000, 70)).astype("f4")
     with pmarray.open(f"memmap:{tmp_path}/m", x.shape, "f4", layout="col", fill_value=2) as a:
         a[...] = x

@@ -43,7 +43,7 @@ def normal(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 @pytest.mark.parametrize("layout", ["row", "col"])
-def test_an_array_lives_in_a_bucket(bucket: Bucket, layout: str) -> None:
+def test_an_array_lives_in_a_bucket(bucket: Bucket, layout: Any) -> None:
     model = normal(50, 23)
     with pmarray.open_group(bucket.url()) as group:
         x = group.create("x", (50, 20), "float32", layout=layout, chunks=(20, 8))
@@ -95,7 +95,7 @@ def test_shrinking_and_deleting_remove_objects(bucket: Bucket) -> None:
     ids=["zstd", "raw", "shards"],
 )
 def test_other_libraries_read_the_same_bucket(
-    bucket: Bucket, layout: str, options: dict[str, Any]
+    bucket: Bucket, layout: Any, options: dict[str, Any]
 ) -> None:
     tensorstore = pytest.importorskip("tensorstore")
     model = normal(50, 23)

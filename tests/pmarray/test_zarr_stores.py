@@ -9,6 +9,7 @@ import tempfile
 import uuid
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,7 +133,7 @@ def test_an_archive_is_there_when_its_group_has_been_closed(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("mode", ["r+", "a", "w"])
-def test_an_archive_that_is_there_is_not_changed(tmp_path: Path, mode: str) -> None:
+def test_an_archive_that_is_there_is_not_changed(tmp_path: Path, mode: Any) -> None:
     archive = tmp_path / "x.zip"
     with pmarray.open(f"zarr:{archive}", (3,)) as array:
         array[...] = 1

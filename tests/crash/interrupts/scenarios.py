@@ -40,7 +40,7 @@ class Stage:
         """That of the group."""
         return self.place.url(self.path)
 
-    def open(self, mode: str = "r+") -> pmarray.Group:
+    def open(self, mode: Any = "r+") -> pmarray.Group:
         """Open the group."""
         self.group = pmarray.open_group(self.url, mode=mode, cache=self.place.cache)
         return self.group

@@ -29,7 +29,7 @@ def attempt(call: Callable[[], Any]) -> Any:
         return None
 
 
-def use_group(url: str, mode: str, *, commit: bool = True) -> None:
+def use_group(url: str, mode: Any, *, commit: bool = True) -> None:
     """Open, read, and if the mode allows it write, perhaps in a transaction, and close."""
     group = attempt(lambda: pmarray.open_group(url, mode=mode, cache="8 MiB"))
     if group is None:
@@ -46,11 +46,11 @@ def use_group(url: str, mode: str, *, commit: bool = True) -> None:
         attempt(group.close)
 
 
-def _use_name(group: pmarray.Group, name: str, mode: str) -> None:
+def _use_name(group: pmarray.Group, name: str, mode: Any) -> None:
     _use_array(group[name], mode)
 
 
-def _use_array(array: pmarray.PMArray, mode: str) -> None:
+def _use_array(array: pmarray.PMArray, mode: Any) -> None:
     repr(array)
     if array.size:
         first = (0,) * array.ndim
