@@ -50,10 +50,11 @@ def _takes_direct_io(directory: Path) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what asks for a directory with direct I/O."""
+    """Mark what asks for a directory with direct I/O, or for one where readers count."""
     for item in items:
-        if "scratch" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.uses("direct"))
+        for fixture, thing in (("scratch", "direct"), ("counting", "counter")):
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.uses(thing))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -63,6 +64,13 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
     limits = config.work_memory, config.max_result
     config.work_memory, config.max_result = _LIMITS
     assert limits == _LIMITS, f"{item.nodeid} leaves other limits: {limits}"
+
+
+@pytest.fixture
+def counting(tmp_path: Path) -> None:
+    """Skip the test where readers of a group in ``tmp_path`` do not go by its counter."""
+    if not machine.has_counter(tmp_path):
+        pytest.skip("readers ask this file system: it is none that is known to show a counter")
 
 
 @pytest.fixture

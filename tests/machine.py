@@ -18,13 +18,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-__all__ = ["THINGS", "apply", "has_libpmem", "taken"]
+__all__ = ["THINGS", "apply", "has_counter", "has_libpmem", "taken"]
 
 THINGS = {
     "libpmem": "stores to persistent memory are written back by it",
     "direct": "O_DIRECT, which tmpfs and some overlays refuse",
+    "counter": "a file system known to show a reader what a writer counts, as a container's is not",
     "processor": "vector instructions beyond the baseline, which round in another order",
     "fuse": "/dev/fuse, for the file system that records what other libraries write",
     "qemu": "the machine whose power is cut",
@@ -56,6 +58,13 @@ def has_libpmem() -> bool:
     return pmem.libpmem() is not None
 
 
+def has_counter(directory: Path) -> bool:
+    """Whether readers of a group in a directory go by what its writer counts."""
+    from pmarray._system import counter
+
+    return sys.platform == "linux" and counter._shows_writes(directory.stat().st_dev)
+
+
 def apply() -> None:
     """Take away what the environment says; called once in each process of pytest."""
     without = _without()
@@ -75,6 +84,10 @@ def apply() -> None:
 
         for name in ("open_file", "open_nameless"):
             setattr(osops, name, _refusing_direct(getattr(osops, name)))
+    if "counter" in without:
+        from pmarray._system import counter
+
+        counter._FILE_SYSTEMS.clear()
     if "gpu" in without:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -164,7 +164,6 @@ def test_a_commit(monkeypatch: pytest.MonkeyPatch, group: pmarray.Group) -> None
     [
         ("A read from a file", [np.s_[:, 1]]),
         ("The short way of an item", [(3, 1)]),
-        ("What is at hand", [(3, 1), (3, 1)]),
     ],
 )
 def test_a_read(
@@ -176,6 +175,11 @@ def test_a_read(
             with recorded(monkeypatch) as calls:
                 assert np.all(x[index] == 1)
         assert_taken(heading, calls)
+
+
+@pytest.mark.usefixtures("counting")
+def test_a_read_of_what_is_at_hand(monkeypatch: pytest.MonkeyPatch, group: pmarray.Group) -> None:
+    test_a_read(monkeypatch, group, "What is at hand", [(3, 1), (3, 1)])
 
 
 def test_a_read_from_zarr(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -39,8 +39,9 @@ class BufferPool:
             self._release_free()
         if self.allocated_bytes + size > self.budget_bytes:
             return None
+        buffer = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.allocated_bytes += size
-        return memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        return memoryview(buffer)
 
     def give(self, buffer: memoryview) -> None:
         """Take a buffer back; its contents are no longer anybody's."""

@@ -12,7 +12,8 @@ Rules.
    beginning. So an attempt changes nothing before its last wait.
 2. Reads from the medium happen under the lock; chunk stores fetch on threads of their own, without.
    Writes happen on the writer thread, without the lock.
-3. In-flight bytes do not change. A write that would touch them waits until they have landed.
+3. In-flight bytes do not change. A write that would touch them waits until they have landed, or
+   takes them out of flight: what is queued gets a copy of its own (`_cache.copies`).
 4. Spans become dirty in whole blocks of the storage (`block_bytes`), so that what leaves is always
    aligned; the rest of a block is read before the first write to a part of it.
 5. A chunk leaves when every byte of it is dirty (a sequential writer fills one chunk after
@@ -42,6 +43,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from pmarray._cache import copies
 from pmarray._cache.attempts import Attempts
 from pmarray._cache.lull import Lull
 from pmarray._cache.memory import Memory
@@ -71,7 +73,9 @@ class ChunkCache(Attempts):
         self._chunks: OrderedDict[tuple[int, tuple[int, ...]], CachedChunk] = OrderedDict()
         self._dirty_bytes = 0
         self.memory = Memory(budget_bytes, self.waiting, self._chunks.values, self._make_room)
-        self._writer = Writer(self.lock, self.health, self._landed, self.waiting.signal, sink)
+        self._writer = Writer(
+            self.lock, self.health, self._taken, self._landed, self.waiting.signal, sink
+        )
         self._lost: deque[tuple[CachedChunk, int, int]] = deque()
         """What was lent to somebody who is no more, and never ended the loan."""
         self.on_loan = False
@@ -203,12 +207,11 @@ class ChunkCache(Attempts):
     # -- writing ------------------------------------------------------------------------------
 
     def prepare_write(self, chunk: CachedChunk, start: int, stop: int, *, exact: bool) -> None:
-        """Make ``[start, stop)`` ready to be written: nothing in flight, whole blocks valid.
+        """Make the blocks of ``[start, stop)`` valid, of which nothing is in flight.
 
         With `exact`, the caller will write every byte, and only the rest of the outer blocks is
         read.
         """
-        self.await_landing(chunk, start, stop)
         low, high = self._blocks(chunk, start, stop)
         if exact:
             self.load(chunk, low, start)
@@ -219,6 +222,17 @@ class ChunkCache(Attempts):
     def await_landing(self, chunk: CachedChunk, start: int, stop: int) -> None:
         """Go on when no byte of the blocks of ``[start, stop)`` is in flight."""
         if chunk.inflight.intersects(*self._blocks(chunk, start, stop)):
+            raise MustWait
+
+    def await_medium(self, chunk: CachedChunk, start: int, stop: int) -> None:
+        """Go on when the medium has the blocks of ``[start, stop)``, as far as they have left."""
+        if chunk.is_leaving(*self._blocks(chunk, start, stop)):
+            raise MustWait
+
+    def take_out_of_flight(self, chunk: CachedChunk, start: int, stop: int) -> None:
+        """The same as `await_landing` without waiting for what can be copied instead."""
+        low, high = self._blocks(chunk, start, stop)
+        if not copies.free(self._writer.queue, self.memory, chunk, low, high):
             raise MustWait
 
     def write(
@@ -272,7 +286,7 @@ class ChunkCache(Attempts):
 
     def revert(self, chunk: CachedChunk, start: int, stop: int) -> None:
         """Go back to what the medium has in ``[start, stop)``, unless it is on its way there."""
-        if not chunk.dirty.intersects(start, stop) and not chunk.inflight.intersects(start, stop):
+        if not chunk.dirty.intersects(start, stop) and not chunk.is_leaving(start, stop):
             self.invalidate(chunk, start, stop)
 
     def discard(self, source: ChunkSource) -> None:
@@ -356,7 +370,7 @@ class ChunkCache(Attempts):
         """Return index, valid bytes and bytes not yet landed of each cached chunk of `source`."""
         with self.lock:
             return [
-                (chunk.index, chunk.valid.nbytes, chunk.dirty.nbytes + chunk.inflight.nbytes)
+                (chunk.index, chunk.valid.nbytes, chunk.unlanded_nbytes)
                 for chunk in self._chunks.values()
                 if chunk.source is source
             ]
@@ -395,13 +409,21 @@ class ChunkCache(Attempts):
             self._dirty_bytes -= stop - start
         self._writer.kick()
 
+    def _taken(self, write: Write) -> Write:
+        """Called by the writer, under the lock, when it takes a write out of the queue."""
+        return copies.copied_when_taken(write, self.memory)
+
     def _landed(self, write: Write, succeeded: bool) -> None:
         """Called by the writer, under the lock, when a write is over."""
         chunk = write.chunk
-        chunk.inflight.remove(write.start, write.stop)
+        if write.copy is None:
+            chunk.inflight.remove(write.start, write.stop)
+        else:
+            copies.landed(write, self.memory)
         if not succeeded:
             before = chunk.dirty.nbytes
-            chunk.dirty.add(write.start, write.stop)
+            for start, stop in list(chunk.inflight.gaps(write.start, write.stop)):
+                chunk.dirty.add(start, stop)
             self._dirty_bytes += chunk.dirty.nbytes - before
 
     def _make_room(self) -> bool:

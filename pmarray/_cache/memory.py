@@ -87,13 +87,22 @@ class Memory:
                 self._refuse_if_hopeless(needed=needed)
                 raise MustWait(for_loans=True)
 
+    def spare(self, nbytes: int) -> memoryview | None:
+        """Return a buffer if there is one without making room."""
+        try:
+            return self._pool.take(nbytes)
+        except (MemoryError, OSError):  # the system has none
+            return None
+
     def give(self, buffer: memoryview) -> None:
         """Take a buffer back."""
         self._pool.give(buffer)
 
     def count_anew(self) -> None:
         """Take it that what is cached is all that is lent: a buffer may have got lost."""
-        self._pool.count_anew([chunk.buffer for chunk in self._chunks()])
+        chunks = list(self._chunks())
+        copies = [write.copy for chunk in chunks for write in chunk.copies if write.copy]
+        self._pool.count_anew([*(chunk.buffer for chunk in chunks), *copies])
 
     def _refuse_if_hopeless(self, *, needed: bool) -> None:
         holders = {pin.holder for chunk in self._chunks() for pin in chunk.pins}

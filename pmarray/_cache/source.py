@@ -71,7 +71,17 @@ class Pin:
 class CachedChunk:
     """One chunk in DRAM, and the state of its bytes."""
 
-    __slots__ = ("_pins", "buffer", "dirty", "index", "inflight", "source", "valid")
+    __slots__ = (
+        "_pins",
+        "buffer",
+        "copies",
+        "dirty",
+        "index",
+        "inflight",
+        "rewritten",
+        "source",
+        "valid",
+    )
 
     def __init__(self, source: ChunkSource, index: tuple[int, ...], buffer: memoryview) -> None:
         self.source = source
@@ -80,6 +90,10 @@ class CachedChunk:
         self.valid = SpanSet()
         self.dirty = SpanSet()
         self.inflight = SpanSet()
+        self.copies: tuple[Write, ...] = ()
+        """Those of its bytes that are on their way, and may have changed here since."""
+        self.rewritten = False
+        """Whether bytes in flight were ever to be written again."""
         self._pins: tuple[weakref.ref[Pin], ...] = ()
 
     @property
@@ -89,7 +103,19 @@ class CachedChunk:
 
     @property
     def evictable(self) -> bool:
-        return not (self.dirty or self.inflight or (self._pins and self.pins))
+        return not (self.dirty or self.inflight or self.copies or (self._pins and self.pins))
+
+    @property
+    def unlanded_nbytes(self) -> int:
+        """How many of its bytes the medium does not have, or not yet."""
+        under_way = [(copy.start, copy.stop) for copy in self.copies]
+        return SpanSet.of([*self.dirty, *self.inflight, *under_way]).nbytes
+
+    def is_leaving(self, start: int, stop: int) -> bool:
+        """Whether any byte of ``[start, stop)`` is on its way, as it is or as it was."""
+        return self.inflight.intersects(start, stop) or any(
+            copy.start < stop and start < copy.stop for copy in self.copies
+        )
 
     def pin(self, pin: Pin, died: Callable[[Any], object] | None = None) -> None:
         """Stay for as long as `pin` is kept; tell `died` when nobody has it any more."""
@@ -112,6 +138,8 @@ class Write:
     stop: int
     number: int | None
     """The transaction they belong to, if any."""
+    copy: memoryview | None = None
+    """The bytes, where those of the chunk may have changed since (`_cache.copies`)."""
 
     @property
     def address(self) -> int:
@@ -121,7 +149,7 @@ class Write:
     @property
     def data(self) -> memoryview:
         """The bytes."""
-        return self.chunk.buffer[self.start : self.stop]
+        return self.copy if self.copy is not None else self.chunk.buffer[self.start : self.stop]
 
 
 class Sink(Protocol):

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from pmarray._cache.copies import without_superseded
 from pmarray._cache.health import Health
 from pmarray._cache.source import Commit, Sink, Write
 from pmarray._system.uninterrupted import start_thread
@@ -42,6 +43,8 @@ class Writer:
         The cache's; the queue is changed under it.
     health
         Is told what fails.
+    taken
+        Called under the lock for each write that leaves the queue; returns what is written.
     landed
         Called under the lock for each write that is over, with whether it succeeded.
     signal
@@ -54,12 +57,14 @@ class Writer:
         self,
         lock: AbstractContextManager[Any],
         health: Health,
+        taken: Callable[[Write], Write],
         landed: Callable[[Write, bool], None],
         signal: Callable[[], None],
         sink: Sink,
     ) -> None:
         self._lock = lock
         self._health = health
+        self._taken = taken
         self._landed = landed
         self._signal = signal
         self.sink = sink
@@ -144,6 +149,7 @@ class Writer:
             window = self._window_left()
             writes, commits = ([], []) if window > 0 else self._next_batch()
             self._in_hand = len(writes) + len(commits)
+            writes = [self._taken(write) for write in writes]
             failure: BaseException | None = self._health.poison
             if commits and failure is None:
                 failure = self._health.unreported  # a piece of it that left early did not arrive
@@ -156,7 +162,7 @@ class Writer:
         if failure is None:
             try:
                 if commits:
-                    self.sink.commit(_runs(writes), commits)
+                    self.sink.commit(_runs(without_superseded(writes)), commits)
                 else:
                     self.sink.store(writes)
             except BaseException as error:

@@ -144,7 +144,7 @@ class CachedItems(ABC):
         cache = self._cache
         chunk = cache.acquire(self, extent.chunk, self._chunk_nbytes)
         # All at once: while one span waits, an ending loan could send another.
-        cache.await_landing(chunk, extent.spans[0][0], extent.spans[-1][1])
+        cache.take_out_of_flight(chunk, extent.spans[0][0], extent.spans[-1][1])
         for start, stop in extent.spans:
             cache.prepare_write(chunk, start, stop, exact=extent.exact)
         cache.write(chunk, extent.spans, self._items(chunk)[extent.within], values)
@@ -165,6 +165,7 @@ class CachedItems(ABC):
 
         def attempt() -> CachedChunk:
             chunk = self._cache.acquire(self, extent.chunk, self._chunk_nbytes)
+            self._cache.await_medium(chunk, start, stop)
             self._cache.prepare_write(chunk, start, stop, exact=True)
             self._cache.lend(chunk, start, stop, pin)
             return chunk

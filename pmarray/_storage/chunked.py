@@ -174,7 +174,7 @@ class ChunkStorage(CachedItems):
 
     def _store_one(self, write: Write) -> None:
         chunk = write.chunk.index
-        self._chunks.write(chunk, self._as_chunk(write.chunk.buffer))
+        self._chunks.write(chunk, self._as_chunk(write.data))
         self._doomed.discard(chunk)
 
     def before_images(

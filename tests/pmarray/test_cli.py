@@ -139,7 +139,6 @@ def test_recover_by_force(group: Path) -> None:
      (["recover", "{0}/none"], ""), (["verify", "{0}/none"], "there is no group"),
      (["copy", "{0}/none", "{0}/new"], "there is no group"),
      (["copy", "{0}#y", "{0}/new"], "no array 'y'"), (["copy", "{0}", "{0}"], "itself"),
-     (["copy", "{0}", "{0}/new", "--layout", "up"], "layout='up'"),
      (["copy", "{0}", "dram:"], "would be gone"), (["copy", "{0}#x", "{0}#x"], "itself")],
 )  # fmt: skip
 def test_an_error_is_one_line_and_status_1(command: list[str], says: str, group: Path) -> None:
@@ -149,6 +148,13 @@ def test_an_error_is_one_line_and_status_1(command: list[str], says: str, group:
     assert done.stderr.count("\n") == 1
     assert says in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
+    assert not (group / "new").exists()
+
+
+def test_an_option_that_is_none_of_the_choices(group: Path) -> None:
+    done = run("copy", str(group), f"{group}/new", "--layout", "up")
+    assert done.returncode == 2
+    assert "'up' is not one of" in done.stderr
     assert not (group / "new").exists()
 
 

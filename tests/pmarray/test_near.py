@@ -70,6 +70,7 @@ def test_every_index_means_what_it_means_to_numpy(reader: Any, data: st.DataObje
             assert found.flags.writeable
 
 
+@pytest.mark.usefixtures("counting")
 def test_it_is_taken(reader: Any) -> None:
     near = reader._storage.near
     assert near((7, 1, 0)) == 44
@@ -225,6 +226,7 @@ def test_a_child_of_a_fork_does_not_read_through_its_parent(tmp_path: Path) -> N
         assert array[5, 1] == 1
 
 
+@pytest.mark.usefixtures("counting")
 @pytest.mark.parametrize("layout", ["row", "col"])
 def test_long_runs_and_lines_across_are_at_hand_the_second_time(
     layout: Any, tmp_path: Path

@@ -255,7 +255,7 @@ for index in (np.s_[5], np.s_[7, 40], np.s_[:3, ::2], np.s_[7, np.int64(63)], ([
     except DamagedError:
         pass
 assert array[7, 2] == 1
-print("alive")
+print("alive", flush=True)
 os._exit(0)
 """
 
@@ -361,6 +361,7 @@ def test_reading_threads_and_a_close(ones: tuple[str, Path]) -> None:
         array[5]
 
 
+@pytest.mark.usefixtures("counting")
 @pytest.mark.parametrize("mode", ["r", "r+"])
 def test_nobody_waits_for_who_waits_for_the_medium(
     mode: Any, ones: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
