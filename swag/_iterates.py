@@ -156,8 +156,8 @@ class Iterates(ABC):
             raise WindowError(
                 f"iterate {iterates[0]} was overwritten since: with max_rank="
                 f"{self.configuration.max_rank}, a window is good until "
-                f"{self.configuration.checkpoint_every} more iterates are collected; ask for it "
-                "again"
+                f"{2 * self.configuration.checkpoint_every} more iterates are collected; ask for "
+                "it again"
             )
 
     # -- moments --------------------------------------------------------------------------------

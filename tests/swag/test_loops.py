@@ -127,7 +127,9 @@ def test_the_first_of_two_processes_collects(scratch: Path) -> None:
     script.write_text(SCRIPT)
     run = subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(sys.executable, "-m", "torch.distributed.run"),
+            # As --standalone does it, but for the name: a container need not know its localhost.
+            *("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"),
             *("--nproc-per-node=2", str(script), store),
         ],
         capture_output=True,

@@ -43,7 +43,9 @@ def inside(model: Network, wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
 
 WRAPPED: dict[str, Callable[..., nn.Module]] = {
     "DataParallel": nn.DataParallel,
-    "DataParallel of compile": lambda model: nn.DataParallel(cast(nn.Module, torch.compile(model))),
+    "DataParallel of compile": lambda model: nn.DataParallel(
+        cast(nn.Module, torch.compile(model, backend="eager"))
+    ),
     "DistributedDataParallel": nn.parallel.DistributedDataParallel,
     "DataParallel inside": lambda model: inside(model, nn.DataParallel),
     "checkpointing inside": lambda model: inside(model, checkpoint_wrapper),
