@@ -307,6 +307,14 @@ class Committer:
             self._journal.restart(nonce, generation)
             self._journal.trim(_MAX_IDLE_JOURNAL_BYTES)
 
+    def save_number(self) -> None:
+        """Take a checkpoint if only the journal, which is about to go, has the last number.
+
+        Readers tell commits by their numbers: no other commit may get the same one.
+        """
+        if self.saved.transaction != self._committed:
+            self.checkpoint(self.saved.metadata)
+
     def _tell_readers_or_poison(self) -> None:
         try:
             self._tell_readers()

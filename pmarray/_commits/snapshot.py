@@ -106,21 +106,28 @@ class Snapshot:
 
     def _read_journal(self, checkpoint: Checkpoint, *, thorough: bool) -> CommittedState:
         if checkpoint.generation == 0:
+            self._change_journal(None)
             return read_committed(checkpoint, None)
-        if self._journal is None:
-            region = self._backend.open_journal(create=False)
-            if region is None:
-                raise missing_journal(checkpoint)
-            self._journal = Journal(region, checkpoint.nonce)
-        self._journal.adopt(checkpoint.nonce, checkpoint.generation)
-        state = read_committed(checkpoint, self._journal, scan=thorough)
+        # Anew: a writer that has ended may have removed it, and the next one have made another.
+        region = self._backend.open_journal(create=False)
+        if region is None:
+            raise missing_journal(checkpoint)
+        journal = Journal(region, checkpoint.nonce)
+        self._change_journal(journal)
+        journal.adopt(checkpoint.nonce, checkpoint.generation)
+        state = read_committed(checkpoint, journal, scan=thorough)
         if thorough:
             targets = Targets(self._can, state.metadata)
             try:
-                check_images(self._journal, state, targets)
+                check_images(journal, state, targets)
             finally:
                 targets.close()
         return state
+
+    def _change_journal(self, journal: Journal | None) -> None:
+        before, self._journal = self._journal, journal
+        if before is not None:
+            before.region.close()
 
     def _adopt(self, state: CommittedState) -> None:
         self.images.clear()
@@ -327,6 +334,4 @@ class Snapshot:
     def close(self) -> None:
         """Release the journal and the counter, which has a descriptor."""
         self._counter = None
-        if self._journal is not None:
-            self._journal.region.close()
-            self._journal = None
+        self._change_journal(None)

@@ -67,7 +67,9 @@ def copy(
 
     Each item is read once and written once, but for chunks of another shape than what is written
     at a time, which are completed from the store if the cache cannot hold them. Shape, dtype,
-    fill value and the array's attributes stay; those of the group come along by `copy_group`.
+    fill value and the array's attributes stay; those of the group come along by `copy_group`. What
+    was forgotten (`PMArray.forget`) is copied as it is found, which may be anything, and counts in
+    the copy as any other item.
 
     Parameters
     ----------

@@ -99,6 +99,8 @@ class Commits:
             failure.add_note("Closing tried again and wrote everything: nothing was lost.")
         for array in self._catalog.arrays.values():
             array._storage.trim()
+        if self.session.kind.can.settles is not None:
+            self.session.committer.save_number()
         self.session.kind.settle()
         if failure is not None:
             raise failure

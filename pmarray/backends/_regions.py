@@ -28,6 +28,8 @@ _TOUCH_FROM_BYTES = 1 << 20
 _TOUCH_MOST_BYTES = 256 << 20
 """So much may be there that nobody has asked for."""
 
+_REGIONS: weakref.WeakSet[DRAMRegion] = weakref.WeakSet()
+
 
 class DRAMRegion:
     """A growing anonymous mapping, with huge pages where the system has them.
@@ -48,6 +50,7 @@ class DRAMRegion:
         self.capacity = 0
         self.block_bytes = 1
         self.reserve(nbytes)
+        _REGIONS.add(self)
 
     @property
     def memory(self) -> NDArray[np.uint8]:
@@ -141,7 +144,8 @@ class DRAMRegion:
         with self._moving:
             start = -(-self._most // _PAGE) * _PAGE  # below, somebody may have a view of it
             if self._map is not None and start < self._touched:
-                self._map.madvise(mmap.MADV_DONTNEED, start, self._touched - start)
+                # To the end: the last huge page reaches beyond what was touched.
+                self._map.madvise(mmap.MADV_DONTNEED, start, self.capacity - start)
             self._touched = self._to_touch = 0
 
     def view(self, nbytes: int, /) -> NDArray[np.uint8]:
@@ -162,6 +166,15 @@ class DRAMRegion:
 def _touch_behind(reference: weakref.ref[DRAMRegion]) -> None:
     while (region := reference()) is not None and region.touch_some():
         del region  # it may go in between
+
+
+def _begin_in_child() -> None:
+    for region in list(_REGIONS):
+        region._moving = threading.Lock()  # the thread that touches may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_in_child)
 
 
 class SpillRegion(DRAMRegion):

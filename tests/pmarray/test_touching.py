@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import resource
+import signal
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,19 @@ def appended(array: pmarray.PMArray, value: float) -> int:
 
 def region_of(array: pmarray.PMArray) -> Any:
     return array._storage.region  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_of_a_fork_does_not_wait_for_the_thread_that_touched() -> None:
+    region = DRAMRegion(mmap.PAGESIZE)
+    with region._moving:  # as that thread does
+        pid = os.fork()
+        if not pid:
+            signal.alarm(10)
+            region.reserve(1 << 20)
+            os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 @needs_touching

@@ -25,6 +25,7 @@ from pmarray.errors import (
     ForeignDataError,
     GroupLockedError,
     LayoutError,
+    SnapshotExpiredError,
     TransactionError,
     URLError,
 )
@@ -298,6 +299,40 @@ def test_one_writer_and_readers_of_its_last_commit(tmp_path: Path) -> None:
             assert reader[0, 0] == 2
 
 
+@pytest.mark.parametrize("checkpoints", [0, 1, 3])
+@pytest.mark.parametrize("ends", ["commit", "checkpoint"])
+def test_a_reader_outlives_its_writer_and_meets_the_next_one(
+    checkpoints: int, ends: str, tmp_path: Path
+) -> None:
+    url = f"zarr:{tmp_path}/g"
+    array = pmarray.open(url, (50, 2), layout="col", chunks=(50, 1))
+    with array.transaction():
+        array[...] = 1
+    for _ in range(checkpoints):
+        array.append(np.ones(50))
+        array.flush()
+    with array.transaction():
+        array[...] = 2
+    with pmarray.open(url, mode="r") as reader:
+        assert reader[5, 0] == 2
+        array.close()
+        if ends == "commit":
+            assert reader[5, 1] == 2  # nothing has been committed since
+            reader.group.refresh()
+        with pmarray.open(url, mode="r+") as array:
+            with array.transaction():
+                array[...] = 3
+            if ends == "checkpoint":
+                array.append(np.ones(50))
+                array.flush()
+            try:
+                assert (reader[:, :2] == 2).all()
+            except SnapshotExpiredError:
+                pass
+            reader.group.refresh()
+            assert (reader[:, :2] == 3).all()
+
+
 def test_a_reader_after_a_crash_sees_the_last_commit(tmp_path: Path, python: Any) -> None:
     url = f"zarr:{tmp_path}/g"
     source = """
@@ -348,6 +383,8 @@ def test_what_zarr_cannot_do_is_refused_with_the_reason(tmp_path: Path) -> None:
         group.create("x", (3,), codecs="zstd")
     with pytest.raises(LayoutError, match="shards"):
         group.create("x", (30,), chunks=(7,), shards=(10,))
+    with pytest.raises(LayoutError, match="records in shards"):
+        group.create("x", (30,), [("a", "i4"), ("b", "?")], chunks=(5,), shards=(10,))
     with pytest.raises(ValueError, match="one extent an axis"):
         group.create("x", (30,), chunks=(7, 2))
     with pytest.raises(TypeError, match="takes codecs="):
