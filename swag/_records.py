@@ -92,7 +92,11 @@ class Configuration:
         if not isinstance(value, dict) or "format" not in value:
             raise StoreError("the store's description is damaged")
         if value["format"] != _FORMAT:
-            raise StoreError(f"the store has format {value['format']}, known here is {_FORMAT}")
+            raise StoreError(
+                f"the store has format {value['format']}, and this version of swag reads format "
+                f'{_FORMAT} alone: open it with the version that wrote it, or give mode="w" to '
+                "replace it"
+            )
         try:
             table = ParameterTable.from_json(value["parameters"])
             max_rank, every = value["max_rank"], value["checkpoint_every"]

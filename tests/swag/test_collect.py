@@ -27,6 +27,7 @@ from torch import nn
 
 import pmarray
 import swag
+from pmarray._commits.committer import Committer
 from pmarray._commits.journal import Journal
 from pmarray._formats.records import Image
 from swag.errors import ModelError, StoreError, WindowError
@@ -442,10 +443,44 @@ def test_what_is_no_posterior_is_refused(location: str) -> None:
         swag.load(location)
     with pmarray.open_group(location) as group:
         group.attrs["swag"] = {"format": 99}
-    with pytest.raises(StoreError, match="format 99"):
+    with pytest.raises(StoreError, match=r'format 99.*mode="w"'):
         swag.load(location)
     with pmarray.open_group(location) as group, pytest.raises(StoreError, match="format 99"):
         swag.SWAG(network(), store=group)
+    with swag.SWAG(network(), store=location, mode="w") as posterior:
+        assert posterior.n_averaged == 0
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_buffers_and_losses_end_no_commit_window(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, attached: bool
+) -> None:
+    commits: list[int] = []
+    commit = Committer.commit
+
+    def counted(self: Committer, writes: Any, merged: Any) -> None:
+        commit(self, writes, merged)
+        commits.append(len(merged))
+
+    monkeypatch.setattr(Committer, "commit", counted)
+    monkeypatch.setattr("swag._store._WINDOW_SECONDS", 60.0)
+    model = nn.Sequential(nn.Linear(40, 60), nn.BatchNorm1d(60), nn.Linear(60, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    url = f"memmap:{scratch / 'store'}"
+    with swag.SWAG(model, store=url) as posterior:
+        if attached:
+            posterior.attach(optimizer)
+        for step in range(40):
+            optimizer.zero_grad()
+            model(torch.randn(8, 40)).square().mean().backward()
+            optimizer.step()
+            posterior.update_parameters(model, loss=float(step))
+        assert len(commits) <= 8, commits
+    with swag.load(url) as stored:
+        for name, buffer in stored._last_buffers().tensors.items():
+            assert torch.equal(buffer, model.state_dict()[name]), name
+        recorded = stored._store.statistics.of(range(40)).loss
+        np.testing.assert_array_equal(recorded, np.arange(40))
 
 
 @pytest.mark.parametrize("options", [{"max_rank": -1}, {"checkpoint_every": 0}])
