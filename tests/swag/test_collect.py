@@ -479,8 +479,9 @@ def test_buffers_and_losses_end_no_commit_window(
     with swag.load(url) as stored:
         for name, buffer in stored._last_buffers().tensors.items():
             assert torch.equal(buffer, model.state_dict()[name]), name
-        recorded = stored._store.statistics.of(range(40)).loss
-        np.testing.assert_array_equal(recorded, np.arange(40))
+        statistics = stored._store.statistics
+        assert statistics is not None
+        np.testing.assert_array_equal(statistics.of(range(40)).loss, np.arange(40))
 
 
 @pytest.mark.parametrize("options", [{"max_rank": -1}, {"checkpoint_every": 0}])
