@@ -28,6 +28,8 @@ from swag.models import build
 
 __all__ = ["compare", "killed", "tables"]
 
+_STEP_S = 0.02
+"""Between the iterates of a process that is killed, as a step of training takes."""
 _WEIGHTS_OF_THE_KILLED = 100_000
 _DRAWS = 32
 
@@ -132,7 +134,8 @@ def tables(run: Recording) -> list[Table]:
         note=f"Medians of {asked['rounds']} rounds of {asked['steps']} steps; all is durable at the"
         " end of a round, and the time that takes is spread over its steps. On disk: bytes a step."
         " 32 draws: weights drawn afterwards, opened anew, out of the page cache. After a kill:"
-        f" iterates that can be read and are right after SIGKILL at the {asked['kills']}th, + those"
+        f" iterates that can be read and are right after SIGKILL at the {asked['kills']}th, one"
+        f" every {1000 * _STEP_S:.0f} ms, + those"
         " that are there and are wrong. The device writes a step's weights in"
         f" {in_ms(4 * network['weights'] / bandwidth)} ms."
         + (" * broken off, and extrapolated." if any(r.cut_short for r in results) else "")
@@ -218,6 +221,7 @@ def die(keeper_name: str, path: str, steps: str) -> None:
     kept = keeper(Path(path), model, 2 * int(steps))
     for i in range(int(steps)):
         nn.init.constant_(model.weight, i + 1)
+        time.sleep(_STEP_S)
         kept.collect(model)
     os.kill(os.getpid(), signal.SIGKILL)
 
