@@ -68,8 +68,7 @@ def test_a_child_of_a_fork_does_not_wait_for_the_thread_that_touched() -> None:
 
 
 @needs_touching
-def test_the_next_line_is_there_before_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", mmap.MADV_NORMAL)  # every page counts
+def test_the_next_line_is_there_before_it_is_written() -> None:
     with pmarray.open("dram:", shape=(ROWS, 0), layout="col") as array:
         faults = []
         for i in range(12):
