@@ -10,9 +10,18 @@ import torch
 from swag._parameters import DTYPES, ParameterTable
 from swag.errors import StoreError
 
-__all__ = ["Configuration", "Progress", "Skipped"]
+__all__ = ["Configuration", "Progress", "Skipped", "refuse_other_format"]
 
 _FORMAT = 4
+
+
+def refuse_other_format(found: object, known: int) -> None:
+    """Raise unless a store has the format that is known here."""
+    if found != known:
+        raise StoreError(
+            f"the store has format {found}, and this version of swag reads format {known} alone: "
+            'open it with the version that wrote it, or give mode="w" to replace it'
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +100,7 @@ class Configuration:
         """
         if not isinstance(value, dict) or "format" not in value:
             raise StoreError("the store's description is damaged")
-        if value["format"] != _FORMAT:
-            raise StoreError(
-                f"the store has format {value['format']}, and this version of swag reads format "
-                f'{_FORMAT} alone: open it with the version that wrote it, or give mode="w" to '
-                "replace it"
-            )
+        refuse_other_format(value["format"], _FORMAT)
         try:
             table = ParameterTable.from_json(value["parameters"])
             max_rank, every = value["max_rank"], value["checkpoint_every"]

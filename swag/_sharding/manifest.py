@@ -17,6 +17,7 @@ import pmarray
 from pmarray.errors import GroupNotFoundError
 from swag._boxes import Box
 from swag._parameters import ParameterTable
+from swag._records import refuse_other_format
 from swag._sharding.layout import Layout
 from swag.errors import StoreError
 
@@ -71,8 +72,7 @@ class Manifest:
         """
         if not isinstance(value, dict) or "format" not in value:
             raise StoreError("the manifest of the parts is damaged")
-        if value["format"] != _FORMAT:
-            raise StoreError(f"the manifest has format {value['format']}, known here is {_FORMAT}")
+        refuse_other_format(value["format"], _FORMAT)
         try:
             table = ParameterTable.from_json(value["parameters"])
             boxes = tuple(tuple(map(Box.from_json, part)) for part in value["parts"])
