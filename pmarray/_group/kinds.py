@@ -26,6 +26,7 @@ from pmarray.backends._protocols import (
     Chunks,
     KeepsMapping,
     PersistentRegion,
+    ReadsBeside,
     Region,
     RegionBackend,
     TellsChanges,
@@ -101,6 +102,7 @@ class StorageMaker:
             dead=array.dead,
             mapping=region if isinstance(region, KeepsMapping) else None,
             changes=region if isinstance(region, TellsChanges) else None,
+            beside=region if isinstance(region, ReadsBeside) else None,
         )
 
     def in_chunks(

@@ -20,6 +20,7 @@ from pmarray._sizes import format_bytes
 from pmarray._system import osops
 from pmarray._system.beneath import Below, status
 from pmarray._system.files import barrier, read_fully, write_fully
+from pmarray.backends.files.beside import SideReads
 from pmarray.backends.files.kept import KeptMapping
 from pmarray.errors import ForeignDataError, StorageError
 
@@ -83,6 +84,7 @@ class FileRegion:
         self._keeps: weakref.WeakSet[KeptMapping] = weakref.WeakSet()
         """What is still in use; `_kept` is the last one made."""
         self._direct_fd: int | None = None
+        self._beside: SideReads | None = None
         try:
             self._fd = osops.open_file(path, write=writable)
             try:
@@ -287,11 +289,17 @@ class FileRegion:
         self._keeps.add(self._kept)
         return self._kept
 
+    def beside(self) -> SideReads:
+        """Return what reads the file without this; see `ReadsBeside.beside`."""
+        if self._beside is None:
+            self._beside = SideReads(self._fd, self.path, self._offset)
+        return self._beside
+
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        self._kept = None
+        self._kept = self._beside = None
         try:
             try:
                 if self._direct_fd is not None:
