@@ -92,6 +92,7 @@ def test_both_ways_read_the_same(tmp_path: Path, direct: bool) -> None:
         axes = (slice(4096, 60_001, 1), slice(1, 24, 5))
         assert group["x"]._storage.arriving(axes) is None  # a reader's counter was not noted yet
         group["x"][:10, :10]
+        forget(tmp_path / "g")
         arrival = group["x"]._storage.arriving(axes)
         assert arrival is not None
         assert not arrival.is_at_hand()

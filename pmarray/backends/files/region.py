@@ -20,6 +20,7 @@ from pmarray._sizes import format_bytes
 from pmarray._system import osops
 from pmarray._system.beneath import Below, status
 from pmarray._system.files import barrier, read_fully, write_fully
+from pmarray._system.uninterrupted import uninterrupted
 from pmarray.backends.files.beside import SideReads
 from pmarray.backends.files.kept import KeptMapping
 from pmarray.errors import ForeignDataError, StorageError
@@ -292,7 +293,8 @@ class FileRegion:
     def beside(self) -> SideReads:
         """Return what reads the file without this; see `ReadsBeside.beside`."""
         if self._beside is None:
-            self._beside = SideReads(self._fd, self.path, self._offset)
+            # An exception must not arrive between a descriptor and what will close it.
+            self._beside = uninterrupted(lambda: SideReads(self._fd, self.path, self._offset))
         return self._beside
 
     def close(self) -> None:
