@@ -22,6 +22,7 @@ from pmarray._storage.region import RegionStorage
 from pmarray.backends._capabilities import Capabilities
 from pmarray.backends._history import Versions
 from pmarray.backends._protocols import (
+    Appendable,
     ChunkBackend,
     Chunks,
     KeepsMapping,
@@ -101,6 +102,7 @@ class StorageMaker:
             dead=array.dead,
             mapping=region if isinstance(region, KeepsMapping) else None,
             changes=region if isinstance(region, TellsChanges) else None,
+            appendable=region if isinstance(region, Appendable) else None,
         )
 
     def in_chunks(
