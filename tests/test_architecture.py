@@ -153,6 +153,7 @@ SWAG = Tower(
             "_worker",
             "_attached",
             "_schedule",
+            "preemption",
             "_space",
             "_stats",
         ),
