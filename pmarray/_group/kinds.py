@@ -29,6 +29,7 @@ from pmarray.backends._protocols import (
     PersistentRegion,
     Region,
     RegionBackend,
+    ReservesUnfilled,
     TellsChanges,
 )
 from pmarray.errors import TransactionError
@@ -66,6 +67,7 @@ class StorageMaker:
         make = backend.create if new else backend.open
         region = make(array.file_id, layout.nbytes, aligned=layout.is_aligned(shape))
         holds_fill = not any(array.fill)
+        unfilled = region if isinstance(region, ReservesUnfilled) else None
         if self.in_place and isinstance(region, PersistentRegion):
             return PersistentStorage(
                 region,
@@ -77,6 +79,7 @@ class StorageMaker:
                 keep=self.keep,
                 new=new,
                 holds_fill=holds_fill,
+                unfilled=unfilled,
                 dead=array.dead,
             )
         if not backend.has_journal and region.memory is not None:
@@ -87,6 +90,7 @@ class StorageMaker:
                 shape,
                 new=new,
                 holds_fill=holds_fill,
+                unfilled=unfilled,
                 dead=array.dead,
             )
         return RegionStorage(
@@ -103,6 +107,7 @@ class StorageMaker:
             mapping=region if isinstance(region, KeepsMapping) else None,
             changes=region if isinstance(region, TellsChanges) else None,
             appendable=region if isinstance(region, Appendable) else None,
+            unfilled=unfilled,
         )
 
     def in_chunks(

@@ -36,6 +36,7 @@ __all__ = [
     "Publishes",
     "Region",
     "RegionBackend",
+    "ReservesUnfilled",
     "Settles",
     "TellsChanges",
 ]
@@ -184,6 +185,14 @@ class Appendable(Region, Protocol, metaclass=RememberedProtocol):
         What is used has just grown by `more` bytes to `nbytes`. `capacity` stays as it is until
         then, and what is not used in the end is given back by `trim`.
         """
+
+
+@runtime_checkable
+class ReservesUnfilled(Region, Protocol, metaclass=RememberedProtocol):
+    """A region that is filled with zeros to be one of zeros, which an append would overwrite."""
+
+    def reserve_unfilled(self, nbytes: int, /) -> None:
+        """As `reserve`, but new bytes may hold anything."""
 
 
 class ImageTarget(Protocol):
