@@ -165,6 +165,7 @@ SWAG = Tower(
             "_worker",
             "_attached",
             "_schedule",
+            "preemption",
             "_space",
             "_stats",
         ),

@@ -18,12 +18,14 @@ from pmarray._storage.items import Storage
 from pmarray.backends._capabilities import Capabilities
 from pmarray.backends._history import Versions
 from pmarray.backends._protocols import (
+    Appendable,
     ChunkBackend,
     Chunks,
     KeepsMapping,
     PersistentRegion,
     Region,
     RegionBackend,
+    ReservesUnfilled,
     TellsChanges,
 )
 from pmarray.errors import TransactionError
@@ -60,6 +62,7 @@ class StorageMaker(NamedTuple):
         make = backend.create if new else backend.open
         region = make(array.file_id, layout.nbytes, aligned=layout.is_aligned(shape))
         holds_fill = not any(array.fill)
+        unfilled = region if isinstance(region, ReservesUnfilled) else None
         if self.in_place and isinstance(region, PersistentRegion):
             return _storage.PersistentStorage(
                 region,
@@ -71,6 +74,7 @@ class StorageMaker(NamedTuple):
                 keep=self.keep,
                 new=new,
                 holds_fill=holds_fill,
+                unfilled=unfilled,
                 dead=array.dead,
             )
         if not backend.has_journal and region.memory is not None:
@@ -81,6 +85,7 @@ class StorageMaker(NamedTuple):
                 shape,
                 new=new,
                 holds_fill=holds_fill,
+                unfilled=unfilled,
                 dead=array.dead,
             )
         return _storage.RegionStorage(
@@ -96,6 +101,8 @@ class StorageMaker(NamedTuple):
             dead=array.dead,
             mapping=region if isinstance(region, KeepsMapping) else None,
             changes=region if isinstance(region, TellsChanges) else None,
+            appendable=region if isinstance(region, Appendable) else None,
+            unfilled=unfilled,
         )
 
     def in_chunks(

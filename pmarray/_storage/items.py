@@ -19,6 +19,7 @@ from pmarray._geometry.layout import Layout
 from pmarray._selection.fancy import FancySelection
 from pmarray._storage.dead import DeadBytes
 from pmarray._storage.near import Near
+from pmarray.backends._protocols import Region, ReservesUnfilled
 
 __all__ = [
     "Axes",
@@ -26,6 +27,7 @@ __all__ = [
     "Loan",
     "Storage",
     "as_array",
+    "make_room",
     "nothing",
 ]
 
@@ -166,6 +168,18 @@ def as_array(buffer: Any, layout: Layout, dtype: DType, shape: tuple[int, ...]) 
     if 0 in shape:
         return np.empty(shape, dtype)  # nothing to point at, perhaps not even a buffer
     return np.ndarray(shape, dtype, buffer, strides=layout.strides)
+
+
+def make_room(region: Region, unfilled: ReservesUnfilled | None, nbytes: int) -> int:
+    """Make a region as long as that; return up to where it may hold something else than zeros.
+
+    `unfilled` is the same region, where it can.
+    """
+    if unfilled is None:
+        region.reserve(nbytes)
+        return 0
+    unfilled.reserve_unfilled(nbytes)
+    return region.capacity
 
 
 def nothing() -> None:
