@@ -7,7 +7,6 @@ above does not know which it has.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,16 +35,20 @@ AnyArray = NDArray[Any]
 Axes = tuple[slice, ...]
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
 class Loan:
     """A writable block that belongs to the storage, until `done` or `failed` ends the loan."""
 
-    block: AnyArray
-    """The items, with the shape of the selection; unspecified contents."""
-    done: Callable[[], None]
-    """The items have been written."""
-    failed: Callable[[], None]
-    """The items have not, or not all; old values where they can be had."""
+    __slots__ = ("__weakref__", "block", "done", "failed")
+
+    def __init__(
+        self, block: AnyArray, done: Callable[[], None], failed: Callable[[], None]
+    ) -> None:
+        self.block = block
+        """The items, with the shape of the selection; unspecified contents."""
+        self.done = done
+        """The items have been written."""
+        self.failed = failed
+        """The items have not, or not all; old values where they can be had."""
 
 
 class Items(Protocol):
