@@ -8,7 +8,7 @@ buffer has room for it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pmarray._geometry.layout import BLOCK_BYTES, Layout
 from pmarray._geometry.reach import Axes, reach_of
@@ -19,8 +19,7 @@ _LONG_BYTES = 32 << 10
 """Stretches that are shorter take longer by requests of their own than through a mapping."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """Bytes of a file, and where they go."""
 
     start: int
@@ -33,8 +32,7 @@ class Request:
     """In the buffer, a multiple of blocks."""
 
 
-@dataclass(frozen=True, slots=True)
-class Requests:
+class Requests(NamedTuple):
     """What fetches a selection into a buffer."""
 
     nbytes: int

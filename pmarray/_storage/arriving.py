@@ -8,9 +8,8 @@ the items asks `Arrival.is_right`, with the group's lock, and reads them anew wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +28,7 @@ _LOOKS = 16
 _LOOK_BYTES = 256 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """How a selection is read beside everything else, into a buffer that begins on a page."""
 
     requests: Requests

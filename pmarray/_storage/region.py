@@ -31,9 +31,16 @@ from pmarray._storage.ahead import ReadAhead
 from pmarray._storage.arriving import Arrival
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.dead import DeadBytes, Spans
-from pmarray._storage.items import Axes, Loan, as_array, nothing
+from pmarray._storage.items import Axes, Loan, as_array, make_room, nothing
 from pmarray._storage.warm import LONG_RUN_BYTES, WarmReads
-from pmarray.backends._protocols import KeepsMapping, ReadsBeside, Region, TellsChanges
+from pmarray.backends._protocols import (
+    Appendable,
+    KeepsMapping,
+    ReadsBeside,
+    Region,
+    ReservesUnfilled,
+    TellsChanges,
+)
 
 __all__ = ["RegionStorage"]
 
@@ -61,6 +68,8 @@ class RegionStorage(CachedItems):
         mapping: KeepsMapping | None,
         changes: TellsChanges | None,
         beside: ReadsBeside | None,
+        appendable: Appendable | None,
+        unfilled: ReservesUnfilled | None,
         dead: Spans = (),
     ) -> None:
         self.region = region
@@ -86,6 +95,8 @@ class RegionStorage(CachedItems):
         self._beside = beside
         self._events = 0
         """How often something was done that may change what the array holds."""
+        self._appendable = appendable
+        self._unfilled = unfilled
         self._views: list[weakref.ref[Any]] = []
         """The mappings that `view` has handed out and somebody still has."""
         self._unsynced = new
@@ -342,7 +353,9 @@ class RegionStorage(CachedItems):
             self._cache.discard_from(self, layout.nbytes)
             self.dead.cut(layout.nbytes)
         else:
-            self.region.reserve(layout.nbytes)
+            self._used = max(self._used, make_room(self.region, self._unfilled, layout.nbytes))
+            if self._appendable is not None:
+                self._appendable.will_grow(layout.nbytes, layout.nbytes - before.nbytes)
         self._unsynced = self._stale_header = True
         self.layout = layout
         used, self._used = self._used, max(self._used, layout.nbytes)

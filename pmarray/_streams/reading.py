@@ -24,8 +24,7 @@ import math
 import mmap
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,14 +86,13 @@ def is_at_hand(array: StoredArray) -> bool:
     return arrival is None or arrival.is_at_hand()
 
 
-@dataclass(slots=True)
-class _Coming:
+class _Coming(NamedTuple):
     """A piece that threads are reading."""
 
     storage: Storage
     arrival: Arrival
     buffer: mmap.mmap
-    tasks: list[Task[None]] = field(default_factory=list)
+    tasks: list[Task[None]]
 
 
 class _Reading:
@@ -221,7 +219,7 @@ class _Reading:
                         self._coming.append(None)
                         self._next += 1
                     return
-                coming = _Coming(storage, arrival, buffer)
+                coming = _Coming(storage, arrival, buffer, [])
                 self._coming.append(coming)
                 self._next += 1
             for call in arrival.calls(memoryview(buffer), direct=self._direct):
