@@ -85,7 +85,7 @@ def plan_requests(layout: Layout, axes: Axes, offset: int) -> Requests | None:
     start = offset + reach.start
     lead = start % BLOCK_BYTES
     strides = list(layout.strides)
-    if reach.count == 1 or reach.step - reach.nbytes <= BLOCK_BYTES:
+    if reach.stretches == 1 or reach.step - reach.nbytes <= BLOCK_BYTES:
         length = reach.stop - reach.start
         strides[layout.slow_axis] = reach.step
         room = -(-(lead + length) // BLOCK_BYTES) * BLOCK_BYTES
@@ -94,5 +94,5 @@ def plan_requests(layout: Layout, axes: Axes, offset: int) -> Requests | None:
         return None
     room = -(-(lead + reach.nbytes) // BLOCK_BYTES) * BLOCK_BYTES
     strides[layout.slow_axis] = room
-    stretches = (start, reach.nbytes, reach.step, reach.count)
-    return Requests(reach.count * room, lead, tuple(strides), stretches, room)
+    stretches = (start, reach.nbytes, reach.step, reach.stretches)
+    return Requests(reach.stretches * room, lead, tuple(strides), stretches, room)
