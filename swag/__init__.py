@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from swag.posterior import Posterior as Posterior
     from swag.posterior import StoredPosterior as StoredPosterior
     from swag.posterior import load as load
+    from swag.preemption import Preemption as Preemption
     from swag.regression import GaussianPrediction as GaussianPrediction
 
 __all__ = [  # noqa: RUF022 - in the order of `sorted`, which does not put capitals aside
@@ -43,6 +44,7 @@ __all__ = [  # noqa: RUF022 - in the order of `sorted`, which does not put capit
     "GaussianPrediction",
     "MultiSWAG",
     "Posterior",
+    "Preemption",
     "SWAG",
     "StoredPosterior",
     "SwagError",
@@ -69,6 +71,7 @@ _HOMES = {
     "Posterior": "swag.posterior",
     "StoredPosterior": "swag.posterior",
     "load": "swag.posterior",
+    "Preemption": "swag.preemption",
     "update_bn": "swag.batchnorm",
 }
 _MODULES = {

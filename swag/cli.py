@@ -6,6 +6,7 @@ PyTorch takes seconds to import, so it is imported inside the commands; ``swag -
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,7 +122,7 @@ def train(
     """Train on MNIST and collect the iterates of SGD into a store.
 
     Run again with the same store, it goes on where it was interrupted, and ends with the same
-    numbers as if it had not been.
+    numbers as if it had not been. SIGTERM ends it after a minibatch, with its state stored.
 
     The learning rate is --lr during the burn-in, is annealed to --swa-lr over the last --anneal
     epochs of it, and stays there while the weights are collected.
@@ -165,6 +166,13 @@ def train(
                 watch=progress.update,
             )
         told = f"{done.steps:,} minibatches, {done.n_averaged:,} iterates in {store}"
+        if not done.finished:
+            print(
+                f"terminated: {told} so far, and the state of training is stored with them; the "
+                "same command goes on",
+                file=sys.stderr,
+            )
+            raise typer.Exit(128 + signal.SIGTERM)
         if done.trained:
             Console().print(f"finished: {told}", highlight=False, soft_wrap=True)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -67,11 +66,11 @@ class ViewItems(Items):
 
     def lend(self, axes: Axes, /) -> Loan:
         loan = self._items.lend(self._translate(axes))
-        return replace(loan, block=self._shown(loan.block))
+        return Loan(self._shown(loan.block), loan.done, loan.failed)
 
     def pin(self, axes: Axes, /) -> Loan:
         loan = self._items.pin(self._translate(axes))
-        return replace(loan, block=self._shown(loan.block))
+        return Loan(self._shown(loan.block), loan.done, loan.failed)
 
     def forget(self, axes: Axes, /) -> None:
         self._items.forget(self._translate(axes))

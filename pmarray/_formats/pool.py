@@ -26,8 +26,9 @@ The superblock with the highest generation among those whose checksum is right i
 copies among them. A torn store to a slot leaves the other one. What step 4 is for is damage: a bit
 that flips in the line of the current superblock would else pass for a torn store, and take the last
 change back. A writer stores anew what it finds only once. Units that the old directory had and the
-new one has not are free after step 3. A unit that is given to a file is filled with zeros before
-step 1.
+new one has not are free after step 3. A unit that is given to a new file, or to the journal, is
+filled with zeros before step 1. One that is given to an array that grows is left as it is: nothing
+reads it before lines have been stored there, the array's own or those of its fill value.
 
 Formatting
 ----------

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import NDArray
 
+from pmarray import linalg
 from pmarray._array.overlap import apart_from, apart_from_all_of, is_stored, root
 from pmarray._array.stored import StoredArray
 from pmarray._config import config
@@ -23,7 +24,6 @@ from pmarray._numpy.operands import as_operand, has_numbers, in_dask, is_operand
 from pmarray._selection.fancy import FancySelection, parse
 from pmarray._storage.transfer import update
 from pmarray._streams.sources import is_dask
-from pmarray.linalg import matmul
 
 __all__ = [
     "Index",
@@ -114,7 +114,7 @@ def _whole(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: Any) 
             (target,) = options.get("out") or (None,)
             left, right = inputs = tuple(apart_from_all_of(target, x) for x in inputs)
             if any(map(is_stored, (*inputs, target))):
-                return matmul(left, right, out=target)
+                return linalg.matmul(left, right, out=target)
     out = options.pop("out", None)
     options = _in_memory_options(ufunc, options)
     inputs = tuple(in_memory(x, ufunc.__name__) for x in inputs)

@@ -7,7 +7,6 @@ above does not know which it has.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +19,7 @@ from pmarray._geometry.layout import Layout
 from pmarray._selection.fancy import FancySelection
 from pmarray._storage.dead import DeadBytes
 from pmarray._storage.near import Near
+from pmarray.backends._protocols import Region, ReservesUnfilled
 
 __all__ = [
     "Axes",
@@ -27,6 +27,7 @@ __all__ = [
     "Loan",
     "Storage",
     "as_array",
+    "make_room",
     "nothing",
 ]
 
@@ -34,16 +35,20 @@ AnyArray = NDArray[Any]
 Axes = tuple[slice, ...]
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
 class Loan:
     """A writable block that belongs to the storage, until `done` or `failed` ends the loan."""
 
-    block: AnyArray
-    """The items, with the shape of the selection; unspecified contents."""
-    done: Callable[[], None]
-    """The items have been written."""
-    failed: Callable[[], None]
-    """The items have not, or not all; old values where they can be had."""
+    __slots__ = ("__weakref__", "block", "done", "failed")
+
+    def __init__(
+        self, block: AnyArray, done: Callable[[], None], failed: Callable[[], None]
+    ) -> None:
+        self.block = block
+        """The items, with the shape of the selection; unspecified contents."""
+        self.done = done
+        """The items have been written."""
+        self.failed = failed
+        """The items have not, or not all; old values where they can be had."""
 
 
 class Items(Protocol):
@@ -163,6 +168,18 @@ def as_array(buffer: Any, layout: Layout, dtype: DType, shape: tuple[int, ...]) 
     if 0 in shape:
         return np.empty(shape, dtype)  # nothing to point at, perhaps not even a buffer
     return np.ndarray(shape, dtype, buffer, strides=layout.strides)
+
+
+def make_room(region: Region, unfilled: ReservesUnfilled | None, nbytes: int) -> int:
+    """Make a region as long as that; return up to where it may hold something else than zeros.
+
+    `unfilled` is the same region, where it can.
+    """
+    if unfilled is None:
+        region.reserve(nbytes)
+        return 0
+    unfilled.reserve_unfilled(nbytes)
+    return region.capacity
 
 
 def nothing() -> None:

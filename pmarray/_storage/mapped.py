@@ -15,9 +15,9 @@ from pmarray._geometry.chunking import unfilled
 from pmarray._geometry.layout import Layout
 from pmarray._selection.fancy import FancySelection
 from pmarray._storage.dead import DeadBytes, Spans
-from pmarray._storage.items import Axes, Loan, as_array, nothing
+from pmarray._storage.items import Axes, Loan, as_array, make_room, nothing
 from pmarray._storage.near import Near
-from pmarray.backends._protocols import Region
+from pmarray.backends._protocols import Region, ReservesUnfilled
 
 __all__ = ["MappedStorage"]
 
@@ -38,12 +38,14 @@ class MappedStorage:
         *,
         new: bool,
         holds_fill: bool,
+        unfilled: ReservesUnfilled | None,
         dead: Spans = (),
     ) -> None:
         self.region = region
         self.layout = layout
         self.chunk_shape = chunk_shape
         self.holds_fill = holds_fill
+        self._unfilled = unfilled
         self.dead = DeadBytes(dead)
         self._dtype = dtype
         self._items: AnyArray | None = None
@@ -131,7 +133,7 @@ class MappedStorage:
             return None
         with self._moving:
             self._items = None  # memory that nobody looks at can grow in place
-            self.region.reserve(layout.nbytes)
+            self._used = max(self._used, make_room(self.region, self._unfilled, layout.nbytes))
             self.layout = layout
         self.dead.cut(layout.nbytes)
         used, self._used = self._used, max(self._used, layout.nbytes)

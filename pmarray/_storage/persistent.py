@@ -20,7 +20,7 @@ from pmarray._storage.dead import Spans
 from pmarray._storage.items import Axes, Loan
 from pmarray._storage.mapped import MappedStorage
 from pmarray._system.uninterrupted import uninterrupted
-from pmarray.backends._protocols import PersistentRegion
+from pmarray.backends._protocols import PersistentRegion, ReservesUnfilled
 from pmarray.errors import PoisonedError
 
 __all__ = ["PersistentStorage"]
@@ -69,10 +69,18 @@ class PersistentStorage(MappedStorage):
         keep: Callable[[int, list[Image]], None],
         new: bool,
         holds_fill: bool,
+        unfilled: ReservesUnfilled | None,
         dead: Spans = (),
     ) -> None:
         super().__init__(
-            region, layout, dtype, chunk_shape, new=new, holds_fill=holds_fill, dead=dead
+            region,
+            layout,
+            dtype,
+            chunk_shape,
+            new=new,
+            holds_fill=holds_fill,
+            unfilled=unfilled,
+            dead=dead,
         )
         self.file_id = file_id
         self._cache = cache

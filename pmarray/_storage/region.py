@@ -29,9 +29,15 @@ from pmarray._selection.fancy import FancySelection
 from pmarray._storage.ahead import ReadAhead
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.dead import DeadBytes, Spans
-from pmarray._storage.items import Axes, Loan, as_array, nothing
+from pmarray._storage.items import Axes, Loan, as_array, make_room, nothing
 from pmarray._storage.warm import LONG_RUN_BYTES, WarmReads
-from pmarray.backends._protocols import KeepsMapping, Region, TellsChanges
+from pmarray.backends._protocols import (
+    Appendable,
+    KeepsMapping,
+    Region,
+    ReservesUnfilled,
+    TellsChanges,
+)
 
 __all__ = ["RegionStorage"]
 
@@ -58,6 +64,8 @@ class RegionStorage(CachedItems):
         snapshot: Snapshot | None,
         mapping: KeepsMapping | None,
         changes: TellsChanges | None,
+        appendable: Appendable | None,
+        unfilled: ReservesUnfilled | None,
         dead: Spans = (),
     ) -> None:
         self.region = region
@@ -80,6 +88,8 @@ class RegionStorage(CachedItems):
             else WarmReads(mapping, file_id, dtype, snapshot, cache.budget_bytes)
         )
         self._changes = changes
+        self._appendable = appendable
+        self._unfilled = unfilled
         self._views: list[weakref.ref[Any]] = []
         """The mappings that `view` has handed out and somebody still has."""
         self._unsynced = new
@@ -307,7 +317,9 @@ class RegionStorage(CachedItems):
             self._cache.discard_from(self, layout.nbytes)
             self.dead.cut(layout.nbytes)
         else:
-            self.region.reserve(layout.nbytes)
+            self._used = max(self._used, make_room(self.region, self._unfilled, layout.nbytes))
+            if self._appendable is not None:
+                self._appendable.will_grow(layout.nbytes, layout.nbytes - before.nbytes)
         self._unsynced = self._stale_header = True
         self.layout = layout
         used, self._used = self._used, max(self._used, layout.nbytes)

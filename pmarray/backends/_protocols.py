@@ -17,6 +17,7 @@ from pmarray._system.counter import Counter
 from pmarray._url import URL
 
 __all__ = [
+    "Appendable",
     "Backend",
     "ChunkBackend",
     "Chunks",
@@ -35,6 +36,7 @@ __all__ = [
     "Publishes",
     "Region",
     "RegionBackend",
+    "ReservesUnfilled",
     "Settles",
     "TellsChanges",
 ]
@@ -171,6 +173,26 @@ class TellsChanges(Protocol, metaclass=RememberedProtocol):
         None where something was written since it was opened, or so shortly before that it cannot
         be told.
         """
+
+
+@runtime_checkable
+class Appendable(Region, Protocol, metaclass=RememberedProtocol):
+    """A region that can be made larger behind, ahead of who appends to it."""
+
+    def will_grow(self, nbytes: int, more: int, /) -> None:
+        """A hint that `reserve` follows again; returns at once.
+
+        What is used has just grown by `more` bytes to `nbytes`. `capacity` stays as it is until
+        then, and what is not used in the end is given back by `trim`.
+        """
+
+
+@runtime_checkable
+class ReservesUnfilled(Region, Protocol, metaclass=RememberedProtocol):
+    """A region that is filled with zeros to be one of zeros, which an append would overwrite."""
+
+    def reserve_unfilled(self, nbytes: int, /) -> None:
+        """As `reserve`, but new bytes may hold anything."""
 
 
 class ImageTarget(Protocol):

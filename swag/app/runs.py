@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from swag.datasets import mnist_part
 from swag.errors import StoreError, WindowError
 from swag.models import build
 from swag.posterior import Posterior, load
+from swag.preemption import Preemption
 
 __all__ = ["Done", "Run", "describe", "read", "train"]
 
@@ -44,6 +47,8 @@ class Done:
     """Iterates collected."""
     trained: bool
     """Whether there was anything left to do."""
+    finished: bool
+    """Whether nothing is left; else a signal ended the training after a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,8 @@ def train(
 
     The state of training is stored with the posterior every `checkpoint_every` minibatches, in one
     transaction. Where the store holds a training by the same recipe that was interrupted, it goes
-    on from there, and ends with the same numbers, bit for bit, as if it had not been.
+    on from there, and ends with the same numbers, bit for bit, as if it had not been. On the main
+    thread, SIGTERM ends it after a step, with the state stored.
 
     Parameters
     ----------
@@ -122,15 +128,19 @@ def train(
     def save(group: pmarray.Group) -> None:
         _save(group, trainer, seconds)
 
+    main = threading.current_thread() is threading.main_thread()
     # By its URL: in a group of its own the posterior copies iterates while training goes on.
-    with SWAG(
-        model,
-        store=store,
-        max_rank=recipe.rank,
-        mode="a",
-        checkpoint_every=checkpoint_every,
-        on_checkpoint=save,
-    ) as posterior:
+    with (
+        Preemption((signal.SIGTERM,) if main else ()) as preemption,
+        SWAG(
+            model,
+            store=store,
+            max_rank=recipe.rank,
+            mode="a",
+            checkpoint_every=checkpoint_every,
+            on_checkpoint=save,
+        ) as posterior,
+    ):
         group = posterior.group
         if _ATTRIBUTE not in group.attrs:  # of memory without a name, the claim is gone
             group.attrs[_ATTRIBUTE] = claimed[_ATTRIBUTE]
@@ -153,10 +163,13 @@ def train(
                     save(group)
             if watch is not None:
                 watch(trainer, step, posterior.n_averaged * column_bytes)
+            if preemption.requested:
+                break
         posterior.flush()
         with group.transaction():
             save(group)
-        return Done(trainer.step, posterior.n_averaged, trainer.step > begun)
+        finished = trainer.step == trainer.n_steps
+        return Done(trainer.step, posterior.n_averaged, trainer.step > begun, finished)
 
 
 def read(store: str) -> Run:

@@ -83,12 +83,12 @@ def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> Ite
         yield step
 
 
-def collect(kind: str, store: str, count: int, attach: bool = True, mode: str = "w-") -> Facts:
+def collect(kind: str, store: str, count: int, attach: bool = True, **options: Any) -> Facts:
     """Collect, and return what a plain loop makes of the same iterates."""
     model, plain = sharded(kind), Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    beside = swag.SWAG(plain)
-    with swag.SWAG(model, store=store, mode=mode) as posterior:  # type: ignore[arg-type]
+    beside = swag.SWAG(plain, **options)
+    with swag.SWAG(model, store=store, **options) as posterior:
         if attach:
             posterior.attach(optimizer)
         for _ in steps(model, optimizer, count):
@@ -99,11 +99,11 @@ def collect(kind: str, store: str, count: int, attach: bool = True, mode: str = 
     return facts(beside)
 
 
-def killed(store: str, folder: Path, seconds: float) -> int:
+def killed(store: str, folder: Path, seconds: float, max_rank: int | None) -> int:
     """Collect until the second process is killed; note the weights of each iterate before it."""
     model = sharded("rows")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with swag.SWAG(model, store=store, mode="a", checkpoint_every=4) as posterior:
+    with swag.SWAG(model, store, max_rank, mode="a", checkpoint_every=4) as posterior:
         posterior.attach(optimizer)
         for step in steps(model, optimizer, 10_000):
             torch.save(whole(model), folder / str(posterior.n_averaged))
@@ -130,7 +130,7 @@ def used(store: str) -> dict[str, Any]:
     model, plain, inputs = sharded("rows"), Net(), torch.ones(4, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     found["memory"] = told(lambda: swag.SWAG(model, store="dram:"))
-    found["ring"] = told(lambda: swag.SWAG(model, store=store, max_rank=3))
+    found["diagonal"] = told(lambda: swag.SWAG(model, store=store, max_rank=0))
     posterior = swag.SWAG(model, store=store)
     for step in steps(model, optimizer, 6):
         with torch.no_grad():

@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from pmarray._sizes import format_bytes
 from pmarray._system import osops
 from pmarray._system.beneath import Below, status
 from pmarray._system.files import barrier, read_fully, write_fully
+from pmarray._system.threads import DaemonPool
 from pmarray.backends.files.kept import KeptMapping
 from pmarray.errors import ForeignDataError, StorageError
 
@@ -27,7 +29,13 @@ __all__ = ["MAPPED_BYTE", "FileRegion", "make_journal_file"]
 
 _GROW_MIN_BYTES = 64 << 20
 _GROW_MAX_BYTES = 1 << 30
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SPARED = 4
+"""Of the room on a disk that is nearly full, growth behind takes one part in so many at most."""
 
+BEHIND = DaemonPool(1, "pmarray-growing")
+"""Files grow here, ahead of who appends to them."""
+_REGIONS: weakref.WeakSet[FileRegion] = weakref.WeakSet()
 
 MAPPED_BYTE = 1
 """Whoever maps a file has a shared lock of this byte, whoever cuts it an exclusive one."""
@@ -42,6 +50,11 @@ _CLOCK_NS = 2_000_000_000
 
 class FileRegion:
     """The items of one array in a file, `data_offset` bytes from its start.
+
+    A file that is appended to grows behind, a step ahead of its writer (`will_grow`): the file
+    system may keep whoever makes it grow waiting, for its own journal or for a write under way.
+    What it has grown by is part of `capacity` when `reserve` comes to need it, and not before, so
+    that a file which was longer than it had to be when its writer died is like any other.
 
     Parameters
     ----------
@@ -76,7 +89,12 @@ class FileRegion:
         self.path = path
         self._offset = data_offset
         self._sparse = sparse
-        self.capacity = 0
+        self.capacity = self._allocated = 0
+        """Bytes that may be used, and bytes that the file has by now."""
+        self._to_allocate = 0
+        """Up to where it is to grow behind."""
+        self._growing = threading.Lock()
+        """Held while the file grows or is cut, and when its descriptors are closed."""
         self._closed = False
         self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         self._kept: KeptMapping | None = None
@@ -96,9 +114,10 @@ class FileRegion:
             self._foreign = foreign_nbytes is not None
             self._followed = foreign_nbytes is not None and self.capacity > foreign_nbytes
             if foreign_nbytes is not None:
-                self.capacity = min(self.capacity, foreign_nbytes)
+                self.capacity = self._allocated = min(self.capacity, foreign_nbytes)
         except OSError as error:
             raise StorageError(error.errno, f"cannot open: {error.strerror}", path) from error
+        _REGIONS.add(self)
         self._direct_proved = False
         self.block_bytes = BLOCK_BYTES if self._direct_fd is not None else 1
 
@@ -161,14 +180,19 @@ class FileRegion:
                 f"{self.path} goes on after its array, perhaps with another one, and would be "
                 "overwritten; copy the array into a directory to let it grow"
             )
-        step = min(max(self.capacity // 4, _GROW_MIN_BYTES), _GROW_MAX_BYTES)
+        with self._growing:
+            self.capacity = max(self.capacity, self._allocated)
+            if nbytes > self.capacity:
+                self._reserve(nbytes)
+
+    def _reserve(self, nbytes: int) -> None:
         exact = -(-nbytes // BLOCK_BYTES) * BLOCK_BYTES
-        generous = max(exact, self.capacity + step) if self.capacity else exact
+        generous = max(exact, self.capacity + self._step()) if self.capacity else exact
         before = self.capacity
         try:
             self._allocate(generous)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in _FULL:
                 raise StorageError(
                     error.errno, f"cannot grow: {error.strerror}", self.path
                 ) from error
@@ -184,14 +208,50 @@ class FileRegion:
                     f"({again.strerror}); nothing was changed: free space and try again",
                     self.path,
                 ) from again
+        self.capacity = self._allocated
+
+    def will_grow(self, nbytes: int, more: int, /) -> None:
+        """Grow behind, where little is left; see `Appendable.will_grow`."""
+        step = self._step()
+        ahead = min(max(step, more), _GROW_MAX_BYTES)
+        wanted = self.capacity + ahead
+        if (
+            self.capacity - nbytes < max(step // 2, more)
+            and wanted > max(self._allocated, self._to_allocate)
+            and nbytes - more >= more  # so long before: it is not filled at one go
+            and not (self._sparse or self._foreign)
+        ):
+            self._to_allocate = wanted
+            BEHIND.submit(_grow_behind, weakref.ref(self))
+
+    def grow_behind(self) -> None:
+        """Do what `will_grow` has asked for, if nobody was faster; on the thread.
+
+        Where that cannot be, whoever needs the room finds out.
+        """
+        with self._growing:
+            before = self._allocated
+            more = self._to_allocate - before
+            if self._closed or more <= 0:
+                return
+            try:
+                free = os.fstatvfs(self._fd)
+                if free.f_bavail * free.f_frsize < _SPARED * more:
+                    return
+                self._allocate(self._to_allocate)
+            except OSError:
+                self._unreserve(before)
+
+    def _step(self) -> int:
+        return min(max(self.capacity // 4, _GROW_MIN_BYTES), _GROW_MAX_BYTES)
 
     def _allocate(self, nbytes: int) -> None:
-        start = self._offset + self.capacity
+        start = self._offset + self._allocated
         if self._sparse:
             osops.ftruncate(self._fd, self._offset + nbytes)
         else:
             osops.fallocate(self._fd, start, self._offset + nbytes - start)
-        self.capacity = nbytes
+        self._allocated = nbytes
 
     def _unreserve(self, nbytes: int) -> None:
         try:
@@ -200,7 +260,7 @@ class FileRegion:
             pass  # the file is longer than it needs to be, which harms nothing
 
     def refresh(self) -> None:
-        self.capacity = max(0, os.fstat(self._fd).st_size - self._offset)
+        self.capacity = self._allocated = max(0, os.fstat(self._fd).st_size - self._offset)
 
     def describe(self, layout: Layout, dtype: DType, ndim: int, /) -> None:
         if self._foreign:
@@ -214,21 +274,28 @@ class FileRegion:
         A load from a page that was cut off would kill the process. The next writer tries again.
         """
         exact = nbytes if self._foreign else -(-nbytes // BLOCK_BYTES) * BLOCK_BYTES
-        if exact >= self.capacity or self._followed or any(True for _ in self._maps):
-            return
-        self._kept = None
-        if any(True for _ in self._keeps):
-            return  # somebody is reading through it
-        try:
-            try:
-                osops.lock(self._fd, exclusive=True, start=MAPPED_BYTE, nbytes=1)
-            except (BlockingIOError, PermissionError):
+        with self._growing:
+            self._to_allocate = 0
+            if exact >= self._allocated or self._followed or any(True for _ in self._maps):
                 return
-            osops.ftruncate(self._fd, self._offset + exact)
-            self.capacity = exact
-            osops.unlock(self._fd)
-        except OSError as error:
-            raise StorageError(error.errno, f"cannot cut: {error.strerror}", self.path) from error
+            self._kept = None
+            if any(True for _ in self._keeps):
+                return  # somebody is reading through it
+            try:
+                self._cut(exact)
+            except OSError as error:
+                raise StorageError(
+                    error.errno, f"cannot cut: {error.strerror}", self.path
+                ) from error
+
+    def _cut(self, nbytes: int) -> None:
+        try:
+            osops.lock(self._fd, exclusive=True, start=MAPPED_BYTE, nbytes=1)
+        except (BlockingIOError, PermissionError):
+            return
+        osops.ftruncate(self._fd, self._offset + nbytes)
+        self.capacity = self._allocated = nbytes
+        osops.unlock(self._fd)
 
     def announce(self) -> bool:
         """Keep every writer from cutting the file, for as long as this or a mapping is open.
@@ -288,18 +355,33 @@ class FileRegion:
         return self._kept
 
     def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
         self._kept = None
         try:
-            try:
-                if self._direct_fd is not None:
-                    osops.close(self._direct_fd)
-            finally:
-                osops.close(self._fd)
+            with self._growing:
+                if self._closed:
+                    return
+                self._closed = True
+                try:
+                    if self._direct_fd is not None:
+                        osops.close(self._direct_fd)
+                finally:
+                    osops.close(self._fd)
         except OSError as error:
             raise StorageError(error.errno, f"cannot close: {error.strerror}", self.path) from error
+
+
+def _grow_behind(reference: weakref.ref[FileRegion]) -> None:
+    if (region := reference()) is not None:
+        region.grow_behind()
+
+
+def _begin_in_child() -> None:
+    for region in list(_REGIONS):
+        region._growing = threading.Lock()  # the thread that grows files may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_in_child)
 
 
 def _open_direct(path: str) -> int | None:

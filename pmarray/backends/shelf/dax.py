@@ -125,6 +125,9 @@ class DAXRegion(FileRegion):
                 self._fresh.add(-(-before // BLOCK_BYTES) * BLOCK_BYTES, self.capacity)
             self._unsynced = True
 
+    def will_grow(self, nbytes: int, more: int, /) -> None:
+        pass  # it would have to be mapped anew, and waits for no disk
+
     def describe(self, layout: Layout, dtype: DType, ndim: int, /) -> None:
         header = write_header(layout, dtype, ndim=ndim, nbytes=self._offset)
         if self.capacity:

@@ -112,6 +112,11 @@ class DeviceRegion(DRAMRegion):
         return self._memory
 
     def reserve(self, nbytes: int, /) -> None:
+        before = self.capacity
+        self.reserve_unfilled(nbytes)
+        self.memory[before:] = 0  # somebody else's, or of before the last start
+
+    def reserve_unfilled(self, nbytes: int, /) -> None:
         if nbytes <= self.capacity:
             return
         unit = self._owner.unit_bytes
@@ -132,7 +137,6 @@ class DeviceRegion(DRAMRegion):
         self._lease.units.extend(units)
         mapping.lease = self._lease  # old arrays keep their mapping, and it the units
         self._mapping, self._memory = mapping, None
-        self.memory[have * unit :] = 0  # somebody else's, or of before the last start
         self.capacity = len(pieces) * unit
 
     def release(self) -> None:

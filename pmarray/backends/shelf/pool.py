@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
@@ -341,6 +341,15 @@ class Pool:
         StorageError
             The device is full; nothing was changed.
         """
+        return self._grow(number, nbytes, generous, self._clear)
+
+    def grow_unfilled(self, number: int, nbytes: int, generous: int) -> Runs:
+        """The same with units as somebody left them."""
+        return self._grow(number, nbytes, generous, lambda new: None)
+
+    def _grow(
+        self, number: int, nbytes: int, generous: int, prepare: Callable[[Runs], object]
+    ) -> Runs:
         with self._lock:
             runs = self.directory.files.get(number, ())
             held = sum(count for _, count in runs)
@@ -352,13 +361,16 @@ class Pool:
             new = _format.allocate(free, wanted, after) if wanted <= spare else None
             if new is None:
                 raise _format.no_space(self.medium.path, least, max(0, spare), self.unit_bytes)
-            memory = self.map(new).memory
-            for start in range(0, len(memory), len(_ZEROS)):
-                piece = memory[start : start + len(_ZEROS)]
-                self._store(piece, _ZEROS[: len(piece)])
+            prepare(new)
             runs = _format.joined((*runs, *new))
             self.replace(self.directory.with_file(number, runs))
             return runs
+
+    def _clear(self, runs: Runs) -> None:
+        memory = self.map(runs).memory
+        for start in range(0, len(memory), len(_ZEROS)):
+            piece = memory[start : start + len(_ZEROS)]
+            self._store(piece, _ZEROS[: len(piece)])
 
     def shrink(self, number: int, nbytes: int) -> Runs:
         """Take what a file has beyond `nbytes` bytes; return what it keeps."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,9 +99,15 @@ class PoolRegion:
         self._stores.persist()
 
     def reserve(self, nbytes: int, /) -> None:
+        self._reserve(nbytes, self._pool.grow)
+
+    def reserve_unfilled(self, nbytes: int, /) -> None:
+        self._reserve(nbytes, self._pool.grow_unfilled)
+
+    def _reserve(self, nbytes: int, grow: Callable[[int, int, int], object]) -> None:
         if nbytes > self.capacity:
             step = min(self.capacity // 4, _GROW_MAX_BYTES)
-            self._pool.grow(self._number, nbytes, max(nbytes, self.capacity + step))
+            grow(self._number, nbytes, max(nbytes, self.capacity + step))
             self._map()
 
     def refresh(self) -> None:

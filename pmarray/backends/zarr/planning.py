@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import numcodecs.abc
@@ -108,8 +107,8 @@ def plan(
             f"Zarr cannot store shape {array.shape}, dtype {array.dtype}, chunks {shape}"
             f"{f', shards {shards}' if shards else ''}: {error}"
         ) from error
-    result = replace(
-        array, line_stride=layout.line_stride, document=zarr_format.document_of(example.metadata)
+    result = array._replace(
+        line_stride=layout.line_stride, document=zarr_format.document_of(example.metadata)
     )
     _refuse_other_items(array.dtype, zarr_format.to_zarr(result).dtype.to_native_dtype())
     unit = zarr_format.stored_chunk_shape(result)
