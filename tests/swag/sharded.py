@@ -118,7 +118,7 @@ def killed(store: str, folder: Path, seconds: float | None, max_rank: int | None
             if step == 2:
                 posterior.flush()
                 if dist.get_rank() == 1 and seconds is None:
-                    posterior._store.checkpoint = _die  # type: ignore[method-assign]
+                    vars(posterior._store)["checkpoint"] = _die
                 elif dist.get_rank() == 1:
                     threading.Timer(seconds or 0, _die).start()
     return posterior.n_averaged
