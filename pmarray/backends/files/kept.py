@@ -24,13 +24,13 @@ import itertools
 import mmap
 import os
 import sys
-import weakref
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._geometry.reach import Reach
+from pmarray._system.descriptor import Descriptor
 from pmarray._system.files import read_fully
 
 __all__ = ["KeptMapping"]
@@ -71,8 +71,8 @@ class KeptMapping:
         if sys.platform != "linux":
             raise OSError("there is no MADV_POPULATE_READ")
         # Whoever reads without the group's lock goes on when the file is closed.
-        self._fd = os.dup(fd)
-        weakref.finalize(self, os.close, self._fd)
+        self._descriptor = Descriptor.duplicate(fd)
+        self._fd = self._descriptor.fileno()
         self._map = mmap.mmap(fd, self._nbytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
         # Which systems have it is found out by asking; the header is there.
         self._map.madvise(_POPULATE_READ, 0, _PAGE)

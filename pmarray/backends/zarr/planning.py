@@ -153,7 +153,7 @@ def _sorted_codecs(
     filters: list[ArrayArrayCodec] = []
     serializer: Any = "auto"
     compressors: list[BytesBytesCodec] = []
-    if isinstance(codecs, str):
+    if isinstance(codecs, str) or not isinstance(codecs, Sequence):
         raise LayoutError(f"codecs={codecs!r}: give a list, such as [{codecs!r}]")
     for one in codecs:
         codec = _codec(one)
