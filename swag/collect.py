@@ -287,9 +287,9 @@ class SWAG(Ending):
 
         An iterate is copied behind where each optimizer has stepped since the last one, together
         they have every parameter collected, all in host memory or on one CUDA device, no embedding
-        has a maximal norm, and the group was opened by the posterior. Otherwise, and where a checkpoint is due, or with
-        ``max_rank=0``, `update_parameters` copies before it returns. What it raises about an
-        iterate that was copied behind, the next call raises.
+        has a maximal norm, and the group was opened by the posterior. Otherwise, and where a
+        checkpoint is due, or with ``max_rank=0``, `update_parameters` copies before it returns.
+        What it raises about an iterate that was copied behind, the next call raises.
 
         Weights that are changed by anything but the optimizers, before their next step, need
         `wait` first. Where that was forgotten and is noticed, the iterate is taken back, a
