@@ -12,6 +12,7 @@ from pmarray._array.stored import StoredArray
 from pmarray._geometry.chunking import TARGET_CHUNK_BYTES
 from pmarray._geometry.layout import Layout, Order
 from pmarray._selection.basic import Selection, select
+from pmarray._storage.arriving import Arrival
 from pmarray._storage.items import Axes, Items, Loan
 from pmarray.errors import SelectionError
 
@@ -59,6 +60,12 @@ class ViewItems(Items):
 
     def expect(self, axes: Axes, /) -> None:
         return  # a view may reach beyond what its array still has
+
+    def arriving(self, axes: Axes, /) -> Arrival | None:
+        arrival = self._items.arriving(self._translate(axes))
+        if arrival is None:
+            return None
+        return arrival._replace(look=lambda block: self._shown(arrival.look(block)))
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         if values.size:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pmarray._geometry.layout import Layout
 
-__all__ = ["Reach", "meeting", "reach_of"]
+__all__ = ["Axes", "Reach", "meeting", "reach_of"]
 
 Axes = tuple[slice, ...]
 

@@ -23,6 +23,7 @@ from pmarray.backends._protocols import (
     Chunks,
     KeepsMapping,
     PersistentRegion,
+    ReadsBeside,
     Region,
     RegionBackend,
     ReservesUnfilled,
@@ -101,6 +102,7 @@ class StorageMaker(NamedTuple):
             dead=array.dead,
             mapping=region if isinstance(region, KeepsMapping) else None,
             changes=region if isinstance(region, TellsChanges) else None,
+            beside=region if isinstance(region, ReadsBeside) else None,
             appendable=region if isinstance(region, Appendable) else None,
             unfilled=unfilled,
         )

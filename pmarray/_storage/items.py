@@ -17,6 +17,7 @@ from pmarray._cache.source import CommittedStorage
 from pmarray._dtypes import DType
 from pmarray._geometry.layout import Layout
 from pmarray._selection.fancy import FancySelection
+from pmarray._storage.arriving import Arrival
 from pmarray._storage.dead import DeadBytes
 from pmarray._storage.near import Near
 from pmarray.backends._protocols import Region, ReservesUnfilled
@@ -79,6 +80,13 @@ class Items(Protocol):
         """Return what reads at least one item later without the group's lock, if that is right.
 
         It is given the block to fill, and returns false where it has not.
+        """
+        return None
+
+    def arriving(self, axes: Axes, /) -> Arrival | None:
+        """Return what reads items, at least one, beside everything else; None where it is no gain.
+
+        Called with the group's lock.
         """
         return None
 

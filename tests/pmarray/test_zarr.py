@@ -382,7 +382,7 @@ def test_what_zarr_cannot_do_is_refused_with_the_reason(tmp_path: Path) -> None:
         group.create("x", (3,), codecs=["zippy"])
     for one in ("zstd", numcodecs.BitRound(keepbits=10), {"zstd"}):
         with pytest.raises(LayoutError, match="give a list"):
-            group.create("x", (3,), codecs=one)  # type: ignore[arg-type]
+            group.create("x", (3,), codecs=one)
     with pytest.raises(LayoutError, match="shards"):
         group.create("x", (30,), chunks=(7,), shards=(10,))
     with pytest.raises(LayoutError, match="records in shards"):

@@ -99,8 +99,15 @@ def collect(kind: str, store: str, count: int, attach: bool = True, **options: A
     return facts(beside)
 
 
-def killed(store: str, folder: Path, seconds: float, max_rank: int | None) -> int:
-    """Collect until the second process is killed; note the weights of each iterate before it."""
+def _die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed(store: str, folder: Path, seconds: float | None, max_rank: int | None) -> int:
+    """Collect until the second process is killed; note the weights of each iterate before it.
+
+    After so many seconds, or, if None, at a checkpoint that the first process takes.
+    """
     model = sharded("rows")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with swag.SWAG(model, store, max_rank, mode="a", checkpoint_every=4) as posterior:
@@ -110,8 +117,10 @@ def killed(store: str, folder: Path, seconds: float, max_rank: int | None) -> in
             posterior.update_parameters(model)
             if step == 2:
                 posterior.flush()
-                if dist.get_rank() == 1:
-                    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+                if dist.get_rank() == 1 and seconds is None:
+                    vars(posterior._store)["checkpoint"] = _die
+                elif dist.get_rank() == 1:
+                    threading.Timer(seconds or 0, _die).start()
     return posterior.n_averaged
 
 
