@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from pmarray._sizes import available_memory_bytes, format_bytes, parse_bytes
 from pmarray.errors import BudgetError
 
-__all__ = ["Config", "config"]
+__all__ = ["MOST_REQUESTS", "Config", "config"]
+
+MOST_REQUESTS = 32
+"""Each takes a thread while it is under way."""
 
 
 class Config:
@@ -24,12 +27,14 @@ class Config:
     1048576
     """
 
-    __slots__ = ("_max_result", "_read_ahead", "_work_memory")
+    __slots__ = ("_max_result", "_read_ahead", "_read_requests", "_request_bytes", "_work_memory")
 
     def __init__(self) -> None:
         self._work_memory = 64 << 20
         self._max_result: int | None = None
         self._read_ahead = 32 << 20
+        self._read_requests = 8
+        self._request_bytes = 1 << 20
 
     @property
     def work_memory(self) -> int:
@@ -69,6 +74,32 @@ class Config:
     @read_ahead.setter
     def read_ahead(self, value: int | str) -> None:
         self._read_ahead = parse_bytes(value)
+
+    @property
+    def read_requests(self) -> int:
+        """Requests to local files that are under way at a time, for all streams; 8 unless set.
+
+        From 1 to 32. `pmarray doctor` measures which number suits a device, and which size.
+        """
+        return self._read_requests
+
+    @read_requests.setter
+    def read_requests(self, value: int) -> None:
+        if not 1 <= value <= MOST_REQUESTS:
+            raise ValueError(f"read_requests must be from 1 to {MOST_REQUESTS}")
+        self._read_requests = int(value)
+
+    @property
+    def request_bytes(self) -> int:
+        """The most that such a request asks for; 1 MiB unless set."""
+        return self._request_bytes
+
+    @request_bytes.setter
+    def request_bytes(self, value: int | str) -> None:
+        nbytes = parse_bytes(value)
+        if not nbytes:
+            raise ValueError("request_bytes must be more than 0")
+        self._request_bytes = nbytes
 
     def __setattr__(self, name: str, value: object) -> None:
         # The class has no place for another name; the message says which there are.
@@ -118,7 +149,7 @@ class Config:
 
 
 _UNCHECKED_BYTES = 64 << 20
-_LIMITS = ("work_memory", "max_result", "read_ahead")
-_NAMES = "work_memory, max_result or read_ahead"
+_LIMITS = ("work_memory", "max_result", "read_ahead", "read_requests", "request_bytes")
+_NAMES = "work_memory, max_result, read_ahead, read_requests or request_bytes"
 
 config = Config()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from numpy.typing import DTypeLike
@@ -273,7 +272,7 @@ def open(
 
     def work() -> PMArray:
         group = _open_group(
-            replace(parsed, name=None), group_mode, cache, overwrite=overwrite, admit=admit
+            parsed._replace(name=None), group_mode, cache, overwrite=overwrite, admit=admit
         )
         try:
             return find_or_create(group)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import os
 import re
-from decimal import Decimal
 
 __all__ = ["available_memory_bytes", "format_bytes", "parse_bytes"]
 
@@ -32,7 +31,8 @@ def parse_bytes(value: int | str) -> int:
         match = _PATTERN.fullmatch(value)
         unit = _UNITS.get(match[2].lower()) if match else None
         if match is not None and unit is not None:
-            return int(Decimal(match[1]) * unit)  # a float has 53 bits only
+            whole, _, fraction = match[1].partition(".")  # a float has 53 bits only
+            return int(whole + fraction) * unit // int(10 ** len(fraction))
     elif not isinstance(value, bool) and value >= 0:
         return operator.index(value)
     raise ValueError(

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field, replace
-from urllib.parse import parse_qsl, unquote, urlencode
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 from pmarray.errors import URLError
 
@@ -43,8 +44,7 @@ _FILES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class URL:
+class URL(NamedTuple):
     """A parsed URL.
 
     >>> URL.parse("memmap:./run?direct=no#trajectory")
@@ -59,7 +59,7 @@ class URL:
     """What the backend makes of it: a directory, a device, a name."""
     name: str | None = None
     """The array that ``#name`` picks, if any."""
-    options: dict[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = MappingProxyType({})
     """The ``?option=value`` pairs."""
 
     @classmethod
@@ -67,7 +67,7 @@ class URL:
         """Parse `text`; a path object is always a path, whatever characters it has."""
         if isinstance(text, os.PathLike):
             path = os.fspath(text)
-            return cls(_format_of(path), path)
+            return cls(_format_of(path), path, None, {})
         if not isinstance(text, str) or not text:
             raise URLError(f"not a URL: {text!r} (examples: 'dram:', 'memmap:./run#weights')")
         if "\0" in text:
@@ -76,8 +76,8 @@ class URL:
         scheme, rest = (match[1].lower(), match[2]) if match else ("", text)
         rest, _, fragment = rest.partition("#")
         rest, _, query = rest.partition("?")
-        name = check_name(unquote(fragment)) if fragment else None
-        options = dict(parse_qsl(query, keep_blank_values=True))
+        name = check_name(_unquoted(fragment)) if fragment else None
+        options = _options_of(query) if query else {}
         if scheme == "file":
             path = _path_of_file_url(rest, text)
             return cls(_format_of(path), path, name, options)
@@ -97,7 +97,7 @@ class URL:
         if path is None:
             return self
         # No "..", which leads elsewhere behind a symbolic link, is taken out.
-        return replace(self, path="/".join(part for part in path.split("/") if part != "."))
+        return self._replace(path="/".join(part for part in path.split("/") if part != "."))
 
     @property
     def local_path(self) -> str | None:
@@ -111,10 +111,9 @@ class URL:
         return os.path.join(os.getcwd(), os.path.expanduser(self.path))
 
     def __str__(self) -> str:
-        query = urlencode(self.options)
         return (
             f"{self.scheme}:{_escaped(self.path)}"
-            + (f"?{query}" if query else "")
+            + (f"?{_query_of(self.options)}" if self.options else "")
             + (f"#{self.name}" if self.name else "")
         )
 
@@ -123,7 +122,28 @@ def _path_of_file_url(rest: str, text: str) -> str:
     host, _, path = rest.removeprefix("//").partition("/")
     if host not in ("", "localhost") or not rest.startswith("/"):
         raise URLError(f"{text!r}: file: takes an absolute path, as in 'file:///data/run'")
-    return "/" + unquote(path)
+    return "/" + _unquoted(path)
+
+
+# To load `urllib.parse` takes as long as a tenth of this package. Most URLs have nothing to decode.
+
+
+def _unquoted(text: str) -> str:
+    from urllib.parse import unquote
+
+    return unquote(text)
+
+
+def _options_of(query: str) -> dict[str, str]:
+    from urllib.parse import parse_qsl
+
+    return dict(parse_qsl(query, keep_blank_values=True))
+
+
+def _query_of(options: Mapping[str, str]) -> str:
+    from urllib.parse import urlencode
+
+    return urlencode(options)
 
 
 def _format_of(place: str) -> str:

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -73,7 +72,7 @@ def _main(
 
 
 def _without_name(url: URL) -> str:
-    return str(replace(url, name=None))
+    return str(url._replace(name=None))
 
 
 def _check_size(text: str) -> str:

@@ -73,10 +73,10 @@ class Wishes:
 
     def refuse_spread(self) -> None:
         """Raise if they cannot be had of a model that is spread over processes."""
-        if self.max_rank is not None:
+        if self.max_rank == 0:
             raise ValueError(
-                f"max_rank={self.max_rank}: of a model that is spread over processes all iterates "
-                "are kept; choose the last of them by load(store).window(rank=...)"
+                "max_rank=0: of a model that is spread over processes iterates are kept, so that "
+                "what one process has lost others need not keep; give max_rank=1 or more"
             )
         if self.has_own_checkpoints:
             raise ValueError(

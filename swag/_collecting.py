@@ -301,6 +301,8 @@ class Collecting(Posterior):
         behind: Behind | None,
     ) -> None:
         store, count, moments = self._store, progress.collected + 1, self._moments
+        if due and store.ring is not None:
+            self._make_durable_in_all_parts()
         begun = self._begun = Joining(store.group)
         with begun:
             loan = self._loan = self._borrow(progress.collected)
@@ -318,7 +320,8 @@ class Collecting(Posterior):
                 store.statistics.record(progress.collected, taken.observed, path)
             if due:
                 if store.ring is not None:
-                    since = range(moments.count, count)
+                    # Of a part: what all parts have for good, so that none has to go behind it.
+                    since = range(moments.count, count if self._part is None else count - 1)
                     moments = moments.rolled_forward(store.columns(since))
                 self._checkpoint(count, moments)
         self._screen.note(progress.collected, sums)
@@ -424,6 +427,17 @@ class Collecting(Posterior):
                 self._on_checkpoint(self._store.group)
             finally:
                 self._calling = False
+
+    def _everywhere(self, work: Callable[[], object]) -> None:
+        """Do something here, and return when all other processes that collect have done it, too."""
+        if self._part is None:
+            work()
+        else:
+            self._part.agreement.together(work)
+
+    def _make_durable_in_all_parts(self) -> None:
+        if self._part is not None:
+            self._everywhere(self._store.group.flush)
 
     def _store_diagonal(self, progress: Progress, moments: Moments, buffers: Buffers) -> None:
         """Store all there is of a posterior without a trajectory; in a transaction."""

@@ -81,6 +81,8 @@ class Ending(Collecting):
             or moments.count != progress.in_moments
             or self._screen.skipped != progress.skipped_before
         ):
+            if not self._keeps_all:
+                self._make_durable_in_all_parts()
             begun = self._begun = Joining(self._store.group)
             with begun:
                 if self._store.trajectory is None:
@@ -115,7 +117,10 @@ class Ending(Collecting):
         self._refuse_closed()
         progress = self._sync()
         if self._part is not None:
-            to = self._part.agreement.least(progress.checkpointed if to is None else to)
+            agreement = self._part.agreement
+            least = agreement.least(progress.checkpointed if to is None else to)
+            # Of a ring, no part goes behind its moments; every part has come as far as these.
+            to = max(least, -agreement.least(-progress.in_moments)) if to is None else least
 
         def cut() -> None:
             self._store.rewind(to)
@@ -139,13 +144,6 @@ class Ending(Collecting):
             As `update_parameters`; threads and files are released all the same.
         """
         self._close(checkpoint=True)
-
-    def _everywhere(self, work: Callable[[], object]) -> None:
-        """Do something here, and return when all other processes that collect have done it, too."""
-        if self._part is None:
-            work()
-        else:
-            self._part.agreement.together(work)
 
     def _close(self, *, checkpoint: bool) -> None:
         try:

@@ -49,6 +49,10 @@ class Iterates(ABC):
     def progress(self) -> Progress:
         """How far collection has come."""
 
+    def furthest(self) -> int:
+        """Iterates that were collected wherever most were."""
+        return self.progress().collected
+
     @property
     @abstractmethod
     def rows(self) -> Trajectory | None:
@@ -152,7 +156,7 @@ class Iterates(ABC):
                 "transaction was rolled back; ask for the window again"
             )
         # The column of iterate t is written again while iterate t + ring is collected.
-        if self.ring is not None and iterates[0] <= collected - self.ring:
+        if self.ring is not None and iterates[0] <= self.furthest() - self.ring:
             raise WindowError(
                 f"iterate {iterates[0]} was overwritten since: with max_rank="
                 f"{self.configuration.max_rank}, a window is good until "

@@ -311,9 +311,9 @@ class Store(Iterates):
         count = progress.checkpointed if to is None else to
         if not 0 <= count <= progress.collected:
             raise WindowError(f"{progress.collected} iterates are there: none to go back to {to}")
-        if 0 < count < progress.checkpointed and self.configuration.max_rank is not None:
+        if 0 < count < progress.in_moments and self.configuration.max_rank is not None:
             raise WindowError(
-                f"the last checkpoint has {progress.checkpointed} iterates, and with max_rank="
+                f"the last checkpoint has {progress.in_moments} iterates, and with max_rank="
                 f"{self.configuration.max_rank} there is no way back to {count}, as the earlier "
                 "ones are not kept"
             )

@@ -65,9 +65,12 @@ class Tower:
                 if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
                 for node in ast.walk(block)
             }
+            # Their package loads them when they are asked for, and says here what it will load.
+            named = for_types if attached(tree) else set()
             for node in ast.walk(tree):
                 for imported in self._imported(node):
-                    yield Import(name, imported, node in tree.body, node in for_types)
+                    shown = node in tree.body or node in named
+                    yield Import(name, imported, shown, node in for_types)
 
     def _imported(self, node: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Import):
@@ -85,6 +88,15 @@ class Tower:
                 yield name
             elif name.startswith(f"{self.package}."):
                 yield name.removeprefix(f"{self.package}.")
+
+
+def attached(tree: ast.Module) -> dict[str, list[str]]:
+    """What a package gives to `pmarray._lazy.attach`: names by their modules."""
+    return {
+        module: names
+        for call in _calls(tree, {"attach"})
+        for module, names in ast.literal_eval(call.args[1]).items()
+    }
 
 
 def room(module: str) -> str:
@@ -117,7 +129,7 @@ PMARRAY = Tower(
         ("_selection",),
         ("_geometry",),
         ("_dtypes", "_config", "_url", "_protocols"),
-        ("_sizes", "errors"),
+        ("_sizes", "errors", "_lazy"),
     ),
     face=frozenset({"__main__", "cli", "testing"}),
     # A backend, when its scheme is first used.
@@ -219,6 +231,22 @@ def test_no_import_of_ours_is_hidden_in_a_function(tower: Tower) -> None:
         and not _is_only_named(tower, one)
     }
     assert inside == set()
+
+
+def test_type_checkers_are_told_what_is_loaded_later() -> None:
+    packages = 0
+    for path in sorted(PMARRAY.path.rglob("__init__.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        told = {
+            node.module: [alias.name for alias in node.names]
+            for block in tree.body
+            if isinstance(block, ast.If)
+            for node in block.body
+            if isinstance(node, ast.ImportFrom)
+        }
+        assert told == attached(tree), path
+        packages += bool(told)
+    assert packages
 
 
 @TOWERS

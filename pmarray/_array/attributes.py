@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn, Protocol, TypeVar, cast
 
@@ -82,7 +82,7 @@ class Owner(Protocol):
     """Whose attributes they are: a group or an array."""
 
     @property
-    def _attributes(self) -> dict[str, Any]: ...
+    def _attributes(self) -> Mapping[str, Any]: ...
 
     def _replace_attributes(self, attrs: dict[str, Any], /) -> None: ...
 
@@ -125,7 +125,7 @@ class Attributes(MutableMapping[str, Any]):
         self._owner = owner
 
     @property
-    def _values(self) -> dict[str, Any]:
+    def _values(self) -> Mapping[str, Any]:
         """What is stored; replaced as a whole, never changed."""
         return self._owner._attributes
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from dataclasses import replace
 
 from pmarray._array.stored import StoredArray
 from pmarray._geometry.layout import Layout, Order, refuse_unaddressable
@@ -31,13 +30,13 @@ class Growing(StoredArray):
         if self._base is not None:
             raise LayoutError("a view has no lines of its own: append to the array, or resize it")
         refuse_unaddressable(shape, self.itemsize)
-        array = replace(self._array, shape=shape)
+        array = self._array._replace(shape=shape)
         self._group._catalog.admit_shape(array)
         blocks = self._storage.set_shape(shape or (1,))
         if blocks is None:
             return False
         line_stride = self._storage.layout.line_stride
-        self._array = replace(array, line_stride=line_stride)
+        self._array = array._replace(line_stride=line_stride)
         self._group._catalog.update(self._name, self._array)
         if fill:
             for axes in blocks:

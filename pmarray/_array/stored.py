@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any, Self, TypeVar, cast
 from weakref import WeakSet
 
@@ -68,7 +67,7 @@ class StoredArray:
 
     def _viewed(self, items: Items, shape: tuple[int, ...]) -> Self:
         """An array of the same class, of these items of this one under other indices."""
-        array = replace(self._array, shape=shape, order=items.layout.order)
+        array = self._array._replace(shape=shape, order=items.layout.order)
         # The rest of a storage is for its group, which does not know of views.
         return type(self)(self._group, self._name, array, cast(Storage, items), base=self)
 
@@ -365,11 +364,11 @@ class StoredArray:
             )
 
     @property
-    def _attributes(self) -> dict[str, Any]:
+    def _attributes(self) -> Mapping[str, Any]:
         return self._array.attrs
 
     def _replace_attributes(self, attrs: dict[str, Any]) -> None:
-        self._array = replace(self._array, attrs=attrs)
+        self._array = self._array._replace(attrs=attrs)
         self._group._catalog.update(self._name, self._array)
 
     def _refuse_fixed(self, why: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +12,7 @@ from pmarray._array.stored import StoredArray
 from pmarray._geometry.chunking import TARGET_CHUNK_BYTES
 from pmarray._geometry.layout import Layout, Order
 from pmarray._selection.basic import Selection, select
+from pmarray._storage.arriving import Arrival
 from pmarray._storage.items import Axes, Items, Loan
 from pmarray.errors import SelectionError
 
@@ -61,17 +61,23 @@ class ViewItems(Items):
     def expect(self, axes: Axes, /) -> None:
         return  # a view may reach beyond what its array still has
 
+    def arriving(self, axes: Axes, /) -> Arrival | None:
+        arrival = self._items.arriving(self._translate(axes))
+        if arrival is None:
+            return None
+        return arrival._replace(look=lambda block: self._shown(arrival.look(block)))
+
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         if values.size:
             self._items.write(self._translate(axes), self._stored(values))
 
     def lend(self, axes: Axes, /) -> Loan:
         loan = self._items.lend(self._translate(axes))
-        return replace(loan, block=self._shown(loan.block))
+        return Loan(self._shown(loan.block), loan.done, loan.failed)
 
     def pin(self, axes: Axes, /) -> Loan:
         loan = self._items.pin(self._translate(axes))
-        return replace(loan, block=self._shown(loan.block))
+        return Loan(self._shown(loan.block), loan.done, loan.failed)
 
     def forget(self, axes: Axes, /) -> None:
         self._items.forget(self._translate(axes))

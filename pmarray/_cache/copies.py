@@ -12,7 +12,6 @@ buffers of the cache's memory, and count in its budget; where there is none left
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 
 from pmarray._cache.memory import Memory
 from pmarray._cache.source import CachedChunk, Commit, Write
@@ -100,4 +99,4 @@ def _copy_of(write: Write, memory: Memory) -> Write | None:
     if buffer is None:
         return None
     buffer[:] = write.data
-    return replace(write, copy=buffer)
+    return write._replace(copy=buffer)

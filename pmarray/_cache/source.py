@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pmarray._formats.metadata import GroupMetadata
 from pmarray._formats.records import Image
@@ -128,8 +127,7 @@ class CachedChunk:
         return died
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """Bytes ``[start, stop)`` of a chunk that have to reach the medium."""
 
     source: ChunkSource
@@ -175,28 +173,53 @@ class CommittedStorage(Protocol):
         """The commit is durable."""
 
 
-def _held_lock() -> Any:
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
-
-
-@dataclass(slots=True)
 class Commit:
-    """A sealed transaction in the writer's queue."""
+    """A sealed transaction in the writer's queue.
 
-    number: int
-    metadata: GroupMetadata
-    marks: dict[CommittedStorage, int]
-    """The storages it touched, and what `Storage.seal` returned for each."""
-    removed: list[int]
-    """Files of arrays that it deletes or moves; unlinked after the commit point."""
-    error: BaseException | None = None
-    waited_for: bool = True
-    """Whether the caller waits for the outcome."""
-    forgets: bool = False
-    """Whether bytes are dead from it on."""
-    _over: Any = field(default_factory=_held_lock)
+    Parameters
+    ----------
+    number, metadata
+        Its number, and the group as it leaves it.
+    marks
+        The storages it touched, and what `Storage.seal` returned for each.
+    removed
+        Files of arrays that it deletes or moves; unlinked after the commit point.
+    waited_for
+        Whether the caller waits for the outcome.
+    forgets
+        Whether bytes are dead from it on.
+    """
+
+    __slots__ = (
+        "_over",
+        "error",
+        "forgets",
+        "marks",
+        "metadata",
+        "number",
+        "removed",
+        "waited_for",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        metadata: GroupMetadata,
+        marks: dict[CommittedStorage, int],
+        removed: list[int],
+        *,
+        waited_for: bool,
+        forgets: bool,
+    ) -> None:
+        self.number = number
+        self.metadata = metadata
+        self.marks = marks
+        self.removed = removed
+        self.waited_for = waited_for
+        self.forgets = forgets
+        self.error: BaseException | None = None
+        self._over = threading.Lock()
+        self._over.acquire()
 
     def finish(self, error: BaseException | None) -> None:
         """Note the outcome; the writer thread, and nobody else, does so."""

@@ -69,7 +69,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import chain, groupby
 
 from pmarray._cache.source import Commit, Write
@@ -213,7 +212,7 @@ class Committer:
                 run[0].source.store(run)
             for storage, mark in marks.items():
                 storage.barrier(mark)
-            record = replace(self.saved, metadata=last.metadata, transaction=last.number)
+            record = self.saved._replace(metadata=last.metadata, transaction=last.number)
             self._journal.commit(last.number, record.to_bytes())  # 4
         except PoisonedError:
             raise

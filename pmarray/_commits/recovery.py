@@ -7,7 +7,7 @@ what is damage, and what a power cut leaves, is said at that of `_commits.journa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pmarray._commits.journal import FIRST, Journal
 from pmarray._formats.metadata import Checkpoint, GroupMetadata
@@ -30,8 +30,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Where before-images are put back."""
 
     images: ImageTarget
@@ -59,30 +58,34 @@ class Target:
 OpenTarget = Callable[[int], Target | None]
 
 
-@dataclass(slots=True)
 class CommittedState:
     """What the metadata file and the journal together say."""
 
-    metadata: GroupMetadata
-    transaction: int
-    images: list[StoredImage] = field(default_factory=list)
-    """Before-images above `transaction`, in the order in which they were written."""
-    position: int = FIRST
-    """The end of the journal's last whole record."""
+    __slots__ = ("images", "metadata", "position", "transaction")
+
+    def __init__(self, metadata: GroupMetadata, transaction: int) -> None:
+        self.metadata = metadata
+        self.transaction = transaction
+        self.images: list[StoredImage] = []
+        """Before-images above `transaction`, in the order in which they were written."""
+        self.position = FIRST
+        """The end of the journal's last whole record."""
 
 
 # -- reading the journal --------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
 class Survey:
     """What a journal holds, from end to end."""
 
-    records: list[Record] = field(default_factory=list)
-    durable_to: int = FIRST
-    """How much of it is known to have been durable."""
-    damage: dict[int, str] = field(default_factory=dict)
-    """What is bad, by its place."""
+    __slots__ = ("damage", "durable_to", "records")
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.durable_to = FIRST
+        """How much of it is known to have been durable."""
+        self.damage: dict[int, str] = {}
+        """What is bad, by its place."""
 
     @property
     def end(self) -> int:

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -410,7 +410,7 @@ def _array_of(src: str | os.PathLike[str] | PMArray, to: URL, budget: _Budget) -
         yield src
         return
     url = URL.parse(src)
-    place = replace(url, name=None)
+    place = url._replace(name=None)
     with _open_group(place, "r", budget.source) as group:
         if not same_place(group, to):
             yield group[url.name or DEFAULT_NAME]
@@ -437,5 +437,5 @@ def _destination(source: Group, to: URL, budget: _Budget) -> Iterator[Group]:
     if writes_through(source, to):
         yield source
         return
-    with _open_group(replace(to, name=None), "a", budget.destination) as group:
+    with _open_group(to._replace(name=None), "a", budget.destination) as group:
         yield group

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import Any
 
 from pmarray._config import config
@@ -103,7 +102,7 @@ def from_array(
     if isinstance(x, PMArray):
         refuse_itself(x, to, name)
     shared = isinstance(x, PMArray) and writes_through(x.group, to)
-    group = x.group if shared else _open_group(replace(to, name=None), "a", cache)
+    group = x.group if shared else _open_group(to._replace(name=None), "a", cache)
     try:
         refuse_taken(group, name, mode)
         with reporting(progress) as report, in_one_step(group):

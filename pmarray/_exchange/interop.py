@@ -6,23 +6,20 @@ from typing import Any, NoReturn, Self, cast
 
 import numpy as np
 
+from pmarray import _exchange
 from pmarray._array.stored import StoredArray
-from pmarray._exchange.dask import to_dask, token
-from pmarray._exchange.info import ArrayInfo, describe
-from pmarray._exchange.memory import array_interface, dlpack, to_torch
-from pmarray._exchange.notebook import to_html
 
 __all__ = ["Interop"]
 
 
 class Interop(StoredArray):
-    """Exchange protocols of a `PMArray`; what they do stands in the modules they import."""
+    """Exchange protocols of a `PMArray`; what they do stands in `pmarray._exchange`."""
 
     # -- arrays of other libraries --------------------------------------------------------------
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        return array_interface(self)
+        return _exchange.array_interface(self)
 
     def __dlpack__(
         self,
@@ -39,7 +36,7 @@ class Interop(StoredArray):
         ``copy=False`` its mapping is shared with a receiver that takes part in DLPack 1.0, where
         it can be marked as read-only, and refused with BufferError to any other.
         """
-        return dlpack(
+        return _exchange.dlpack(
             self,
             stream=stream,
             max_version=max_version,
@@ -109,7 +106,7 @@ class Interop(StoredArray):
         >>> a[1]
         array([5., 5., 5.], dtype=float32)
         """
-        return to_torch(self, share=share)
+        return _exchange.to_torch(self, share=share)
 
     def to_dask(self, chunks: Any = None) -> Any:
         """Return a `dask.array.Array` that reads this array when it is computed.
@@ -137,10 +134,10 @@ class Interop(StoredArray):
         >>> float(a.to_dask().sum())
         24.0
         """
-        return to_dask(self, chunks)
+        return _exchange.to_dask(self, chunks)
 
     def __dask_tokenize__(self) -> Any:
-        return token(self)
+        return _exchange.token(self)
 
     # -- copies of the handle -------------------------------------------------------------------
 
@@ -156,7 +153,7 @@ class Interop(StoredArray):
     # -- people ---------------------------------------------------------------------------------
 
     @property
-    def info(self) -> ArrayInfo:
+    def info(self) -> _exchange.ArrayInfo:
         """What the array takes on its medium and in the cache, now.
 
         Examples
@@ -177,7 +174,7 @@ class Interop(StoredArray):
         mode    a
         backend dram
         """
-        return describe(self)
+        return _exchange.describe(self)
 
     def _repr_html_(self) -> str:
-        return to_html(self)
+        return _exchange.to_html(self)

@@ -6,9 +6,8 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 
@@ -88,8 +87,7 @@ def check_depth(value: Any) -> None:
         level, depth = [part for parts in inside for part in parts], depth + 1
 
 
-@dataclass(frozen=True, slots=True)
-class ArrayMetadata:
+class ArrayMetadata(NamedTuple):
     """One array: where its bytes are and what they mean."""
 
     file_id: int
@@ -102,8 +100,8 @@ class ArrayMetadata:
     """One item, as new items are."""
     document: str | None = None
     """In a chunk store: the metadata of the array there, as JSON; shape and attributes are ours."""
-    attrs: dict[str, Any] = field(default_factory=dict)
-    """The user's attributes of this array; replaced as a whole, never changed."""
+    attrs: Mapping[str, Any] = MappingProxyType({})
+    """The user's attributes of this array."""
     dead: tuple[tuple[int, int], ...] = ()
     """Where bytes begin and end that hold nothing: whole blocks, in ascending order."""
 
@@ -125,7 +123,7 @@ class ArrayMetadata:
         if self.document is not None:
             value["document"] = self.document
         if self.attrs:
-            value["attrs"] = self.attrs
+            value["attrs"] = dict(self.attrs)
         if self.dead:
             value[DEAD] = [list(span) for span in self.dead]
         return value
@@ -184,14 +182,13 @@ def _check_dead(value: Any) -> tuple[tuple[int, int], ...]:
     return tuple(zip(bounds[::2], bounds[1::2], strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class GroupMetadata:
+class GroupMetadata(NamedTuple):
     """A group as of one moment: immutable, replaced as a whole."""
 
     uuid: str
     next_file_id: int = 1
-    arrays: dict[str, ArrayMetadata] = field(default_factory=dict)
-    attrs: dict[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, ArrayMetadata] = MappingProxyType({})
+    attrs: Mapping[str, Any] = MappingProxyType({})
 
     def dead_in(self, file_id: int) -> SpanSet:
         """The bytes of a file that hold nothing."""
@@ -209,7 +206,7 @@ class GroupMetadata:
             "uuid": self.uuid,
             "next_file": self.next_file_id,
             "arrays": {name: array.to_json() for name, array in self.arrays.items()},
-            "attrs": self.attrs,
+            "attrs": dict(self.attrs),
         }
 
     @classmethod
@@ -228,8 +225,7 @@ class GroupMetadata:
         return cls(uuid, next_id, arrays, attrs)
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """The metadata of a group with their place in the order of its transactions."""
 
     metadata: GroupMetadata

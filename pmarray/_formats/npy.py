@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import io
 import warnings
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,7 @@ MAX_HEADER_BYTES = 64 * 1024
 """A header longer than this is not read (NumPy's own limit is 10,000 bytes)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What a ``.npy`` header says."""
 
     shape: tuple[int, ...]

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -49,7 +49,7 @@ MAGIC = b"pmarrayJ"
 BEFORE, COMMIT = 1, 2
 _FIXED = struct.Struct("<8sIIQQQQQHHIQQ")
 # magic, CRC of the fixed fields, CRC of the rest; nonce, generation, position, durable_to, number;
-# kind, copy, count; bytes of the rest, blocks of payload
+# kind, copy, entries; bytes of the rest, blocks of payload
 _ENTRY = struct.Struct("<QQQQ")  # file id, offset, length, where the bytes are
 _ZEROS, _PAYLOAD, _INLINE = 0, 1, 2
 _CRC_BYTES = 4
@@ -72,8 +72,7 @@ def blocks_of(nbytes: int) -> int:
     return -(-nbytes // BLOCK_BYTES)
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(NamedTuple):
     """Bytes of a data file as they were before a transaction overwrote them."""
 
     file_id: int
@@ -85,8 +84,7 @@ class Image:
         return not np.frombuffer(self.data, np.uint8).any()
 
 
-@dataclass(frozen=True, slots=True)
-class StoredImage:
+class StoredImage(NamedTuple):
     """The same in the journal; fetched when it is wanted, since there may be many."""
 
     number: int
@@ -114,8 +112,7 @@ class StoredImage:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record with a whole head."""
 
     number: int
@@ -185,8 +182,7 @@ def spell_head(
     return heads[0], heads[1], payload
 
 
-@dataclass(frozen=True, slots=True)
-class Fixed:
+class Fixed(NamedTuple):
     """The fixed fields of a head."""
 
     rest_crc: int
@@ -197,7 +193,7 @@ class Fixed:
     number: int
     kind: int
     copy: int
-    count: int
+    entries: int
     rest_nbytes: int
     payload_blocks: int
 
@@ -260,12 +256,12 @@ def parse_head(fixed: Fixed, head: memoryview) -> Record | None:
 
 
 def _parse_images(fixed: Fixed, rest: bytes) -> list[StoredImage] | None:
-    crcs = fixed.count * _ENTRY.size
+    crcs = fixed.entries * _ENTRY.size
     small = crcs + fixed.payload_blocks * _CRC_BYTES
     if small > len(rest):
         return None
     position, images = fixed.payload, []
-    for i in range(fixed.count):
+    for i in range(fixed.entries):
         file_id, offset, nbytes, where = _ENTRY.unpack_from(rest, i * _ENTRY.size)
         if not 0 < nbytes <= MAX_IMAGE_BYTES or offset >= _MAX_OFFSET:
             return None

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pmarray.errors import LayoutError
 
@@ -67,8 +67,7 @@ def parse_layout(layout: str | None, order: str | None = None) -> Order | None:
     return first or second
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):
     """The part of a selection that lies in one chunk.
 
     `within` and `block` select the same items: in the chunk, and in the block of all selected

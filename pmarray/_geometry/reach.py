@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pmarray._geometry.layout import Layout
 
-__all__ = ["Reach", "meeting", "reach_of"]
+__all__ = ["Axes", "Reach", "meeting", "reach_of"]
 
 Axes = tuple[slice, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(NamedTuple):
     """Stretches of equal length and distance, which hold all items of a selection."""
 
     start: int
@@ -21,7 +20,7 @@ class Reach:
     """Bytes of one stretch."""
     step: int
     """Bytes from the start of one stretch to that of the next."""
-    count: int
+    stretches: int
     """How many there are."""
     run: int
     """Bytes of the longest piece that holds items of the selection and nothing else."""
@@ -29,7 +28,7 @@ class Reach:
     @property
     def stop(self) -> int:
         """The end of the last stretch."""
-        return self.start + (self.count - 1) * self.step + self.nbytes
+        return self.start + (self.stretches - 1) * self.step + self.nbytes
 
 
 def reach_of(layout: Layout, axes: Axes) -> Reach:
@@ -39,9 +38,9 @@ def reach_of(layout: Layout, axes: Axes) -> Reach:
     --------
     >>> layout = Layout.plan((262_144, 256), 4, "col")
     >>> reach_of(layout, (slice(5, 6, 1), slice(0, 256, 1)))
-    Reach(start=20, nbytes=4, step=1048576, count=256, run=4)
+    Reach(start=20, nbytes=4, step=1048576, stretches=256, run=4)
     >>> reach_of(layout, (slice(0, 262_144, 1), slice(7, 9, 1)))
-    Reach(start=7340032, nbytes=1048576, step=1048576, count=2, run=2097152)
+    Reach(start=7340032, nbytes=1048576, step=1048576, stretches=2, run=2097152)
     """
     strides, slow = layout.strides, layout.slow_axis
     run = layout.itemsize

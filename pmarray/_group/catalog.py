@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -32,8 +31,7 @@ from pmarray.errors import (
 __all__ = ["Catalog", "NewArray", "OwnAttributes"]
 
 
-@dataclass(frozen=True, slots=True)
-class NewArray:
+class NewArray(NamedTuple):
     """An array that is to be created, as its caller describes it."""
 
     shape: tuple[int, ...]
@@ -123,8 +121,7 @@ class Catalog:
         array = self.plan(name, new)
         self._make_way(name)
         storage = self._storage(name, array, new.chunks, new=True)
-        self.metadata = replace(
-            self.metadata,
+        self.metadata = self.metadata._replace(
             next_file_id=array.file_id + 1,
             arrays={**self.metadata.arrays, name: array},
         )
@@ -241,7 +238,7 @@ class Catalog:
             del self.arrays[name]
             result._detach()
         self.removed.append(arrays.pop(name).file_id)
-        self.metadata = replace(self.metadata, arrays=arrays)
+        self.metadata = self.metadata._replace(arrays=arrays)
 
     def remove_deleted(self) -> None:
         """Delete the files that arrays have given up."""
@@ -300,7 +297,7 @@ class Catalog:
             if dead != before:
                 known = SpanSet.of(before)
                 more = more or not all(known.covers(*span) for span in dead)
-                array._array = replace(array._array, dead=dead)
+                array._array = array._array._replace(dead=dead)
                 self.update(name, array._array)
         return more
 
@@ -310,7 +307,7 @@ class Catalog:
 
     def update(self, name: str, array: ArrayMetadata) -> None:
         """Note what has become of an array."""
-        self.metadata = replace(self.metadata, arrays={**self.metadata.arrays, name: array})
+        self.metadata = self.metadata._replace(arrays={**self.metadata.arrays, name: array})
 
     def new_file(
         self, array: ArrayMetadata, shape: tuple[int, ...]
@@ -318,15 +315,14 @@ class Catalog:
         """Make a file for the same array in another shape; nothing refers to it yet."""
         self.refuse_fixed("its one array cannot move to another file")
         plan = Layout.plan(shape, array.dtype.itemsize, array.order)
-        moved = replace(
-            array,
+        moved = array._replace(
             file_id=self.metadata.next_file_id,
             shape=shape,
             line_stride=plan.line_stride,
             dead=(),
         )
         storage = self._session.kind.moved(self._maker(), moved)
-        self.metadata = replace(self.metadata, next_file_id=moved.file_id + 1)
+        self.metadata = self.metadata._replace(next_file_id=moved.file_id + 1)
         return moved, storage
 
     def discard_file(self, array: ArrayMetadata) -> None:
@@ -359,11 +355,11 @@ class OwnAttributes:
         self._refuse_fixed = catalog.refuse_fixed
 
     @property
-    def _attributes(self) -> dict[str, Any]:
+    def _attributes(self) -> Mapping[str, Any]:
         return self._catalog.metadata.attrs
 
     def _replace_attributes(self, attrs: dict[str, Any]) -> None:
-        self._catalog.metadata = replace(self._catalog.metadata, attrs=attrs)
+        self._catalog.metadata = self._catalog.metadata._replace(attrs=attrs)
 
 
 class _Left:

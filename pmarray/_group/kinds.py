@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from pmarray import _storage
 from pmarray._cache.cache import ChunkCache
 from pmarray._commits.recovery import Target
 from pmarray._commits.snapshot import Snapshot
@@ -14,11 +14,7 @@ from pmarray._formats.metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._formats.records import Image
 from pmarray._geometry.chunking import plan_chunks, refuse_large_chunk
 from pmarray._geometry.layout import Layout
-from pmarray._storage.chunked import STORE_ID, ChunkStorage
 from pmarray._storage.items import Storage
-from pmarray._storage.mapped import MappedStorage
-from pmarray._storage.persistent import PersistentStorage
-from pmarray._storage.region import RegionStorage
 from pmarray.backends._capabilities import Capabilities
 from pmarray.backends._history import Versions
 from pmarray.backends._protocols import (
@@ -27,6 +23,7 @@ from pmarray.backends._protocols import (
     Chunks,
     KeepsMapping,
     PersistentRegion,
+    ReadsBeside,
     Region,
     RegionBackend,
     ReservesUnfilled,
@@ -41,8 +38,7 @@ ChunkPlan = str | int | tuple[int, ...]
 Options = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class StorageMaker:
+class StorageMaker(NamedTuple):
     """Makes the storages of a group's arrays."""
 
     cache: ChunkCache
@@ -69,7 +65,7 @@ class StorageMaker:
         holds_fill = not any(array.fill)
         unfilled = region if isinstance(region, ReservesUnfilled) else None
         if self.in_place and isinstance(region, PersistentRegion):
-            return PersistentStorage(
+            return _storage.PersistentStorage(
                 region,
                 layout,
                 array.dtype,
@@ -83,7 +79,7 @@ class StorageMaker:
                 dead=array.dead,
             )
         if not backend.has_journal and region.memory is not None:
-            return MappedStorage(
+            return _storage.MappedStorage(
                 region,
                 layout,
                 array.dtype,
@@ -93,7 +89,7 @@ class StorageMaker:
                 unfilled=unfilled,
                 dead=array.dead,
             )
-        return RegionStorage(
+        return _storage.RegionStorage(
             region,
             layout,
             array.dtype,
@@ -106,6 +102,7 @@ class StorageMaker:
             dead=array.dead,
             mapping=region if isinstance(region, KeepsMapping) else None,
             changes=region if isinstance(region, TellsChanges) else None,
+            beside=region if isinstance(region, ReadsBeside) else None,
             appendable=region if isinstance(region, Appendable) else None,
             unfilled=unfilled,
         )
@@ -115,7 +112,7 @@ class StorageMaker:
     ) -> Storage:
         """Return the storage of an array whose chunks are objects of their own."""
         chunks = (backend.create_chunks if new else backend.open_chunks)(name, array)
-        storage = ChunkStorage(
+        storage = _storage.ChunkStorage(
             chunks,
             array.layout,
             array.dtype,
@@ -131,8 +128,7 @@ class StorageMaker:
         return storage
 
 
-@dataclass(frozen=True, slots=True)
-class Medium:
+class Medium(NamedTuple):
     """What an array's items are in: one of the two."""
 
     region: Region | None = None
@@ -302,7 +298,7 @@ class RegionKind(Kind):
         return {
             storage.file_id: Target.of_region(storage.region)
             for storage in storages
-            if isinstance(storage, RegionStorage | PersistentStorage)
+            if isinstance(storage, _storage.RegionStorage | _storage.PersistentStorage)
         }
 
 
@@ -342,10 +338,12 @@ class ChunkKind(Kind):
 
     def images_of_name(self, name: str, *, had_array: bool) -> list[Image]:
         images = self._backend.images_of_name(name, had_array=had_array)
-        return [Image(STORE_ID, offset, memoryview(data)) for offset, data in images]
+        return [Image(_storage.STORE_ID, offset, memoryview(data)) for offset, data in images]
 
     def targets(self, storages: Iterable[Storage]) -> dict[int, Target]:
-        return {} if self.commits_itself else {STORE_ID: Target(self._backend.images(), None)}
+        if self.commits_itself:
+            return {}
+        return {_storage.STORE_ID: Target(self._backend.images(), None)}
 
     def has_changes(self) -> bool:
         return self._backend.has_changes()

@@ -28,7 +28,6 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import replace
 from enum import Enum
 from typing import Any, Protocol, TypeVar
 
@@ -128,7 +127,7 @@ class Session:
     def __init__(
         self, url: URL, backend: RegionBackend | ChunkBackend, mode: str, cache_bytes: int
     ) -> None:
-        self._parsed_url = replace(url, name=None)
+        self._parsed_url = url._replace(name=None)
         self.url = str(self._parsed_url)
         self.mode = mode
         self._cache_bytes = cache_bytes

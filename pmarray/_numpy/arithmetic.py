@@ -12,7 +12,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
 from pmarray._config import config
-from pmarray._numpy.functions import array_function
+from pmarray._numpy import functions
 from pmarray._numpy.methods import Methods
 from pmarray._numpy.operands import claims_operators, in_dask
 from pmarray._numpy.ufuncs import array_ufunc, in_memory, is_foreign
@@ -47,7 +47,7 @@ class Arithmetic(NDArrayOperatorsMixin, Methods):
             for kind in types
         ):
             return NotImplemented
-        return array_function(func, types, args, kwargs)
+        return functions.array_function(func, types, args, kwargs)
 
     def __eq__(self, other: Any) -> Any:
         return self._compared(np.equal, other, False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import date, timedelta
-from decimal import Decimal
 from numbers import Number
 from typing import Any
 
@@ -14,7 +13,7 @@ from pmarray._array.overlap import is_stored
 
 __all__ = ["as_operand", "claims_operators", "has_numbers", "in_dask", "is_operand"]
 
-_SCALARS = (np.generic, Number, Decimal, str, bytes, date, timedelta)
+_SCALARS = (np.generic, Number, str, bytes, date, timedelta)
 
 
 def is_operand(value: Any) -> bool:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import NDArray
 
+from pmarray import linalg
 from pmarray._array.overlap import apart_from, apart_from_all_of, is_stored, root
 from pmarray._array.stored import StoredArray
 from pmarray._config import config
@@ -22,8 +23,8 @@ from pmarray._geometry.layout import Layout, Order
 from pmarray._numpy.operands import as_operand, has_numbers, in_dask, is_operand
 from pmarray._selection.fancy import FancySelection, parse
 from pmarray._storage.transfer import update
+from pmarray._streams.reading import read_pieces
 from pmarray._streams.sources import is_dask
-from pmarray.linalg import matmul
 
 __all__ = [
     "Index",
@@ -114,7 +115,7 @@ def _whole(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: Any) 
             (target,) = options.get("out") or (None,)
             left, right = inputs = tuple(apart_from_all_of(target, x) for x in inputs)
             if any(map(is_stored, (*inputs, target))):
-                return matmul(left, right, out=target)
+                return linalg.matmul(left, right, out=target)
     out = options.pop("out", None)
     options = _in_memory_options(ufunc, options)
     inputs = tuple(in_memory(x, ufunc.__name__) for x in inputs)
@@ -160,6 +161,16 @@ def _order_of(values: Sequence[Any], shape: tuple[int, ...]) -> Order:
     largest = max(stored, key=lambda value: (value.shape == shape, value.nbytes))
     order: Order = largest.layout
     return order
+
+
+def read_each(
+    array: StoredArray, pieces: list[Index], nbytes: int
+) -> Iterator[tuple[Index, AnyArray]]:
+    """Read pieces one after another, into memory that is used again and may be written to.
+
+    `nbytes` is what may be held of those that are worked on and those that come.
+    """
+    return zip(pieces, read_pieces(array, pieces, nbytes), strict=True)
 
 
 def part_of(value: Any, shape: tuple[int, ...], piece: Index) -> Any:
@@ -292,10 +303,8 @@ def reduce(
             kind = _loop_dtype(ufunc, array.dtype, out.dtype)
             dtype = kind
     total = make_result(kept, kind, array.layout)
-    memory = _Memory(array.dtype, array.layout)
 
-    def read(piece: Index) -> AnyArray:
-        block = memory.read(array, piece)
+    def without_nan(block: AnyArray) -> AnyArray:
         if instead_of_nan is not None and block.dtype.kind in "fc":
             np.copyto(block, instead_of_nan, where=np.isnan(block))
         return block
@@ -304,11 +313,12 @@ def reduce(
         with_start = {**probe_options, "where": part_of(where, shape, _full(shape))}
         config.check_result(array.nbytes, "give an axis, or reduce parts of it")
         total[...] = ufunc.reduce(
-            read(_full(shape)), axis=axes, dtype=dtype, keepdims=True, **with_start
+            without_nan(array[...]), axis=axes, dtype=dtype, keepdims=True, **with_start
         )
     sequential = ufunc not in _ASSOCIATIVE
-    for piece in walk(shape, 2 * array.itemsize, array.layout, _IN_CACHE_BYTES) if axes else ():
-        block = read(piece)
+    pieces = walk(shape, 2 * array.itemsize, array.layout, _IN_CACHE_BYTES) if axes else ()
+    for piece, block in read_each(array, list(pieces), config.work_memory // 2):
+        block = without_nan(block)
         mask = part_of(where, shape, piece)
         place = tuple(slice(0, 1) if i in axes else one for i, one in enumerate(piece))
         first = all(piece[i].start == 0 for i in axes)
@@ -374,24 +384,6 @@ def same_shape(out: Any, shape: tuple[int, ...]) -> None:
         raise TypeError(f"out= is a {type(out).__name__}: give a numpy.ndarray or a PMArray")
     if out.shape != shape:
         raise ValueError(f"out has shape {out.shape}, the result {shape}")
-
-
-class _Memory:
-    """Memory that one piece after another is read into: new memory would be cleared each time."""
-
-    def __init__(self, dtype: np.dtype[Any], order: Order) -> None:
-        self._dtype = dtype
-        self._order: Literal["C", "F"] = "F" if order == "col" else "C"
-        self._items = np.empty(0, dtype)
-
-    def read(self, array: StoredArray, piece: Index) -> AnyArray:
-        shape = [one.stop - one.start for one in piece]
-        count = math.prod(shape)
-        if self._items.size < count:
-            self._items = np.empty(count, self._dtype)
-        block = self._items[:count].reshape(shape, order=self._order)
-        cast(Any, array).read(piece, out=block)
-        return block
 
 
 def _full(shape: tuple[int, ...]) -> Index:

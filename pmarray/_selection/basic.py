@@ -9,9 +9,8 @@ and back. That takes about 2 us with the built-in `slice.indices`, where ndindex
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
 from types import EllipsisType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,8 +31,7 @@ class NotBasicError(SelectionError):
     """The index has an array, a list or a mask: `_selection.fancy` takes it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(NamedTuple):
     """What a basic index selects.
 
     Examples

@@ -9,8 +9,7 @@ boolean scalars beside arrays, both of which NumPy has a meaning for.)
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +25,7 @@ AnyArray = NDArray[Any]
 Positions = NDArray[np.intp]
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(NamedTuple):
     """The items of one axis that an ascending slice selects."""
 
     axis: int
@@ -38,25 +36,23 @@ class Range:
         return (self.axis,)
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         return len(range(self.items.start, self.items.stop, self.items.step))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Points:
+class Points(NamedTuple):
     """Coordinates on one axis, or jointly on several, in any order and repeated at will."""
 
     axes: tuple[int, ...]
     coordinates: tuple[Positions, ...]
-    """One array of shape (count,) an axis, from 0 on."""
+    """One array of shape (size,) an axis, from 0 on."""
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         return self.coordinates[0].size
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FancySelection:
+class FancySelection(NamedTuple):
     """What an advanced index selects: a block with one axis a selector, and how to look at it."""
 
     selectors: tuple[Range | Points, ...]
@@ -73,7 +69,7 @@ class FancySelection:
     @property
     def block_shape(self) -> tuple[int, ...]:
         """The shape of the block."""
-        return tuple(selector.count for selector in self.selectors)
+        return tuple(selector.size for selector in self.selectors)
 
     def to_result(self, block: AnyArray) -> AnyArray:
         """Look at a block as NumPy's result."""
@@ -155,7 +151,7 @@ def fancy(index: Any, shape: tuple[int, ...]) -> FancySelection:
             for _ in range(count):
                 items, flipped = ascending(slice(None) if part is Ellipsis else part, shape[axis])
                 ranges.append(Range(axis, items))
-                others.append(_Other(ranges[-1].count, axis, flipped))
+                others.append(_Other(ranges[-1].size, axis, flipped))
                 axis += 1
         else:
             places.add((separators, len(others)))
@@ -174,7 +170,7 @@ def fancy(index: Any, shape: tuple[int, ...]) -> FancySelection:
     before = 0  # how many of the others lie before the joint axes in the block
     while before < len(others) and sum(o.axis is not None for o in others[:before]) < at:
         before += 1
-    dims = [one.count for one in others]
+    dims = [one.size for one in others]
     return FancySelection(
         selectors=tuple(selectors),
         shape=(*dims[:others_before], *joint_shape, *dims[others_before:]),
@@ -190,11 +186,10 @@ def fancy(index: Any, shape: tuple[int, ...]) -> FancySelection:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Other:
+class _Other(NamedTuple):
     """An axis of the result that no array selects."""
 
-    count: int
+    size: int
     axis: int | None
     flipped: bool = False
 
@@ -314,7 +309,7 @@ def orthogonal(index: Any, shape: tuple[int, ...]) -> FancySelection:
         if not isinstance(part, int | np.integer) and not (
             isinstance(part, np.ndarray) and not part.ndim
         ):
-            result.append(selectors[-1].count)
+            result.append(selectors[-1].size)
         flips.append(slice(None, None, -1) if flip else slice(None))
     none = range(0)
     return FancySelection(

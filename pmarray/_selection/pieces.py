@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,7 @@ AnyArray = NDArray[Any]
 Positions = NDArray[np.intp]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Piece:
+class Piece(NamedTuple):
     """A part of a selection whose items lie close together."""
 
     bounds: tuple[slice, ...]
@@ -38,8 +36,7 @@ class Piece:
     """Whether the transposed box is, item for item, the part `where` of the block."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Part:
+class _Part(NamedTuple):
     """What one selector selects in one place."""
 
     bounds: tuple[slice, ...]
@@ -127,8 +124,8 @@ def _clusters(
     rank: dict[int, int],
 ) -> Iterator[_Part]:
     """Sort points by their place on the medium and cut them where a chunk ends or a gap is."""
-    address = np.zeros(points.count, np.int64)
-    chunk = np.zeros(points.count, np.int64)
+    address = np.zeros(points.size, np.int64)
+    chunk = np.zeros(points.size, np.int64)
     by_speed = sorted(zip(points.axes, points.coordinates, strict=True), key=lambda p: rank[p[0]])
     for axis, coordinates in by_speed:
         address += coordinates * layout.strides[axis]
@@ -139,7 +136,7 @@ def _clusters(
     steps = np.diff(address[order])
     cuts = np.flatnonzero((steps > gap) | (np.diff(chunk[order]) != 0)) + 1
     starts = np.concatenate(([0], cuts))
-    stops = np.concatenate((cuts, [points.count]))
+    stops = np.concatenate((cuts, [points.size]))
     sorted_coordinates = [coordinates[order] for coordinates in points.coordinates]
     lows = [np.minimum.reduceat(c, starts).tolist() for c in sorted_coordinates]
     highs = [np.maximum.reduceat(c, starts).tolist() for c in sorted_coordinates]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,7 @@ _STRETCH_BYTES = 64
 """What one stretch takes: its offset, and what is computed of it before it is read."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Stretches:
+class Stretches(NamedTuple):
     """Stretches of equal length that hold all items of a selection; they may overlap."""
 
     offsets: NDArray[np.int64]
@@ -47,12 +45,12 @@ def stretches_of(selection: FancySelection, layout: Layout) -> Stretches | None:
     offsets = np.zeros(1, np.int64)
     for one in selection.selectors:
         if isinstance(one, Points):
-            added = np.zeros(one.count, np.int64)
+            added = np.zeros(one.size, np.int64)
             for axis, coordinates in zip(one.axes, one.coordinates, strict=True):
                 added += coordinates * strides[axis]
         elif one.axis == fastest:
             added = np.array([one.items.start * strides[fastest]])
-            nbytes += (one.count - 1) * one.items.step * strides[fastest]
+            nbytes += (one.size - 1) * one.items.step * strides[fastest]
         else:
             added = np.arange(one.items.start, one.items.stop, one.items.step) * strides[one.axis]
         if offsets.size * added.size > most:

@@ -18,6 +18,7 @@ from pmarray._formats.metadata import GroupMetadata
 from pmarray._formats.records import Image
 from pmarray._geometry.layout import Extent, Layout
 from pmarray._selection.fancy import FancySelection
+from pmarray._storage.arriving import Arrival
 from pmarray._storage.items import Axes, Loan, nothing
 from pmarray._storage.near import Near
 from pmarray._system.uninterrupted import caller
@@ -115,6 +116,9 @@ class CachedItems(ABC):
         target[...] = self._items(chunk)[extent.within]
 
     def deferred(self, axes: Axes, /) -> Callable[[AnyArray], bool] | None:
+        return None
+
+    def arriving(self, axes: Axes, /) -> Arrival | None:
         return None
 
     def _has_some_of(self, extent: Extent) -> bool:

@@ -73,7 +73,7 @@ class DeadBytes:
         if not self._now.intersects(reach.start, reach.stop):
             return
         now = self._now.with_span(0, 0)
-        if reach.count > _MOST_SPANS:
+        if reach.stretches > _MOST_SPANS:
             now.remove(*_blocks(reach.start, reach.stop))
         else:
             for start in range(reach.start, reach.stop, reach.step):

@@ -7,7 +7,6 @@ above does not know which it has.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +17,7 @@ from pmarray._cache.source import CommittedStorage
 from pmarray._dtypes import DType
 from pmarray._geometry.layout import Layout
 from pmarray._selection.fancy import FancySelection
+from pmarray._storage.arriving import Arrival
 from pmarray._storage.dead import DeadBytes
 from pmarray._storage.near import Near
 from pmarray.backends._protocols import Region, ReservesUnfilled
@@ -36,16 +36,20 @@ AnyArray = NDArray[Any]
 Axes = tuple[slice, ...]
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
 class Loan:
     """A writable block that belongs to the storage, until `done` or `failed` ends the loan."""
 
-    block: AnyArray
-    """The items, with the shape of the selection; unspecified contents."""
-    done: Callable[[], None]
-    """The items have been written."""
-    failed: Callable[[], None]
-    """The items have not, or not all; old values where they can be had."""
+    __slots__ = ("__weakref__", "block", "done", "failed")
+
+    def __init__(
+        self, block: AnyArray, done: Callable[[], None], failed: Callable[[], None]
+    ) -> None:
+        self.block = block
+        """The items, with the shape of the selection; unspecified contents."""
+        self.done = done
+        """The items have been written."""
+        self.failed = failed
+        """The items have not, or not all; old values where they can be had."""
 
 
 class Items(Protocol):
@@ -76,6 +80,13 @@ class Items(Protocol):
         """Return what reads at least one item later without the group's lock, if that is right.
 
         It is given the block to fill, and returns false where it has not.
+        """
+        return None
+
+    def arriving(self, axes: Axes, /) -> Arrival | None:
+        """Return what reads items, at least one, beside everything else; None where it is no gain.
+
+        Called with the group's lock.
         """
         return None
 

@@ -74,6 +74,9 @@ class MappedStorage:
     def deferred(self, axes: Axes, /) -> None:
         return None
 
+    def arriving(self, axes: Axes, /) -> None:
+        return None
+
     def gather(self, selection: FancySelection, out: AnyArray, /) -> bool:
         return False
 

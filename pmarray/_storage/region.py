@@ -24,9 +24,11 @@ from pmarray._formats.records import Image
 from pmarray._geometry.chunking import unfilled
 from pmarray._geometry.layout import BLOCK_BYTES, Extent, Layout
 from pmarray._geometry.reach import meeting, reach_of
+from pmarray._geometry.requests import plan_requests
 from pmarray._geometry.spans import SpanSet
 from pmarray._selection.fancy import FancySelection
 from pmarray._storage.ahead import ReadAhead
+from pmarray._storage.arriving import Arrival
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.dead import DeadBytes, Spans
 from pmarray._storage.items import Axes, Loan, as_array, make_room, nothing
@@ -34,6 +36,7 @@ from pmarray._storage.warm import LONG_RUN_BYTES, WarmReads
 from pmarray.backends._protocols import (
     Appendable,
     KeepsMapping,
+    ReadsBeside,
     Region,
     ReservesUnfilled,
     TellsChanges,
@@ -64,6 +67,7 @@ class RegionStorage(CachedItems):
         snapshot: Snapshot | None,
         mapping: KeepsMapping | None,
         changes: TellsChanges | None,
+        beside: ReadsBeside | None,
         appendable: Appendable | None,
         unfilled: ReservesUnfilled | None,
         dead: Spans = (),
@@ -88,6 +92,9 @@ class RegionStorage(CachedItems):
             else WarmReads(mapping, file_id, dtype, snapshot, cache.budget_bytes)
         )
         self._changes = changes
+        self._beside = beside
+        self._events = 0
+        """How often something was done that may change what the array holds."""
         self._appendable = appendable
         self._unfilled = unfilled
         self._views: list[weakref.ref[Any]] = []
@@ -253,6 +260,32 @@ class RegionStorage(CachedItems):
         self._cache.end_operation()
         return True
 
+    def arriving(self, axes: Axes, /) -> Arrival | None:
+        """Plan to read items of which the medium has all, and the cache nothing.
+
+        What other threads write meanwhile may be read or not, but nothing is taken that was read
+        before this one wrote, or before what a reader must not see.
+        """
+        snapshot, file_id = self.snapshot, self.file_id
+        if self._beside is None or (snapshot is not None and not snapshot.may_tell(file_id)):
+            return None
+        beside = self._beside.beside()
+        requests = plan_requests(self.layout, axes, beside.offset)
+        if requests is None:
+            return None
+        with self._cache.lock:
+            self._cache.check()
+            if self._cache.has_any(self) and any(map(self._has_some_of, self._extents(axes))):
+                return None
+        events = self._events
+        return Arrival(
+            requests,
+            beside,
+            self._dtype,
+            tuple(len(range(one.start, one.stop, one.step)) for one in axes),
+            lambda: self._events == events and (snapshot is None or snapshot.is_unmoved(file_id)),
+        )
+
     def unchanged_stamp(self) -> tuple[int, ...] | None:
         return None if self._changes is None else self._changes.unchanged_stamp()
 
@@ -290,12 +323,14 @@ class RegionStorage(CachedItems):
         return warm.gather(self.layout, selection, out)
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
+        self._events += 1
         if self.shows(values):
             values = values.copy()  # the file changes under it as soon as the first chunk leaves
         self.dead.revive(self.layout, axes)
         super().write(axes, values)
 
     def lend(self, axes: Axes, /) -> Loan:
+        self._events += 1
         self.dead.revive(self.layout, axes)
         return super().lend(axes)
 
@@ -312,6 +347,7 @@ class RegionStorage(CachedItems):
         layout, before = self.layout.with_lines(shape[self.layout.slow_axis]), self.layout
         if layout.shape != shape:
             return None
+        self._events += 1
         self._cache.raise_failure()
         if layout.lines < before.lines:
             self._cache.discard_from(self, layout.nbytes)
@@ -360,6 +396,7 @@ class RegionStorage(CachedItems):
         return {self: self.layout.nbytes}
 
     def roll_back(self, layout: Layout, /) -> None:
+        self._events += 1
         self.dead.roll_back()
         self.layout = layout
 

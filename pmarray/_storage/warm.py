@@ -209,7 +209,7 @@ class WarmReads:
             elif is_one_run:
                 _read_run(mapped, ahead, reach.start, out, layout)
             else:
-                for i in range(reach.count):
+                for i in range(reach.stretches):
                     line = out[(slice(None),) * layout.slow_axis + (i,)]
                     start = reach.start + i * reach.step
                     _read_run(mapped, ahead, start, line, layout)

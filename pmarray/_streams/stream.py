@@ -9,7 +9,6 @@ item is read once and written once, and neither side sees runs that are shorter 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -43,11 +42,13 @@ class Source(Protocol):
         """Fill `out`, which has the shape of `box` and any strides."""
 
 
-@dataclass(frozen=True, slots=True)
 class ArraySource:
     """A `PMArray`; each run is read straight into memory that is contiguous likewise."""
 
-    array: StoredArray
+    __slots__ = ("array",)
+
+    def __init__(self, array: StoredArray) -> None:
+        self.array = array
 
     @property
     def layout(self) -> Order:
@@ -73,12 +74,14 @@ class ArraySource:
                 array._storage.read(part, out[_within(part, box)])
 
 
-@dataclass(frozen=True, slots=True)
 class SlicedSource:
     """Anything that gives an array for slices: `numpy.ndarray` and its kin."""
 
-    array: Any
-    layout: Order
+    __slots__ = ("array", "layout")
+
+    def __init__(self, array: Any, layout: Order) -> None:
+        self.array = array
+        self.layout = layout
 
     def expect(self, box: Box, /) -> None:
         """Leave it to the array."""

@@ -125,7 +125,11 @@ def _runs_a_loop() -> bool:
 def _work() -> None:
     _closer.append(threading.get_ident())  # a second one does no harm
     while True:
-        _queue.get().close()
+        dropped = _queue.get()
+        try:
+            dropped.close()
+        except BaseException:  # of somebody's `threading.excepthook`: the next group is waited for
+            sys.excepthook(*sys.exc_info())
 
 
 def _begin_in_child() -> None:

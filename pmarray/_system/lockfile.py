@@ -11,7 +11,19 @@ from pmarray._system.counter import advance
 from pmarray._system.files import write_fully
 from pmarray.errors import GroupLockedError, LockLostError, StorageError
 
-__all__ = ["LockFile"]
+__all__ = ["LockFile", "locked_by"]
+
+
+def locked_by(where: str, holder: str) -> GroupLockedError:
+    """The error of a group that is being written to, by the process of that number."""
+    if holder != str(os.getpid()):
+        what = f"is being written to by process {holder}; wait for it"
+    else:
+        what = (
+            "is open for writing in this process already; close that handle, which a variable of "
+            "an earlier notebook cell may hold"
+        )
+    return GroupLockedError(f"{where} {what}, or open with mode='r'")
 
 
 class LockFile:
@@ -92,11 +104,7 @@ class LockFile:
         except (BlockingIOError, PermissionError) as error:
             holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             osops.close(fd)
-            raise GroupLockedError(
-                f"{self._group} is being written to by process {holder}"
-                f"{' (this one)' if holder == str(os.getpid()) else ''}; wait for it, close it, "
-                "or open with mode='r'"
-            ) from error
+            raise locked_by(self._group, holder) from error
         except OSError as error:
             osops.close(fd)
             raise StorageError(error.errno, f"cannot lock: {error.strerror}", self.path) from error

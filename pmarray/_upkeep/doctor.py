@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from glob import glob
 
 from pmarray._sizes import format_bytes
@@ -83,7 +83,7 @@ def examine(place: str) -> Diagnosis:
 
 def _examine_elsewhere(url: URL) -> Diagnosis:
     """What is in no directory: memory, and stores of objects."""
-    found = Diagnosis(str(url), url=str(replace(url, name=None)))
+    found = Diagnosis(str(url), url=str(url._replace(name=None)))
     if url.scheme == "dram" or url.path.startswith("memory://"):
         found.facts["kind"] = "memory of this process"
         found.durability = "none: it is memory; a block that raises is rolled back all the same"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 from pmarray.backends._history import Versions
 from pmarray.backends._protocols import (
@@ -24,8 +23,7 @@ from pmarray.backends._protocols import (
 __all__ = ["Capabilities"]
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """A backend by what it can do; None for what it cannot.
 
     Either `regions` or `chunks` is there.

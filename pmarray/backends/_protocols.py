@@ -12,6 +12,7 @@ from pmarray._dtypes import DType
 from pmarray._formats.metadata import ArrayMetadata, Checkpoint, GroupMetadata
 from pmarray._geometry.layout import Layout
 from pmarray._geometry.reach import Reach
+from pmarray._geometry.requests import Request
 from pmarray._protocols import RememberedProtocol
 from pmarray._system.counter import Counter
 from pmarray._url import URL
@@ -19,6 +20,7 @@ from pmarray._url import URL
 __all__ = [
     "Appendable",
     "Backend",
+    "Beside",
     "ChunkBackend",
     "Chunks",
     "CountsChanges",
@@ -34,6 +36,7 @@ __all__ = [
     "Overwritable",
     "PersistentRegion",
     "Publishes",
+    "ReadsBeside",
     "Region",
     "RegionBackend",
     "ReservesUnfilled",
@@ -161,6 +164,34 @@ class KeepsMapping(Region, Protocol, metaclass=RememberedProtocol):
 
         The mapping ends with `trim` and `close`, when nobody has it any more.
         """
+
+
+class Beside(Protocol):
+    """What reads a region on any thread, without the region, and outlives it."""
+
+    @property
+    def offset(self) -> int:
+        """How many bytes of the medium lie before the region."""
+
+    def read(self, request: Request, out: memoryview, /, *, direct: bool) -> None:
+        """Fill `out`, which begins on a block, past the system's cache if that is better.
+
+        Raises
+        ------
+        StorageError, DamagedError
+            The medium cannot be read, or ends before `request.least`.
+        """
+
+    def is_resident(self, start: int, stop: int, /) -> bool:
+        """Whether bytes, counted as in a request, are in the system's cache."""
+
+
+@runtime_checkable
+class ReadsBeside(Region, Protocol, metaclass=RememberedProtocol):
+    """A region of which several parts can be read at a time, on threads of the library."""
+
+    def beside(self) -> Beside:
+        """Return what does that; the same until `close`."""
 
 
 @runtime_checkable

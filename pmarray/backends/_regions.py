@@ -15,6 +15,7 @@ from pmarray._dtypes import DType
 from pmarray._geometry.layout import Layout
 from pmarray._sizes import format_bytes
 from pmarray._system import osops
+from pmarray._system.descriptor import Descriptor
 from pmarray._system.touching import BEHIND, touch
 from pmarray.errors import BudgetError, StorageError
 
@@ -188,12 +189,12 @@ class SpillRegion(DRAMRegion):
     def __init__(self, nbytes: int, directory: str) -> None:
         self._directory = directory
         try:
-            self._fd = osops.open_nameless(directory)
+            self._descriptor = Descriptor(osops.open_nameless(directory))
         except OSError as error:
             raise StorageError(
                 error.errno, f"cannot make a file to spill to: {error.strerror}", directory
             ) from error
-        self._close_file = weakref.finalize(self, os.close, self._fd)
+        self._fd = self._descriptor.fileno()
         super().__init__(nbytes)
 
     def reserve(self, nbytes: int, /) -> None:
@@ -228,4 +229,4 @@ class SpillRegion(DRAMRegion):
 
     def release(self) -> None:
         super().release()
-        self._close_file()
+        self._descriptor.close()

@@ -18,10 +18,11 @@ from collections.abc import Callable
 from functools import partial
 
 from pmarray._formats.metadata import ArrayMetadata, Checkpoint
+from pmarray._system.lockfile import locked_by
 from pmarray._url import URL
 from pmarray.backends._regions import DRAMRegion, SpillRegion
 from pmarray.backends.shelf.memory import DeviceRegion, device_memory
-from pmarray.errors import GroupLockedError, URLError
+from pmarray.errors import URLError
 
 __all__ = ["DRAMBackend", "DRAMRegion", "SpillRegion", "open_backend"]
 
@@ -66,9 +67,7 @@ class DRAMBackend:
 
     def lock(self) -> None:
         if self._locked:
-            raise GroupLockedError(
-                f"{self._where} is open for writing in this process already; close that handle"
-            )
+            raise locked_by(self._where, str(os.getpid()))
         self._locked = True
 
     def create(self, file_id: int, nbytes: int, /, *, aligned: bool) -> DRAMRegion:

@@ -19,9 +19,24 @@ array([5.916, 7.483])
 
 from __future__ import annotations
 
-from pmarray.linalg._factorizations import QRResult, qr
-from pmarray.linalg._norms import norm
-from pmarray.linalg._products import gram, matmul
-from pmarray.linalg._svd import SVDResult, svd
+from typing import TYPE_CHECKING
+
+from pmarray._lazy import attach
+
+if TYPE_CHECKING:
+    from pmarray.linalg._factorizations import QRResult, qr
+    from pmarray.linalg._norms import norm
+    from pmarray.linalg._products import gram, matmul
+    from pmarray.linalg._svd import SVDResult, svd
 
 __all__ = ["QRResult", "SVDResult", "gram", "matmul", "norm", "qr", "svd"]
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "pmarray.linalg._factorizations": ["QRResult", "qr"],
+        "pmarray.linalg._norms": ["norm"],
+        "pmarray.linalg._products": ["gram", "matmul"],
+        "pmarray.linalg._svd": ["SVDResult", "svd"],
+    },
+)

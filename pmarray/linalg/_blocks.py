@@ -1,11 +1,10 @@
 """Matrices as sources of tiles, and as places for results.
 
-Tiles are read through a mapping where the medium allows one, and into one reused buffer
-elsewhere. On a file in the page cache ``a @ z`` ran 3.5 times as fast through the mapping as
-through reads into a buffer (which copy every byte, and hold the lock while they do), on a cold one
-1.2 times as fast. A thread that reads ahead gained a tenth over plain reads at most, so there is
-none. A new mapping is made for each tile: that costs microseconds, takes the last tile's pages off
-the process's resident memory, and sees what other threads have written meanwhile.
+Tiles are looked at through a mapping where the medium allows one and they are in memory: ``a @ z``
+ran 3.5 times as fast so as through reads into a buffer, which copy every byte. Elsewhere they are
+read into buffers, several requests at a time (`_streams.reading`). The mapping is made anew for
+each tile: that costs microseconds, takes the last tile's pages off the process's resident memory,
+and sees what other threads have written meanwhile.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pmarray._array.overlap import share
 from pmarray._array.stored import StoredArray
 from pmarray._config import config
 from pmarray._sizes import parse_bytes
-from pmarray._storage.ahead import blocks_read
+from pmarray._streams.reading import is_at_hand, read_pieces
 from pmarray.errors import LayoutError
 from pmarray.linalg._plans import cut, plan_tile
 
@@ -130,15 +129,20 @@ class Matrix:
         """The transpose, without a copy."""
         return Matrix(self.array, not self.transposed)
 
-    def read(self, tile: Tile, buffer: _Buffer) -> AnyArray:
-        """Read a tile: a view where there can be one, else the buffer."""
-        index = self._index(tile)
-        if isinstance(self.array, StoredArray):
-            part = self._read_stored(self.array, index, buffer)
+    def read_each(self, order: list[Tile], nbytes: int) -> Iterator[AnyArray]:
+        """Read tiles, views where there can be some, else into `nbytes` of memory or one tile."""
+        array = self.array
+        parts: Iterator[AnyArray]
+        indices = [self._index(tile) for tile in order]
+        if not isinstance(array, StoredArray):
+            parts = (array[index] for index in indices)
+        elif _is_shown(array) and is_at_hand(array):
+            parts = (_part(array, index) for index in indices)
         else:
-            part = self.array[index]
-        part = part.reshape(len(part), -1) if part.ndim == 1 else part
-        return part.T if self.transposed else part
+            parts = read_pieces(array, indices, nbytes)
+        for part in parts:
+            part = part.reshape(len(part), -1) if part.ndim == 1 else part
+            yield part.T if self.transposed else part
 
     def write(self, tile: Tile, values: AnyArray) -> None:
         """Write a tile."""
@@ -164,31 +168,6 @@ class Matrix:
         rows, columns = (tile[1], tile[0]) if self.transposed else tile
         return (rows,) if self.array.ndim == 1 else (rows, columns)
 
-    @staticmethod
-    def _read_stored(array: StoredArray, index: tuple[slice, ...], buffer: _Buffer) -> AnyArray:
-        with array._turn():
-            array._admit()
-            # To a mapping goes on coming what others commit, which a reader must not see.
-            reads_a_commit = array._group._session.snapshot is not None
-            view = None if reads_a_commit else array._storage.view()
-            if view is not None:
-                return view.reshape(array.shape)[index]
-            shape = tuple(one.stop - one.start for one in index)
-            fast = 0 if array.layout == "col" else 1
-            out = buffer.take((*shape, 1)[:2], array.dtype, fast)
-            out = out[:, 0] if len(shape) == 1 else out
-            array._storage.read(tuple(slice(s.start, s.stop, 1) for s in index), out)
-            return out
-
-    def expect(self, tile: Tile) -> None:
-        """Hint that a tile is wanted soon."""
-        if not isinstance(self.array, StoredArray):
-            return
-        index = self._index(tile)
-        with self.array._turn():
-            self.array._admit()
-            self.array._storage.expect(tuple(slice(s.start, s.stop, 1) for s in index))
-
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep the array from shrinking, which raises `LoanError` instead."""
@@ -207,6 +186,26 @@ class Matrix:
 
 class _Hold:
     """What keeps an array from shrinking."""
+
+
+def _view(array: StoredArray) -> AnyArray | None:
+    with array._turn():
+        array._admit()
+        # To a mapping goes on coming what others commit, which a reader must not see.
+        reads_a_commit = array._group._session.snapshot is not None
+        view = None if reads_a_commit else array._storage.view()
+        return None if view is None else view.reshape(array.shape)
+
+
+def _is_shown(array: StoredArray) -> bool:
+    """Whether its items can be had without copying them."""
+    return _view(array) is not None
+
+
+def _part(array: StoredArray, index: tuple[slice, ...]) -> AnyArray:
+    view = _view(array)
+    part: AnyArray = array[index] if view is None else view[index]
+    return part
 
 
 def tiles(matrix: Matrix, size: tuple[int, int], *, along: int | None = None) -> list[Tile]:
@@ -231,22 +230,19 @@ def tiles(matrix: Matrix, size: tuple[int, int], *, along: int | None = None) ->
 
 
 def walk(
-    matrix: Matrix, order: Iterable[Tile], dtype: DType | None = None
+    matrix: Matrix, order: Iterable[Tile], dtype: DType | None = None, nbytes: int = 0
 ) -> Iterator[tuple[Tile, AnyArray]]:
     """Read tiles one after another; each must be done with when the next is asked for.
 
-    While tiles come from the device, and not from the page cache, the next one is asked for before
-    this one is worked on: on a cold file that gained a third, on a warm one it would cost one.
+    Parameters
+    ----------
+    nbytes
+        What all tiles that are held may take: what finds room besides one is read meanwhile.
     """
     order = list(order)
-    stored, converted = _Buffer(), _Buffer()
+    converted = _Buffer()
     with matrix.held():
-        before = blocks_read()
-        for tile, following in zip(order, [*order, None][1:], strict=True):
-            block = matrix.read(tile, stored)
-            if following is not None and (now := blocks_read()) != before:
-                before = now
-                matrix.expect(following)
+        for tile, block in zip(order, matrix.read_each(order, nbytes), strict=True):
             if dtype is not None and block.dtype != dtype:
                 fast = 0 if block.strides[0] < block.strides[1] else 1
                 target = converted.take((block.shape[0], block.shape[1]), dtype, fast)

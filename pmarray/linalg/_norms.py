@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pmarray._config import config
 from pmarray.errors import LayoutError, SelectionError
 from pmarray.linalg._blocks import (
     AnyArray,
@@ -164,7 +165,8 @@ def _walk(matrix: Matrix, nbytes: int, along: int) -> Any:
         nbytes=max(nbytes, 64),
         along="fast" if along == fast else "lines",
     )
-    return walk(matrix, tiles(matrix, size))
+    room = config.work_memory // 2 if nbytes == _TILE_BYTES else 0  # else somebody wants less
+    return walk(matrix, tiles(matrix, size), nbytes=room)
 
 
 def _sum_dtype(matrix: Matrix) -> Any:

@@ -292,7 +292,7 @@ def _multiply_streamed(
             left.shape[1 - fast],
             stored=left.dtype.itemsize,
             item=item,
-            nbytes=max(1, nbytes * 3 // 4),
+            nbytes=max(1, nbytes // 4 if left.stored else nbytes * 3 // 4),
             along="lines" if fast == 0 else "fast",
             per_fast=per_row if fast == 0 else per_inner,
             per_line=per_row if fast == 1 else per_inner,
@@ -306,7 +306,7 @@ def _multiply_streamed(
     # What is added to the sums, or written, is made in parts of a quarter of the memory.
     wide = min(n, max(1, nbytes // 4 // (rows * working.itemsize)))
     whole_sums = None
-    for (row, column), block in walk(left, tiles(left, size, along=1), working):
+    for (row, column), block in walk(left, tiles(left, size, along=1), working, nbytes // 2):
         factor = np.asarray(right.array)
         factor = factor.T if right.transposed else factor
         factor = factor.reshape(inner, n)[column].astype(working, copy=False)

@@ -27,4 +27,9 @@ The protocol, step by step:
 4. Whoever goes on with a posterior first cuts off what a part has more than the others, makes that
    durable, and waits until all have: otherwise a second crash could leave a new iterate in one part
    and a forgotten one, with the same number, in another.
+5. With ``max_rank`` the columns of a part are a ring, and what is older is in its moments alone. A
+   part that has stored moments cannot go back behind them. So before a checkpoint all parts make
+   durable what they have, and the checkpoint of iterate m stores the moments of the m - 1 before:
+   whatever a crash leaves, every part has these. Between two checkpoints a part is at most as many
+   iterates ahead as lie between them, of which the ring has twice as many to spare.
 """

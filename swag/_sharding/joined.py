@@ -89,6 +89,10 @@ class JoinedIterates(Iterates):
             skipped_before=last.skipped_before,
         )
 
+    def furthest(self) -> int:
+        """Iterates of the part that has most."""
+        return max(part.progress().collected for part in self._parts)
+
     @property
     def rows(self) -> JoinedRows | None:
         """The trajectory, put together as it is read."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +96,11 @@ def test_judging_by_what_is_only_sealed_is_caught(monkeypatch: pytest.MonkeyPatc
     def careless(self: RegionStorage, writes: Any, committed: GroupMetadata) -> Iterator[Any]:
         dead = tuple(SpanSet.of(sealed[self.file_id]))
         arrays = {
-            name: replace(array, dead=dead)
+            name: array._replace(dead=dead)
             for name, array in committed.arrays.items()
             if array.file_id == self.file_id
         }
-        return images(self, writes, replace(committed, arrays=arrays))
+        return images(self, writes, committed._replace(arrays=arrays))
 
     def merged(self: Catalog) -> bool:
         note(self)

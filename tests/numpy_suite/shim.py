@@ -27,6 +27,8 @@ _MOST_ITEMS = 20_000
 _FIRST_ARGUMENTS = 1000
 _THEN_EVERY = 20
 """Of one test, which may loop over 40,000 cases: a medium takes a millisecond for each."""
+_MOST_ARRAYS = 500
+"""Of a group at a time: each has files open, and tests ask for thousands of forms."""
 _METHODS = ("__call__", "reduce", "accumulate", "reduceat", "outer", "at")
 
 
@@ -38,6 +40,7 @@ class Place:
         self.work_memory = work_memory
         self._free: dict[Any, list[Any]] = {}
         self._refused: set[Any] = set()
+        self._made = 0
         self.stored = 0
         """How many arguments went through the medium."""
         self._met = 0
@@ -72,12 +75,18 @@ class Place:
         chunks: Any = "auto"
         if self._group.url.startswith("zarr:") and shape:
             chunks = (max(1, -(-shape[0] // 2)), *(max(1, n) for n in shape[1:]))
-        name = f"x{len(self._group)}"
+        if len(self._group) >= _MOST_ARRAYS:
+            for array in [array for free in self._free.values() for array in free]:
+                del self._group[array.name]
+            self._free.clear()
+        self._made += 1
+        name = f"x{self._made}"
         return self._group.create(name, shape, dtype, layout=layout, chunks=chunks)
 
     def take_back(self, array: Any) -> None:
         """Keep an array for the next of its form."""
-        self._free[array.shape, array.dtype, array.dtype.char, array.layout].append(array)
+        key = array.shape, array.dtype, array.dtype.char, array.layout
+        self._free.setdefault(key, []).append(array)
 
 
 class Places:

@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,11 +28,13 @@ __all__ = ["run_array_api", "run_zarr"]
 _REPOSITORY = Path(__file__).parents[2]
 
 
-def _pytest(*args: str | Path, **environment: str) -> int:
+def _pytest(*args: str | Path, modules: Sequence[Path] = (), **environment: str) -> int:
+    """Run pytest in a process of its own, whose modules come from there, too."""
+    found = [*map(str, (_REPOSITORY, *modules)), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, args)],
         cwd=_REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(_REPOSITORY), **environment},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(found), **environment},
         check=False,
     ).returncode
 
@@ -75,8 +78,7 @@ def run_array_api() -> int:
         "-c", source / "pytest.ini", "--rootdir", source, "--tb=short", "-W", "ignore",
         "-p", "tests.peer_suites.array_api_plugin", "--disable-deadline",
         "--max-examples", os.environ.get("EXAMPLES", "20"), source / "array_api_tests",
-        ARRAY_API_TESTS_MODULE="tests.peer_suites.namespace",
-        PYTHONPATH=os.pathsep.join([str(_REPOSITORY), str(source)]),
+        modules=[source], ARRAY_API_TESTS_MODULE="tests.peer_suites.namespace",
     )  # fmt: skip
 
 

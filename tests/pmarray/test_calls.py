@@ -56,9 +56,9 @@ def test_a_mode_in_the_place_of_the_shape() -> None:
 
 
 def test_a_limit_that_is_none() -> None:
-    with pytest.raises(AttributeError, match="set work_memory, max_result or read_ahead"):
+    with pytest.raises(AttributeError, match="set work_memory, max_result, read_ahead"):
         pmarray.config.work_mem = 5
-    with pytest.raises(TypeError, match="set work_memory, max_result or read_ahead"):
+    with pytest.raises(TypeError, match="set work_memory, max_result, read_ahead"):
         pmarray.config.set(memory=5).__enter__()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -92,9 +93,20 @@ def test_every_thread_may_drop_a_group(scheme: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-def test_an_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("hook_fails", [False, True])
+def test_an_error_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook_fails: bool
+) -> None:
     told: list[Any] = []
-    monkeypatch.setattr(threading, "excepthook", told.append)
+    beyond: list[Any] = []
+
+    def hook(arguments: Any) -> None:
+        told.append(arguments)
+        if hook_fails:
+            raise ValueError("of the hook")
+
+    monkeypatch.setattr(threading, "excepthook", hook)
+    monkeypatch.setattr(sys, "excepthook", lambda kind, *_: beyond.append(kind))
     array = pmarray.open(f"memmap:{tmp_path}/group", (5,))
     array[...] = 2
 
@@ -114,6 +126,11 @@ def test_an_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     thread.join(30)
     pmarray.open_group(f"memmap:{tmp_path}/group", mode="r").close()  # waits for it
     assert [one.exc_type for one in told] == [StorageError]
+    thread = threading.Thread(target=_drop, args=(f"memmap:{tmp_path}/another",))
+    thread.start()
+    thread.join(30)
+    pmarray.open_group(f"memmap:{tmp_path}/another", mode="r").close()  # the thread is still there
+    assert beyond == ([ValueError] if hook_fails else [])
 
 
 def test_a_group_that_is_garbage_in_a_cycle_gives_up_its_lock(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import pmarray
-from pmarray._numpy.functions.registry import STREAMED
+from pmarray._numpy.functions.streamed import STREAMED
 from tests.pmarray.calls import CALLS, Call
 from tests.sampling import sampled
 

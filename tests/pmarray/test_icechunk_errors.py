@@ -52,7 +52,7 @@ def test_damage_is_told(kind: str, how: str, tmp_path: Path) -> None:
                 if mode == "r+":
                     group["x"][...] = 4
                     group["x"].append([5.0])
-        except (StorageError, DamagedError, GroupNotFoundError):
+        except (StorageError, DamagedError, GroupNotFoundError, ForeignDataError):
             told += 1
         for use in ("history", "refresh"):
             try:
@@ -68,6 +68,13 @@ def test_a_file_where_a_repository_should_be(tmp_path: Path) -> None:
     for mode in ("a", "r"):
         with pytest.raises(ForeignDataError, match="is a file"):
             pmarray.open(f"icechunk:{tmp_path}/file", (3,) if mode == "a" else None, mode=mode)
+
+
+def test_files_where_a_repository_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ForeignDataError, match="name an empty directory"):
+        pmarray.open(f"icechunk:{tmp_path}", (3,))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_repository_that_goes_while_it_is_open(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ _RESULT_BYTES = {
 _SERVER = """
 import json, os, resource, sys, threading, traceback
 import numpy as np, pmarray
-import pmarray.linalg, pmarray._numpy.functions, pmarray._numpy.assignment
+import pmarray.linalg, pmarray._numpy.functions.streamed, pmarray._numpy.assignment
 
 threading.stack_size(512 << 10)  # of which all counts, and little is used
 pmarray.config.work_memory = "4 MiB"

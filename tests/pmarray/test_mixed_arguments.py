@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import pmarray
-from pmarray._numpy.functions.registry import STREAMED
+from pmarray._numpy.functions.streamed import STREAMED
 
 _NAMES = ("where", "initial", "mean", "weights", "out")
 CASES = [

@@ -236,9 +236,8 @@ def test_loans_that_outlive_their_group_say_so(filled: str) -> None:
 def test_a_second_writer_of_this_process(filled: str) -> None:
     with pmarray.open_group(filled) as first, pmarray.open_group(filled) as second:
         first.attrs["b"] = 1
-        match = "this process" if filled.startswith("dram") else f"{os.getpid()}"
         for _ in range(2):
-            with pytest.raises(GroupLockedError, match=match):
+            with pytest.raises(GroupLockedError, match="in this process already"):
                 second.attrs["c"] = 1
         with pytest.raises(BlockingIOError):
             second["x"][0] = 1

@@ -54,7 +54,7 @@ def test_a_reach_has_every_item_and_its_run_is_unbroken(
     found = np.sort(offsets.ravel())
     reach = reach_of(layout, axes)
     assert (reach.start, reach.stop) == (found[0], found[-1] + 4)
-    within = (found[:, None] - reach.start - reach.step * np.arange(reach.count)[None]).T
+    within = (found[:, None] - reach.start - reach.step * np.arange(reach.stretches)[None]).T
     assert ((within >= 0) & (within + 4 <= reach.nbytes)).any(axis=0).all()
     longest = max(len(part) for part in np.split(found, np.flatnonzero(np.diff(found) != 4) + 1))
     assert reach.run <= 4 * longest

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -288,7 +289,7 @@ def test_one_writer_and_readers_of_its_last_commit(tmp_path: Path) -> None:
         with pmarray.open(url, mode="r") as reader:
             assert (reader[...] == 1).all()
             with pmarray.open(url, mode="r+") as other:
-                with pytest.raises(GroupLockedError, match=str(os.getpid())):
+                with pytest.raises(GroupLockedError, match="in this process already"):
                     other[0] = 2
             with writer.transaction():
                 writer[:, 0] = 2
@@ -373,14 +374,15 @@ def test_a_reader_after_a_crash_sees_the_last_commit(tmp_path: Path, python: Any
 def test_what_zarr_cannot_do_is_refused_with_the_reason(tmp_path: Path) -> None:
     group = pmarray.open_group(f"zarr:{tmp_path}/g")
     for dtype, says in {
-        "float8_e4m3fn": "float8_e4m3fn", "(2,)i4, i4": "no arrays",
+        "float8_e4m3fn": "float8_e4m3fn", "(2,)i4, i4": "no arrays", "M8": "dtype datetime64",
     }.items():  # fmt: skip
         with pytest.raises(LayoutError, match=says):
             group.create("x", (3,), dtype)
     with pytest.raises(LayoutError, match="no codec 'zippy'"):
         group.create("x", (3,), codecs=["zippy"])
-    with pytest.raises(LayoutError, match="give a list"):
-        group.create("x", (3,), codecs="zstd")
+    for one in ("zstd", numcodecs.BitRound(keepbits=10), {"zstd"}):
+        with pytest.raises(LayoutError, match="give a list"):
+            group.create("x", (3,), codecs=one)
     with pytest.raises(LayoutError, match="shards"):
         group.create("x", (30,), chunks=(7,), shards=(10,))
     with pytest.raises(LayoutError, match="records in shards"):

@@ -83,12 +83,12 @@ def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> Ite
         yield step
 
 
-def collect(kind: str, store: str, count: int, attach: bool = True, mode: str = "w-") -> Facts:
+def collect(kind: str, store: str, count: int, attach: bool = True, **options: Any) -> Facts:
     """Collect, and return what a plain loop makes of the same iterates."""
     model, plain = sharded(kind), Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    beside = swag.SWAG(plain)
-    with swag.SWAG(model, store=store, mode=mode) as posterior:  # type: ignore[arg-type]
+    beside = swag.SWAG(plain, **options)
+    with swag.SWAG(model, store=store, **options) as posterior:
         if attach:
             posterior.attach(optimizer)
         for _ in steps(model, optimizer, count):
@@ -99,19 +99,28 @@ def collect(kind: str, store: str, count: int, attach: bool = True, mode: str = 
     return facts(beside)
 
 
-def killed(store: str, folder: Path, seconds: float) -> int:
-    """Collect until the second process is killed; note the weights of each iterate before it."""
+def _die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed(store: str, folder: Path, seconds: float | None, max_rank: int | None) -> int:
+    """Collect until the second process is killed; note the weights of each iterate before it.
+
+    After so many seconds, or, if None, at a checkpoint that the first process takes.
+    """
     model = sharded("rows")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with swag.SWAG(model, store=store, mode="a", checkpoint_every=4) as posterior:
+    with swag.SWAG(model, store, max_rank, mode="a", checkpoint_every=4) as posterior:
         posterior.attach(optimizer)
         for step in steps(model, optimizer, 10_000):
             torch.save(whole(model), folder / str(posterior.n_averaged))
             posterior.update_parameters(model)
             if step == 2:
                 posterior.flush()
-                if dist.get_rank() == 1:
-                    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+                if dist.get_rank() == 1 and seconds is None:
+                    vars(posterior._store)["checkpoint"] = _die
+                elif dist.get_rank() == 1:
+                    threading.Timer(seconds or 0, _die).start()
     return posterior.n_averaged
 
 
@@ -130,7 +139,7 @@ def used(store: str) -> dict[str, Any]:
     model, plain, inputs = sharded("rows"), Net(), torch.ones(4, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     found["memory"] = told(lambda: swag.SWAG(model, store="dram:"))
-    found["ring"] = told(lambda: swag.SWAG(model, store=store, max_rank=3))
+    found["diagonal"] = told(lambda: swag.SWAG(model, store=store, max_rank=0))
     posterior = swag.SWAG(model, store=store)
     for step in steps(model, optimizer, 6):
         with torch.no_grad():

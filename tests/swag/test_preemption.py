@@ -29,12 +29,13 @@ def test_a_signal_is_noted_and_a_second_one_is_what_it_was() -> None:
     try:
         own = signal.getsignal(signal.SIGTERM)
         with swag.Preemption() as preemption:
-            assert not preemption.requested
+            seen = [preemption.requested]
             os.kill(os.getpid(), signal.SIGTERM)
             assert reached == []
             os.kill(os.getpid(), signal.SIGTERM)
             assert reached == [signal.SIGTERM]
-            assert preemption.requested
+            seen.append(preemption.requested)
+        assert seen == [False, True]
         assert signal.getsignal(signal.SIGTERM) is own
         with preemption:
             assert not preemption.requested

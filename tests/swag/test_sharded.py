@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from swag.app.runs import describe
 from swag.errors import StoreError
 from swag.pruning import prune
 from tests.sampling import examples
-from tests.swag.nets import same, stored
+from tests.swag.nets import facts, same, stored
 from tests.swag.ranks import run
 from tests.swag.sharded import Net, checkpointed, collect, gone_on, killed, used
 
@@ -38,20 +39,40 @@ def test_parts_are_one_posterior(count: int, kind: str, scratch: Path) -> None:
     assert same(stored(store), beside)
 
 
-def test_a_killed_process_leaves_the_iterates_that_all_have(scratch: Path) -> None:
+@pytest.mark.parametrize(("every", "count", "attach"), [(1, 4, False), (3, 20, True)])
+def test_the_last_iterates_of_parts_are_those_of_a_plain_loop(
+    every: int, count: int, attach: bool, scratch: Path
+) -> None:
+    store = f"memmap:{scratch / 'posterior'}"
+    work = partial(collect, max_rank=2, checkpoint_every=every)
+    beside = run(2, work, "rows", store, count, attach)[0]
+    assert isinstance(beside, dict), beside
+    assert same(stored(store), beside)
+
+
+@pytest.mark.parametrize("max_rank", [None, 3])
+def test_a_killed_process_leaves_the_iterates_that_all_have(
+    max_rank: int | None, scratch: Path
+) -> None:
     store = f"memmap:{scratch / 'posterior'}"
     (scratch / "seen").mkdir()
     before = 0
-    for seconds in (0.02, 0.1):
-        results = run(2, killed, store, scratch / "seen", seconds)
+    for seconds in (0.02, None, 0.1):
+        results = run(2, killed, store, scratch / "seen", seconds, max_rank)
         assert isinstance(results[0], str), results  # it lost its peer, and ended all the same
         assert results[1] is None
         with swag.load(store) as posterior:
             assert posterior.n_averaged >= before + 3
+            plain = Net()
+            beside = swag.SWAG(plain, max_rank=max_rank, checkpoint_every=4)
             for i in range(posterior.n_averaged):
                 seen = torch.load(scratch / "seen" / str(i))
-                for name, value in posterior.iterate(i).items():
-                    assert torch.equal(value, seen[name]), (i, name)
+                plain.load_state_dict(seen, strict=False)
+                beside.update_parameters(plain)
+                if i >= posterior.n_averaged - posterior.rank:
+                    for name, value in posterior.iterate(i).items():
+                        assert torch.equal(value, seen[name]), (i, name)
+            assert same(facts(posterior), facts(beside))
             before = posterior.n_averaged
 
 
@@ -61,7 +82,7 @@ def test_parts_agree_and_are_used(scratch: Path) -> None:
     for found in results:
         assert isinstance(found, dict), found
         assert "memory of one process" in found["memory"]
-        assert "window(rank=" in found["ring"]
+        assert "max_rank=1 or more" in found["diagonal"]
         assert found["nonfinite"] == (1, 3)
         assert found["repeated"] == (1, 5)
         assert found["rewound"] == 4

@@ -1,23 +1,14 @@
-"""NumPy's functions over arrays that outgrow memory, `PMArray.__array_function__`.
-
-Each module registers what it streams (`_numpy.functions.registry`); importing it is all that has to
-be done.
-"""
+"""NumPy's functions over arrays that outgrow memory, `PMArray.__array_function__`."""
 
 from __future__ import annotations
 
-from pmarray._numpy.functions import (  # noqa: F401  # importing is what registers
-    comparisons,
-    extremes,
-    looks,
-    moments,
-    moving,
-    products,
-    reductions,
-    shapes,
-    statistics,
-    without_nan,
-)
-from pmarray._numpy.functions.registry import array_function
+from typing import TYPE_CHECKING
+
+from pmarray._lazy import attach
+
+if TYPE_CHECKING:
+    from pmarray._numpy.functions.streamed import array_function
 
 __all__ = ["array_function"]
+
+__getattr__, __dir__ = attach(__name__, {"pmarray._numpy.functions.streamed": ["array_function"]})

@@ -24,13 +24,13 @@ import itertools
 import mmap
 import os
 import sys
-import weakref
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._geometry.reach import Reach
+from pmarray._system.descriptor import Descriptor
 from pmarray._system.files import read_fully
 
 __all__ = ["KeptMapping"]
@@ -71,8 +71,8 @@ class KeptMapping:
         if sys.platform != "linux":
             raise OSError("there is no MADV_POPULATE_READ")
         # Whoever reads without the group's lock goes on when the file is closed.
-        self._fd = os.dup(fd)
-        weakref.finalize(self, os.close, self._fd)
+        self._descriptor = Descriptor.duplicate(fd)
+        self._fd = self._descriptor.fileno()
         self._map = mmap.mmap(fd, self._nbytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
         # Which systems have it is found out by asking; the header is there.
         self._map.madvise(_POPULATE_READ, 0, _PAGE)
@@ -126,15 +126,15 @@ class KeptMapping:
         start, step, nbytes = self.offset + reach.start, reach.step, reach.nbytes
         if not self.reaches(self.offset + reach.stop):
             self._read(self.offset + reach.stop - 1, self.offset + reach.stop)
-        if reach.count == 1 or step - nbytes <= _PAGE:
+        if reach.stretches == 1 or step - nbytes <= _PAGE:
             return self._ask_run(start // _PAGE, (self.offset + reach.stop - 1) // _PAGE + 1)
         if step % _PAGE == 0:
             first, width = start // _PAGE, (start % _PAGE + nbytes - 1) // _PAGE + 1
             every = step // _PAGE
-            pages = self._known_pages[first : first + (reach.count - 1) * every + width]
-            if all(pages[i::every][: reach.count].all() for i in range(width)):
+            pages = self._known_pages[first : first + (reach.stretches - 1) * every + width]
+            if all(pages[i::every][: reach.stretches].all() for i in range(width)):
                 return True
-        return self._ask_pages(start + step * np.arange(reach.count), nbytes)
+        return self._ask_pages(start + step * np.arange(reach.stretches), nbytes)
 
     def ask_each(self, offsets: NDArray[np.int64], nbytes: int) -> bool:
         """The same for stretches of `nbytes` bytes at `offsets`."""

@@ -22,6 +22,8 @@ from pmarray._system import osops
 from pmarray._system.beneath import Below, status
 from pmarray._system.files import barrier, read_fully, write_fully
 from pmarray._system.threads import DaemonPool
+from pmarray._system.uninterrupted import uninterrupted
+from pmarray.backends.files.beside import SideReads
 from pmarray.backends.files.kept import KeptMapping
 from pmarray.errors import ForeignDataError, StorageError
 
@@ -101,6 +103,7 @@ class FileRegion:
         self._keeps: weakref.WeakSet[KeptMapping] = weakref.WeakSet()
         """What is still in use; `_kept` is the last one made."""
         self._direct_fd: int | None = None
+        self._beside: SideReads | None = None
         try:
             self._fd = osops.open_file(path, write=writable)
             try:
@@ -354,8 +357,15 @@ class FileRegion:
         self._keeps.add(self._kept)
         return self._kept
 
+    def beside(self) -> SideReads:
+        """Return what reads the file without this; see `ReadsBeside.beside`."""
+        if self._beside is None:
+            # An exception must not arrive between a descriptor and what will close it.
+            self._beside = uninterrupted(lambda: SideReads(self._fd, self.path, self._offset))
+        return self._beside
+
     def close(self) -> None:
-        self._kept = None
+        self._kept = self._beside = None
         try:
             with self._growing:
                 if self._closed:

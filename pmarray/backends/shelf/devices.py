@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pmarray._system import osops, pmem
-from pmarray.errors import GroupLockedError, StorageError, URLError
+from pmarray._system.lockfile import locked_by
+from pmarray.errors import StorageError, URLError
 
 __all__ = ["Device", "DeviceLock", "find_device"]
 
@@ -143,11 +144,7 @@ class DeviceLock:
             osops.lock(fd, exclusive=True)
         except (BlockingIOError, PermissionError) as error:
             osops.close(fd)
-            own = " (this one)" if holder == str(os.getpid()) else ""
-            raise GroupLockedError(
-                f"{self._path} is being written to by process {holder}{own}; wait for it, close "
-                "it, or open with mode='r'"
-            ) from error
+            raise locked_by(self._path, holder) from error
         except OSError as error:
             osops.close(fd)
             raise StorageError(error.errno, f"cannot lock: {error.strerror}", self._path) from error

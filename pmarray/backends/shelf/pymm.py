@@ -41,7 +41,7 @@ from pmarray._sizes import format_bytes
 from pmarray._system import osops, pmem
 from pmarray._system.beneath import Below, status
 from pmarray._system.files import make_directories, read_file
-from pmarray._system.lockfile import LockFile
+from pmarray._system.lockfile import LockFile, locked_by
 from pmarray.errors import DamagedError, GroupLockedError, StorageError, URLError
 
 __all__ = ["Arena", "holds_shelf", "is_installed", "open_shelf", "why_not"]
@@ -150,10 +150,7 @@ class ArenaLock:
     def acquire(self, holder: str) -> None:
         """Take it, or raise `GroupLockedError`."""
         if not self._arena._writer.acquire(blocking=False):
-            raise GroupLockedError(
-                f"{self._arena.path} is open for writing in this process already; close that "
-                "handle, or open with mode='r'"
-            )
+            raise locked_by(self._arena.path, str(os.getpid()))
         self.held = True
 
     def release(self) -> None:

@@ -235,8 +235,7 @@ class IcechunkBackend(ZarrBackend):
             )
         super().lock()
         with _errors(self._url):
-            if self._repository is None:
-                self._repository = icechunk.Repository.open_or_create(self._storage, self._config)
+            self._repository = self._repository or self._make_repository()
             try:
                 session = self._repository.writable_session(self._branch)
             except icechunk.IcechunkError as error:
@@ -245,6 +244,21 @@ class IcechunkBackend(ZarrBackend):
                     "group.create_branch"
                 ) from error
         self._move_to(session)
+
+    def _make_repository(self) -> icechunk.Repository:
+        """Create it, or open the one that another process has created meanwhile."""
+        try:
+            return icechunk.Repository.open_or_create(self._storage, self._config)
+        except icechunk.IcechunkError as error:
+            place = self._directory
+            if place is None or not (os.path.isdir(place) and os.listdir(place)):
+                raise
+            if icechunk.Repository.exists(self._storage):
+                raise
+            raise ForeignDataError(
+                f"{place} holds files, and no repository that Icechunk knows: name an empty "
+                "directory, or restore the repository from a backup"
+            ) from error
 
     def create_chunks(self, name: str, array: ArrayMetadata, /) -> ZarrChunks:
         chunks = super().create_chunks(name, array)

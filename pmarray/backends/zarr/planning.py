@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import numcodecs.abc
@@ -103,15 +102,17 @@ def plan(
                 dimension_names=dimension_names,
                 attributes={zarr_format.OURS: ours},
             )
+        result = array._replace(
+            line_stride=layout.line_stride, document=zarr_format.document_of(example.metadata)
+        )
+        # It is read again: of dates without a unit zarr-python writes what it does not take.
+        stored = zarr_format.to_zarr(result).dtype.to_native_dtype()
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise LayoutError(
             f"Zarr cannot store shape {array.shape}, dtype {array.dtype}, chunks {shape}"
             f"{f', shards {shards}' if shards else ''}: {error}"
         ) from error
-    result = replace(
-        array, line_stride=layout.line_stride, document=zarr_format.document_of(example.metadata)
-    )
-    _refuse_other_items(array.dtype, zarr_format.to_zarr(result).dtype.to_native_dtype())
+    _refuse_other_items(array.dtype, stored)
     unit = zarr_format.stored_chunk_shape(result)
     refuse_large_chunk(unit, math.prod(unit) * array.dtype.itemsize, max_nbytes)
     return result
@@ -154,7 +155,7 @@ def _sorted_codecs(
     filters: list[ArrayArrayCodec] = []
     serializer: Any = "auto"
     compressors: list[BytesBytesCodec] = []
-    if isinstance(codecs, str):
+    if isinstance(codecs, str) or not isinstance(codecs, Sequence):
         raise LayoutError(f"codecs={codecs!r}: give a list, such as [{codecs!r}]")
     for one in codecs:
         codec = _codec(one)

@@ -15,7 +15,6 @@ import asyncio
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -245,7 +244,7 @@ class ZarrBackend:
                 continue  # of a type that no array here can have; the others can be used
             if any(found.file_id == other.file_id for other in arrays.values()):
                 # Somebody has copied the directory of an array, its number with it.
-                found = replace(found, file_id=zarr_format.foreign_id(name))
+                found = found._replace(file_id=zarr_format.foreign_id(name))
             arrays[name] = found
         attributes = self._attributes(node)
         identity, next_id, transaction = zarr_format.identity(attributes, self.where)

@@ -193,7 +193,7 @@ def _parse_without_attrs(document: str, shape: tuple[int, ...]) -> ZarrMetadata:
     return _parse(document, shape, {})
 
 
-def _parse(document: str, shape: tuple[int, ...], attrs: dict[str, Any]) -> ZarrMetadata:
+def _parse(document: str, shape: tuple[int, ...], attrs: Mapping[str, Any]) -> ZarrMetadata:
     value = json.loads(document)
     ours = our_attribute(value.get("attributes", {}))
     value["attributes"] = attributes_with(attrs, ours)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +25,8 @@ import pytest
 import pmarray
 from pmarray._system import dropped, pmem
 from pmarray._system.uninterrupted import Task
+from pmarray.backends._regions import SpillRegion
+from pmarray.backends.files.kept import KeptMapping
 from tests.crash.interrupts import books
 from tests.crash.interrupts import campaign as campaigns
 from tests.crash.interrupts.calibration import PROGRAMS_BY_NAME, Program
@@ -209,6 +211,26 @@ def test_a_task_that_was_given_up_and_not_taken_back_is_not_waited_for() -> None
     assert dict(group.attrs) == {"x": 1}
 
 
+def at_every_point(work: Callable[[threading.Lock], None]) -> Iterator[None]:
+    """Interrupt `work` at each point in turn, and yield after each."""
+    delivered = 0
+    while True:
+        points = Points(delivered + 1, 0, [KIND])
+        program = Program(work)
+        with suppress(Injected):
+            try:
+                points.arm()
+                program.operate()
+            finally:
+                points.disarm()
+        points.disarm()
+        gc.collect()  # what the exception held
+        if not points.deliveries:
+            return
+        delivered += 1
+        yield
+
+
 def test_memory_that_goes_is_unmapped_whatever_arrives(tmp_path: Path) -> None:
     """A finalizer in Python was torn at two of these places, and the memory stayed mapped."""
     path = tmp_path / "mapped"
@@ -224,23 +246,59 @@ def test_memory_that_goes_is_unmapped_whatever_arrives(tmp_path: Path) -> None:
 
     work(threading.Lock())  # libraries are loaded
     delivered = 0
-    while True:
-        points = Points(delivered + 1, 0, [KIND])
-        program = Program(work)
-        with suppress(Injected):
-            try:
-                points.arm()
-                program.operate()
-            finally:
-                points.disarm()
-        points.disarm()
-        gc.collect()  # what the exception held
+    for _ in at_every_point(work):
         assert str(path) not in Path("/proc/self/maps").read_text()
-        if not points.deliveries:
-            break
         delivered += 1
     os.close(fd)
     assert delivered > 10
+
+
+def open_files_of(name: str) -> list[str]:
+    """The descriptors of this process that lead to files so called."""
+    found = []
+    for one in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # that of the listing itself
+            if name in os.readlink(f"/proc/self/fd/{one}"):
+                found.append(one)
+    return found
+
+
+def test_a_mapping_that_is_kept_closes_its_file_whatever_arrives(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    path.write_bytes(bytes(1 << 16))
+    fd = os.open(path, os.O_RDONLY)
+
+    def work(lock: threading.Lock) -> None:
+        mapping = KeptMapping(fd, str(path), 0, 1 << 16)
+        del mapping
+
+    delivered = 0
+    for _ in at_every_point(work):
+        assert open_files_of(str(path)) == [str(fd)]
+        assert str(path) not in Path("/proc/self/maps").read_text()
+        delivered += 1
+    os.close(fd)
+    assert delivered > 10
+
+
+# A set of weak references keeps a dead one then, and leaves it out.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_memory_that_is_spilled_closes_its_file_whatever_arrives(tmp_path: Path) -> None:
+    regions: list[SpillRegion] = []
+
+    def work(lock: threading.Lock) -> None:
+        region = regions.pop()
+        del region
+
+    delivered = 0
+    regions.append(SpillRegion(1 << 16, str(tmp_path)))  # made where nothing interrupts
+    for _ in at_every_point(work):
+        regions.clear()  # the point may have come before
+        gc.collect()
+        assert open_files_of(str(tmp_path)) == []
+        regions.append(SpillRegion(1 << 16, str(tmp_path)))
+        delivered += 1
+    assert delivered >= 2
 
 
 @pytest.mark.parametrize("lend", ["writing", "reading"])

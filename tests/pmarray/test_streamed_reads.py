@@ -1,0 +1,199 @@
+"""Pieces that threads read while others are worked on: what they hold, whatever happens between."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pmarray
+from pmarray._config import config
+from pmarray._geometry.layout import Layout
+from pmarray._geometry.requests import plan_requests
+from pmarray._streams.reading import read_pieces
+from pmarray.errors import ClosedError, DamagedError, LayoutError
+from tests.sampling import examples
+
+SHAPE = (70_000, 24)
+"""Columns of more than 64 KiB, which are padded; 6.7 MB in all."""
+COLUMNS = [(slice(0, SHAPE[0], 1), slice(j, j + 1, 1)) for j in range(SHAPE[1])]
+ROOM = 4 << 20
+
+
+def make(path: Path, layout: str = "col") -> np.ndarray:
+    values = np.random.default_rng(1).standard_normal(SHAPE).astype(np.float32)
+    with pmarray.open_group(path) as group:
+        group.create("x", SHAPE, "float32", layout=layout)[...] = values
+    forget(path)
+    return values
+
+
+def forget(path: Path) -> None:
+    """Have nothing of the files in memory."""
+    for file in (path / "data").iterdir():
+        fd = os.open(file, os.O_RDONLY)
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> tuple[Layout, tuple[slice, ...], int]:
+    shape = tuple(draw(st.lists(st.integers(1, 9), min_size=1, max_size=2)))
+    order = draw(st.sampled_from(["col", "row"]))
+    large = draw(st.booleans())
+    if large:
+        long = 20_000 + draw(st.integers(0, 3000))
+        shape = (long, *shape) if order == "col" else (*shape, long)
+    layout = Layout.plan(shape, draw(st.sampled_from([1, 4, 8])), order)
+    axes = []
+    for n in shape:
+        start = draw(st.integers(0, n - 1))
+        stop = draw(st.integers(start + 1, n))
+        axes.append(slice(start, stop, draw(st.integers(1, 3))))
+    if draw(st.booleans()):  # whole lines
+        slow = layout.slow_axis
+        axes = [axes[i] if i == slow else slice(0, n, 1) for i, n in enumerate(shape)]
+    return layout, tuple(axes), draw(st.sampled_from([0, 128, 4096]))
+
+
+@given(plans(), st.sampled_from([4096, 16384, 1 << 20]))
+@examples(4)
+def test_requests_put_the_items_where_they_say(
+    plan: tuple[Layout, tuple[slice, ...], int], nbytes: int
+) -> None:
+    layout, axes, offset = plan
+    requests = plan_requests(layout, axes, offset)
+    if requests is None:
+        return
+    content = np.random.default_rng(0).integers(0, 256, offset + layout.nbytes, dtype=np.uint8)
+    kind = np.dtype(f"u{layout.itemsize}")
+    whole = np.ndarray(layout.shape, kind, content, offset, strides=layout.strides)
+    buffer = np.zeros(requests.nbytes, np.uint8)
+    for one in requests.cut(nbytes):
+        assert one.start % 4096 == one.stop % 4096 == one.place % 4096 == 0
+        assert one.start < one.least <= one.stop <= one.start + nbytes
+        data = content[one.start : one.stop]
+        buffer[one.place : one.place + data.size] = data
+    shape = [len(range(a.start, a.stop, a.step)) for a in axes]
+    found = np.ndarray(shape, kind, buffer, requests.offset, strides=requests.strides)
+    assert np.array_equal(found, whole[axes])
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_both_ways_read_the_same(tmp_path: Path, direct: bool) -> None:
+    values = make(tmp_path / "g")
+    with pmarray.open_group(tmp_path / "g", mode="r+") as group:
+        axes = (slice(4096, 60_001, 1), slice(1, 24, 5))
+        assert group["x"]._storage.arriving(axes) is None  # a reader's counter was not noted yet
+        group["x"][:10, :10]
+        forget(tmp_path / "g")
+        arrival = group["x"]._storage.arriving(axes)
+        assert arrival is not None
+        assert not arrival.is_at_hand()
+        buffer = mmap.mmap(-1, arrival.nbytes)
+        for call in arrival.calls(memoryview(buffer), direct=direct):
+            call()
+        assert np.array_equal(arrival.block(memoryview(buffer)), values[axes])
+        assert arrival.is_right()
+        group["x"][0, 0] = 1
+        assert not arrival.is_right()
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+@pytest.mark.parametrize("layout", ["col", "row"])
+def test_pieces_are_numpys(tmp_path: Path, mode: str, layout: str) -> None:
+    values = make(tmp_path / "g", layout)
+    for n in (1, 3, 8):
+        pieces = [
+            (slice(i, min(i + 9000, SHAPE[0]), 1), slice(0, SHAPE[1], n))
+            for i in range(0, SHAPE[0], 9000)
+        ]
+        forget(tmp_path / "g")
+        with pmarray.open_group(tmp_path / "g", mode=mode) as group, config.set(read_requests=n):
+            for piece, block in zip(
+                pieces, read_pieces(group["x"], pieces, ROOM // n), strict=True
+            ):
+                assert np.array_equal(block, values[piece])
+                block[...] = 0  # it is the caller's
+            assert group["x"].sum() == pytest.approx(values.sum(dtype=float), abs=1)
+
+
+def test_what_is_written_meanwhile_is_read(tmp_path: Path) -> None:
+    values = make(tmp_path / "g")
+    with pmarray.open_group(tmp_path / "g") as group:
+        x = group["x"]
+        for j, block in enumerate(read_pieces(x, COLUMNS, ROOM)):
+            assert np.array_equal(block[:, 0], values[:, j])
+            if j < 20:
+                x[:, j + 1] = values[:, j + 1] = j
+                if j % 3 == 0:
+                    group.flush()
+
+
+def test_a_block_that_is_rolled_back_leaves_nothing_in_what_comes(tmp_path: Path) -> None:
+    values = make(tmp_path / "g")
+    with pmarray.open_group(tmp_path / "g") as group:
+        x = group["x"]
+        reads = read_pieces(x, COLUMNS, ROOM)
+        for _ in range(3):
+            next(reads)
+        transaction = group.transaction()
+        transaction.__enter__()
+        x[:, 3:] = 7
+        assert (next(reads) == 7).all()
+        transaction.__exit__(ValueError, ValueError(), None)
+        assert np.array_equal(next(reads)[:, 0], values[:, 4])
+
+
+def test_a_reader_reads_its_commit_beside_a_writer(tmp_path: Path) -> None:
+    values = make(tmp_path / "g")
+    with (
+        pmarray.open_group(tmp_path / "g", mode="r") as reader,
+        pmarray.open_group(tmp_path / "g") as writer,
+    ):
+        reads = read_pieces(reader["x"], COLUMNS, ROOM)
+        for j, block in enumerate(reads):
+            assert np.array_equal(block[:, 0], values[:, j])
+            if j in (2, 9):
+                with writer.transaction():
+                    writer["x"][:, j : j + 8] = j
+
+
+def test_an_array_that_shrinks_or_closes_ends_the_reading(tmp_path: Path) -> None:
+    make(tmp_path / "g")
+    group = pmarray.open_group(tmp_path / "g")
+    reads = read_pieces(group["x"], COLUMNS, ROOM)
+    next(reads)
+    group["x"].resize((SHAPE[0], 12))
+    with pytest.raises(LayoutError, match="shrunk"):
+        list(reads)
+    reads = read_pieces(group["x"], COLUMNS[:12], ROOM)
+    next(reads)
+    group.close()
+    with pytest.raises(ClosedError):
+        list(reads)
+
+
+def test_a_file_that_is_cut_is_an_error(tmp_path: Path) -> None:
+    make(tmp_path / "g")
+    with pmarray.open_group(tmp_path / "g", mode="r") as group:
+        reads = read_pieces(group["x"], COLUMNS, ROOM)
+        next(reads)
+        (file,) = (tmp_path / "g" / "data").iterdir()
+        os.truncate(file, 2 << 20)
+        with pytest.raises(DamagedError, match="truncated"):
+            list(reads)
+
+
+def test_the_memory_for_what_comes_is_limited(tmp_path: Path) -> None:
+    make(tmp_path / "g")
+    with pmarray.open_group(tmp_path / "g", mode="r+") as group:
+        reads = read_pieces(group["x"], COLUMNS, 1 << 20)
+        addresses = {block.ctypes.data for block in reads}
+    assert 2 <= len(addresses) <= (1 << 20) // (SHAPE[0] * 4)
