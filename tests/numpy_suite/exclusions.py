@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["EXCLUDED"]
+__all__ = ["EXCLUDED", "SOMETIMES"]
 
 _COPIES = "asks whether a result shares memory; the shim gives results as copies"
 _LAST_BIT = "asks for the last bit of a sum, which depends on the order of the summands"
@@ -40,3 +40,10 @@ EXCLUDED: dict[str, str] = {
     "ufunc.TestUfunc.test_output_ellipsis_errors": _WORDS,
     "ufunc.TestUfunc.test_where_warns": _UNTOLD,
 }
+
+SOMETIMES: dict[str, str] = {
+    "function_base.TestBincount.test_dtype_reference_leaks": (
+        "counts references to a dtype, and a thread that encodes chunks has one of its own"
+    ),
+}
+"""Fail now and then, on some media."""

@@ -102,15 +102,17 @@ def plan(
                 dimension_names=dimension_names,
                 attributes={zarr_format.OURS: ours},
             )
+        result = array._replace(
+            line_stride=layout.line_stride, document=zarr_format.document_of(example.metadata)
+        )
+        # It is read again: of dates without a unit zarr-python writes what it does not take.
+        stored = zarr_format.to_zarr(result).dtype.to_native_dtype()
     except (ValueError, TypeError, KeyError, NotImplementedError) as error:
         raise LayoutError(
             f"Zarr cannot store shape {array.shape}, dtype {array.dtype}, chunks {shape}"
             f"{f', shards {shards}' if shards else ''}: {error}"
         ) from error
-    result = array._replace(
-        line_stride=layout.line_stride, document=zarr_format.document_of(example.metadata)
-    )
-    _refuse_other_items(array.dtype, zarr_format.to_zarr(result).dtype.to_native_dtype())
+    _refuse_other_items(array.dtype, stored)
     unit = zarr_format.stored_chunk_shape(result)
     refuse_large_chunk(unit, math.prod(unit) * array.dtype.itemsize, max_nbytes)
     return result
