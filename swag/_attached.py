@@ -1,14 +1,13 @@
-"""Copying behind training: when it may be done, and whether the weights stayed as they were.
+"""Copying behind training: when it may be done.
 
 Weights do not change from one step of the optimizer to the next, so that an iterate can be copied
 while the next forward and backward pass run, and only the step has to wait. That holds where nobody
 else changes weights, which is not taken on trust: `Attached` says whether everything is as it has
-to be, and `Behind` whether the weights are the same when the copy ends as they were at the call.
+to be, and `swag._behind` whether the weights copied are those of the call.
 """
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,21 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from swag._devices import KINDS
 from swag.gradients import Gradients
 
-__all__ = ["Attached", "Behind", "WeightsChangedError", "copy_alone"]
-
-_STRIDE = 4093
-"""One of so many weights is in a sample: a prime, so that no row or column is always left out."""
-_PIECE_ITEMS = 1 << 14
-"""PyTorch shares out no operation on so few: the copying thread takes no core from training."""
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Of so many bytes: as integers, weights that are NaN can be compared."""
-_LOOK_SECONDS = 0.1
-
-
-class WeightsChangedError(Exception):
-    """Weights changed while they were copied behind; undoes the transaction and goes no further."""
+__all__ = ["Attached"]
 
 
 class Attached:
@@ -110,8 +98,8 @@ class Attached:
         """Whether nothing but these optimizers changes the weights, as far as can be seen.
 
         Each has stepped since the last collection and is not stepping now; together they have all
-        of the parameters; and what this process has of these, `held`, are plain tensors that no
-        forward pass writes to.
+        of the parameters; and what this process has of these, `held`, are plain tensors on
+        one device that no forward pass writes to.
         """
         numbers = {id(optimizer) for optimizer in self._optimizers}
         if not numbers or not numbers <= self._stepped or self._stepping:
@@ -125,80 +113,17 @@ class Attached:
         return (
             all(id(p) in stepped for p in parameters)
             and all(map(_is_plain, held))
+            and len({parameter.device for parameter in held}) == 1
+            and held[0].device.type in ("cpu", *KINDS)
             # An embedding with a maximal norm shortens its weights in the forward pass.
             and all(getattr(m, "max_norm", None) is None for m in model.modules())
         )
 
 
-class Behind:
-    """One iterate that is copied behind.
-
-    Made by the thread that collects, at the call; the other methods are of the copying thread, but
-    for `wait`.
-    """
-
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self._parameters = parameters
-        self._mark = [_mark(parameter) for parameter in parameters]
-        self._lock = threading.Lock()
-        self._lock.acquire()
-        self._copied = False
-        self.over = False
-        """Whether it was collected, or will not be."""
-        self.error: BaseException | None = None
-        """Why it was not collected."""
-
-    def check(self) -> None:
-        """Raise if the weights are not what they were."""
-        for parameter, mark in zip(self._parameters, self._mark, strict=True):
-            if _mark(parameter) != mark:
-                raise WeightsChangedError
-
-    def let_go(self) -> None:
-        """Weights may change now: they are copied, or will not be."""
-        if not self._copied:
-            self._copied = True
-            self._lock.release()
-
-    def end(self) -> None:
-        """It was collected, or will not be."""
-        self.let_go()
-        self.over = True
-
-    def wait(self, alive: Callable[[], bool]) -> None:
-        """Return when the weights may change; an interrupt tears only the wait."""
-        # The lock is taken by one of those who wait and never given back: `_copied` says it all.
-        while not self._copied and alive():
-            self._lock.acquire(timeout=_LOOK_SECONDS)
-
-
-def copy_alone(out: Tensor, parameter: Tensor) -> None:
-    """`Tensor.copy_` on this thread alone, as far as that can be had."""
-    if not (out.is_contiguous() and parameter.is_contiguous()):
-        out.copy_(parameter)
-        return
-    there, here = out.view(-1), parameter.view(-1)
-    for start in range(0, len(here), _PIECE_ITEMS):
-        piece = slice(start, start + _PIECE_ITEMS)
-        there[piece].copy_(here[piece])
-
-
 def _is_plain(parameter: Tensor) -> bool:
     return (
         type(parameter) in (nn.Parameter, Tensor)
-        and parameter.device.type == "cpu"
         and parameter.layout == torch.strided
         and parameter.is_contiguous()
         and not parameter.is_inference()
-    )
-
-
-def _mark(parameter: Tensor) -> tuple[int, int, int, list[int]]:
-    """What tells that a parameter was written to: nearly always, and in no time."""
-    bits = parameter.detach().view(-1).view(_INTEGERS[parameter.dtype.itemsize])
-    return (
-        parameter.data_ptr(),
-        parameter.untyped_storage().nbytes(),
-        parameter._version,
-        bits[::_STRIDE].tolist(),
     )

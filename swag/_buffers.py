@@ -12,7 +12,7 @@ As bytes: the length of a description in eight bytes, little-endian, the descrip
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -54,18 +54,23 @@ class Buffers:
     """Names of normalisation layers whose statistics stay as they are."""
 
     @classmethod
-    def of(cls, model: nn.Module) -> Self:
+    def of(cls, model: nn.Module, copy: Callable[[Tensor], Tensor] | None = None) -> Self:
         """Copy those of a model.
+
+        Parameters
+        ----------
+        model
+            Has them.
+        copy
+            Returns host memory that has what a tensor holds, or will have it.
 
         Raises
         ------
         ModelError
             One is of a dtype that cannot be stored.
         """
-        tensors = {
-            name: torch.empty(buffer.shape, dtype=buffer.dtype).copy_(buffer.detach())
-            for name, buffer in _persistent(model)
-        }
+        copy = copy or _copied
+        tensors = {name: copy(buffer.detach()) for name, buffer in _persistent(model)}
         # In a model that is in evaluation mode as a whole, nothing says which layers are frozen.
         trains = any(module.training for module in model.modules())
         frozen = [name for name, layer in normalisations(model) if trains and not layer.training]
@@ -187,6 +192,10 @@ class _Old:
 
     def __call__(self) -> None:
         self.hook.compute_weight(self.module, do_power_iteration=True)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
 
 
 def _persistent(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

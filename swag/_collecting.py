@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 import pmarray
 from pmarray.errors import ClosedError, LoanError
-from swag._attached import Attached, Behind, WeightsChangedError, copy_alone
+from swag._attached import Attached
+from swag._behind import Behind, Brought, Shared, Staging, Taken, WeightsChangedError, copy_alone
 from swag._buffers import Buffers
+from swag._devices import KINDS
 from swag._joining import Joining
 from swag._moments import Moments
 from swag._projections import COUNT, WEIGHTS, Path, Projections
@@ -78,6 +80,8 @@ class Collecting(Posterior):
         self._loan: AbstractContextManager[Any] | None = None
         self._behind: Behind | None = None
         """The iterate that the thread copies, until somebody has asked what came of it."""
+        self._staging: dict[torch.device, Staging] = {}
+        """Of devices that iterates were brought from."""
         self._calling = False
         self._ended: Progress | None = None
         self._attached = Attached(self._wait)
@@ -165,19 +169,17 @@ class Collecting(Posterior):
     def _collect(
         self,
         progress: Progress,
-        parameters: Sequence[Tensor],
-        buffers: Buffers,
+        taken: Taken,
         due: bool,
-        observed: Observed,
         behind: Behind | None = None,
     ) -> None:
         """Collect an iterate, on the thread that calls."""
         self._screen.begin()
         try:
             if self._store.trajectory is None:
-                self._collect_moments(progress, parameters, buffers, due)
+                self._collect_moments(progress, taken, due)
             else:
-                self._collect_column(progress, parameters, buffers, due, observed, behind)
+                self._collect_column(progress, taken, due, behind)
         except NoIterateError:
             self._store.cut(progress.collected)  # unless that was rolled back
         except BaseException:
@@ -207,17 +209,10 @@ class Collecting(Posterior):
             and self._attached.may_copy_behind(model, parameters, held)
         )
 
-    def _collect_behind(
-        self,
-        behind: Behind,
-        progress: Progress,
-        parameters: Sequence[Tensor],
-        buffers: Buffers,
-        observed: Observed,
-    ) -> None:
+    def _collect_behind(self, behind: Behind, progress: Progress) -> None:
         """The same on the thread."""
         try:
-            self._collect(progress, parameters, buffers, False, observed, behind)
+            self._collect(progress, behind.taken(), False, behind)
         except BaseException as error:
             behind.error = error
         finally:
@@ -231,6 +226,48 @@ class Collecting(Posterior):
             and self._anchor is not None
             and self._store.trajectory is not None
         )
+
+    def _begin(
+        self,
+        progress: Progress,
+        model: nn.Module,
+        parameters: list[nn.Parameter],
+        held: Sequence[Tensor],
+        loss: float | Tensor | None,
+    ) -> None:
+        """Collect an iterate here, or begin to on the thread."""
+        due = (progress.collected + 1) % self._store.configuration.checkpoint_every == 0
+        if self._may_copy_behind(model, parameters, held, due):
+            self._begin_behind(self._behind_of(model, held, loss), progress)
+        elif self._waits_for_others(due):
+            self._begin_behind(Shared(self._taken(model, held, loss), ()), progress)
+            self._wait()
+        else:
+            self._collect(progress, self._taken(model, held, loss), due)
+
+    def _begin_behind(self, behind: Behind, progress: Progress) -> None:
+        self._behind = behind
+        self._worker.put(lambda: self._collect_behind(behind, progress))
+
+    def _behind_of(
+        self, model: nn.Module, held: Sequence[Tensor], loss: float | Tensor | None
+    ) -> Behind:
+        device = held[0].device
+        if (kind := KINDS.get(device.type)) is None:
+            return Shared(self._taken(model, held, loss), held)
+        staging = self._staging.get(device)
+        if staging is None:
+            staging = self._staging[device] = Staging(kind(device))
+        return Brought(staging, model, held, loss, self._attached.terms())
+
+    def _taken(
+        self, model: nn.Module, held: Sequence[Tensor], loss: float | Tensor | None
+    ) -> Taken:
+        """What there is to collect now, of which only the weights stay for a while."""
+        known = loss.detach() if isinstance(loss, Tensor) else loss
+        observed = Observed(None if known is None else float(known), self._attached.terms())
+        first = self._part is None or self._part.agreement.rank == 0
+        return Taken(held, Buffers.of(model) if first else Buffers(), observed)
 
     def _wait(self) -> None:
         """Return when weights may change."""
@@ -259,10 +296,8 @@ class Collecting(Posterior):
     def _collect_column(
         self,
         progress: Progress,
-        parameters: Sequence[Tensor],
-        buffers: Buffers,
+        taken: Taken,
         due: bool,
-        observed: Observed,
         behind: Behind | None,
     ) -> None:
         store, count, moments = self._store, progress.collected + 1, self._moments
@@ -273,16 +308,16 @@ class Collecting(Posterior):
             loan = self._loan = self._borrow(progress.collected)
             with loan as lent:
                 column = lent[:, 0] if lent.ndim == 2 else lent
-                sums = self._write(progress, parameters, column, behind)
+                sums = self._write(progress, taken.weights, column, behind)
                 path = None if behind is None else self._projected(column)
             self._loan = None
             if count == 1:
                 assert self._anchor is not None
                 store.write_anchor(self._anchor)
             store.record(count, self._screen.skipped)
-            store.write_buffers(buffers)
+            store.write_buffers(taken.buffers)
             if self._part is None:
-                store.statistics.record(progress.collected, observed, path)
+                store.statistics.record(progress.collected, taken.observed, path)
             if due:
                 if store.ring is not None:
                     # Of a part: what all parts have for good, so that none has to go behind it.
@@ -294,25 +329,23 @@ class Collecting(Posterior):
         if store.ring is not None and not due:
             self._worker.put(self._take_in)
 
-    def _collect_moments(
-        self, progress: Progress, parameters: Sequence[Tensor], buffers: Buffers, due: bool
-    ) -> None:
+    def _collect_moments(self, progress: Progress, taken: Taken, due: bool) -> None:
         """The same without a trajectory: a checkpoint has a transaction, and nothing else."""
         if not self._spare:
             dtype = self._store.numpy_dtype
             self._spare = [np.empty(self._table.size, dtype) for _ in range(2)]
         column, count = self._spare[progress.collected % 2], progress.collected + 1
-        sums = self._write(progress, parameters, column)
+        sums = self._write(progress, taken.weights, column)
         self._spare_of = count
         if not due:
-            self._buffers = buffers
+            self._buffers = taken.buffers
             self._worker.put(lambda: self._accumulate(column))
         else:
             moments = self._moments.copy().with_columns([column], self._origin)
             begun = self._begun = Joining(self._store.group)
             with begun:
-                self._store_diagonal(progress, moments, buffers)
-            self._moments, self._buffers = moments, buffers
+                self._store_diagonal(progress, moments, taken.buffers)
+            self._moments, self._buffers = moments, taken.buffers
         self._screen.note(progress.collected, sums)
 
     def _borrow(self, iterate: int) -> AbstractContextManager[Column]:

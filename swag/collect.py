@@ -9,16 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import pmarray
-from swag._attached import Behind
 from swag._beginning import OnFull, OnNonfinite, Wishes, begin
-from swag._buffers import Buffers
 from swag._ending import LOGGER, Ending
 from swag._held import reshard
 from swag._schedule import Schedule
 from swag._screening import Screen
 from swag._selecting import Parameters
 from swag._space import free_bytes, is_full
-from swag._statistics import Observed
 from swag._stats import Clock, Stats
 from swag._store import Location, Mode
 from swag._target import refuse_drawn
@@ -265,30 +262,13 @@ class SWAG(Ending):
         )
 
     def _update(self, model: nn.Module, loss: float | Tensor | None) -> None:
-        known = loss.detach() if isinstance(loss, Tensor) else loss
-        observed = Observed(None if known is None else float(known), self._attached.terms())
         if self._part is not None:
             reshard(model)
         parameters = self._whole.find_all(model, self._chosen)
         self._screen.look_for_frozen(parameters)
         held = parameters if self._part is None else self._part.held(parameters)
-        first = self._part is None or self._part.agreement.rank == 0
-        buffers = Buffers.of(model) if first else Buffers()
         progress = self._sync()
-        due = (progress.collected + 1) % self._store.configuration.checkpoint_every == 0
-        if self._may_copy_behind(model, parameters, held, due):
-            behind = self._behind = Behind(held)
-            self._worker.put(
-                lambda: self._collect_behind(behind, progress, held, buffers, observed)
-            )
-        elif self._waits_for_others(due):
-            behind = self._behind = Behind(())
-            self._worker.put(
-                lambda: self._collect_behind(behind, progress, held, buffers, observed)
-            )
-            self._wait()
-        else:
-            self._collect(progress, held, buffers, due, observed)
+        self._begin(progress, model, parameters, held, loss)
         self._attached.collected()
         self._screen.tell()
         LOGGER.debug("collected beside %d iterates", progress.collected)
@@ -301,11 +281,15 @@ class SWAG(Ending):
         that is done (`torch.optim.Optimizer.register_step_pre_hook`), which changes nothing in
         training. Attach each of several optimizers.
 
+        A CUDA device copies them to page-locked host memory on a stream of its own. The training
+        stream waits for that before the step, over there; this thread waits for neither. The host
+        memory, as much as the weights take, is kept.
+
         An iterate is copied behind where each optimizer has stepped since the last one, together
-        they have every parameter collected, in host memory, no embedding has a maximal norm, and
-        the group was opened by the posterior. Otherwise, and where a checkpoint is due, or with
-        ``max_rank=0``, `update_parameters` copies before it returns. What it raises about an
-        iterate that was copied behind, the next call raises.
+        they have every parameter collected, all in host memory or on one CUDA device, no embedding
+        has a maximal norm, and the group was opened by the posterior. Otherwise, and where a
+        checkpoint is due, or with ``max_rank=0``, `update_parameters` copies before it returns.
+        What it raises about an iterate that was copied behind, the next call raises.
 
         Weights that are changed by anything but the optimizers, before their next step, need
         `wait` first. Where that was forgotten and is noticed, the iterate is taken back, a
@@ -349,7 +333,8 @@ class SWAG(Ending):
     def wait(self) -> None:
         """Return when the weights may be changed by hand; see `attach`.
 
-        Does nothing where they are not being copied.
+        Does nothing where they are not being copied. On a CUDA device they may be changed by
+        what this thread asks of its current stream from now on.
 
         Examples
         --------

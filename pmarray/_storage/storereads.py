@@ -75,18 +75,21 @@ class StoreReads:
         if not self._chunks.serves_parts:
             # What is cached was written; the cache reads the rest when it is wanted.
             return [(0, self._nbytes)] if valid is None else []
+        if valid is not None and all(valid.covers(*span) for span in spans):
+            return []
         unit = _PART_BYTES
         while valid is not None and unit < valid.nbytes:
             unit *= 2
-        parts = SpanSet()
-        for start, stop in spans:
-            parts.add(start // unit * unit, min(-(-stop // unit) * unit, self._nbytes))
+        parts = SpanSet.of(
+            [
+                (start // unit * unit, min(-(-stop // unit) * unit, self._nbytes))
+                for start, stop in spans
+            ]
+        )
         if parts.nbytes > self._nbytes // 2:
             parts.add(0, self._nbytes)
         if valid is None:
             return list(parts)
-        if all(valid.covers(*span) for span in spans):
-            return []
         return [gap for part in parts for gap in valid.gaps(*part)]
 
     def read_into(self, chunk: Chunk, out: AnyArray) -> None:

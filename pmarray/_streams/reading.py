@@ -24,6 +24,7 @@ import math
 import mmap
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +49,8 @@ _SMALL_BYTES = 1 << 20
 _LARGE_BYTES = 64 << 20
 """What is less finds room in the system's cache, or should."""
 _SHARE_OF_FREE = 4
+_HUGE_BYTES = 4 << 20
+"""From here on, as NumPy has it."""
 _MOST_VAIN = 2
 
 
@@ -238,7 +241,7 @@ class _Reading:
             self._held -= len(self._free.pop())  # too small: the pieces have grown
         if self._held + nbytes > self._nbytes and not needed:
             return None
-        buffer = mmap.mmap(-1, nbytes)
+        buffer = _memory(nbytes)
         self._held += nbytes
         return buffer
 
@@ -250,6 +253,15 @@ class _Reading:
         for task in tasks:
             task.wait()
         self._coming.clear()
+
+
+def _memory(nbytes: int) -> mmap.mmap:
+    """Return fresh memory that begins on a page; in large pages, as NumPy's large arrays are."""
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if nbytes >= _HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def _count(piece: Axes) -> int:

@@ -16,7 +16,7 @@ from pmarray._config import config
 from pmarray._geometry.layout import Layout
 from pmarray._geometry.requests import plan_requests
 from pmarray._streams.reading import read_pieces
-from pmarray.errors import ClosedError, DamagedError, LayoutError
+from pmarray.errors import ClosedError, DamagedError, LayoutError, SelectionError
 from tests.sampling import examples
 
 SHAPE = (70_000, 24)
@@ -197,3 +197,19 @@ def test_the_memory_for_what_comes_is_limited(tmp_path: Path) -> None:
         reads = read_pieces(group["x"], COLUMNS, 1 << 20)
         addresses = {block.ctypes.data for block in reads}
     assert 2 <= len(addresses) <= (1 << 20) // (SHAPE[0] * 4)
+
+
+@pytest.mark.parametrize("url", ["dram:", "memmap:g", "zarr:g"])
+def test_read_each_is_indexing(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = np.arange(60.0).reshape(5, 4, 3)
+    indices = [np.s_[1:3], np.s_[..., -1], np.s_[2, 1, 0], np.s_[::-2, None, 3], np.s_[5:], ...]
+    with pmarray.open_group(url) as group:
+        group["x"] = values
+        for x, expected in ((group["x"], values), (group["x"].T, values.T)):
+            picked = [one for one in indices if one != np.s_[2, 1, 0]] + [np.s_[2, 1, 0]]
+            for index, block in zip(picked, x.read_each(picked, memory=100), strict=True):
+                np.testing.assert_array_equal(block, expected[index])
+        with pytest.raises(SelectionError):
+            x.read_each([[0, 1]])
+        assert [b.item() for b in group.create("y", (), data=3.0).read_each([()])] == [3.0]

@@ -1,0 +1,266 @@
+"""Iterates that are copied behind training, and whether their weights stayed as they were.
+
+An iterate is `Taken` when it is collected at once. `Shared` is one whose weights are in host
+memory, where training has them: the step waits until they are copied. `Brought` is one that a
+device copies to host memory beside its computations (`swag._devices`): over there, the step waits.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from swag._buffers import Buffers
+from swag._devices import Device
+from swag._statistics import Observed
+
+__all__ = ["Behind", "Brought", "Shared", "Staging", "Taken", "WeightsChangedError", "copy_alone"]
+
+_STRIDE = 4093
+"""One of so many weights is in a sample: a prime, so that no row or column is always left out."""
+_PIECE_ITEMS = 1 << 14
+"""PyTorch shares out no operation on so few: the copying thread takes no core from training."""
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Of so many bytes: as integers, weights that are NaN can be compared."""
+_ALIGNMENT = 64
+_LOOK_SECONDS = 0.1
+
+
+class WeightsChangedError(Exception):
+    """Weights changed while they were copied behind; undoes the transaction and goes no further."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What there is to collect of an iterate."""
+
+    weights: Sequence[Tensor]
+    buffers: Buffers
+    observed: Observed
+
+
+class Behind(ABC):
+    """One iterate that is copied behind.
+
+    Made by the thread that collects, at the call; the other methods are of the copying thread, but
+    for `wait`.
+    """
+
+    def __init__(self) -> None:
+        self._copied = False
+        self.over = False
+        """Whether it was collected, or will not be."""
+        self.error: BaseException | None = None
+        """Why it was not collected."""
+
+    @abstractmethod
+    def taken(self) -> Taken:
+        """Return what there is to copy, as soon as it is in host memory."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise `WeightsChangedError` if the weights copied are not what they were at the call."""
+
+    @abstractmethod
+    def wait(self, alive: Callable[[], bool]) -> None:
+        """Return when the weights may change; an interrupt tears only the wait.
+
+        `alive` says whether the copying thread still does anything.
+        """
+
+    def let_go(self) -> None:
+        """Weights may change now: they are copied, or will not be."""
+        self._copied = True
+
+    def end(self) -> None:
+        """It was collected, or will not be."""
+        self.let_go()
+        self.over = True
+
+
+class Shared(Behind):
+    """One whose weights are copied from where training has them.
+
+    Parameters
+    ----------
+    taken
+        All in host memory.
+    watched
+        The parameters that must not change until they are copied.
+    """
+
+    def __init__(self, taken: Taken, watched: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._taken = taken
+        self._parameters = watched
+        self._marks = [(*_mark(p), _sample(p).tolist()) for p in watched]
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def taken(self) -> Taken:
+        """See `Behind`."""
+        return self._taken
+
+    def check(self) -> None:
+        """See `Behind`."""
+        for parameter, mark in zip(self._parameters, self._marks, strict=True):
+            if (*_mark(parameter), _sample(parameter).tolist()) != mark:
+                raise WeightsChangedError
+
+    def let_go(self) -> None:
+        """See `Behind`."""
+        if not self._copied:
+            self._copied = True
+            self._lock.release()
+
+    def wait(self, alive: Callable[[], bool]) -> None:
+        """See `Behind`."""
+        # The lock is taken by one of those who wait and never given back: `_copied` says it all.
+        while not self._copied and alive():
+            self._lock.acquire(timeout=_LOOK_SECONDS)
+
+
+class Staging:
+    """Host memory that the iterates of a device pass through, one after another."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._memory = torch.empty(0, dtype=torch.uint8)
+
+    def places(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Memory for tensors; what those of the last call have is used again."""
+        ends = [0]
+        for tensor in tensors:
+            ends.append(ends[-1] + -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT)
+        if len(self._memory) < ends[-1]:
+            self._memory = self.device.empty((ends[-1],), torch.uint8)
+        return [
+            self._memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            for start, tensor in zip(ends, tensors, strict=False)
+        ]
+
+
+class Brought(Behind):
+    """One that a device copies to host memory beside its computations.
+
+    Weights do not change until the next step, before which the device waits for their copy. What
+    may change earlier is copied twice: over there, in its turn, and then home.
+
+    Parameters
+    ----------
+    staging
+        Of the device. Nothing else must be under way there.
+    model
+        Has the buffers.
+    parameters
+        On the device.
+    loss
+        Of the minibatch before, if it is known.
+    terms
+        As in `Observed`.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        staging: Staging,
+        model: nn.Module,
+        parameters: Sequence[Tensor],
+        loss: float | Tensor | None,
+        terms: tuple[float, ...] | None,
+    ) -> None:
+        super().__init__()
+        self._device = staging.device
+        self._parameters = parameters
+        self._marks = [_mark(parameter) for parameter in parameters]
+        self._books = threading.Lock()
+        self._changed: bool | None = None
+        """Whether they had, when somebody last could tell."""
+        # Also if a parameter gets other memory meanwhile, this stays: `detach` shares it.
+        sources = [parameter.detach() for parameter in parameters]
+        self._weights = staging.places(sources)
+        self._pairs = list(zip(self._weights, sources, strict=True))
+        self._samples = [
+            self._bring(torch.cat([_sample(p) for p in parameters if p.dtype == dtype]))
+            for dtype in self._dtypes()
+        ]
+        self._buffers = Buffers.of(model, self._bring_now)
+        self._loss = self._bring_now(loss.detach()) if isinstance(loss, Tensor) else loss
+        self._terms = terms
+        self._home = self._device.bring(self._pairs)
+
+    def _dtypes(self) -> list[torch.dtype]:
+        return list(dict.fromkeys(weights.dtype for weights in self._weights))
+
+    def _bring_now(self, tensor: Tensor) -> Tensor:
+        """Host memory that gets what a tensor holds now, also if it changes before."""
+        if tensor.device != self._parameters[0].device:
+            return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
+        return self._bring(tensor.clone())
+
+    def _bring(self, tensor: Tensor) -> Tensor:
+        place = self._device.empty(tensor.shape, tensor.dtype)
+        self._pairs.append((place, tensor))
+        return place
+
+    def taken(self) -> Taken:
+        """See `Behind`."""
+        self._home.synchronize()
+        self._look()
+        self._pairs.clear()
+        return Taken(
+            self._weights,
+            self._buffers,
+            Observed(None if self._loss is None else float(self._loss), self._terms),
+        )
+
+    def check(self) -> None:
+        """See `Behind`."""
+        if self._changed:
+            raise WeightsChangedError
+        for dtype, sample in zip(self._dtypes(), self._samples, strict=True):
+            found = [_sample(weights) for weights in self._weights if weights.dtype == dtype]
+            if not torch.equal(torch.cat(found), sample):
+                raise WeightsChangedError
+
+    def wait(self, alive: Callable[[], bool]) -> None:
+        """See `Behind`."""
+        if not self._copied:
+            self._look()
+            self._device.hold(self._home)
+
+    def _look(self) -> None:
+        """See whether the weights changed; whoever comes first, for then they may.
+
+        They are copied, or about to be changed by who waits for that over there.
+        """
+        with self._books:
+            if self._changed is None:
+                self._changed = [_mark(p) for p in self._parameters] != self._marks
+
+
+def copy_alone(out: Tensor, parameter: Tensor) -> None:
+    """`Tensor.copy_` on this thread alone, as far as that can be had."""
+    if not (out.is_contiguous() and parameter.is_contiguous()):
+        out.copy_(parameter)
+        return
+    there, here = out.view(-1), parameter.view(-1)
+    for start in range(0, len(here), _PIECE_ITEMS):
+        piece = slice(start, start + _PIECE_ITEMS)
+        there[piece].copy_(here[piece])
+
+
+def _mark(parameter: Tensor) -> tuple[int, int, int]:
+    """What tells that a parameter was written to by way of PyTorch, or has other memory."""
+    return parameter.data_ptr(), parameter.untyped_storage().nbytes(), parameter._version
+
+
+def _sample(parameter: Tensor) -> Tensor:
+    """What tells that it was written to some other way: nearly always, and in no time."""
+    bits = parameter.detach().view(-1).view(_INTEGERS[parameter.dtype.itemsize])
+    return bits[::_STRIDE]
