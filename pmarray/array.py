@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -15,9 +15,10 @@ from pmarray._array.forgetting import Forgetting
 from pmarray._array.growth import Growing
 from pmarray._array.indexers import Indexer, Viewer, block_slices
 from pmarray._array.loans import Borrowing, borrowed_for_reading
-from pmarray._array.stored import StoredArray
+from pmarray._array.stored import StoredArray, as_result
 from pmarray._array.transaction import Transaction
 from pmarray._array.views import transpose_view
+from pmarray._config import config
 from pmarray._exchange.interop import Interop
 from pmarray._numpy.appending import append
 from pmarray._numpy.arithmetic import Arithmetic
@@ -27,7 +28,8 @@ from pmarray._numpy.masks import is_large_mask, write_masked
 from pmarray._numpy.reading import begin_read, read_into
 from pmarray._selection.basic import Selection, normal_axis, select
 from pmarray._selection.fancy import FancySelection, orthogonal, parse, pointwise
-from pmarray._sizes import format_bytes
+from pmarray._sizes import format_bytes, parse_bytes
+from pmarray._streams.reading import read_pieces
 from pmarray.errors import LayoutError
 
 if TYPE_CHECKING:
@@ -140,6 +142,50 @@ class PMArray(Arithmetic, Interop, Growing, Forgetting):
             raise TypeError(f"out= is a {type(out).__name__}: give a numpy.ndarray")
         read_into(self, index, out)
         return out
+
+    def read_each(
+        self, indices: Iterable[Any], *, memory: int | str | None = None
+    ) -> Iterator[Any]:
+        """Read one selection after another, and those that follow while one is worked on.
+
+        What comes from a device is read by several requests at a time
+        (`pmarray.config.read_requests`), so that a loop takes as long as the device or the
+        computation, whichever is slower. Each selection is read as it is when it is handed over:
+        what the loop has written by then is in it.
+
+        Parameters
+        ----------
+        indices
+            Basic ones: of integers, slices, an Ellipsis and new axes, such as `iter_chunks` yields.
+            The loop over them has ended before anything is read.
+        memory
+            Bytes for the selections that are held and those that are on their way,
+            ``"256 MiB"``, or `pmarray.config.work_memory` unless told; one is held all the same.
+
+        Yields
+        ------
+        numpy.ndarray
+            What the index selects, in memory that may be written to. It is used again: copy what
+            is kept when the next one is asked for. A scalar for a full index.
+
+        Raises
+        ------
+        SelectionError
+            An index is out of bounds, or not a basic one.
+        LayoutError
+            The array has shrunk meanwhile.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> a = pmarray.open("dram:", shape=(4, 3), layout="col", fill_value=2)
+        >>> [float(column.sum()) for column in a.read_each([(slice(None), j) for j in range(3)])]
+        [8.0, 8.0, 8.0]
+        """
+        selections = [select(index, self.shape) for index in indices]
+        nbytes = config.work_memory if memory is None else parse_bytes(memory)
+        blocks = read_pieces(self, [one.axes for one in selections], nbytes)
+        return map(as_result, selections, blocks)
 
     @property
     def oindex(self) -> Indexer:

@@ -121,9 +121,8 @@ class Moments:
         Reads every column once, in blocks of rows; copies.
         """
         mean, squares = self.mean.copy(), self.sum_of_squares.copy()
-        for start, stop in row_blocks(len(mean), len(columns), _ROLL_MEMORY_BYTES):
-            here = slice(start, stop)
-            for which, weights in columns.weights(start, stop, _ROLL_MEMORY_BYTES):
-                count = self.count + which.start
-                accumulate(list(weights), columns.anchor[here], mean[here], squares[here], count)
+        blocks = row_blocks(len(mean), len(columns), _ROLL_MEMORY_BYTES)
+        for block, which, weights in columns.weights_of(blocks, _ROLL_MEMORY_BYTES):
+            here, count = slice(*block), self.count + which.start
+            accumulate(list(weights), columns.anchor[here], mean[here], squares[here], count)
         return Moments(self.count + len(columns), mean, squares)

@@ -6,7 +6,7 @@ is from the first, the anchor: those are small numbers, and their sums do not ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, cast
@@ -21,6 +21,8 @@ __all__ = ["BLOCK_ROWS", "Columns", "Trajectory", "as_tensor", "from_anchor", "r
 BLOCK_ROWS = 1 << 16
 """Blocks of rows begin at multiples of this: 256 KiB of a float32 column, a long run on a disk."""
 _ITEMSIZE = 4
+_PIECES = 4
+"""Of the memory: for what is worked on, for what comes next, and for what is read meanwhile."""
 
 
 class Trajectory(Protocol):
@@ -32,6 +34,11 @@ class Trajectory(Protocol):
 
     def __getitem__(self, index: tuple[slice, slice], /) -> NDArray[np.generic]:
         """Rows of some columns, in memory of the caller's own."""
+
+    def read_each(
+        self, indices: Iterable[tuple[slice, slice]], /, *, memory: int
+    ) -> Iterator[NDArray[np.generic]]:
+        """The same for one index after another, in memory that is used again for the next."""
 
 
 def row_blocks(n: int, k: int, memory_bytes: int) -> Iterator[tuple[int, int]]:
@@ -115,43 +122,72 @@ class Columns:
     ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Read rows ``[start, stop)`` of the columns, less the anchor.
 
-        See `weights`.
+        See `weights_of`.
 
         Yields
         ------
         which : slice
             Of the columns, by their order of collection.
         values : numpy.ndarray
-            Shape (which, stop - start), float32, C order: a column of the trajectory is a row here.
-            It is the caller's own.
+            Shape (which, stop - start), float32: a column of the trajectory is a contiguous row
+            here. It may be written to, and is used again for the next.
         """
-        for which, weights in self.weights(start, stop, memory_bytes):
-            yield which, self._from_anchor(weights, start, stop)
+        for _, which, values in self.pieces_of([(start, stop)], memory_bytes):
+            yield which, values
 
-    def weights(
-        self, start: int, stop: int, memory_bytes: int
-    ) -> Iterator[tuple[slice, NDArray[np.generic]]]:
-        """Read rows ``[start, stop)`` of the columns, a budget's worth of columns at a time.
+    def pieces_of(
+        self, blocks: Iterable[tuple[int, int]], memory_bytes: int
+    ) -> Iterator[tuple[tuple[int, int], slice, NDArray[np.float32]]]:
+        """The same for several blocks of rows; each begins with the first column, 0.
 
         Yields
         ------
+        block : tuple of int
+            The rows ``[start, stop)``.
+        which, values
+            As `pieces` has them.
+        """
+        for block, which, weights in self.weights_of(blocks, memory_bytes):
+            yield block, which, self._from_anchor(weights, *block)
+
+    def weights_of(
+        self, blocks: Iterable[tuple[int, int]], memory_bytes: int
+    ) -> Iterator[tuple[tuple[int, int], slice, NDArray[np.generic]]]:
+        """Read blocks of rows of the columns, a budget's worth of columns at a time.
+
+        What follows is read while one piece is worked on.
+
+        Yields
+        ------
+        block : tuple of int
+            The rows ``[start, stop)``.
         which : slice
             Of the columns, by their order of collection.
         values : numpy.ndarray
-            Shape (which, stop - start), of the trajectory's dtype, C order.
+            Shape (which, stop - start), of the trajectory's dtype: a column of the trajectory is
+            a contiguous row here. It may be written to, and is used again for the next.
         """
         itemsize = self.array.dtype.itemsize
         held = _ITEMSIZE if itemsize == _ITEMSIZE else _ITEMSIZE + itemsize
-        most = max(1, memory_bytes // max(1, (stop - start) * held))
-        for first, last in self._runs():
-            for low in range(first, last, most):
-                high = min(low + most, last)
-                yield slice(low, high), self._read(start, stop, low, high)
+        pieces = [
+            (block, which)
+            for block in blocks
+            for which in self._cut(memory_bytes // _PIECES // max(1, (block[1] - block[0]) * held))
+        ]
+        indices = [self._index(block, which) for block, which in pieces]
+        # A part is for what is converted.
+        read = self.array.read_each(indices, memory=memory_bytes - memory_bytes // _PIECES)
+        for (block, which), values in zip(pieces, read, strict=True):
+            self.check()
+            # Column-major, so that the lines of its transpose are contiguous.
+            yield block, which, values.T
 
     def first(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows ``[start, stop)`` of the first column, less the anchor."""
         values: NDArray[np.float32]
-        values = self._from_anchor(self._read(start, stop, 0, 1), start, stop)[0]
+        first = self.array[self._index((start, stop), slice(0, 1))]
+        self.check()
+        values = self._from_anchor(first.T, start, stop)[0]
         return values
 
     def _from_anchor(
@@ -163,14 +199,16 @@ class Columns:
         from_anchor(weights, self.anchor[start:stop], out)
         return out
 
-    def _read(self, start: int, stop: int, low: int, high: int) -> NDArray[np.generic]:
-        slots = self.slots[low:high]
+    def _index(self, block: tuple[int, int], which: slice) -> tuple[slice, slice]:
+        slots = self.slots[which]
         step = int(slots[1] - slots[0]) if len(slots) > 1 else 1
-        index = (slice(start, stop), slice(int(slots[0]), int(slots[-1]) + 1, step))
-        block: NDArray[np.generic] = self.array[index]
-        self.check()
-        # Column-major, so that its transpose is contiguous as it is.
-        return np.ascontiguousarray(block.T)
+        return slice(*block), slice(int(slots[0]), int(slots[-1]) + 1, step)
+
+    def _cut(self, most: int) -> Iterator[slice]:
+        """Cut the columns into such as one slice can name, so many at most, or one."""
+        for first, last in self._runs():
+            for low in range(first, last, max(1, most)):
+                yield slice(low, min(low + max(1, most), last))
 
     def _runs(self) -> Iterator[tuple[int, int]]:
         """Stretches of columns that one slice with a positive step can name."""

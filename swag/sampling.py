@@ -54,6 +54,7 @@ Part = Literal["both", "diagonal", "low-rank"]
 """What of the covariance is drawn from; the parts add up."""
 
 Generator = torch.Generator | int | None
+Pieces = Iterator[tuple[tuple[int, int], slice, NDArray[np.float32]]]
 
 DEFAULT_MEMORY_BYTES = 256 << 20
 
@@ -245,7 +246,9 @@ def drawn(plan: Plan, memory_bytes: int) -> Iterator[tuple[int, int, Tensor]]:
     signs = torch.tensor(seeds.signs)[:, None]
     # A block has its columns and the sums of the draws.
     columns = rank(gaussian) if has_low_rank else 0
-    for start, stop in row_blocks(gaussian.table.size, columns + len(seeds), memory_bytes):
+    blocks = list(row_blocks(gaussian.table.size, columns + len(seeds), memory_bytes))
+    pieces = low_rank.pieces(blocks, memory_bytes) if low_rank is not None else iter(())
+    for start, stop in blocks:
         if has_diagonal:
             block = _normal_numbers(streams, stop - start)
             block *= signs
@@ -253,7 +256,7 @@ def drawn(plan: Plan, memory_bytes: int) -> Iterator[tuple[int, int, Tensor]]:
         else:
             block = torch.zeros(len(seeds), stop - start)
         if low_rank is not None:
-            low_rank.add_to(block, start, stop, memory_bytes)
+            low_rank.add_to(block, start, stop, pieces)
         block += mean[start:stop]
         yield start, stop, anchor[start:stop] + block
 
@@ -294,18 +297,24 @@ class _LowRank:
         self._of_columns = torch.from_numpy(np.array(of_columns, np.float32))
         self._of_mean = torch.tensor(of_mean, dtype=torch.float32)
 
-    def add_to(self, block: Tensor, start: int, stop: int, memory_bytes: int) -> None:
+    def pieces(self, blocks: list[tuple[int, int]], memory_bytes: int) -> Pieces:
+        """Read what `add_to` takes for one block after another."""
+        return self._columns.pieces_of(blocks, memory_bytes)
+
+    def add_to(self, block: Tensor, start: int, stop: int, pieces: Pieces) -> None:
         """Add it for the parameters ``[start, stop)`` to a block of shape (draws, stop - start)."""
-        columns = self._columns
         mean = self._mean[start:stop]
         origin = None
-        if columns.iterates[0] != 0:  # the first iterate is the anchor: nothing to take off
-            origin = torch.from_numpy(columns.first(start, stop))
-            mean = mean - origin
-        for which, values in columns.pieces(start, stop, memory_bytes):
+        for _, which, values in pieces:
             piece = torch.from_numpy(values)
+            # The first iterate is the anchor: nothing to take off.
+            if which.start == 0 and self._columns.iterates[0] != 0:
+                origin = piece[0].clone()
+                mean = mean - origin
             if origin is not None:
                 piece -= origin
             block.addmm_(self._of_columns[:, which], piece)
+            if which.stop == len(self._columns):
+                break
         if self._of_mean.any():
             block.addr_(self._of_mean, mean)

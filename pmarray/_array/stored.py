@@ -21,7 +21,7 @@ from pmarray._storage.items import Items, Storage
 from pmarray._storage.transfer import gather, scatter
 from pmarray.errors import ArrayNotFoundError, LoanError
 
-__all__ = ["StoredArray"]
+__all__ = ["StoredArray", "as_result"]
 
 AnyArray = NDArray[Any]
 T = TypeVar("T")
@@ -144,6 +144,10 @@ class StoredArray:
         nbytes
             The most that a piece may take; a chunk of the cache unless told.
 
+        See Also
+        --------
+        PMArray.read_each : reads such pieces ahead of the loop over them.
+
         Yields
         ------
         tuple of slice
@@ -265,7 +269,7 @@ class StoredArray:
             # reshape makes no copy: it only splits axes and adds new ones.
             return selection.to_result(block.reshape(selection.block_shape, order="A"))
         self._storage.read(storage_axes(selection), block)
-        return _as_result(selection, block)
+        return as_result(selection, block)
 
     def _deferred(self, selection: Selection | FancySelection) -> Callable[[], Any] | None:
         """Return what reads a selection later, without the lock; None where that cannot be.
@@ -280,7 +284,7 @@ class StoredArray:
 
         def read() -> Any:
             block = self._block_for(selection)
-            return _as_result(selection, block) if fill(block) else None
+            return as_result(selection, block) if fill(block) else None
 
         return read
 
@@ -397,7 +401,7 @@ class StoredArray:
         self._array, self._storage = array, storage
 
 
-def _as_result(selection: Selection, block: AnyArray) -> Any:
+def as_result(selection: Selection, block: AnyArray) -> Any:
     """Look at a block as what NumPy returns."""
     # The Ellipsis keeps an array of one item an array.
     result = block.reshape(selection.block_shape, order="A")[(*selection.to_result, ...)]

@@ -81,8 +81,10 @@ class StoreReads:
         while valid is not None and unit < valid.nbytes:
             unit *= 2
         parts = SpanSet.of(
-            (start // unit * unit, min(-(-stop // unit) * unit, self._nbytes))
-            for start, stop in spans
+            [
+                (start // unit * unit, min(-(-stop // unit) * unit, self._nbytes))
+                for start, stop in spans
+            ]
         )
         if parts.nbytes > self._nbytes // 2:
             parts.add(0, self._nbytes)

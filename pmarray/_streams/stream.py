@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pmarray._array.stored import StoredArray
 from pmarray._geometry.layout import Layout, Order
 from pmarray._geometry.tiles import Box, box_within, boxes, plan_tile, runs_of
+from pmarray._streams.reading import read_pieces
 from pmarray.errors import LayoutError
 
 __all__ = ["ArraySource", "SlicedSource", "Source", "stream"]
@@ -40,6 +41,9 @@ class Source(Protocol):
 
     def read(self, box: Box, out: AnyArray, /) -> None:
         """Fill `out`, which has the shape of `box` and any strides."""
+
+    def read_each(self, boxes: list[Box], nbytes: int, /) -> Iterator[AnyArray]:
+        """Yield one box after another, in memory that is used again: `nbytes`, or one box."""
 
 
 class ArraySource:
@@ -73,6 +77,12 @@ class ArraySource:
             for part in runs_of(box, array._layout):
                 array._storage.read(part, out[_within(part, box)])
 
+    def read_each(self, boxes: list[Box], nbytes: int, /) -> Iterator[AnyArray]:
+        """Yield one box after another, and have those that follow read meanwhile."""
+        if self.array.ndim:
+            return read_pieces(self.array, boxes, nbytes)
+        return (block.reshape(1) for block in read_pieces(self.array, [()], nbytes))
+
 
 class SlicedSource:
     """Anything that gives an array for slices: `numpy.ndarray` and its kin."""
@@ -89,6 +99,14 @@ class SlicedSource:
     def read(self, box: Box, out: AnyArray, /) -> None:
         """Fill `out`."""
         out[...] = self.array[box]
+
+    def read_each(self, boxes: list[Box], nbytes: int, /) -> Iterator[AnyArray]:
+        """Yield one box after another."""
+        memory = _Memory(self.array.dtype, self.layout)
+        for box in boxes:
+            tile = memory.take(_extents(box))
+            self.read(box, tile)
+            yield tile
 
 
 def stream(source: Source, target: StoredArray, nbytes: int) -> Iterator[int]:
@@ -108,20 +126,23 @@ def stream(source: Source, target: StoredArray, nbytes: int) -> Iterator[int]:
     tile_bytes = nbytes * 3 // 4 if turned else min(nbytes, _SAME_LAYOUT_TILE_BYTES)
     piece_bytes = min(nbytes // 4, _PIECE_BYTES)
     shape = plan_tile(read, written, tile_bytes)
+    order = list(boxes(written.shape, shape, written))
+    if not turned:
+        for box, tile in zip(order, source.read_each(order, nbytes), strict=True):
+            _write(target, box, tile)
+            yield tile.nbytes
+        return
     tile_memory = _Memory(target.dtype, written.order)
     piece_memory = _Memory(target.dtype, read.order)
-    following = boxes(written.shape, shape, written)
+    following = iter(order)
     next(following, None)
-    for box in boxes(written.shape, shape, written):
+    for box in order:
         tile = tile_memory.take(_extents(box))
-        if turned:
-            for piece in _pieces(tile.shape, read, piece_bytes):
-                buffer = piece_memory.take(_extents(piece))
-                source.read(_moved(piece, box), buffer)
-                tile[piece] = buffer
-        else:
-            source.read(box, tile)
-        if turned and (coming := next(following, None)) is not None:
+        for piece in _pieces(tile.shape, read, piece_bytes):
+            buffer = piece_memory.take(_extents(piece))
+            source.read(_moved(piece, box), buffer)
+            tile[piece] = buffer
+        if (coming := next(following, None)) is not None:
             # One request after another would leave the medium idle between short runs.
             source.expect(coming)
         _write(target, box, tile)

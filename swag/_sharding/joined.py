@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -161,6 +161,12 @@ class JoinedRows:
                 block[:, piece.target] = here[:, source]
         assert block is not None
         return block.T
+
+    def read_each(
+        self, indices: Iterable[tuple[slice, slice]], /, *, memory: int
+    ) -> Iterator[NDArray[np.generic]]:
+        """The same for one index after another."""
+        return (self[index] for index in indices)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -112,14 +112,15 @@ def test_the_trajectory_is_read_once_for_all_draws(
     posterior = collected(500, 9).window()
     posterior.mean()  # the moments are computed at the first use
     read = 0
-    real = Columns._read
+    real = Columns.weights_of
 
-    def counted(self: Columns, start: int, stop: int, low: int, high: int) -> Any:
+    def counted(self: Columns, *blocks_and_memory: Any) -> Any:
         nonlocal read
-        read += (stop - start) * (high - low)
-        return real(self, start, stop, low, high)
+        for block, which, weights in real(self, *blocks_and_memory):
+            read += weights.size
+            yield block, which, weights
 
-    monkeypatch.setattr(Columns, "_read", counted)
+    monkeypatch.setattr(Columns, "weights_of", counted)
     with pmarray.open(f"dram:{uuid.uuid4()}", (20, 500), "float32") as out:
         for draw in (
             lambda: posterior.sample(20, memory_bytes=memory_bytes),
