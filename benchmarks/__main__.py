@@ -274,6 +274,10 @@ def array(
     enough_seconds: Annotated[
         float, typer.Option(min=0, help="Reads are repeated for about this long.")
     ] = 0.1,
+    weights: Annotated[
+        int, typer.Option(min=2, help="Weights of the posterior that is drawn from.")
+    ] = 2_797_010,
+    iterates: Annotated[int, typer.Option(min=0, help="Iterates in it; 0 for no draws.")] = 160,
     probe_mib: Probe = 256,
     directory: Directory = RUNS,
     output: Output = RESULTS,
@@ -285,6 +289,7 @@ def array(
         "array", compare, tables, output, directory,
         rows=rows, columns=columns, rounds=rounds, only=only or [], peers=peer or [],
         enough_seconds=enough_seconds, probe_bytes=probe_mib << 20,
+        weights=weights, iterates=iterates,
     )  # fmt: skip
 
 

@@ -154,10 +154,13 @@ def test_the_command_line_is_a_module(output: Path) -> None:
 def test_array_compares_what_is_installed_and_says_what_is_not(scratch: Path, output: Path) -> None:
     run(
         "array", "--rows", "2000", "--columns", "16", "--rounds", "1",
-        "--enough-seconds", "0", "--probe-mib", "8",
+        "--enough-seconds", "0.01", "--probe-mib", "8", "--weights", "3000", "--iterates", "6",
         "--directory", str(scratch), "--output", str(output),
     )  # fmt: skip
     records = lines_of(output / "array.jsonl")[1:]
+    read_whole = {(one["of"], one["name"]) for one in records if one["what"] in ("plain", "scan")}
+    assert {("matrix", "np.memmap"), ("trajectory", "32 draws")} <= read_whole
+    assert {one["threads"] for one in records if one["what"] == "threads"} == {1, 2, 4, 8}
     times: dict[tuple[str, bool], dict[str, float]] = {}
     for one in records:
         if one["what"] == "operation":

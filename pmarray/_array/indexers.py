@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from numpy.typing import ArrayLike
 
@@ -62,6 +62,13 @@ class Viewer(Generic[A]):
         with self._array._turn():
             self._array._admit()
             return slice_view(self._array, index)
+
+    def __call__(self, *args: Any, **options: Any) -> NoReturn:
+        """Refuse a call, as of the method of ndarrays that has the name."""
+        raise TypeError(
+            "view is indexed here, and not called: a.view[...] reads nothing; "
+            "np.asarray(a).view(dtype) has the bytes as items of another type"
+        )
 
 
 def block_slices(index: Any, array: StoredArray) -> tuple[slice, ...]:

@@ -96,6 +96,12 @@ def test_a_view_sees_what_is_written_later_and_keeps_its_shape() -> None:
     assert array.T.shape == (2, 2)
 
 
+@pytest.mark.parametrize("args", [(), ("u1",), (np.matrix,)])
+def test_a_view_is_not_called_as_that_of_an_ndarray(args: tuple[Any, ...]) -> None:
+    with pytest.raises(TypeError, match=r"a\.view\[\.\.\.\] reads nothing"):
+        pmarray.open("dram:", (2,)).view(*args)
+
+
 def test_a_view_of_what_is_no_more_says_so() -> None:
     group = pmarray.open_group("dram:")
     array = group.create("x", (4, 4))

@@ -137,8 +137,9 @@ def test_buffers_and_losses_are_those_of_the_call(scratch: Path, late: list[Late
         assert int(buffers["norm.num_batches_tracked"]) == 9
     assert torch.equal(columns(f"memmap:{scratch}"), torch.stack([one[0] for one in seen]))
     with swag.load(f"memmap:{scratch}") as loaded:
-        assert loaded._store.statistics is not None
-        known = loaded._store.statistics.of(range(9)).loss
+        statistics = loaded._store.statistics
+        assert statistics is not None
+        known = statistics.of(range(9)).loss
         assert known is not None
         assert known.tolist() == [one[2] for one in alone]
     for one, other in zip(seen, alone, strict=True):
