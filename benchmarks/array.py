@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from benchmarks._device import fresh_memory_bandwidth, write_bandwidth
 from benchmarks._peers import PEERS, Peer, drop_caches, missing
 from benchmarks._records import Recording
+from benchmarks._scans import THREADED, Trajectory, race_plain, race_threads, tables_of_scans
 from benchmarks._tables import Table, in_bytes
 
 __all__ = ["OPERATIONS", "compare", "tables"]
@@ -111,10 +112,16 @@ def compare(
     peers: Sequence[str] = (),
     enough_seconds: float,
     probe_bytes: int,
+    weights: int,
+    iterates: int,
 ) -> None:
-    """Time every operation of every library, interleaved."""
+    """Time every operation of every library, interleaved, and what reads whole files."""
+
+    def is_wanted(name: str) -> bool:
+        return not only or any(part in name for part in only)
+
     chosen = [peer for peer in PEERS if not peers or any(one in peer.name for one in peers)]
-    operations = [one for one in OPERATIONS if not only or any(part in one.name for part in only)]
+    operations = [one for one in OPERATIONS if is_wanted(one.name)]
     x = np.asfortranarray(np.random.default_rng(0).normal(size=(rows, columns)).astype(np.float32))
     with (
         tempfile.TemporaryDirectory(dir=directory, prefix="array-") as scratch,
@@ -131,6 +138,12 @@ def compare(
             closes.callback(peer.delete)
             present.append(peer)
             run.add("peer", name=peer.name, note=peer.note)
+        threaded = [peer for peer in present if peer.name in THREADED]
+        files = [peer for peer in present if peer.name == "pmarray memmap:"]
+        trajectory = None
+        if iterates and is_wanted("draws"):
+            run.report(f"collecting {iterates} iterates of {weights:,} weights")
+            trajectory = Trajectory(Path(scratch) / "trajectory", weights, iterates)
         for turn in range(rounds):
             for limit, bandwidth in (
                 ("device", write_bandwidth(Path(scratch), nbytes=probe_bytes)),
@@ -156,6 +169,17 @@ def compare(
                             round=turn,
                             seconds=seconds,
                         )
+            run.report(f"round {turn + 1} of {rounds}: plain reads, threads and draws")
+            for peer in files if is_wanted("plain reads") else ():
+                race_plain(run, "matrix", _largest(peer.path), turn)
+            if is_wanted("threads"):
+                race_threads(run, threaded, columns, turn, 3 * enough_seconds)
+            if trajectory is not None:
+                trajectory.race(run, turn)
+
+
+def _largest(path: Path) -> Path:
+    return max(path.rglob("*.npy"), key=lambda file: file.stat().st_size).resolve()
 
 
 def _fill(peer: Peer, x: Matrix) -> None:
@@ -220,7 +244,7 @@ def _scan_bandwidth(x: Matrix) -> float:
 
 
 def tables(run: Recording) -> list[Table]:
-    """Lay out three tables: what is read warm, what is read cold, what is written."""
+    """Lay out what is read warm, what is read cold, what is written; whole files; threads."""
     rows, columns = (run.header["parameters"][key] for key in ("rows", "columns"))
     size = f"{rows:,} x {columns:,} float32 ({in_bytes(4 * rows * columns)})"
     limits: dict[str, list[float]] = {}
@@ -254,7 +278,7 @@ def tables(run: Recording) -> list[Table]:
         found.append(table)
     if found:
         found[-1].note = f"* the least. Limits, median of the rounds: {medians}.\n{notes}"
-    return found
+    return found + tables_of_scans(run)
 
 
 def _cell(seconds: list[float] | None, best: float) -> str:

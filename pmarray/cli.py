@@ -18,6 +18,7 @@ import pmarray
 from pmarray._dtypes import decode_dtype, encode_dtype
 from pmarray._sizes import format_bytes, parse_bytes
 from pmarray._upkeep.doctor import examine, examine_machine
+from pmarray._upkeep.reading import describe_reads
 from pmarray._url import URL
 from pmarray.backends.shelf import devices
 from pmarray.backends.shelf.pool import Pool
@@ -246,10 +247,15 @@ def doctor(
     url: Annotated[
         str | None, typer.Argument(help="a URL, a directory, or a device such as /dev/dax0.0")
     ] = None,
+    reads: Annotated[
+        bool, typer.Option("--reads", help="read a GB of a group, to say how it is read fastest")
+    ] = False,
 ) -> None:
     """Say what a place is, which durability it gets, and why; nothing is changed."""
     with _errors_in_one_line():
         found = examine_machine() if url is None else examine(url)
+        if reads and found.url is not None:
+            found.facts["reads"] = describe_reads(found.place)
     typer.echo(found.place)
     for name, value in found.facts.items():
         typer.echo(f"  {name + ':':<12} {value}")

@@ -50,7 +50,7 @@ class CUDA:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._own = torch.cuda.Stream(device)
+        self._own: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """See `Device`."""
@@ -63,7 +63,7 @@ class CUDA:
         with torch.cuda.stream(self._own):
             for here, there in pairs:
                 here.copy_(there, non_blocking=True)
-            event = torch.cuda.Event()
+            event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(self._own)
         return event
 

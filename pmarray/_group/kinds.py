@@ -190,9 +190,9 @@ class Kind(ABC):
         return () if self.can.orphans is None else self.can.orphans.orphans(metadata)
 
     def remove_orphans(self, metadata: GroupMetadata) -> None:
-        """Delete them, on the writer."""
-        if self.can.orphans is not None:
-            self.can.orphans.remove_orphans(metadata)
+        """Delete them, on the writer, where nobody else can be making them."""
+        if self.can.cleans is not None:
+            self.can.cleans.remove_orphans(metadata)
 
     def flaws(self) -> Sequence[tuple[str, str, bool]]:
         """Return what is damaged and does not matter: where, what, whether it is damage."""

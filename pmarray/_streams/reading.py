@@ -25,7 +25,7 @@ import mmap
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,8 +178,8 @@ class _Reading:
             self._held -= len(self._current)
             self._current = self._buffer(self._size(piece), needed=True)
         shape = [len(range(one.start, one.stop, one.step)) for one in piece]
-        order = "F" if array.layout == "col" else "C"
-        block: AnyArray = np.ndarray(shape, array.dtype, self._current, order=order)  # type: ignore[call-overload]
+        order: Literal["F", "C"] = "F" if array.layout == "col" else "C"
+        block: AnyArray = np.ndarray(shape, array.dtype, self._current, order=order)
         with array._turn():
             array._admit()
             if any(one.stop > n for one, n in zip(piece, array.shape, strict=True)):

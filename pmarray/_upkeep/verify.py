@@ -109,7 +109,11 @@ def _findings(
             continue
         if (path := kind.npy_path(array.file_id)) is not None:
             findings += _header_findings(name, array, path)
-    left = "belongs to no array: left by a crash, and removed by the next writer"
+    left = "belongs to no array: left by a crash, " + (
+        "and removed by the next writer"
+        if kind.can.cleans is not None
+        else "or being written now: delete it when nobody is writing"
+    )
     findings += [Finding(path, left, damaged=False) for path in kind.orphans(metadata)]
     findings += [Finding(*flaw) for flaw in kind.flaws()]
     return findings

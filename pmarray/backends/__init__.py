@@ -21,6 +21,7 @@ from pmarray.backends._protocols import (
     Publishes,
     Region,
     RegionBackend,
+    RemovesOrphans,
     Settles,
 )
 from pmarray.backends._registry import known_schemes, open_backend
@@ -40,6 +41,7 @@ __all__ = [
     "Publishes",
     "Region",
     "RegionBackend",
+    "RemovesOrphans",
     "Settles",
     "known_schemes",
     "open_backend",

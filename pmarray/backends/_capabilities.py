@@ -17,6 +17,7 @@ from pmarray.backends._protocols import (
     Overwritable,
     Publishes,
     RegionBackend,
+    RemovesOrphans,
     Settles,
 )
 
@@ -35,6 +36,7 @@ class Capabilities(NamedTuple):
     chunks: ChunkBackend | None
     versions: Versions | None
     orphans: LeavesOrphans | None
+    cleans: RemovesOrphans | None
     copies: KeepsCopies | None
     images: KeepsImages | None
     lock: LosesLock | None
@@ -56,6 +58,7 @@ class Capabilities(NamedTuple):
             chunks=chunks,
             versions=backend if isinstance(backend, Versions) else None,
             orphans=backend if isinstance(backend, LeavesOrphans) else None,
+            cleans=backend if isinstance(backend, RemovesOrphans) else None,
             copies=backend if isinstance(backend, KeepsCopies) else None,
             images=backend if isinstance(backend, KeepsImages) else None,
             lock=backend if isinstance(backend, LosesLock) else None,

@@ -39,6 +39,7 @@ __all__ = [
     "ReadsBeside",
     "Region",
     "RegionBackend",
+    "RemovesOrphans",
     "ReservesUnfilled",
     "Settles",
     "TellsChanges",
@@ -388,6 +389,11 @@ class LeavesOrphans(Protocol, metaclass=RememberedProtocol):
 
     def orphans(self, metadata: GroupMetadata, /) -> Sequence[str]:
         """Return where there are data that belong to no array of `metadata`."""
+
+
+@runtime_checkable
+class RemovesOrphans(LeavesOrphans, Protocol, metaclass=RememberedProtocol):
+    """One whose writer can remove it, since nobody else is writing."""
 
     def remove_orphans(self, metadata: GroupMetadata, /) -> None:
         """Delete them; called by the writer, when `metadata` are durable."""

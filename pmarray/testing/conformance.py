@@ -22,11 +22,11 @@ from pmarray.backends._protocols import (
     ChunkBackend,
     Chunks,
     KeepsImages,
-    LeavesOrphans,
     Measures,
     Publishes,
     Region,
     RegionBackend,
+    RemovesOrphans,
 )
 from pmarray.errors import GroupLockedError
 
@@ -193,8 +193,8 @@ class RegionTests(_BackendTests):
         """It is told, and removed, and nothing else is."""
         backend = self._made(tmp_path)
         try:
-            if not _can(backend, LeavesOrphans):
-                _skip(backend, "keeps nothing that a crash could leave")
+            if not _can(backend, RemovesOrphans):
+                _skip(backend, "removes nothing that a crash could leave")
             for file_id in (1, 2):
                 backend.create(file_id, 4096, aligned=True).close()
             metadata = GroupMetadata(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import pmarray
+from pmarray._upkeep import reading
 from pmarray._upkeep.doctor import examine
 from pmarray.errors import URLError
 from tests import machine
@@ -334,6 +336,23 @@ def test_no_name_is_cut(columns: str, tmp_path: Path) -> None:
     assert "(1000, 20, 3)" in done.stdout
     assert unit in done.stdout
     assert run("ls", tmp_path, COLUMNS=columns).stdout == f"{name}\n"
+
+
+def test_doctor_measures_reads_where_there_is_something_to_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pmarray.open_group(tmp_path / "g") as group:
+        group["x"] = np.arange(1 << 18)
+    done = run("doctor", tmp_path / "g", "--reads")
+    assert "not measured: an array of 64 MiB or more is needed" in done.stdout
+    monkeypatch.setattr(reading, "_TRIAL_BYTES", 1 << 20)
+    monkeypatch.setattr(reading, "_SIZES", (64 << 10, 256 << 10))
+    said = reading.describe_reads(str(tmp_path / "g"))
+    limits = re.search(r"set\(read_requests=(\d+), request_bytes=(\d+)\)", said)
+    assert limits is not None
+    assert int(limits[1]) in (1, 2, 4, 8, 16)
+    assert int(limits[2]) in (64 << 10, 256 << 10)
+    assert pmarray.config.read_requests == 8
 
 
 def test_doctor_of_what_cannot_be_used(tmp_path: Path) -> None:

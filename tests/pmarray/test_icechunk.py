@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,10 @@ def test_a_killed_writer_leaves_the_last_commit(url: str, python: Any) -> None:
     )
     process.communicate(timeout=60)
     assert process.returncode == 9
+    assert pmarray.verify(url) == []  # what it wrote is no part of the hierarchy
+    place = icechunk.local_filesystem_storage(url.removeprefix("icechunk:"))
+    swept = icechunk.Repository.open(place).garbage_collect(datetime.now(UTC))
+    assert swept.chunks_deleted > 0
     with pmarray.open(url, mode="r+") as a:
         assert (a[...] == 1).all()
 

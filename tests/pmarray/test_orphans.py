@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,3 +66,17 @@ def test_an_array_that_was_never_committed_is_told_and_removed(places: tuple[str
     assert orphans(copy) == []
     with pmarray.open_group(copy, mode="r") as group:
         assert {name: array[:].tolist() for name, array in group.items()} == {"kept": [1, 1, 1]}
+
+
+def test_an_archive_that_was_never_finished_is_told(tmp_path: Path) -> None:
+    url = f"zarr:{tmp_path}/x.zip"
+    source = "import os, sys, pmarray; pmarray.open(sys.argv[1], (9,))[:] = 1; os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", source, url], check=False).returncode == 9
+    (left,) = tmp_path.iterdir()
+    pmarray.from_array([1.0, 2.0], url).close()
+    (tmp_path / ".x.zip-of-mine").touch()
+    assert [(one.where, one.damaged) for one in orphans(url)] == [(str(left), False)]
+    left.unlink()
+    assert orphans(url) == []
+    with pmarray.open(url, mode="r") as a:
+        assert a[:].tolist() == [1, 2]

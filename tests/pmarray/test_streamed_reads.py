@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ COLUMNS = [(slice(0, SHAPE[0], 1), slice(j, j + 1, 1)) for j in range(SHAPE[1])]
 ROOM = 4 << 20
 
 
-def make(path: Path, layout: str = "col") -> np.ndarray:
+def make(path: Path, layout: pmarray.LayoutName = "col") -> np.ndarray:
     values = np.random.default_rng(1).standard_normal(SHAPE).astype(np.float32)
     with pmarray.open_group(path) as group:
         group.create("x", SHAPE, "float32", layout=layout)[...] = values
@@ -45,7 +46,8 @@ def forget(path: Path) -> None:
 @st.composite
 def plans(draw: st.DrawFn) -> tuple[Layout, tuple[slice, ...], int]:
     shape = tuple(draw(st.lists(st.integers(1, 9), min_size=1, max_size=2)))
-    order = draw(st.sampled_from(["col", "row"]))
+    orders: list[Literal["col", "row"]] = ["col", "row"]
+    order = draw(st.sampled_from(orders))
     large = draw(st.booleans())
     if large:
         long = 20_000 + draw(st.integers(0, 3000))
@@ -107,7 +109,7 @@ def test_both_ways_read_the_same(tmp_path: Path, direct: bool) -> None:
 
 @pytest.mark.parametrize("mode", ["r", "r+"])
 @pytest.mark.parametrize("layout", ["col", "row"])
-def test_pieces_are_numpys(tmp_path: Path, mode: str, layout: str) -> None:
+def test_pieces_are_numpys(tmp_path: Path, mode: pmarray.Mode, layout: pmarray.LayoutName) -> None:
     values = make(tmp_path / "g", layout)
     for n in (1, 3, 8):
         pieces = [
@@ -203,7 +205,14 @@ def test_the_memory_for_what_comes_is_limited(tmp_path: Path) -> None:
 def test_read_each_is_indexing(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     values = np.arange(60.0).reshape(5, 4, 3)
-    indices = [np.s_[1:3], np.s_[..., -1], np.s_[2, 1, 0], np.s_[::-2, None, 3], np.s_[5:], ...]
+    indices: list[Any] = [
+        np.s_[1:3],
+        np.s_[..., -1],
+        np.s_[2, 1, 0],
+        np.s_[::-2, None, 3],
+        np.s_[5:],
+        ...,
+    ]
     with pmarray.open_group(url) as group:
         group["x"] = values
         for x, expected in ((group["x"], values), (group["x"].T, values.T)):

@@ -8,6 +8,7 @@ import pickle
 import time
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -373,6 +374,39 @@ def test_a_failed_write_is_over_before_it_is_reported(bucket: Bucket, proxy: Pro
         time.sleep(2)
     with pmarray.open(bucket.url(), mode="r") as array:
         assert (array[...] == 2).all()
+
+
+@pytest.mark.parametrize("library", ["obstore", "fsspec"])
+def test_what_a_killed_writer_has_left_is_told(
+    bucket: Bucket, library: str, python: Callable[..., Any], tmp_path: Path
+) -> None:
+    url = bucket.url() if library == "obstore" else f"zarr:local://{tmp_path}/x?auto_mkdir=1"
+    process = python(
+        """
+        import os, sys, pmarray
+        group = pmarray.open_group(sys.argv[1])
+        group.create("kept", (20, 4), chunks=(10, 4))[...] = 1
+        group.flush()
+        group.create("lost", (20, 4), chunks=(10, 4))[...] = 2
+        group["kept"].append([[3.0] * 4] * 10)
+        group._session.cache.flush()
+        os._exit(9)
+        """,
+        url,
+    )
+    assert process.wait(60) == 9, process.stderr.read()
+    if library == "obstore":
+        client = bucket.server.client
+        client.put_object(Bucket=bucket.name, Key="x/notes/of/others", Body=b"?")
+    found = pmarray.verify(url)
+    assert {one.where for one in found} == {"lost/", "kept/c/2/0"}
+    assert all("delete it when nobody is writing" in one.message for one in found)
+    assert not any(one.damaged for one in found)
+    with pmarray.open_group(url, mode="r+") as group:
+        assert sorted(group) == ["kept"]
+        np.testing.assert_array_equal(group["kept"][...], np.ones((20, 4)))
+        assert group.create("lost", (20, 4), chunks=(10, 4))[...].sum() == 0
+    assert [one.where for one in pmarray.verify(url)] == ["kept/c/2/0"]
 
 
 def test_the_group_document_is_written_after_the_chunks(bucket: Bucket, proxy: Proxy) -> None:

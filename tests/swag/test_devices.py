@@ -137,7 +137,9 @@ def test_buffers_and_losses_are_those_of_the_call(scratch: Path, late: list[Late
         assert int(buffers["norm.num_batches_tracked"]) == 9
     assert torch.equal(columns(f"memmap:{scratch}"), torch.stack([one[0] for one in seen]))
     with swag.load(f"memmap:{scratch}") as loaded:
-        known = loaded._store.statistics.of(range(9)).loss
+        statistics = loaded._store.statistics
+        assert statistics is not None
+        known = statistics.of(range(9)).loss
         assert known is not None
         assert known.tolist() == [one[2] for one in alone]
     for one, other in zip(seen, alone, strict=True):
@@ -271,6 +273,6 @@ def test_weights_on_a_gpu_that_change_before_the_step(scratch: Path, how: str) -
                 posterior.update_parameters(model)
             if number == 2:
                 # The device is busy, so that the copy comes first or last, and not at once.
-                torch.cuda._sleep(50_000_000)
+                torch.cuda._sleep(50_000_000)  # type: ignore[no-untyped-call]
                 CHANGES[how](model.get_parameter("3.weight"))
         assert posterior.n_averaged == 3

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import MemoryStore, ZipStore
 
-from pmarray._formats.metadata import Checkpoint
+from pmarray._formats.metadata import Checkpoint, GroupMetadata
 from pmarray._system import osops
 from pmarray._system.beneath import exists
 from pmarray._system.files import MAX_UNBACKED_BYTES, MIN_BACKED, barrier
@@ -168,6 +169,16 @@ class ZipBackend(ZarrBackend):
                 error.errno, f"cannot create: {error.strerror}", self._path
             ) from error
         self._store = self._new = ArchiveStore(temporary, new=True)  # 1
+
+    def orphans(self, metadata: GroupMetadata, /) -> list[str]:
+        """Archives beside this one that nobody has finished: by a crash, or not yet."""
+        directory, name = os.path.split(self._path)
+        unfinished = re.compile(rf"\.{re.escape(name)}-[0-9a-f]{{8}}")
+        return sorted(
+            os.path.join(directory, one)
+            for one in os.listdir(directory)
+            if unfinished.fullmatch(one)
+        )
 
     def settle(self) -> None:
         if self._new is None:

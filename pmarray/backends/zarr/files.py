@@ -220,9 +220,13 @@ class FileStore(Store):
         except OSError as error:
             raise StorageError(error.errno, f"cannot delete: {error.strerror}", root) from error
 
+    def is_directory(self, key: str) -> bool:
+        """Whether there is a directory of this name."""
+        return is_directory(self.path(key))
+
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the names of all objects below a name."""
-        if is_directory(self.path(prefix)):
+        if self.is_directory(prefix):
             for directory, names in walk(self.path(prefix)):
                 for name in names:
                     yield "/".join((directory / name).names)

@@ -1,6 +1,6 @@
-"""What a crash has left in a Zarr hierarchy in a local directory, and no metadata speak of.
+"""What a crash has left in a Zarr hierarchy, and no metadata speak of.
 
-- temporary files of objects that were never renamed into place;
+- temporary files, in a directory, of objects that were never renamed into place;
 - chunks beyond the edge of an array, which a transaction that grew it had written;
 - arrays that were never committed: chunks without a ``zarr.json``;
 - arrays that were deleted, and not all of their files: a ``zarr.json`` with a number of ours that
@@ -11,20 +11,35 @@ What other programs have put into the hierarchy is none of these.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
+from typing import Protocol
 
-from pmarray._formats.metadata import ArrayMetadata, GroupMetadata
+from pmarray._formats.metadata import ArrayMetadata, GroupMetadata, check_integer, parse_json
 from pmarray._geometry.grid import ChunkGrid
-from pmarray._system.beneath import is_directory
 from pmarray.backends.zarr import translation as zarr_format
-from pmarray.backends.zarr.files import NEW, FileStore
+from pmarray.backends.zarr.files import NEW
 
-__all__ = ["in_array", "in_group"]
+__all__ = ["Listing", "in_array", "in_group"]
 
 
-def in_group(store: FileStore, metadata: GroupMetadata, session: str) -> Iterator[str]:
+class Listing(Protocol):
+    """Objects by their names, of which each "/" begins a directory."""
+
+    def read(self, key: str) -> bytes | None:
+        """Return an object, or None where there is none."""
+
+    def entries(self, key: str) -> tuple[str, ...]:
+        """Return the names in a directory, none if it is none."""
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield the names of all objects below a directory."""
+
+    def is_directory(self, key: str) -> bool:
+        """Whether objects are, or may be, below it."""
+
+
+def in_group(store: Listing, metadata: GroupMetadata, session: str) -> Iterator[str]:
     """Yield the names of leftover objects of a group; one that ends in "/" is a whole tree."""
     known = {array.file_id for array in metadata.arrays.values()}
     for name in store.entries(""):
@@ -33,7 +48,7 @@ def in_group(store: FileStore, metadata: GroupMetadata, session: str) -> Iterato
             yield from in_array(store, name, array)
         elif name == "zarr.json" + NEW:
             yield name
-        elif name != session and is_directory(store.path(name)):
+        elif name != session and store.is_directory(name):
             number = _number(store.read(f"{name}/zarr.json"))
             deleted = number is not None and number < metadata.next_file_id and number not in known
             if deleted or _is_unfinished(store.entries(name)):
@@ -43,8 +58,8 @@ def in_group(store: FileStore, metadata: GroupMetadata, session: str) -> Iterato
 def _number(document: bytes | None) -> int | None:
     """Return the number that we have given an array."""
     try:
-        ours = json.loads(document or b"{}")["attributes"][zarr_format.OURS]
-        return int(ours["id"])
+        ours = parse_json(document or b"{}")["attributes"][zarr_format.OURS]
+        return check_integer(ours["id"])
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -53,7 +68,7 @@ def _is_unfinished(names: tuple[str, ...]) -> bool:
     return "zarr.json" not in names and {n.removesuffix(NEW) for n in names} <= {"c", "zarr.json"}
 
 
-def in_array(store: FileStore, path: str, array: ArrayMetadata) -> Iterator[str]:
+def in_array(store: Listing, path: str, array: ArrayMetadata) -> Iterator[str]:
     """Yield the names of leftover objects of an array."""
     grid = ChunkGrid(array.layout, zarr_format.stored_chunk_shape(array) or (1,))
     encode = zarr_format.to_zarr(array).encode_chunk_key

@@ -10,6 +10,7 @@ from zarr.storage import MemoryStore
 
 from pmarray._url import URL
 from pmarray.backends.zarr.archive import ZipBackend
+from pmarray.backends.zarr.elsewhere import RemoteZarrBackend
 from pmarray.backends.zarr.local import LocalZarrBackend
 from pmarray.backends.zarr.remote import remote_store
 from pmarray.backends.zarr.store import ZarrBackend
@@ -33,9 +34,7 @@ def open_backend(url: URL, *, writable: bool) -> ZarrBackend:
             with _MEMORY_LOCK:
                 store: Store = _MEMORY.setdefault(path, MemoryStore())
             return ZarrBackend(str(url), store, writable=writable)
-        backend = ZarrBackend(str(url), remote_store(url, writable=writable), writable=writable)
-        backend.survives_fork = False  # the threads of obstore and fsspec do not
-        return backend
+        return RemoteZarrBackend(str(url), remote_store(url, writable=writable), writable=writable)
     if url.options:
         raise URLError(f"zarr: of a local path takes no options, got {url.options}")
     if not path:
