@@ -244,6 +244,7 @@ def drawn(plan: Plan, memory_bytes: int) -> Iterator[tuple[int, int, Tensor]]:
     deviation = torch.from_numpy(np.sqrt(gaussian.variance) * np.float32(math.sqrt(scale)))
     streams = [torch.Generator().manual_seed(seed) for seed in seeds.diagonal]
     signs = torch.tensor(seeds.signs)[:, None]
+    antithetic = bool((signs < 0).any())
     # A block has its columns and the sums of the draws.
     columns = rank(gaussian) if has_low_rank else 0
     blocks = list(row_blocks(gaussian.table.size, columns + len(seeds), memory_bytes))
@@ -251,7 +252,8 @@ def drawn(plan: Plan, memory_bytes: int) -> Iterator[tuple[int, int, Tensor]]:
     for start, stop in blocks:
         if has_diagonal:
             block = _normal_numbers(streams, stop - start)
-            block *= signs
+            if antithetic:
+                block *= signs
             block *= deviation[start:stop]
         else:
             block = torch.zeros(len(seeds), stop - start)

@@ -27,6 +27,7 @@ __all__ = [
     "check_depth",
     "check_extents",
     "check_integer",
+    "parse_json",
 ]
 
 FORMAT_VERSION = 1
@@ -85,6 +86,24 @@ def check_depth(value: Any) -> None:
         inside = (one.values() if isinstance(one, dict) else one for one in level
                   if isinstance(one, dict | list | tuple))  # fmt: skip
         level, depth = [part for parts in inside for part in parts], depth + 1
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Parse what a stranger may have written, or raise ValueError.
+
+    >>> parse_json("[1, 2]")
+    [1, 2]
+    >>> parse_json("[" * 100_000)
+    Traceback (most recent call last):
+        ...
+    ValueError: it is nested too deeply
+    """
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    check_depth(value)
+    return value
 
 
 class ArrayMetadata(NamedTuple):
@@ -264,8 +283,7 @@ class Checkpoint(NamedTuple):
             Ours, but changed or cut since it was written.
         """
         try:
-            body = json.loads(data)
-            check_depth(body)
+            body = parse_json(data)
             if body.get("format") != "pmarray":
                 raise ForeignDataError(f"{where} was not written by pmarray")
             if check_integer(body["version"], 1) > FORMAT_VERSION:

@@ -52,7 +52,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from pmarray._formats.metadata import check_integer
+from pmarray._formats.metadata import check_integer, parse_json
 from pmarray._geometry.layout import BLOCK_BYTES
 from pmarray._geometry.spans import SpanSet
 from pmarray.errors import DamagedError, ForeignDataError, StorageError
@@ -254,7 +254,7 @@ class Directory:
         if google_crc32c.value(data) != crc:
             raise DamagedError(f"the directory of {where} is damaged: restore it from a backup")
         try:
-            value = json.loads(data)
+            value = parse_json(data)
             files = {
                 check_integer(int(number)): tuple(
                     (check_integer(first), check_integer(count)) for first, count in runs

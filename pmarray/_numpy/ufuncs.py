@@ -8,6 +8,7 @@ would do with empty arrays of the same types before anything is read.
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -36,6 +37,7 @@ __all__ = [
     "is_stored",
     "make_result",
     "part_of",
+    "read_through",
     "reduce",
     "root",
     "same_shape",
@@ -171,6 +173,20 @@ def read_each(
     `nbytes` is what may be held of those that are worked on and those that come.
     """
     return zip(pieces, read_pieces(array, pieces, nbytes), strict=True)
+
+
+def read_through(array: Any, item_nbytes: int) -> Iterator[tuple[Index, AnyArray]]:
+    """Read all of an array in the order of its medium, what follows meanwhile; see `read_each`.
+
+    `item_nbytes` is what is held of one item while a piece is worked on.
+    """
+    if not is_stored(array):
+        for piece in walk(array.shape, item_nbytes, "row"):
+            yield piece, np.asarray(array[piece])
+        return
+    pieces = list(walk(array.shape, item_nbytes + 2 * array.itemsize, array.layout))
+    largest = max((math.prod(o.stop - o.start for o in piece) for piece in pieces), default=0)
+    yield from read_each(array, pieces, 3 * (largest * array.itemsize + mmap.PAGESIZE))
 
 
 def part_of(value: Any, shape: tuple[int, ...], piece: Index) -> Any:

@@ -336,7 +336,7 @@ def _saved_state(group: pmarray.Group) -> Any:
         return None
     try:
         description = json.loads(group[_DESCRIPTION][:].tobytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"the state of training in {group.url} is damaged: {error}") from error
     return unpack(description, np.asarray(group[_STATE][:]))
 

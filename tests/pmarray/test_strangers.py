@@ -599,6 +599,24 @@ def test_zarr_metadata_that_no_writer_wrote(tmp_path: Path, values: dict[str, An
     assert (root / "x/zarr.json").read_bytes() == before, "a writer has removed it"
 
 
+@pytest.mark.parametrize("name", ["zarr.json", "x/zarr.json", ".zgroup", "x/.zarray", "x/.zattrs"])
+@pytest.mark.parametrize("archive", [False, True])
+def test_zarr_documents_that_are_too_deep_to_parse(
+    tmp_path: Path, name: str, archive: bool
+) -> None:
+    root = tmp_path / "z"
+    zarr.create_group(root, zarr_format=2 if "/." in f"/{name}" else 3).create_array(
+        "x", shape=(4,), dtype="i4"
+    )
+    (root / name).write_text("[" * 100_000)
+    if archive:
+        shutil.make_archive(str(root), "zip", root)
+    for mode in ("r", "r+"):
+        with pytest.raises(PMArrayError):
+            use(f"zarr:{root}{'.zip' if archive else ''}", mode)
+            pmarray.open(f"zarr:{root}{'.zip' if archive else ''}#x", mode="r")[0]
+
+
 @pytest.mark.parametrize(
     "ours", [3, [], "x", {"uuid": 3}, {"next": "x"}, {"next": -1}, {"transaction": 1.5}, None]
 )

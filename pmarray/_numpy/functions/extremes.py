@@ -8,7 +8,7 @@ import numpy as np
 
 from pmarray._numpy.functions.axes import axes_of, finish, reduces
 from pmarray._numpy.functions.registry import NO
-from pmarray._numpy.ufuncs import into, make_result, same_shape, walk
+from pmarray._numpy.ufuncs import into, make_result, read_through, same_shape
 
 
 def _arg(a: Any, axis: Any, out: Any, keepdims: Any, low: bool) -> Any:
@@ -21,8 +21,7 @@ def _arg(a: Any, axis: Any, out: Any, keepdims: Any, low: bool) -> Any:
     place_of = make_result(kept, np.intp, a.layout)
     search = np.argmin if low else np.argmax
     # Where an axis of 1 is searched, all that is compared is as large as the block.
-    for piece in walk(shape, 5 * a.itemsize + 48, a.layout):
-        block = np.asarray(a[piece])
+    for piece, block in read_through(a, 5 * a.itemsize + 48):
         place = tuple(slice(0, 1) if i in axes else one for i, one in enumerate(piece))
         if axis is None:
             flat = int(search(block))

@@ -10,7 +10,7 @@ import numpy as np
 from pmarray._array.overlap import is_stored
 from pmarray._numpy.functions.axes import axes_of, finish, reduces
 from pmarray._numpy.functions.registry import NO, AnyArray
-from pmarray._numpy.ufuncs import make_result, part_of, reduce, same_shape, walk
+from pmarray._numpy.ufuncs import make_result, part_of, read_through, reduce, same_shape
 
 _CALLER = 5
 """Frames from here to the call of NumPy's function: a warning points there."""
@@ -35,8 +35,8 @@ def moments(
     center[...] = 0
     spread[...] = 0
     # The block, its deviations, their squares, and moments that may be as large as the block.
-    for piece in walk(shape, 12 * max(a.itemsize, wide.itemsize), a.layout):
-        block = np.asarray(a[piece]).astype(wide)
+    for piece, items in read_through(a, 12 * max(a.itemsize, wide.itemsize)):
+        block = items.astype(wide)
         mask = part_of(where, shape, piece)
         use = np.broadcast_to(mask, block.shape)
         if omit:
@@ -209,8 +209,7 @@ def sum_without_nan(
     count = make_result(kept, np.intp, a.layout)
     total[...] = 0
     count[...] = 0
-    for piece in walk(a.shape, 3 * a.itemsize, a.layout):
-        block = np.asarray(a[piece])
+    for piece, block in read_through(a, 3 * a.itemsize):
         place = tuple(slice(0, 1) if i in axes else one for i, one in enumerate(piece))
         use = ~np.isnan(block) & part_of(where, a.shape, piece)
         count[place] += np.add.reduce(use, axis=axes, dtype=np.intp, keepdims=True)

@@ -10,7 +10,7 @@ import numpy as np
 from pmarray._array.overlap import apart_from
 from pmarray._numpy.functions.axes import axes_of, finish, reduces
 from pmarray._numpy.functions.registry import NO, STREAMED
-from pmarray._numpy.ufuncs import accumulated_dtype, into, make_result, reduce, walk
+from pmarray._numpy.ufuncs import accumulated_dtype, into, make_result, read_through, reduce, walk
 
 
 def _reduction(function: Any, ufunc: np.ufunc, dtype: Any = None) -> None:
@@ -87,7 +87,7 @@ def _count_nonzero(a: Any, axis: Any = None, *, keepdims: Any = False) -> Any:
     axes = axes_of(a, axis)
     kept = tuple(1 if i in axes else n for i, n in enumerate(a.shape))
     total = np.zeros(kept, np.intp)
-    for piece in walk(a.shape, 2 * a.itemsize, a.layout):
+    for piece, block in read_through(a, 2 * a.itemsize):
         place = tuple(slice(0, 1) if i in axes else one for i, one in enumerate(piece))
-        total[place] += np.count_nonzero(np.asarray(a[piece]), axis=axes, keepdims=True)
+        total[place] += np.count_nonzero(block, axis=axes, keepdims=True)
     return finish(total, axes, keepdims, None)

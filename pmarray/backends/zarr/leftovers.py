@@ -11,12 +11,11 @@ What other programs have put into the hierarchy is none of these.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Protocol
 
-from pmarray._formats.metadata import ArrayMetadata, GroupMetadata
+from pmarray._formats.metadata import ArrayMetadata, GroupMetadata, check_integer, parse_json
 from pmarray._geometry.grid import ChunkGrid
 from pmarray.backends.zarr import translation as zarr_format
 from pmarray.backends.zarr.files import NEW
@@ -59,8 +58,8 @@ def in_group(store: Listing, metadata: GroupMetadata, session: str) -> Iterator[
 def _number(document: bytes | None) -> int | None:
     """Return the number that we have given an array."""
     try:
-        ours = json.loads(document or b"{}")["attributes"][zarr_format.OURS]
-        return int(ours["id"])
+        ours = parse_json(document or b"{}")["attributes"][zarr_format.OURS]
+        return check_integer(ours["id"])
     except (ValueError, KeyError, TypeError):
         return None
 

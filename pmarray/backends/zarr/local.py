@@ -21,7 +21,6 @@ are those of the Zarr hierarchy, and ``.pmarray`` is gone.
 from __future__ import annotations
 
 import errno
-import json
 import math
 from collections.abc import Iterable, Sequence
 
@@ -33,6 +32,7 @@ from pmarray._formats.metadata import (
     ArrayMetadata,
     Checkpoint,
     GroupMetadata,
+    parse_json,
 )
 from pmarray._system import osops
 from pmarray._system.beneath import Below, entries, is_directory, status, walk
@@ -298,7 +298,7 @@ class LocalZarrBackend(ZarrBackend):
     def _refuse_changed_hierarchy(self) -> None:
         """Raise where another program went on in what a writer of ours left when it died."""
         try:
-            record = json.loads(read_file(self._metadata_path))["hierarchy"]
+            record = parse_json(read_file(self._metadata_path))["hierarchy"]
             key = self._documents.changed_since(record)
         except (OSError, PMArrayError, ValueError, KeyError, TypeError, AttributeError):
             return  # there is none, or it is damaged, which `load` says

@@ -35,6 +35,7 @@ from pmarray._formats.metadata import (
     Checkpoint,
     GroupMetadata,
     check_depth,
+    parse_json,
 )
 from pmarray._formats.names import is_name
 from pmarray.backends.files.region import FileRegion
@@ -467,10 +468,10 @@ async def _members(node: AsyncGroup) -> tuple[dict[str, Any], dict[str, str]]:
             )
         if data is None:
             return None
-        value = json.loads(data.to_bytes())
+        value = parse_json(data.to_bytes())
         if is_old:
             return ArrayV2Metadata.from_dict(
-                {**value, "attributes": json.loads(more.to_bytes()) if more is not None else {}}
+                {**value, "attributes": parse_json(more.to_bytes()) if more is not None else {}}
             )
         if value["node_type"] == "group":
             return None

@@ -25,7 +25,13 @@ from pmarray._dtypes import (
     parse_dtype,
     without_gaps,
 )
-from pmarray._formats.metadata import FOREIGN_IDS, ArrayMetadata, check_extents, check_integer
+from pmarray._formats.metadata import (
+    FOREIGN_IDS,
+    ArrayMetadata,
+    check_extents,
+    check_integer,
+    parse_json,
+)
 from pmarray._geometry.layout import Layout, Order
 from pmarray.backends.zarr import dtypes as zarr_dtypes
 from pmarray.backends.zarr.bounds import bounded_codecs
@@ -133,7 +139,7 @@ def is_plain(metadata: ZarrMetadata, array: ArrayMetadata) -> bool:
 def unsupported(document: bytes | None) -> str | None:
     """The type of an array's items, if it is one that Zarr knows and nothing here reads."""
     try:
-        value = json.loads(document or b"{}")["data_type"]
+        value = parse_json(document or b"{}")["data_type"]
         name = value["name"] if isinstance(value, Mapping) else value
     except (ValueError, KeyError, TypeError):
         return None
