@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 
-from benchmarks._machine import describe
-from benchmarks._records import Recording, recording
-from benchmarks._tables import Table
+from benchmarks._options import (
+    RESULTS,
+    RUNS,
+    Directory,
+    Model,
+    Output,
+    Probe,
+    Quick,
+    Rounds,
+    Seconds,
+    Shelves,
+    Threads,
+    carry_out,
+)
 
 app = typer.Typer(
     help="Measure what arrays and collection cost, in time, in memory and in bytes.",
@@ -22,66 +30,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Model = Annotated[str, typer.Option(help="Network: 2conv2fc, 2fc, 3fc or 4fc.")]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads that train; PyTorch's choice if not given.")
-]
-Directory = Annotated[
-    Path,
-    typer.Option(help="Where files are written, and removed; on the disk to be measured."),
-]
-Output = Annotated[
-    Path, typer.Option(help="Directory for the JSON lines, of which `page` makes a page.")
-]
-Rounds = Annotated[int, typer.Option(min=1, help="Interleaved rounds.")]
-Probe = Annotated[
-    int,
-    typer.Option(min=8, help="MiB written, and touched, to see what the machine itself can do."),
-]
-Quick = Annotated[bool, typer.Option("--quick", help="A trial of about a minute.")]
-Seconds = Annotated[
-    float, typer.Option(min=0, help="Seconds after which a run is broken off, to be extrapolated.")
-]
-Shelves = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--shelf",
-        help="Persistent memory: a directory on DAX, a DAX device (replaced!), DIR?engine=pymm.",
-    ),
-]
-_RUNS = Path("runs")
-_RESULTS = Path("runs/results")
-
-
-def _run(
-    name: str,
-    measure: Callable[..., object],
-    tables: Callable[[Recording], list[Table]],
-    output: Path,
-    directory: Path | None = None,
-    hidden: dict[str, Any] | None = None,
-    goes_on: bool = False,
-    **parameters: Any,
-) -> None:
-    """Measure, write every measurement down as it is made, and print the tables.
-
-    What is `hidden` is handed on and not recorded: paths. A run that `goes_on` does with what one
-    of the same parameters has left that was broken off.
-    """
-    # A table in a file or a pipe need not be as narrow as a terminal that is not there.
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    handed_on: dict[str, Any] = dict(hidden or {})
-    if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)
-        handed_on["directory"] = directory
-    with recording(name, output, directory, goes_on=goes_on, **parameters) as run:
-        console.print(describe(run.header["machine"]), highlight=False, soft_wrap=True)
-        with console.status("") as status:
-            run.report = status.update
-            measure(run, **parameters, **handed_on)
-    for table in tables(run):
-        console.print(table.to_rich())
-
 
 @app.command()
 def limits(
@@ -89,15 +37,15 @@ def limits(
     rounds: Rounds = 3,
     cell_seconds: Annotated[float, typer.Option(min=0, help="Seconds for each figure.")] = 0.7,
     quick: Quick = False,
-    directory: Directory = _RUNS,
-    output: Output = _RESULTS,
+    directory: Directory = RUNS,
+    output: Output = RESULTS,
 ) -> None:
     """Bandwidth of memory and device by request size and depth, latency of barriers."""
     from benchmarks.limits import measure, tables
 
     if quick:
         file_mib, rounds, cell_seconds = 256, 1, 0.2
-    _run(
+    carry_out(
         "limits", measure, tables, output, directory,
         file_bytes=file_mib << 20, rounds=rounds, cell_seconds=cell_seconds,
     )  # fmt: skip
@@ -113,15 +61,15 @@ def paper(
     shelf: Shelves = None,
     probe_mib: Probe = 512,
     quick: Quick = False,
-    directory: Directory = _RUNS,
-    output: Output = _RESULTS,
+    directory: Directory = RUNS,
+    output: Output = RESULTS,
 ) -> None:
     """The paper's Table I and Figures 1 to 3, beside what was published."""
     from benchmarks.paper import measure, tables
 
     if quick:
         steps, rounds, most_seconds, probe_mib = 60, 1, 2, 128
-    _run(
+    carry_out(
         "paper", measure, tables, output, directory, {"shelves": shelf or []},
         model=model, threads=threads, steps=steps, rounds=rounds, most_seconds=most_seconds,
         least_steps=min(30, steps), probe_bytes=probe_mib << 20,
@@ -143,15 +91,15 @@ def regime(
     most_seconds: Seconds = 10,
     shelf: Shelves = None,
     quick: Quick = False,
-    directory: Directory = _RUNS,
-    output: Output = _RESULTS,
+    directory: Directory = RUNS,
+    output: Output = RESULTS,
 ) -> None:
     """A posterior of 0.25, 1, 2 and 4 times the memory, in a memory cgroup: cost of a step."""
     from benchmarks.regime import measure, tables
 
     if quick:
         rounds, least_steps, most_seconds = 1, 3, 2
-    _run(
+    carry_out(
         "regime", measure, tables, output, directory, {"shelves": shelf or []},
         model=model, threads=threads, memory_bytes=memory_mib << 20,
         ratios=ratios or [0.25, 1, 2, 4], rounds=rounds, least_steps=least_steps,
@@ -173,15 +121,15 @@ def peers(
     only: Annotated[list[str] | None, typer.Option(help="Part of a name; may be repeated.")] = None,
     probe_mib: Probe = 512,
     quick: Quick = False,
-    directory: Directory = _RUNS,
-    output: Output = _RESULTS,
+    directory: Directory = RUNS,
+    output: Output = RESULTS,
 ) -> None:
     """What else could keep every iterate: ms a step, memory, bytes, draws, what a kill leaves."""
     from benchmarks.peers import compare, tables
 
     if quick:
         rounds, steps, warm_up, most_seconds, probe_mib = 1, 10, 5, 2, 128
-    _run(
+    carry_out(
         "peers", compare, tables, output, directory,
         model=model, threads=threads, rounds=rounds, steps=steps, warm_up=warm_up,
         most_seconds=most_seconds, kills=kills, probe_bytes=probe_mib << 20, only=only or [],
@@ -201,8 +149,8 @@ def scaling(
     most_seconds: Seconds = 5,
     probe_mib: Probe = 512,
     quick: Quick = False,
-    directory: Directory = _RUNS,
-    output: Output = _RESULTS,
+    directory: Directory = RUNS,
+    output: Output = RESULTS,
 ) -> None:
     """Cost of a step and of a draw by weights, rank, cache and device; a model; predictions."""
     from benchmarks.scaling import measure, tables
@@ -212,7 +160,7 @@ def scaling(
     if quick:
         rounds, steps, most_seconds, probe_mib = 1, 10, 1, 128
         sizes, held = weights or [100_000, 1_000_000, 4_000_000], ranks or [5, 20]
-    _run(
+    carry_out(
         "scaling", measure, tables, output, directory,
         weights=sizes, ranks=held, caches=caches, rounds=rounds, steps=steps,
         most_seconds=most_seconds, probe_bytes=probe_mib << 20,
@@ -236,13 +184,13 @@ def collect(
         int, typer.Option(min=0, help="Steps a round of the reference; 0 to leave it out.")
     ] = 10,
     probe_mib: Probe = 512,
-    directory: Directory = _RUNS,
-    output: Output = _RESULTS,
+    directory: Directory = RUNS,
+    output: Output = RESULTS,
 ) -> None:
     """Milliseconds a training step: alone, with SWAG in several ways, with the reference."""
     from benchmarks.collect import compare, tables
 
-    _run(
+    carry_out(
         "collect", compare, tables, output, directory,
         model=model, threads=threads, rounds=rounds, steps=steps, warm_up=warm_up,
         reference_rank=reference_rank, reference_steps=reference_steps,
@@ -251,17 +199,65 @@ def collect(
 
 
 @app.command()
+def collect_gpt2(
+    width: Annotated[int, typer.Option(min=64, help="Of the residual stream.")] = 768,
+    depth: Annotated[int, typer.Option(min=1, help="Blocks.")] = 12,
+    tokens: Annotated[int, typer.Option(min=1, max=1024, help="Of a training step.")] = 64,
+    device: Annotated[str, typer.Option(help="That trains: cpu, cuda.")] = "cpu",
+    threads: Threads = None,
+    interval: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps from one iterate to the next; as the disk can, if not."),
+    ] = None,
+    intervals: Annotated[int, typer.Option(min=1, help="Intervals a round.")] = 6,
+    rounds: Rounds = 3,
+    probe_mib: Probe = 1024,
+    directory: Directory = RUNS,
+    output: Output = RESULTS,
+) -> None:
+    """The same for 124 million weights, as often as the disk can; the longest pause of a step."""
+    from benchmarks.collect_gpt2 import measure, tables
+
+    carry_out(
+        "collect-gpt2", measure, tables, output, directory,
+        width=width, depth=depth, tokens=tokens, device=device, threads=threads,
+        interval=interval, intervals=intervals, rounds=rounds, probe_bytes=probe_mib << 20,
+    )  # fmt: skip
+
+
+@app.command()
+def collect_parts(
+    model: Model = "4fc",
+    threads: Threads = None,
+    rounds: Rounds = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps a round.")] = 60,
+    warm_up: Annotated[int, typer.Option(min=1, help="Steps before those.")] = 30,
+    directory: Directory = RUNS,
+    output: Output = RESULTS,
+) -> None:
+    """What copy, moments, write, barriers and waits add to a step: each is left out in turn."""
+    from benchmarks.collect_parts import measure, tables
+
+    carry_out(
+        "collect-parts", measure, tables, output, directory,
+        model=model, threads=threads, rounds=rounds, steps=steps, warm_up=warm_up,
+    )  # fmt: skip
+
+
+@app.command()
 def transactions(
     rows: Annotated[int, typer.Option(min=1, help="Float32 items of a column.")] = 2_797_010,
     rounds: Rounds = 5,
     steps: Annotated[int, typer.Option(min=1, help="Columns a round.")] = 60,
-    directory: Directory = _RUNS,
-    output: Output = _RESULTS,
+    directory: Directory = RUNS,
+    output: Output = RESULTS,
 ) -> None:
     """Milliseconds a column, appended and overwritten, with a transaction a step and without."""
     from benchmarks.transactions import compare, tables
 
-    _run("transactions", compare, tables, output, directory, rows=rows, rounds=rounds, steps=steps)
+    carry_out(
+        "transactions", compare, tables, output, directory, rows=rows, rounds=rounds, steps=steps
+    )
 
 
 @app.command()
@@ -283,13 +279,13 @@ def array(
     ] = 2_797_010,
     iterates: Annotated[int, typer.Option(min=0, help="Iterates in it; 0 for no draws.")] = 160,
     probe_mib: Probe = 256,
-    directory: Directory = _RUNS,
-    output: Output = _RESULTS,
+    directory: Directory = RUNS,
+    output: Output = RESULTS,
 ) -> None:
     """Items, columns, rows, blocks, sums and products, beside other libraries, warm and cold."""
     from benchmarks.array import compare, tables
 
-    _run(
+    carry_out(
         "array", compare, tables, output, directory,
         rows=rows, columns=columns, rounds=rounds, only=only or [], peers=peer or [],
         enough_seconds=enough_seconds, probe_bytes=probe_mib << 20,
@@ -303,13 +299,13 @@ def codecs(
     array: Annotated[str, typer.Option(help="Which array of it.")] = "trajectory",
     columns: Annotated[int, typer.Option(min=2, help="Of it, the last so many columns.")] = 100,
     rounds: Rounds = 3,
-    directory: Directory = _RUNS,
-    output: Output = _RESULTS,
+    directory: Directory = RUNS,
+    output: Output = RESULTS,
 ) -> None:
     """Size and speed of a trajectory by codec, and what rounding does to the covariance."""
     from benchmarks.codecs import compare, tables
 
-    _run(
+    carry_out(
         "codecs", compare, tables, output, directory, {"store": store},
         array=array, columns=columns, rounds=rounds,
     )  # fmt: skip
@@ -326,12 +322,12 @@ def shelf(
     rows: Annotated[int, typer.Option(min=100, help="Float32 items of a column.")] = 1_000_000,
     columns: Annotated[int, typer.Option(min=8, help="Columns.")] = 16,
     rounds: Rounds = 5,
-    output: Output = _RESULTS,
+    output: Output = RESULTS,
 ) -> None:
     """Milliseconds a write to persistent memory, in place and through the write cache."""
     from benchmarks.shelf import compare, tables
 
-    _run(
+    carry_out(
         "shelf", compare, tables, output, None, {"place": place},
         rows=rows, columns=columns, rounds=rounds,
     )  # fmt: skip
@@ -344,13 +340,13 @@ def rss(
     steps: Annotated[
         int | None, typer.Option(min=1, max=600, help="Minibatches; an epoch if not given.")
     ] = None,
-    directory: Directory = _RUNS,
-    output: Output = _RESULTS,
+    directory: Directory = RUNS,
+    output: Output = RESULTS,
 ) -> None:
     """Peak memory of an epoch on MNIST, every minibatch collected to a file (6.7 GB for 4fc)."""
     from benchmarks.rss import measure, tables
 
-    _run("rss", measure, tables, output, directory, model=model, threads=threads, steps=steps)
+    carry_out("rss", measure, tables, output, directory, model=model, threads=threads, steps=steps)
 
 
 @app.command()
@@ -365,14 +361,14 @@ def burn_in(
     samples: Annotated[int, typer.Option(min=2, help="Networks of a window.")] = 10,
     threads: Threads = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the four MNIST files.")] = None,
-    output: Output = _RESULTS,
+    output: Output = RESULTS,
 ) -> None:
     """Where the burn-in is found to end where that is known, and what it is worth on MNIST."""
     from benchmarks.burn_in import measure, tables
 
     if threads is not None:
         torch.set_num_threads(threads)
-    _run(
+    carry_out(
         "burn-in", measure, tables, output, hidden={"data": data},
         seeds=seeds, times=times, network=network, trainings=trainings, epochs=epochs,
         images=None, samples=samples,
@@ -388,14 +384,14 @@ def toy_regression(
         float, typer.Option(min=0.01, help="Of the likelihood in a subspace.")
     ] = 20.0,
     threads: Threads = None,
-    output: Output = _RESULTS,
+    output: Output = RESULTS,
 ) -> None:
     """Subspace inference of 2, 5 and 10 directions beside SWAG, on a regression of one variable."""
     from benchmarks.toy_regression import measure, tables
 
     if threads is not None:
         torch.set_num_threads(threads)
-    _run(
+    carry_out(
         "toy-regression", measure, tables, output,
         seeds=seeds, samples=samples, epochs=epochs, temperature=temperature,
     )  # fmt: skip
@@ -415,8 +411,8 @@ def mnist(
         bool, typer.Option("--quick", help="A trial: one small network, few images, one seed.")
     ] = False,
     data: Annotated[Path | None, typer.Option(help="Folder of the four MNIST files.")] = None,
-    directory: Directory = _RUNS,
-    output: Output = _RESULTS,
+    directory: Directory = RUNS,
+    output: Output = RESULTS,
 ) -> None:
     """SGD, SWA, SWAG at several ranks, subspace, MultiSWAG and deep ensemble on MNIST.
 
@@ -436,7 +432,7 @@ def mnist(
         "threads": threads,
     }  # fmt: skip
     parameters = small if quick else full
-    _run(
+    carry_out(
         "mnist", measure, tables, output, directory, hidden={"data": data}, goes_on=True,
         **parameters,
     )  # fmt: skip
@@ -446,12 +442,12 @@ def mnist(
 def imports(
     modules: Annotated[list[str] | None, typer.Argument(help="numpy, pmarray, swag.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Fresh processes a module.")] = 9,
-    output: Output = _RESULTS,
+    output: Output = RESULTS,
 ) -> None:
     """Time that importing takes, and NumPy's share of it."""
     from benchmarks.imports import measure, tables
 
-    _run(
+    carry_out(
         "imports", measure, tables, output,
         modules=modules or ["numpy", "pmarray", "swag"], processes=processes,
     )  # fmt: skip
@@ -468,15 +464,15 @@ def opening(
     ] = None,
     rounds: Rounds = 5,
     quick: Quick = False,
-    directory: Directory = _RUNS,
-    output: Output = _RESULTS,
+    directory: Directory = RUNS,
+    output: Output = RESULTS,
 ) -> None:
     """Opening arrays beyond the disk's size, and recovery after a kill, by size."""
     from benchmarks.opening import measure, tables
 
     if quick:
         sizes, written, rounds = sizes or [0.4, 400], written or [8], 1
-    _run(
+    carry_out(
         "opening", measure, tables, output, directory,
         sizes=[int(size * 1e9) for size in sizes or [4, 40, 400]],
         written=[size << 20 for size in written or [16, 64, 256]], rounds=rounds,

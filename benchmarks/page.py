@@ -42,6 +42,16 @@ SECTIONS = (
         " one would write first.",
     ),
     Section(
+        "collect-parts",
+        "The parts of its cost",
+        "Collection attached to the optimizer, whole, and with each of its parts left out.",
+    ),
+    Section(
+        "collect-gpt2",
+        "A larger network",
+        "A network of GPT-2's shape on random tokens, collected as often as the disk can take it.",
+    ),
+    Section(
         "peers",
         "What else could keep every iterate",
         "The same training loop, with each library used as its documentation recommends.",

@@ -81,6 +81,34 @@ def test_collect_compares_every_way_with_training_alone(scratch: Path, output: P
     assert all(one["steps"] == 2 and one["cpu_seconds"] > 0 for one in timings)
 
 
+def test_collect_leaves_out_each_part_in_turn(scratch: Path, output: Path) -> None:
+    out = run(
+        "collect-parts", "--model", "2conv2fc", "--rounds", "1", "--steps", "1", "--warm-up", "1",
+        "--threads", "1", "--directory", str(scratch), "--output", str(output),
+    )  # fmt: skip
+    names = [one["name"] for one in lines_of(output / "collect-parts.jsonl")[1:] if "name" in one]
+    assert names[:2] == ["training alone", "every iterate: all of it"]
+    assert "every iterate: without the barriers" in names
+    assert names[-1] == "the last 20: without the moments"
+    assert all(name in out for name in names)
+    assert list(scratch.iterdir()) == []
+
+
+def test_collect_tells_the_longest_pause_of_a_larger_network(scratch: Path, output: Path) -> None:
+    out = run(
+        "collect-gpt2", "--width", "64", "--depth", "1", "--tokens", "4", "--rounds", "1",
+        "--interval", "2", "--intervals", "2", "--probe-mib", "16", "--threads", "1",
+        "--directory", str(scratch), "--output", str(output),
+    )  # fmt: skip
+    (found,) = (one for one in lines_of(output / "collect-gpt2.jsonl") if "pauses" in one)
+    assert found["weights"] == 64 * (50257 + 1024 + 2) + 49984
+    assert found["nbytes"] == 4 * found["weights"]
+    assert len(found["pauses"]) == 1 + 2 * 2 + 2 * 2 - 1, "a trial has one"
+    assert min(found["pauses"]) >= 0
+    assert "an iterate at every 2. step" in " ".join(out.split())
+    assert list(scratch.iterdir()) == []
+
+
 def test_rss_checks_what_it_collected(scratch: Path, output: Path) -> None:
     run(
         "rss", "--model", "2conv2fc", "--steps", "20",
