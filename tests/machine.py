@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["THINGS", "apply", "has_counter", "has_libpmem", "taken"]
+__all__ = ["THINGS", "apply", "forget_files", "has_counter", "has_libpmem", "taken"]
 
 THINGS = {
     "libpmem": "stores to persistent memory are written back by it",
@@ -63,6 +63,16 @@ def has_counter(directory: Path) -> bool:
     from pmarray._system import counter
 
     return sys.platform == "linux" and counter._shows_writes(directory.stat().st_dev)
+
+
+def forget_files(directory: Path) -> None:
+    """Have the system forget what it has in memory of files, where it can."""
+    for file in directory.rglob("*"):
+        if file.is_file() and hasattr(os, "posix_fadvise"):
+            fd = os.open(file, os.O_RDONLY)
+            os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)
 
 
 def apply() -> None:

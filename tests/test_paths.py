@@ -18,7 +18,9 @@ import pytest
 
 import pmarray
 from pmarray._cache.writer import Writer
+from pmarray._streams.reading import is_at_hand
 from pmarray._system.uninterrupted import Task
+from tests.machine import forget_files
 from tests.test_architecture import DOCUMENT, PMARRAY, room
 
 THROUGH_PROTOCOLS = {
@@ -175,6 +177,20 @@ def test_a_read(
             with recorded(monkeypatch) as calls:
                 assert np.all(x[index] == 1)
         assert_taken(heading, calls)
+
+
+def test_a_computation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pmarray.open_group(tmp_path / "g") as group:
+        group.create("x", (50_000, 40), layout="col")[:] = 1
+    with pmarray.open_group(tmp_path / "g") as group:
+        group.attrs["read by"] = "a writer"  # a reader reads the first piece by a longer way
+        np.sum(group["x"])  # what is loaded when it is first used
+        forget_files(tmp_path)
+        if is_at_hand(group["x"]):
+            pytest.skip("this file system keeps everything in memory")
+        with recorded(monkeypatch) as calls:
+            assert np.sum(group["x"]) == 2_000_000
+    assert_taken("A computation over a cold file", calls)
 
 
 @pytest.mark.usefixtures("counting")

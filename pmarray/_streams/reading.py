@@ -4,10 +4,9 @@ Everything that goes through an array reads by this. The pieces that follow are 
 of ours read them into buffers of their own (`_storage.arriving`), so that the device has many
 requests, the computation has a processor, and each waits for the other no longer than it must.
 
-1. Pieces are asked for in their order, as many as find room in the memory allowed and in
-   `config.read_ahead`. That begins with two, and doubles whenever a piece had to be waited for:
-   what is in memory already is soon there, and stays in the processor's caches.
-   While everything is in memory nothing is asked for: to read it here is the least work.
+1. Pieces are asked for in their order, as many as find room in the memory allowed and, but for
+   two, in `config.read_ahead`. That begins with two, and doubles whenever a piece had to be waited
+   for. While everything is in memory nothing is asked for: to read it here is the least work.
 2. A piece is handed over with the group's lock, if nothing has happened to the array since it was
    asked for; else it is read then and there, as if nobody had asked. Where that happens twice, as
    beside a busy writer, nothing is asked for any more.
@@ -191,12 +190,13 @@ class _Reading:
         """Have pieces that follow read, as far as there is room for them."""
         array = self._array
         ahead = sum(0 if one is None else one.arrival.nbytes for one in self._coming)
-        if not self._comes_from_device:
+        if not self._comes_from_device or not config.read_ahead:
             return
         while self._next < len(self.pieces) and len(self._coming) < self._depth:
             piece = self.pieces[self._next]
             size = self._size(piece)
-            if self._coming and ahead + size > config.read_ahead:
+            # Of two that come, the second keeps the device busy while the first one ends.
+            if len(self._coming) > 1 and ahead + size > config.read_ahead:
                 return
             with array._turn():
                 array._admit()
