@@ -23,7 +23,6 @@ import math
 import mmap
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -48,8 +47,6 @@ _SMALL_BYTES = 1 << 20
 _LARGE_BYTES = 64 << 20
 """What is less finds room in the system's cache, or should."""
 _SHARE_OF_FREE = 4
-_HUGE_BYTES = 4 << 20
-"""From here on, as NumPy has it."""
 _MOST_VAIN = 2
 
 
@@ -93,7 +90,7 @@ class _Coming(NamedTuple):
 
     storage: Storage
     arrival: Arrival
-    buffer: mmap.mmap
+    buffer: AnyArray
     tasks: list[Task[None]]
 
 
@@ -108,10 +105,10 @@ class _Reading:
         """Of the pieces that follow, those that were looked at; None where one is not arriving."""
         self._next = 0
         """The first piece that was not looked at."""
-        self._free: list[mmap.mmap] = []
+        self._free: list[AnyArray] = []
         self._held = 0
         """Bytes of all buffers."""
-        self._current: mmap.mmap | None = None
+        self._current: AnyArray | None = None
         self._depth = 2
         self._vain = 0
         """How often what had arrived was not right."""
@@ -255,13 +252,15 @@ class _Reading:
         self._coming.clear()
 
 
-def _memory(nbytes: int) -> mmap.mmap:
-    """Return fresh memory that begins on a page; in large pages, as NumPy's large arrays are."""
-    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if nbytes >= _HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return memory
+def _memory(nbytes: int) -> AnyArray:
+    """Return memory that begins on a page.
+
+    It comes from where NumPy has its own: what was used a moment ago is used again, and costs no
+    faults.
+    """
+    memory = np.empty(nbytes + mmap.PAGESIZE, np.uint8)
+    start = -memory.ctypes.data % mmap.PAGESIZE
+    return memory[start : start + nbytes]
 
 
 def _count(piece: Axes) -> int:
