@@ -161,7 +161,7 @@ class _Reading:
                 and not any(task.error for task in coming.tasks)
                 and coming.arrival.is_right()
             ):
-                return coming.arrival.block(memoryview(coming.buffer))
+                return coming.arrival.block(coming.buffer.data)
         self._vain += 1
         return None  # whatever went wrong, it will say so to who reads it now
 
@@ -222,7 +222,7 @@ class _Reading:
                 coming = _Coming(storage, arrival, buffer, [])
                 self._coming.append(coming)
                 self._next += 1
-            for call in arrival.calls(memoryview(buffer), direct=self._direct):
+            for call in arrival.calls(buffer.data, direct=self._direct):
                 task = Task(call)
                 coming.tasks.append(task)  # before it begins: it is waited for
                 readers.start(task)
