@@ -304,19 +304,22 @@ HANDLES = {"backend", "chunks", "region", "storage", "store", "items"}
 
 
 def asked_classes(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Yield the classes that `isinstance` and `issubclass` are given, and the modules they are of.
+    """Yield the classes that something is asked for, and the modules they are of.
 
-    What a backend asks of classes of its own has no module of ours.
+    `isinstance`, `issubclass` and the cases of a `match` ask. What a backend asks of classes of its
+    own has no module of ours.
     """
     homes = {
-        alias.asname or alias.name: (node.module or "").removeprefix("pmarray.")
+        alias.asname or alias.name: f"{node.module}.{alias.name}".removeprefix("pmarray.")
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    for call in _calls(tree, {"isinstance", "issubclass"}):
-        for node in ast.walk(call.args[1]):
-            if isinstance(node, ast.Name):
+    asked = [call.args[1] for call in _calls(tree, {"isinstance", "issubclass"})]
+    asked += [node.cls for node in ast.walk(tree) if isinstance(node, ast.MatchClass)]
+    for expression in asked:
+        for node in ast.walk(expression):
+            if isinstance(node, ast.Name):  # the class, or the package that has it
                 yield node.id, homes.get(node.id, "")
 
 

@@ -125,9 +125,8 @@ def _runs_a_loop() -> bool:
 def _work() -> None:
     _closer.append(threading.get_ident())  # a second one does no harm
     while True:
-        dropped = _queue.get()
         try:
-            dropped.close()
+            _queue.get().close()  # without a name, which would keep the group until the next one
         except BaseException:  # of somebody's `threading.excepthook`: the next group is waited for
             sys.excepthook(*sys.exc_info())
 

@@ -231,6 +231,17 @@ def test_a_result_into_an_array(function: str) -> None:
     np.testing.assert_array_equal(out[...], expected)
 
 
+def test_products_that_operators_have() -> None:
+    """What scipy's `aslinearoperator` asks of an array, whether scipy is there or not."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(20, 5)) + 1j * rng.normal(size=(20, 5))
+    a, x, y = stored(values), rng.normal(size=(5, 2)), rng.normal(size=(20, 2)) * 1j
+    np.testing.assert_allclose(a.matvec(x[:, 0]), values @ x[:, 0])
+    np.testing.assert_allclose(a.matmat(x), values @ x)
+    np.testing.assert_allclose(a.rmatvec(y[:, 0]), values.conj().T @ y[:, 0])
+    np.testing.assert_allclose(a.rmatmat(y), values.conj().T @ y)
+
+
 def test_as_a_linear_operator() -> None:
     linalg = pytest.importorskip("scipy.sparse.linalg", reason="needs the package scipy")
     values = np.random.default_rng(0).normal(size=(20, 5)) + 1j

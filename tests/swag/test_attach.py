@@ -173,6 +173,57 @@ def test_training_is_the_same_and_so_are_the_iterates(
             assert torch.equal(value, other[name])
 
 
+@pytest.mark.parametrize(
+    ("weights", "collected", "max_rank", "autocasts"),
+    [
+        (torch.bfloat16, None, None, False),
+        (torch.bfloat16, None, 4, False),
+        (torch.float32, torch.bfloat16, 4, False),
+        (torch.float32, None, 4, True),
+    ],
+    ids=["bfloat16", "bfloat16, a ring", "narrowed", "mixed precision"],
+)
+def test_training_in_few_bits_is_the_same(
+    scratch: Path,
+    weights: torch.dtype,
+    collected: torch.dtype | None,
+    max_rank: int | None,
+    autocasts: bool,
+) -> None:
+    ends = []
+    for attached in (None, False, True):
+        model = network().to(weights)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0, enabled=autocasts)
+        generator = torch.Generator().manual_seed(1)
+        torch.manual_seed(5)  # of dropout
+        posterior = None
+        if attached is not None:
+            location = f"memmap:{scratch / str(attached)}"
+            posterior = swag.SWAG(model, location, max_rank, checkpoint_every=5, dtype=collected)
+            if attached:
+                posterior.attach(optimizer)
+        for number in range(12):
+            optimizer.zero_grad()
+            x = torch.randn(8, 6, generator=generator).to(weights)
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocasts):
+                value = (model(x) - 1).square().mean()
+            torch.autograd.backward(scaler.scale(value))
+            scaler.step(optimizer)
+            scaler.update()
+            if posterior is not None:
+                posterior.update_parameters(model)
+                assert (posterior._behind is not None) == (attached and number not in (0, 4, 9))
+        ends.append(flat(model))
+        if posterior is not None:
+            assert posterior.n_averaged == 12
+            last = torch.cat([w.reshape(-1) for w in posterior.iterate(-1).values()])
+            assert torch.equal(last.to(weights), ends[-1].to(collected or weights).to(weights))
+            posterior.close()
+    assert torch.equal(ends[0], ends[1])
+    assert torch.equal(ends[0], ends[2])
+
+
 def test_the_step_waits_and_nothing_else_does(scratch: Path, slow: threading.Event) -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
