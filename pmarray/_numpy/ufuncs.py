@@ -332,6 +332,10 @@ def reduce(
             without_nan(array[...]), axis=axes, dtype=dtype, keepdims=True, **with_start
         )
     sequential = ufunc not in _ASSOCIATIVE
+    later: dict[str, Any] = {}
+    if ufunc is np.add and kind.kind in "fc":
+        # What changes no sum: from 0.0, as NumPy begins, the sum of -0.0 would be 0.0.
+        later = {"initial": kind.type(-0.0 if kind.kind == "f" else complex(-0.0, -0.0))}
     pieces = walk(shape, 2 * array.itemsize, array.layout, _IN_CACHE_BYTES) if axes else ()
     for piece, block in read_each(array, list(pieces), config.work_memory // 2):
         block = without_nan(block)
@@ -348,7 +352,7 @@ def reduce(
             else:
                 _fold(ufunc, total[place], block, along, np.broadcast_to(mask, block.shape))
             continue
-        begin = probe_options if first or ufunc.identity is None else {}
+        begin = probe_options if first or ufunc.identity is None else later
         part = ufunc.reduce(block, axis=axes, dtype=dtype, keepdims=True, where=mask, **begin)
         if first:
             total[place] = part

@@ -30,6 +30,7 @@ __all__ = [
     "Matrix",
     "Tile",
     "allowed_memory",
+    "panels",
     "tiles",
     "walk",
 ]
@@ -40,6 +41,8 @@ Tile = tuple[slice, slice]
 """Rows and columns."""
 
 
+_AHEAD_FROM_BYTES = 16 << 20
+"""Smaller panels are not made smaller still for the sake of the next one: their runs are short."""
 _LEAST_BYTES = 4096
 """Some items of any dtype have room in it, and their products."""
 
@@ -250,6 +253,20 @@ def walk(
                 block = target
             yield tile, block
             del block
+
+
+def panels(matrix: Matrix, rows: int, dtype: DType) -> Iterator[tuple[Tile, AnyArray]]:
+    """Read panels of all columns one after another; there is memory for one of so many rows.
+
+    Of what lies on a medium each has fewer, so that the next one finds room meanwhile.
+    """
+    m, n = matrix.shape
+    nbytes = 0
+    whole = rows * n * matrix.dtype.itemsize
+    if matrix.stored and whole >= _AHEAD_FROM_BYTES:
+        nbytes = whole
+        rows = max(1, rows * 2 // 5)  # twice; the rest is for columns that begin on a page each
+    return walk(matrix, [(part, slice(0, n)) for part in cut(m, rows)], dtype, nbytes)
 
 
 def as_output(out: Any, shape: tuple[int, ...], dtype: DType, operands: Iterable[Any]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from pmarray._array.stored import StoredArray
-from pmarray.errors import LayoutError
+from pmarray.errors import BudgetError, LayoutError
 from pmarray.linalg._blocks import (
     AnyArray,
     DType,
@@ -18,6 +19,7 @@ from pmarray.linalg._blocks import (
     as_output,
     as_vector,
     new_result,
+    panels,
     tiles,
     walk,
 )
@@ -25,6 +27,8 @@ from pmarray.linalg._plans import cut, pair_tiles, plan_panel, plan_tile
 
 __all__ = ["gram", "matmul"]
 
+_AHEAD_FROM_BYTES = 4 << 20
+"""With less to work in, tiles would be short if there were room for the next one, too."""
 Operand = StoredArray | ArrayLike
 _Out = AnyArray | StoredArray
 
@@ -202,7 +206,7 @@ def gram_of(
     size = plan_gram(rows, n, matrix.dtype, dtype, nbytes, copied=center is not None)
     wide = min(n, max(1, nbytes // 4 // (n * dtype.itemsize)))
     sum_of = np.empty((n, wide), dtype)
-    for tile, panel in walk(matrix, [(part, slice(0, n)) for part in cut(rows, size)], dtype):
+    for tile, panel in panels(matrix, size, dtype):
         if center is not None:
             panel = panel - center
         other = panel.conj().T if dtype.kind == "c" else panel.T
@@ -286,13 +290,19 @@ def _multiply_streamed(
     item = left.dtype.itemsize + (working.itemsize if left.dtype != working else 0)
 
     def plan(sums: int) -> tuple[int, int]:
+        if left.stored and nbytes >= _AHEAD_FROM_BYTES:
+            with suppress(BudgetError):  # so wide that a quarter has no room for one row
+                return plan_within(sums, nbytes // 4)
+        return plan_within(sums, nbytes * 3 // 4)
+
+    def plan_within(sums: int, nbytes: int) -> tuple[int, int]:
         per_row, per_inner = sums * n * working.itemsize, converted
         return plan_tile(
             left.shape[fast],
             left.shape[1 - fast],
             stored=left.dtype.itemsize,
             item=item,
-            nbytes=max(1, nbytes // 4 if left.stored else nbytes * 3 // 4),
+            nbytes=max(1, nbytes),
             along="lines" if fast == 0 else "fast",
             per_fast=per_row if fast == 0 else per_inner,
             per_line=per_row if fast == 1 else per_inner,

@@ -15,7 +15,7 @@ from pmarray.linalg._blocks import (
     allowed_memory,
     as_output,
     new_result,
-    walk,
+    panels,
 )
 from pmarray.linalg._factorizations import (
     _Work,
@@ -24,7 +24,7 @@ from pmarray.linalg._factorizations import (
     triangle,
     write_q,
 )
-from pmarray.linalg._plans import cut, plan_panel
+from pmarray.linalg._plans import plan_panel
 from pmarray.linalg._products import Operand, _two_axes, gram_of
 
 __all__ = ["SVDResult", "svd"]
@@ -283,4 +283,4 @@ def _panels(matrix: Matrix, count: int, dtype: DType, nbytes: int) -> Any:
         least=1,
         what=f"a panel of {n} columns",
     )
-    return walk(matrix, [(part, slice(0, n)) for part in cut(m, rows)], dtype)
+    return panels(matrix, rows, dtype)

@@ -32,6 +32,8 @@ ARRAY_API: dict[str, str] = {
     "test_signatures.test_func_signature[clip]": _PARAMETERS,
     "test_signatures.test_func_signature[argsort]": _PARAMETERS,
     "test_signatures.test_func_signature[sort]": _PARAMETERS,
+    "test_sorting_functions.test_argsort": _PARAMETERS,
+    "test_sorting_functions.test_sort": _PARAMETERS,
     "test_special_cases.test_binary[floor_divide(": _INFINITE,
     "test_special_cases.test_binary[__floordiv__(": _INFINITE,
     "test_special_cases.test_iop[__ifloordiv__(": _INFINITE,

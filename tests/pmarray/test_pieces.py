@@ -69,6 +69,21 @@ def test_a_running_total_keeps_its_dtype(
             )
 
 
+@pytest.mark.parametrize("initial", [{}, {"initial": -0.0}, {"initial": 0.0}])
+@pytest.mark.parametrize("kind", ["f2", "f4", "f8", "c8", "c16"])
+def test_a_sum_keeps_the_sign_of_zero(kind: str, initial: dict[str, float]) -> None:
+    values = np.full((40, 3), -0.0, kind)
+    if values.dtype.kind == "c":
+        values = -np.zeros_like(values)
+        initial = {name: complex(value, value) for name, value in initial.items()}
+    a = pmarray.from_array(values, "dram:")
+    with pmarray.config.set(work_memory=64):
+        for axis in (None, 0, 1):
+            found, expected = np.sum(a, axis, **initial), np.sum(values, axis, **initial)
+            np.testing.assert_array_equal(np.signbit(found.real), np.signbit(expected.real))
+            np.testing.assert_array_equal(np.signbit(found.imag), np.signbit(expected.imag))
+
+
 def test_five_million_subtractions() -> None:
     array: Any = pmarray.open("dram:", (5_000_000,), "i1", fill_value=1)
     assert np.subtract.reduce(array, dtype="i8") == -4_999_998
