@@ -71,7 +71,7 @@ def test_a_running_total_keeps_its_dtype(
 
 @pytest.mark.parametrize("initial", [{}, {"initial": -0.0}, {"initial": 0.0}])
 @pytest.mark.parametrize("kind", ["f2", "f4", "f8", "c8", "c16"])
-def test_a_sum_keeps_the_sign_of_zero(kind: str, initial: dict[str, float]) -> None:
+def test_a_sum_keeps_the_sign_of_zero(kind: str, initial: dict[str, Any]) -> None:
     values = np.full((40, 3), -0.0, kind)
     if values.dtype.kind == "c":
         values = -np.zeros_like(values)
