@@ -19,14 +19,17 @@ Replacing the directory
 1. The new directory is stored to free units; not to those of the current one.
 2. It is made durable.
 3. The superblock of the next generation, which refers to it, is stored to the slot that the
-   current one does not have, and made durable. This is the commit point.
+   current one does not have, and made durable. This is the commit point. If what is in the slot is
+   torn, the slot is cleared first, and that made durable.
 4. The same superblock is stored to the copy of that slot, and made durable.
 
 The superblock with the highest generation among those whose checksum is right is the current one,
-copies among them. A torn store to a slot leaves the other one. What step 4 is for is damage: a bit
-that flips in the line of the current superblock would else pass for a torn store, and take the last
-change back. A writer stores anew what it finds only once. Units that the old directory had and the
-new one has not are free after step 3. A unit that is given to a new file, or to the journal, is
+copies among them. A torn store to a slot leaves the other one. It is cleared before the next one
+because a line reaches the medium in words: those of two torn stores could together be the first of
+the two superblocks, and units of its directory have been stored to since. Step 4 is for damage: a
+bit that flips in the line of the current superblock would else pass for a torn store, and take the
+last change back. A writer stores anew what it finds only once. Units that the old directory had and
+the new one has not are free after step 3. A unit that is given to a new file, or to the journal, is
 filled with zeros before step 1. One that is given to an array that grows is left as it is: nothing
 reads it before lines have been stored there, the array's own or those of its fill value.
 
@@ -160,6 +163,10 @@ class Slot:
         whole = [half for half in self._halves(where) if half is not None]
         return max(whole, key=lambda half: half.generation, default=None)
 
+    def is_torn(self, where: str) -> bool:
+        """Whether the line holds something, and no superblock."""
+        return any(self.line) and Superblock.from_bytes(self.line, where) is None
+
     @property
     def has_magic(self) -> bool:
         """Whether there was a superblock, in whatever state it is now."""
@@ -178,7 +185,7 @@ class Slot:
         line, copy = self._halves(where)
         if line is None and copy is not None and copy.generation == in_force:
             return "it is damaged, and its copy serves: nothing is lost", True
-        if line is None and any(self.line):
+        if self.is_torn(where):
             return "it is not whole: a crash may have left it so, or it is damaged", False
         if line is not None and copy is None and any(self.copy):
             return "its copy is not whole: a crash may have left it so, or it is damaged", False

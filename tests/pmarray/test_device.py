@@ -619,6 +619,30 @@ def test_a_superblock_without_its_copy_gets_one(pool: Path) -> None:
     assert block[:64] == block[2048:][:64]
 
 
+def test_no_superblock_is_stored_over_a_torn_one(
+    pool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words of both could be a whole one, whose directory is overwritten by then."""
+    at = (1 - pool_of(pool)._slot) * 4096
+    line = bytearray(pool_of(pool)._superblock.to_bytes())
+    line[16] ^= 3  # a word of its generation has not come
+    store(pool, at, bytes(line))
+    seen: list[tuple[bytes, bytes]] = []
+    real = osops.store
+
+    def watch(memory: Any, data: Any) -> None:
+        seen.append((memory.tobytes(), data.tobytes()))
+        real(memory, data)
+
+    monkeypatch.setattr(osops, "store", watch)
+    with pmarray.open_group(f"shelf:{pool}") as group:
+        group.attrs["step"] = 1
+    stored = [before for before, data in seen if len(data) == 64 and any(data)]
+    assert len(stored) >= 2
+    assert not any(Slot(before).is_torn("") for before in stored)
+    assert Slot(bytes(line)).is_torn("")
+
+
 def test_another_alignment_is_refused(pool: Path) -> None:
     before = pool.read_bytes()
     with pretend_devices(4 * UNIT), pytest.raises(DamagedError, match="daxctl reconfigure-device"):

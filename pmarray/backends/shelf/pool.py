@@ -276,8 +276,11 @@ class Pool:
 
     def _put_in_force(self, superblock: Superblock) -> None:
         """Store a superblock to the slot that is not in force, step 3."""
-        self._store(self._slots[1 - self._slot], superblock.to_bytes())
-        self._slot, self._superblock = 1 - self._slot, superblock
+        slot = 1 - self._slot
+        if self._read_slots()[slot].is_torn(self.medium.path):
+            self._store(self._slots[slot], bytes(_format.SUPERBLOCK_BYTES))
+        self._store(self._slots[slot], superblock.to_bytes())
+        self._slot, self._superblock = slot, superblock
 
     def _vouch(self) -> None:
         """Store the copy of the superblock in force, step 4."""
