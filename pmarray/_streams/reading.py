@@ -1,8 +1,9 @@
 """One piece of an array after another: several requests under way while a piece is worked on.
 
-Everything that goes through an array reads by this. The pieces that follow are *arriving*: threads
-of ours read them into buffers of their own (`_storage.arriving`), so that the device has many
-requests, the computation has a processor, and each waits for the other no longer than it must.
+Reductions, products, copies in one layout, and loops over `PMArray.read_each` read by this;
+elementwise functions do not. The pieces that follow are *arriving*: threads of ours read them into
+buffers of their own (`_storage.arriving`), so that the device has many requests, the computation
+has a processor, and each waits for the other no longer than it must.
 
 1. Pieces are asked for in their order, as many as find room in the memory allowed and, but for
    two, in `config.read_ahead`. That begins with two, and doubles whenever a piece had to be waited

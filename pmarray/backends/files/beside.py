@@ -5,21 +5,19 @@ Three ways, which differ by what is in the page cache and by what it will be goo
 1. What is there already is copied out of it.
 2. What will find room there is read through it, each request asked for as a whole first: then the
    device has as much to do as by direct requests, and who reads it again finds it.
-3. The rest is read past it (O_DIRECT), where the file system has that. That costs a tenth of the
-   processor's time, which the computation wants (2 GB: 0.2 s against 1 to 5), and throws nothing
-   out that somebody else wants to read again.
+3. The rest is read past it (O_DIRECT), where the file system has that. That leaves the processor to
+   the computation, and throws nothing out that somebody else wants to read again.
 
-One request at a time was slowest in every hour, by any way; with eight of a megabyte each none of
-them was ever far behind the fastest.
+How many requests, and of which size, ``pmarray doctor --reads`` measures.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import weakref
 
 from pmarray._geometry.requests import Request
+from pmarray._system.descriptor import Descriptor
 from pmarray._system.residency import resident_share
 from pmarray.errors import DamagedError, StorageError
 
@@ -45,9 +43,9 @@ class SideReads:
         self._path = path
         self.offset = offset
         """Of the first item in the file."""
-        self._fd = os.dup(fd)
-        weakref.finalize(self, os.close, self._fd)
-        self._direct_fd: int | None = None
+        self._descriptor = Descriptor.duplicate(fd)
+        self._fd = self._descriptor.fileno()
+        self._direct: Descriptor | None = None
         self._tried_direct = False
 
     def read(self, request: Request, out: memoryview, *, direct: bool) -> None:
@@ -74,39 +72,34 @@ class SideReads:
         return resident_share(self._fd, start, stop) == 1
 
     def _read_direct(self, request: Request, out: memoryview) -> bool:
-        fd = self._open_direct()
-        if fd is None:
+        direct = self._open_direct()
+        if direct is None:
             return False
         try:
-            self._read(fd, request, out)
+            self._read(direct.fileno(), request, out)
         except StorageError as error:
             if error.errno != errno.EINVAL:
                 raise
-            self._direct_fd = None  # some take O_DIRECT at open, and refuse it then
+            self._direct = None  # some take O_DIRECT at open, and refuse it then
             return False
         return True
 
-    def _open_direct(self) -> int | None:
-        if not self._tried_direct:
-            flags = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECT", 0)
+    def _open_direct(self) -> Descriptor | None:
+        if not self._tried_direct and hasattr(os, "O_DIRECT"):
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT
             try:
                 # The same file, whatever has its name by now.
-                fd = os.open(f"/proc/self/fd/{self._fd}", flags)
+                self._direct = Descriptor(os.open(f"/proc/self/fd/{self._fd}", flags))
             except OSError:
-                pass
-            else:
-                weakref.finalize(self, os.close, fd)
-                self._direct_fd = fd if hasattr(os, "O_DIRECT") else None
+                pass  # this file system has no direct reads
             self._tried_direct = True  # last: another thread may be here as well, which harms none
-        return self._direct_fd
+        return self._direct
 
     def _read(self, fd: int, request: Request, out: memoryview) -> None:
         at = request.start
         while at < request.least:
             try:
                 done = os.preadv(fd, [out[at - request.start :]], at)
-            except InterruptedError:
-                continue
             except OSError as error:
                 text = f"cannot read: {error.strerror}"
                 raise StorageError(error.errno, text, self._path) from error

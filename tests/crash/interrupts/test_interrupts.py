@@ -26,6 +26,7 @@ import pmarray
 from pmarray._system import dropped, pmem
 from pmarray._system.uninterrupted import Task
 from pmarray.backends._regions import SpillRegion
+from pmarray.backends.files.beside import SideReads
 from pmarray.backends.files.kept import KeptMapping
 from tests.crash.interrupts import books
 from tests.crash.interrupts import campaign as campaigns
@@ -279,6 +280,23 @@ def test_a_mapping_that_is_kept_closes_its_file_whatever_arrives(tmp_path: Path)
         delivered += 1
     os.close(fd)
     assert delivered > 10
+
+
+def test_what_reads_beside_closes_its_file_whatever_arrives(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 16))
+    fd = os.open(path, os.O_RDONLY)
+
+    def work(lock: threading.Lock) -> None:
+        beside = SideReads(fd, str(path), 0)
+        del beside
+
+    delivered = 0
+    for _ in at_every_point(work):
+        assert open_files_of(str(path)) == [str(fd)]
+        delivered += 1
+    os.close(fd)
+    assert delivered > 5
 
 
 # A set of weak references keeps a dead one then, and leaves it out.
