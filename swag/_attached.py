@@ -8,6 +8,7 @@ to be, and `swag._behind` whether the weights copied are those of the call.
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from swag._devices import KINDS
 from swag.gradients import Gradients
 
-__all__ = ["Attached"]
+__all__ = ["Attached", "has_spare_core"]
 
 
 class Attached:
@@ -99,7 +100,7 @@ class Attached:
 
         Each has stepped since the last collection and is not stepping now; together they have all
         of the parameters; and what this process has of these, `held`, are plain tensors on
-        one device that no forward pass writes to.
+        one device that no forward pass writes to. In host memory, it must be worth it, too.
         """
         numbers = {id(optimizer) for optimizer in self._optimizers}
         if not numbers or not numbers <= self._stepped or self._stepping:
@@ -114,10 +115,21 @@ class Attached:
             all(id(p) in stepped for p in parameters)
             and all(map(_is_plain, held))
             and len({parameter.device for parameter in held}) == 1
-            and held[0].device.type in ("cpu", *KINDS)
+            and (held[0].device.type in KINDS or (held[0].is_cpu and has_spare_core()))
             # An embedding with a maximal norm shortens its weights in the forward pass.
             and all(getattr(m, "max_norm", None) is None for m in model.modules())
         )
+
+
+def has_spare_core() -> bool:
+    """Whether training leaves a core to the thread that copies.
+
+    PyTorch's threads wait for the slowest of them. Beside as many as there are cores, one more
+    costs them more than the copy takes.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return torch.get_num_threads() < len(os.sched_getaffinity(0))
+    return torch.get_num_threads() < (os.cpu_count() or 1)
 
 
 def _is_plain(parameter: Tensor) -> bool:

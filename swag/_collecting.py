@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,7 @@ class Collecting(Posterior):
         """Columns in one pass over the moments, of which the cache has to hold that many."""
         try:
             self._worker = Worker("swag-collecting")
+            self._summing = Worker("swag-moments")
             self._load()
         except BaseException:
             store.close()
@@ -108,7 +110,10 @@ class Collecting(Posterior):
         progress = self._store.progress()
         self._screen.skipped = progress.skipped
         self._moments = self._store.stored_moments(progress.collected)
-        """Of the first iterates; where all are kept, of as many as somebody has asked for."""
+        """Of the first iterates; where all are kept, of as many as somebody has asked for. Those of
+        a ring are taken on a thread, which alone replaces them while it is not waited for."""
+        self._left = progress.collected
+        """Iterates when this collected last: if there are others, something else has happened."""
         self._buffers = self._store.read_buffers()
         self._anchor: Tensor | None = None
         # Without a trajectory: two columns, so that one can be compared with the one before.
@@ -118,11 +123,13 @@ class Collecting(Posterior):
 
     # -- of one mind with the group -------------------------------------------------------------
 
-    def _sync(self) -> Progress:
-        """Wait for the thread and look at the group; say how far collection has come.
+    def _sync(self, *, with_moments: bool = True) -> Progress:
+        """Wait for the threads and look at the group; say how far collection has come.
 
         Whatever was interrupted or rolled back before is over after this, and may be interrupted
-        too: nothing is believed here that the group does not say.
+        too: nothing is believed here that the group does not say. Moments of a ring that are
+        still being taken need not be waited for, since the next iterate does not touch the
+        columns they are of: those are forgotten at a checkpoint, and overwritten after it.
         """
         if self._ended is not None:
             return self._ended
@@ -132,6 +139,9 @@ class Collecting(Posterior):
         self._end_what_was_begun()
         self._worker.settle()
         progress = self._store.progress()
+        if with_moments or self._store.trajectory is None or progress.collected != self._left:
+            self._summing.settle()
+            self._left = progress.collected
         if self._store.trajectory is None:
             # Between checkpoints, memory is all there is.
             if self._moments.count < progress.collected:
@@ -159,10 +169,16 @@ class Collecting(Posterior):
     def _caught_up(self) -> tuple[Progress, Moments]:
         """The same, and the moments of everything collected."""
         progress = self._sync()
-        since = range(self._moments.count, progress.collected)
-        if since:
-            self._moments = self._moments.rolled_forward(self._store.columns(since))
+        self._catch_up(progress.collected)
         return progress, self._moments
+
+    def _catch_up(self, collected: int) -> None:
+        """Take the moments of so many iterates."""
+        if self._store.ring is not None:
+            self._summing.put(partial(self._take_in, collected, 1))
+            self._summing.settle()
+        if since := range(self._moments.count, collected):  # there, it says why it has failed
+            self._moments = self._moments.rolled_forward(self._store.columns(since))
 
     # -- one iterate ----------------------------------------------------------------------------
 
@@ -300,9 +316,9 @@ class Collecting(Posterior):
         due: bool,
         behind: Behind | None,
     ) -> None:
-        store, count, moments = self._store, progress.collected + 1, self._moments
-        if due and store.ring is not None:
-            self._make_durable_in_all_parts()
+        store, count = self._store, progress.collected + 1
+        if due:
+            self._prepare_checkpoint(progress.collected)
         begun = self._begun = Joining(store.group)
         with begun:
             loan = self._loan = self._borrow(progress.collected)
@@ -319,15 +335,23 @@ class Collecting(Posterior):
             if self._part is None:
                 store.statistics.record(progress.collected, taken.observed, path)
             if due:
-                if store.ring is not None:
-                    # Of a part: what all parts have for good, so that none has to go behind it.
-                    since = range(moments.count, count if self._part is None else count - 1)
-                    moments = moments.rolled_forward(store.columns(since))
-                self._checkpoint(count, moments)
+                self._checkpoint(count, self._moments)
         self._screen.note(progress.collected, sums)
-        self._moments = moments
+        self._left = count
         if store.ring is not None and not due:
-            self._worker.put(self._take_in)
+            # Fewer at once where a checkpoint is near, so that it has little to wait for.
+            every = store.configuration.checkpoint_every
+            some = min(self._columns_at_once, max(1, (every - count % every) // 2))
+            self._summing.put(partial(self._take_in, count, some))
+
+    def _prepare_checkpoint(self, collected: int) -> None:
+        """Have the moments of all iterates so far, which a checkpoint stores beside one more.
+
+        In all parts of a posterior, these iterates are durable then: none has to go behind them.
+        """
+        if self._store.ring is not None:
+            self._make_durable_in_all_parts()
+            self._catch_up(collected)
 
     def _collect_moments(self, progress: Progress, taken: Taken, due: bool) -> None:
         """The same without a trajectory: a checkpoint has a transaction, and nothing else."""
@@ -339,7 +363,7 @@ class Collecting(Posterior):
         self._spare_of = count
         if not due:
             self._buffers = taken.buffers
-            self._worker.put(lambda: self._accumulate(column))
+            self._summing.put(partial(self._accumulate, column))
         else:
             moments = self._moments.copy().with_columns([column], self._origin)
             begun = self._begun = Joining(self._store.group)
@@ -396,20 +420,21 @@ class Collecting(Posterior):
         assert self._anchor is not None
         return self._anchor.numpy()
 
-    def _take_in(self) -> None:
-        """Take the moments of the columns since, several in one pass; on the thread.
+    def _take_in(self, count: int, some: int) -> None:
+        """Take the moments of the first `count` columns, if `some` are missing; on the thread.
 
         They follow from the trajectory: if this fails, or does not come to it, `_caught_up` does.
         """
-        trajectory, moments, some = self._store.trajectory, self._moments, self._columns_at_once
+        trajectory, moments = self._store.trajectory, self._moments
         assert trajectory is not None
-        while self._store.progress().collected - moments.count >= some:
+        while (missing := count - moments.count) >= some:
+            stop = moments.count + min(missing, self._columns_at_once)
             with ExitStack() as loans:
                 columns = [
                     loans.enter_context(
                         trajectory.reading((slice(None), self._store.slot(iterate)))
                     )
-                    for iterate in range(moments.count, moments.count + some)
+                    for iterate in range(moments.count, stop)
                 ]
                 moments = moments.with_columns(columns, self._origin)
             self._moments = moments

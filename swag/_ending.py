@@ -169,6 +169,7 @@ class Ending(Collecting):
                 self._ended = Progress(count, count, count, skipped, skipped)
             self._attached.detach()
             self._worker.stop()
+            self._summing.stop()
             self._end_what_was_begun()
             self._store.close()
             if self._part is not None:

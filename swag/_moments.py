@@ -33,7 +33,7 @@ __all__ = ["Moments", "accumulate"]
 Vector = NDArray[np.float32]
 
 _ROLL_MEMORY_BYTES = 256 << 20
-_BLOCK_ITEMS = 1 << 14
+_BLOCK_ITEMS = 1 << 17
 """What is done to one block at a time, over all columns, stays in the processor's cache."""
 
 

@@ -17,12 +17,13 @@ parameters without rounding, unless a narrower one was asked for.
 
 Iterate t, from 0, is column t of the trajectory; where only the last K are kept, it is column
 ``t % (K + 2C)``, C being the number of collections from one checkpoint to the next. C spare columns
-make the moments recoverable: those of a checkpoint are rolled forward with the columns since, none
-of which is overwritten before the next checkpoint is durable. The others make overwriting cheap: a
-checkpoint forgets the columns that it makes superfluous (`PMArray.forget`), to which the next C
-iterates go; whoever reads the last K meanwhile has time for it. With K = 0 there is no trajectory,
-and a checkpoint is where a reopened store goes on. Where every iterate is kept, the moments can be
-computed at any time, and a checkpoint stores those that somebody has asked for.
+make the moments recoverable: a checkpoint that is due stores those of all iterates but its own, and
+they are rolled forward with the columns since, none of which is overwritten before the next
+checkpoint is durable. The others make overwriting cheap: a checkpoint forgets the columns that it
+makes superfluous (`PMArray.forget`), to which the next C iterates go; whoever reads the last K
+meanwhile has time for it. With K = 0 there is no trajectory, and a checkpoint is where a reopened
+store goes on. Where every iterate is kept, the moments can be computed at any time, and a
+checkpoint stores those that somebody has asked for.
 
 Every collection is one transaction: its column and the counters, and, where a checkpoint is due,
 the moments and whatever the caller adds to it. Nobody keeps a count of his own: what is collected
@@ -286,7 +287,8 @@ class Store(Iterates):
     def checkpoint(self, collected: int, moments: Moments, skipped: Skipped) -> None:
         """Store the moments, and that this is a point to go on from; in a transaction.
 
-        The moments are those of all iterates collected, or, where all are kept, of the first few.
+        The moments are those of the first iterates: of all, of all but the last, or, where all are
+        kept, of a few.
         """
         there = self.group.attrs[_PROGRESS]
         if there["in_moments"] != moments.count:
@@ -295,8 +297,8 @@ class Store(Iterates):
             self._mean[:] = moments.mean
             self._squares[:] = moments.sum_of_squares
         if self.ring is not None:
-            last = moments.count - self.ring + self.configuration.checkpoint_every
-            self._forget(range(max(0, moments.count - self.ring), last))
+            first = collected - self.ring
+            self._forget(range(max(0, first), first + self.configuration.checkpoint_every))
         self._note(Progress(collected, collected, moments.count, skipped, skipped))
 
     def rewind(self, to: int | None = None) -> None:

@@ -216,9 +216,10 @@ class SWAG(Ending):
     def update_parameters(self, model: nn.Module, *, loss: float | Tensor | None = None) -> None:
         """Collect the weights as they are now.
 
-        Takes one pass over memory. Waits only where the moments of the previous iterate are still
-        being taken, where a checkpoint is due, where another thread has a transaction open in the
-        group, or where the cache is full because the medium is slower than training.
+        Takes one pass over memory. Waits only where a checkpoint is due, where another thread has a
+        transaction open in the group, where the cache is full because the medium is slower than
+        training, or, with ``max_rank=0``, where the moments of the previous iterate are still being
+        taken.
 
         Parameters
         ----------
@@ -267,7 +268,7 @@ class SWAG(Ending):
         parameters = self._whole.find_all(model, self._chosen)
         self._screen.look_for_frozen(parameters)
         held = parameters if self._part is None else self._part.held(parameters)
-        progress = self._sync()
+        progress = self._sync(with_moments=False)
         self._begin(progress, model, parameters, held, loss)
         self._attached.collected()
         self._screen.tell()
@@ -287,9 +288,11 @@ class SWAG(Ending):
 
         An iterate is copied behind where each optimizer has stepped since the last one, together
         they have every parameter collected, all in host memory or on one CUDA device, no embedding
-        has a maximal norm, and the group was opened by the posterior. Otherwise, and where a
-        checkpoint is due, or with ``max_rank=0``, `update_parameters` copies before it returns.
-        What it raises about an iterate that was copied behind, the next call raises.
+        has a maximal norm, and the group was opened by the posterior; from host memory, where
+        PyTorch trains on fewer threads than there are cores (`torch.set_num_threads`), since a
+        copy beside a training that has all cores costs more than one before it. Otherwise, and
+        where a checkpoint is due, or with ``max_rank=0``, `update_parameters` copies before it
+        returns. What it raises about an iterate that was copied behind, the next call raises.
 
         Weights that are changed by anything but the optimizers, before their next step, need
         `wait` first. Where that was forgotten and is noticed, the iterate is taken back, a

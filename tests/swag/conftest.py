@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import swag._attached
 from tests.persistent import persistent_place
 
 
@@ -18,3 +19,9 @@ def location(request: pytest.FixtureRequest) -> Iterator[str]:
     else:
         scratch: Path = request.getfixturevalue("scratch")
         yield f"{request.param}:{scratch / 'posterior'}"
+
+
+@pytest.fixture(autouse=True)
+def spare_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is attached copies behind, however many cores and threads there are here."""
+    monkeypatch.setattr(swag._attached, "has_spare_core", lambda: True)
