@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 import tempfile
 import tomllib
 from collections.abc import Iterable
@@ -111,6 +112,8 @@ class SourceTree:
                 copy = Path(scratch) / path
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(_REPOSITORY / path, copy)
+            # The emulated machine would take half a minute, at every boot and for every program.
+            sh(sys.executable, "-m", "compileall", "-q", scratch)
             _make_image(Path(scratch), image)
 
 
