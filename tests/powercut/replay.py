@@ -20,7 +20,7 @@ from tests.powercut.verdict import judge
 __all__ = ["Replay", "replay"]
 
 _LENGTH = 30
-"""Transactions of a workload: some hundred requests to the disk."""
+"""Transactions of a workload unless told: some hundred requests to the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,14 @@ class Replay:
 
 
 def replay(
-    rig: Rig, medium: Medium, *, seed: int, cuts: int, scratch: Path, deaf: bool = False
+    rig: Rig,
+    medium: Medium,
+    *,
+    seed: int,
+    cuts: int,
+    scratch: Path,
+    length: int = _LENGTH,
+    deaf: bool = False,
 ) -> Replay:
     """Log a workload on a disk, then cut the power in the log.
 
@@ -49,10 +56,12 @@ def replay(
         How many.
     scratch
         A directory for the disks.
+    length
+        Of the workload, in transactions.
     deaf
         Whether the calls that ask for durability do nothing, to see that it is noticed.
     """
-    workload = Workload(seed, _LENGTH)
+    workload = Workload(seed, length)
     disks = scratch / "disks"
     rig.fresh(medium, disks)
     shutil.copyfile(disks / "disk", disks / "target")
@@ -63,7 +72,7 @@ def replay(
             deaf=deaf,
             url=medium.url,
             seed=seed,
-            length=_LENGTH,
+            length=length,
             begin=0,
             wait=seed % 2 == 0,
         )

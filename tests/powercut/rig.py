@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,8 +57,7 @@ class Rig:
         self._home = home()
         self._say = say
         self._home.mkdir(parents=True, exist_ok=True)
-        with (self._home / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._locked():
             self._build()
 
     def fresh(self, medium: Medium, directory: Path) -> None:
@@ -68,30 +67,31 @@ class Rig:
 
     def start(self, disks: Path) -> Guest:
         """Return a guest that has these disks and is ready for orders."""
-        os.utime(self._snapshot.directory)
-        with contextlib.ExitStack() as on_error:
-            command = self.machine.restoring(disks, self._snapshot)
-            guest = on_error.enter_context(Guest(command, disks))
-            with Monitor(disks) as monitor:
-                monitor.restore(self._snapshot)
-            _wake(guest)
-            on_error.pop_all()
-        return guest
+        return _restored(self.machine, self._snapshot, disks)
 
-    def boot(self, disks: Path, extra: PackageSet, memory_bytes: int) -> Guest:
-        """The same with more packages and memory; takes as long as a boot does."""
-        with (self._home / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            image = self._made(f"packages-{extra.key}", extra.build)
-        return self._booted(replace(self.machine, extra=image, memory_bytes=memory_bytes), disks)
-
-    def boot_with_memory_set_apart(self, disks: Path) -> Guest:
+    def start_with_memory_set_apart(self, disks: Path) -> Guest:
         """The same, with a part of the guest's memory that its firmware calls special-purpose.
 
         The kernel makes a DAX device of it, ``/dev/dax0.0`` on ``hmem.0``, once ``dax_hmem`` is
-        loaded.
+        loaded. As in all memory, what is in it at the start is what a boot has left there.
         """
-        return self._booted(replace(self.machine, kernel_arguments=_SET_APART), disks)
+        machine = replace(self.machine, kernel_arguments=_SET_APART)
+        with self._locked():
+            snapshot = self._snapshot_of(machine)
+        return _restored(machine, snapshot, disks)
+
+    def boot(self, disks: Path, extra: PackageSet, memory_bytes: int) -> Guest:
+        """The same with more packages and memory; takes as long as a boot does."""
+        with self._locked():
+            image = self._made(f"packages-{extra.key}", extra.build)
+        return self._booted(replace(self.machine, extra=image, memory_bytes=memory_bytes), disks)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other rigs from building the same."""
+        with (self._home / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _build(self) -> None:
         image = Image(self._made(f"image-{Image.key()}", lambda place: Image(place).build()))
@@ -104,15 +104,12 @@ class Rig:
             self._made(f"source-{source.key}", source.build),
         )
         recipe = Path(media.__file__).read_bytes() + repr(DISKS).encode()
-        key = hashlib.sha256(Image.key().encode() + recipe).hexdigest()[:12]
-        blank = self._made(f"disks-{key}", self._divide)
+        key = _digest(Image.key().encode() + recipe)
+        self._blank = self._made(f"disks-{key}", self._divide)
         emulator = sh("qemu-system-x86_64", "--version")
-        parts = (Image.key(), packages.key, source.key, key, emulator)
-        key_of_all = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
-        self._snapshot = Snapshot(
-            self._made(f"snapshot-{key_of_all}", lambda place: self._record(blank, place))
-        )
-        self._formatted = self._made(f"formatted-{key}", lambda place: self._format(blank, place))
+        self._parts = (Image.key(), packages.key, source.key, key, emulator)
+        self._snapshot = self._snapshot_of(self.machine)
+        self._formatted = self._made(f"formatted-{key}", self._format)
 
     def _made(self, name: str, make: Callable[[Path], object]) -> Path:
         """Return the file or directory of that name, made if it is not there."""
@@ -142,21 +139,27 @@ class Rig:
         with self._booted(self.machine, place) as guest:
             guest.do("shell", script=NAMESPACES + "\nsync")
 
-    def _record(self, blank: Path, place: Path) -> None:
+    def _snapshot_of(self, machine: Machine) -> Snapshot:
+        """Return one of a machine that differs from the rig's in what its kernel is told."""
+        key = _digest(" ".join((*self._parts, machine.kernel_arguments)).encode())
+        kind = "snapshot" if machine == self.machine else "variant"
+        return Snapshot(self._made(f"{kind}-{key}", lambda place: self._record(machine, place)))
+
+    def _record(self, machine: Machine, place: Path) -> None:
         place.mkdir()
         disks = place / "disks"
-        copy_disks(blank, disks)
+        copy_disks(self._blank, disks)
         snapshot = Snapshot(place)
-        with Guest(self.machine.recording(disks, snapshot), disks) as guest:
+        with Guest(machine.recording(disks, snapshot), disks) as guest:
             guest.wait_for("ready")
             with Monitor(disks) as monitor:
                 monitor.save(snapshot)
         shutil.rmtree(disks)
 
-    def _format(self, blank: Path, place: Path) -> None:
+    def _format(self, place: Path) -> None:
         for medium in MEDIA.values():
             disks = place / medium.name
-            copy_disks(blank, disks)
+            copy_disks(self._blank, disks)
             with self.start(disks) as guest:
                 guest.do("shell", script=medium.format + "\nsync")
 
@@ -169,8 +172,23 @@ class Rig:
         return guest
 
 
+def _restored(machine: Machine, snapshot: Snapshot, disks: Path) -> Guest:
+    os.utime(snapshot.directory)
+    with contextlib.ExitStack() as on_error:
+        guest = on_error.enter_context(Guest(machine.restoring(disks, snapshot), disks))
+        with Monitor(disks) as monitor:
+            monitor.restore(snapshot)
+        _wake(guest)
+        on_error.pop_all()
+    return guest
+
+
 def _wake(guest: Guest) -> None:
     guest.do("wake", now=time.time(), entropy=os.urandom(64).hex())
+
+
+def _digest(recipe: bytes) -> str:
+    return hashlib.sha256(recipe).hexdigest()[:12]
 
 
 def copy_disks(source: Path, target: Path) -> None:
