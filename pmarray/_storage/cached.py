@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +114,9 @@ class CachedItems(ABC):
         for span in extent.spans:
             self._cache.load(chunk, *span)
         target[...] = self._items(chunk)[extent.within]
+
+    def held(self, axes: Axes, order: Literal["F", "C"], /) -> AnyArray | None:
+        return None
 
     def deferred(self, axes: Axes, /) -> Callable[[AnyArray], bool] | None:
         return None
