@@ -111,8 +111,9 @@ class CachedItems(ABC):
         if not self._has_some_of(extent) and self._read_directly(extent, target):
             return
         chunk = self._cache.acquire(self, extent.chunk, self._chunk_nbytes)
-        for span in extent.spans:
-            self._cache.load(chunk, *span)
+        if not chunk.valid.covers(extent.spans[0][0], extent.spans[-1][1]):
+            for span in extent.spans:
+                self._cache.load(chunk, *span)
         target[...] = self._items(chunk)[extent.within]
 
     def held(self, axes: Axes, order: Literal["F", "C"], /) -> AnyArray | None:

@@ -222,7 +222,7 @@ class ChunkStorage(CachedItems):
         self._forget_failures()
         try:
             for i, extent in enumerate(extents):
-                for other in extents[i : i + window]:
+                for other in extents[i + window - 1 if i else 0 : i + window]:
                     self._fetch_ahead(other.chunk, other.spans, needed=True)
                 self._land(extent.chunk)
                 target = out[extent.block]
