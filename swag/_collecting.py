@@ -291,10 +291,7 @@ class Collecting(Posterior):
                 behind.wait(self._worker.alive)
 
     def _learn(self) -> None:
-        """What came of the iterate that was copied behind; raises why it was not collected.
-
-        The thread has nothing else to do.
-        """
+        """What came of the iterate that the thread had to copy; raises why it was not collected."""
         if (behind := self._behind) is None:
             return
         self._worker.settle()

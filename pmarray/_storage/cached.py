@@ -76,7 +76,11 @@ class CachedItems(ABC):
 
     @abstractmethod
     def before_images(
-        self, writes: Iterable[Write], committed: GroupMetadata, /
+        self,
+        writes: Iterable[Write],
+        committed: GroupMetadata,
+        memory: Callable[[int], memoryview],
+        /,
     ) -> Iterator[Image]: ...
 
     # -- the array's side -----------------------------------------------------------------------

@@ -12,7 +12,7 @@ deleted from the store with the commit, or at the flush, that makes the new shap
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -178,7 +178,11 @@ class ChunkStorage(CachedItems):
         self._doomed.discard(chunk)
 
     def before_images(
-        self, writes: Iterable[Write], committed: GroupMetadata, /
+        self,
+        writes: Iterable[Write],
+        committed: GroupMetadata,
+        memory: Callable[[int], memoryview],
+        /,
     ) -> Iterator[Image]:
         yield from self._images(write.chunk.index for write in writes)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -145,7 +144,11 @@ class RegionStorage(CachedItems):
         """Any run of whole blocks can be written."""
 
     def before_images(
-        self, writes: Iterable[Write], committed: GroupMetadata, /
+        self,
+        writes: Iterable[Write],
+        committed: GroupMetadata,
+        memory: Callable[[int], memoryview],
+        /,
     ) -> Iterator[Image]:
         dead = committed.dead_in(self.file_id)
         pieces = [piece for write in writes for piece in self._living_pieces(write, dead)]
@@ -157,7 +160,7 @@ class RegionStorage(CachedItems):
                 self.region.will_read(*coming)
                 under_way += coming[1]
             under_way -= nbytes
-            data = memoryview(mmap.mmap(-1, nbytes))
+            data = memory(nbytes)
             self.region.read_into(start, data)
             yield Image(self.file_id, start, data)
 
