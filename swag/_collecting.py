@@ -137,7 +137,6 @@ class Collecting(Posterior):
             return self._store.progress()  # asked by what is called at a checkpoint
         self._learn()
         self._end_what_was_begun()
-        self._worker.settle()
         progress = self._store.progress()
         if with_moments or self._store.trajectory is None or progress.collected != self._left:
             self._summing.settle()
@@ -292,7 +291,7 @@ class Collecting(Posterior):
                 behind.wait(self._worker.alive)
 
     def _learn(self) -> None:
-        """What came of the iterate that was copied behind; raises why it was not collected."""
+        """What came of the iterate that the thread had to copy; raises why it was not collected."""
         if (behind := self._behind) is None:
             return
         self._worker.settle()

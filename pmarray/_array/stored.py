@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Literal, Self, TypeVar, cast
 from weakref import WeakSet
 
 import numpy as np
@@ -196,8 +196,10 @@ class StoredArray:
     def _begin_read(self, index: Any) -> tuple[Any, Callable[[], Any] | None]:
         """Read with the lock; or return what reads without it, see `_deferred`."""
         selection = parse(index, self.shape)
-        read = self._deferred(selection)
-        found = self._read(selection) if read is None else None
+        found, read = self._held(selection), None
+        if found is None:
+            read = self._deferred(selection)
+            found = self._read(selection) if read is None else None
         self._come_near()
         return found, read
 
@@ -271,6 +273,14 @@ class StoredArray:
         self._storage.read(storage_axes(selection), block)
         return as_result(selection, block)
 
+    def _held(self, selection: Selection | FancySelection) -> Any:
+        """Read a selection by a shorter way, if it is in memory in one piece; else None."""
+        if isinstance(selection, FancySelection) or 0 in selection.block_shape:
+            return None
+        self._check_result(selection)
+        block = self._storage.held(storage_axes(selection), self._order)
+        return None if block is None else as_result(selection, block)
+
     def _deferred(self, selection: Selection | FancySelection) -> Callable[[], Any] | None:
         """Return what reads a selection later, without the lock; None where that cannot be.
 
@@ -289,9 +299,17 @@ class StoredArray:
         return read
 
     def _block_for(self, selection: Selection | FancySelection) -> AnyArray:
-        shape = selection.block_shape or (1,)
-        config.check_result(math.prod(shape) * self.itemsize, "read parts of it")
-        return np.empty(shape, self.dtype, order="F" if self.layout == "col" else "C")
+        self._check_result(selection)
+        return np.empty(selection.block_shape or (1,), self.dtype, order=self._order)
+
+    def _check_result(self, selection: Selection | FancySelection) -> None:
+        nbytes = math.prod(selection.block_shape) * self.itemsize
+        config.check_result(nbytes, "read parts of it")
+
+    @property
+    def _order(self) -> Literal["F", "C"]:
+        """NumPy's name for the layout."""
+        return "F" if self.layout == "col" else "C"
 
     def _gather_into(self, selection: FancySelection, out: AnyArray) -> None:
         block = selection.place_of(out)

@@ -45,11 +45,16 @@ class ChunkSource(Protocol):
         """Make all that has to be written together with the dirty bytes dirty; under the lock."""
 
     def before_images(
-        self, writes: Iterable[Write], committed: GroupMetadata, /
+        self,
+        writes: Iterable[Write],
+        committed: GroupMetadata,
+        memory: Callable[[int], memoryview],
+        /,
     ) -> Iterator[Image]:
         """Yield what the last durable commit has where `writes` go; on the writer thread.
 
-        That commit is `committed`. What is dead in it needs no image.
+        That commit is `committed`. What is dead in it needs no image. `memory` gives so many bytes
+        of it for the next image, aligned for direct I/O (`Journal.memory`).
         """
 
     @property

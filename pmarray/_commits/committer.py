@@ -258,14 +258,15 @@ class Committer:
         self, number: int, writes: Iterable[Write], others: Iterable[Image] = ()
     ) -> None:
         assert self._journal is not None
+        journal = self._journal
         pending, self._pending_images = self._pending_images, number
         images = (
             image
             for source, group in groupby(writes, key=lambda write: write.source)
-            for image in source.before_images(group, self.in_force)
+            for image in source.before_images(group, self.in_force, journal.memory)
         )
-        if self._journal.before(number, chain(images, others)):
-            self._journal.barrier()
+        if journal.before(number, chain(images, others)):
+            journal.barrier()
         else:
             self._pending_images = pending
             if not self._forgets:

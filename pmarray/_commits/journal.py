@@ -75,6 +75,10 @@ _SLOTS = 2
 FIRST = _SLOTS * BLOCK_BYTES
 """Where the first record begins."""
 MAX_PAYLOAD_BYTES = MAX_IMAGE_BYTES
+_COPIED_BYTES = 64 << 10
+"""Shorter records are copied into one buffer."""
+_WRITE_BYTES = 4 << 20
+"""So much is written at a time: one request after another leaves the device idle in between."""
 """A record holds at most this much, unless the metadata are larger."""
 _INITIAL_BYTES = 4 << 20
 _INITIAL_REACH = FIRST + (64 << 10)
@@ -111,6 +115,14 @@ class Journal:
         """The one in force."""
         self._header_is_durable = True
         self._staging = memoryview(mmap.mmap(-1, 2 * BLOCK_BYTES + MAX_PAYLOAD_BYTES))
+        self._staged = 0
+        """Bytes of it that are in `_waiting`."""
+        self._waiting: list[memoryview] = []
+        """Records, in whole blocks, that follow `position` and are not written yet."""
+        self._waiting_nbytes = 0
+        self._memory: memoryview | None = None
+        self._used = 0
+        """Bytes of it that were handed out since it was begun again."""
 
     # -- its length -----------------------------------------------------------------------------
 
@@ -198,7 +210,7 @@ class Journal:
 
     def reserve(self, nbytes: int) -> None:
         """Make room for `nbytes` more bytes of records, or raise and change nothing."""
-        need = self.position + nbytes
+        need = self.position + self._waiting_nbytes + nbytes
         if need <= self._header.reach:
             return
         nbytes = self._header.nbytes
@@ -229,8 +241,25 @@ class Journal:
 
     # -- writing --------------------------------------------------------------------------------
 
+    def memory(self, nbytes: int) -> memoryview:
+        """Memory for the next image that `before` is given, of at most `MAX_IMAGE_BYTES`.
+
+        It is used again: fresh memory takes the kernel longer to clear than the image to read. When
+        it comes round, what it held is written. What is not is `_WRITE_BYTES` of records and one
+        more, the images for the next, in whole blocks as many as a head has room for, and an image
+        that did not fit.
+        """
+        if self._memory is None:
+            self._memory = memoryview(mmap.mmap(-1, _WRITE_BYTES + 6 * MAX_PAYLOAD_BYTES))
+        if self._used + nbytes > len(self._memory):
+            self._used = 0
+        start = self._used
+        self._used += blocks_of(nbytes) * BLOCK_BYTES
+        return self._memory[start : start + nbytes]
+
     def before(self, number: int, images: Iterable[Image]) -> bool:
         """Append before-images, in as few records as they fit; return whether there were any."""
+        self._forget_waiting()  # of one that has failed
         batch: list[Image] = []
         table = payload = 0
         found = False
@@ -240,18 +269,23 @@ class Journal:
             if batch and (table + room > HEAD_ROOM or payload + nbytes > MAX_PAYLOAD_BYTES):
                 self._append(number, batch)
                 batch, table, payload = [], 0, 0
+                if self._waiting_nbytes >= _WRITE_BYTES:
+                    self._write()
             batch.append(image)
             table += room
             payload += nbytes
         if batch:
             self._append(number, batch)
+        self._write()
         return found
 
     def commit(self, number: int, metadata: bytes) -> None:
         """Append a commit; it vouches for all that is before it."""
         if self.durable_to < self.position:
             self.barrier()
+        self._forget_waiting()
         self._append(number, (), metadata)
+        self._write()
 
     def barrier(self) -> None:
         """Return when all records are durable."""
@@ -265,10 +299,11 @@ class Journal:
         self.position = self.durable_to = FIRST
 
     def _append(self, number: int, images: Iterable[Image], metadata: bytes | None = None) -> None:
+        """Add a record to those that wait to be written, a few megabytes at a time."""
         first, second, payload = spell_head(
             nonce=self.nonce,
             generation=self.generation,
-            position=self.position,
+            position=self.position + self._waiting_nbytes,
             durable_to=self.durable_to,
             number=number,
             images=tuple(images),
@@ -277,16 +312,40 @@ class Journal:
         blocks = sum(blocks_of(data.nbytes) for data in payload)
         total = 2 * len(first) + blocks * BLOCK_BYTES
         self.reserve(total)
-        # Direct I/O wants one aligned buffer; metadata larger than the usual one get their own.
-        buffer = self._staging if total <= len(self._staging) else memoryview(mmap.mmap(-1, total))
+        parts = [memoryview(first), memoryview(second)]
+        # Direct I/O wants aligned buffers. What is large, and has the memory for it, is not copied.
+        in_place = total > _COPIED_BYTES and all(map(_is_aligned, payload))
+        if not in_place:
+            parts += payload
+        buffer = self._stage(2 * len(first) if in_place else total)
         at = 0
-        for part in (memoryview(first), memoryview(second), *payload):
+        for part in parts:
             buffer[at : at + part.nbytes] = part
             end = at + blocks_of(part.nbytes) * BLOCK_BYTES
             buffer[at + part.nbytes : end] = bytes(end - at - part.nbytes)
             at = end
-        self.region.write(self.position, [buffer[:total]])
-        self.position += total
+        self._waiting += [buffer, *(payload if in_place else ())]
+        self._waiting_nbytes += total
+
+    def _stage(self, nbytes: int) -> memoryview:
+        """Aligned memory until the next write."""
+        if nbytes > len(self._staging):
+            return memoryview(mmap.mmap(-1, nbytes))
+        if self._staged + nbytes > len(self._staging):
+            self._write()
+        start = self._staged
+        self._staged += nbytes
+        return self._staging[start : self._staged]
+
+    def _write(self) -> None:
+        """Write the records that wait."""
+        if self._waiting:
+            self.region.write(self.position, self._waiting)
+            self.position += self._waiting_nbytes
+        self._forget_waiting()
+
+    def _forget_waiting(self) -> None:
+        self._waiting, self._waiting_nbytes, self._staged = [], 0, 0
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -380,3 +439,8 @@ class Journal:
                 self.region.refresh()  # its writer may have shortened it since
                 if stop <= self.region.capacity:
                     raise
+
+
+def _is_aligned(data: memoryview) -> bool:
+    address = np.frombuffer(data, np.uint8).ctypes.data
+    return address % BLOCK_BYTES == 0 and data.nbytes % BLOCK_BYTES == 0

@@ -280,11 +280,9 @@ class Layout:
         """
         parts = [list(cut(one, size)) for one, size in zip(selection, chunk_shape, strict=True)]
         axes = self.slow_to_fast
-        for combination in product(*(parts[axis] for axis in axes)):
-            by_axis = sorted(zip(axes, combination, strict=True))
-            chunk = tuple(part[0] for _, part in by_axis)
-            within = tuple(part[1] for _, part in by_axis)
-            block = tuple(part[2] for _, part in by_axis)
+        for combination in product(*[parts[axis] for axis in axes]):
+            # The order of the axes is reversed, or it is not: reversing it again puts it right.
+            chunk, within, block = zip(*[combination[i] for i in axes], strict=True)
             spans, exact = self.spans(within, chunk, chunk_shape)
             yield Extent(chunk, within, block, spans, exact)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +76,11 @@ class CachedItems(ABC):
 
     @abstractmethod
     def before_images(
-        self, writes: Iterable[Write], committed: GroupMetadata, /
+        self,
+        writes: Iterable[Write],
+        committed: GroupMetadata,
+        memory: Callable[[int], memoryview],
+        /,
     ) -> Iterator[Image]: ...
 
     # -- the array's side -----------------------------------------------------------------------
@@ -111,9 +115,13 @@ class CachedItems(ABC):
         if not self._has_some_of(extent) and self._read_directly(extent, target):
             return
         chunk = self._cache.acquire(self, extent.chunk, self._chunk_nbytes)
-        for span in extent.spans:
-            self._cache.load(chunk, *span)
+        if not chunk.valid.covers(extent.spans[0][0], extent.spans[-1][1]):
+            for span in extent.spans:
+                self._cache.load(chunk, *span)
         target[...] = self._items(chunk)[extent.within]
+
+    def held(self, axes: Axes, order: Literal["F", "C"], /) -> AnyArray | None:
+        return None
 
     def deferred(self, axes: Axes, /) -> Callable[[AnyArray], bool] | None:
         return None

@@ -12,7 +12,7 @@ deleted from the store with the commit, or at the flush, that makes the new shap
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -178,7 +178,11 @@ class ChunkStorage(CachedItems):
         self._doomed.discard(chunk)
 
     def before_images(
-        self, writes: Iterable[Write], committed: GroupMetadata, /
+        self,
+        writes: Iterable[Write],
+        committed: GroupMetadata,
+        memory: Callable[[int], memoryview],
+        /,
     ) -> Iterator[Image]:
         yield from self._images(write.chunk.index for write in writes)
 
@@ -222,7 +226,7 @@ class ChunkStorage(CachedItems):
         self._forget_failures()
         try:
             for i, extent in enumerate(extents):
-                for other in extents[i : i + window]:
+                for other in extents[i + window - 1 if i else 0 : i + window]:
                     self._fetch_ahead(other.chunk, other.spans, needed=True)
                 self._land(extent.chunk)
                 target = out[extent.block]

@@ -7,7 +7,7 @@ above does not know which it has.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,10 @@ class Items(Protocol):
 
     def expect(self, axes: Axes, /) -> None:
         """Take a hint that items are wanted soon; what cannot use it does nothing."""
+
+    def held(self, axes: Axes, order: Literal["F", "C"], /) -> AnyArray | None:
+        """Copy items, at least one, that are in memory, in one piece; None where they are not."""
+        return None
 
     def deferred(self, axes: Axes, /) -> Callable[[AnyArray], bool] | None:
         """Return what reads at least one item later without the group's lock, if that is right.

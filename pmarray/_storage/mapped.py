@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,9 @@ class MappedStorage:
     def item(self, position: tuple[int, ...], offset: int, /) -> Any:
         # A structured item would be a view of this memory.
         return self.items[position] if self._dtype.kind != "V" and position else None
+
+    def held(self, axes: Axes, order: Literal["F", "C"], /) -> AnyArray | None:
+        return self.items[axes].copy(order)
 
     def deferred(self, axes: Axes, /) -> None:
         return None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import mmap
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +32,7 @@ from pmarray._storage.arriving import Arrival
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.dead import DeadBytes, Spans
 from pmarray._storage.items import Axes, Loan, as_array, make_room, nothing
+from pmarray._storage.runs import runs_of
 from pmarray._storage.warm import LONG_RUN_BYTES, WarmReads
 from pmarray.backends._protocols import (
     Appendable,
@@ -45,9 +46,6 @@ from pmarray.backends._protocols import (
 __all__ = ["RegionStorage"]
 
 AnyArray = NDArray[Any]
-
-# A run shorter than this is cheaper to copy out of a chunk than to fetch with its own system call.
-_MIN_DIRECT_READ_BYTES = 16 << 10
 
 
 class RegionStorage(CachedItems):
@@ -146,7 +144,11 @@ class RegionStorage(CachedItems):
         """Any run of whole blocks can be written."""
 
     def before_images(
-        self, writes: Iterable[Write], committed: GroupMetadata, /
+        self,
+        writes: Iterable[Write],
+        committed: GroupMetadata,
+        memory: Callable[[int], memoryview],
+        /,
     ) -> Iterator[Image]:
         dead = committed.dead_in(self.file_id)
         pieces = [piece for write in writes for piece in self._living_pieces(write, dead)]
@@ -158,7 +160,7 @@ class RegionStorage(CachedItems):
                 self.region.will_read(*coming)
                 under_way += coming[1]
             under_way -= nbytes
-            data = memoryview(mmap.mmap(-1, nbytes))
+            data = memory(nbytes)
             self.region.read_into(start, data)
             yield Image(self.file_id, start, data)
 
@@ -289,6 +291,21 @@ class RegionStorage(CachedItems):
     def unchanged_stamp(self) -> tuple[int, ...] | None:
         return None if self._changes is None else self._changes.unchanged_stamp()
 
+    def held(self, axes: Axes, order: Literal["F", "C"], /) -> AnyArray | None:
+        cache = self._cache
+        with cache.lock:
+            cache.check()
+            if cache.write_through or not cache.has_any(self):
+                return None
+            extents = self._extents(axes)
+            extent = next(extents)
+            chunk = cache.peek(self, extent.chunk)
+            if chunk is None or not all(chunk.valid.covers(*span) for span in extent.spans):
+                return None
+            if next(extents, None) is not None:
+                return None
+            return self._items(chunk)[extent.within].copy(order)
+
     def deferred(self, axes: Axes, /) -> Callable[[AnyArray], bool] | None:
         """Return what reads at least one item later without the group's lock, if that is right.
 
@@ -302,15 +319,15 @@ class RegionStorage(CachedItems):
             cache.check()
             if not cache.quiet and cache.unsettled(self):
                 return None
-            read = self._warm.deferred(self.layout, axes, self._ahead)
+            reach = reach_of(self.layout, axes)
             # Long runs of what is cached are at hand there, and perhaps nowhere else.
-            if read is None or (
-                cache.has_any(self)
-                and reach_of(self.layout, axes).run >= LONG_RUN_BYTES
+            if (
+                reach.run >= LONG_RUN_BYTES
+                and cache.has_any(self)
                 and any(map(self._has_some_of, self._extents(axes)))
             ):
                 return None
-            return read
+            return self._warm.deferred(self.layout, axes, reach, self._ahead)
 
     def gather(self, selection: FancySelection, out: AnyArray, /) -> bool:
         warm = self._warm
@@ -417,18 +434,22 @@ class RegionStorage(CachedItems):
 
     def _in_reading_order(self, axes: Axes) -> Iterator[Extent]:
         """Yield extents, and ask for those that follow while one is worked on."""
-        following = enumerate(self._extents(axes))
-        under_way: deque[int] = deque()
-        """Bytes of each extent that was asked for and not read."""
-        for number, extent in enumerate(self._extents(axes)):
-            yield extent
-            if under_way:
-                under_way.popleft()
-            if not self._ahead.comes_from_device():
+        extents = self._extents(axes)
+        coming = deque(islice(extents, 1))
+        asked_for: deque[int] = deque()
+        """Bytes of the first of those that are coming."""
+        while coming:
+            yield coming.popleft()
+            if asked_for:
+                asked_for.popleft()
+            coming.extend(islice(extents, not coming))
+            if not coming or not self._ahead.comes_from_device():
                 continue
-            while sum(under_way) < config.read_ahead and (coming := next(following, None)):
-                if coming[0] > number:
-                    under_way.append(self._ask_for(coming[1]))
+            while sum(asked_for) < config.read_ahead:
+                coming.extend(islice(extents, len(asked_for) == len(coming)))
+                if len(asked_for) == len(coming):
+                    break
+                asked_for.append(self._ask_for(coming[len(asked_for)]))
 
     def _ask_for(self, extent: Extent) -> int:
         """Ask for the bytes of an extent; return how many."""
@@ -447,7 +468,7 @@ class RegionStorage(CachedItems):
         if not extent.exact and len(extent.spans) == 1 and target.shape[layout.slow_axis] > 1:
             return False
         start = layout.chunk_start(extent.chunk, self.chunk_shape)
-        runs = self._runs(extent, target)
+        runs = runs_of(layout, extent, target)
         if runs is None:
             return False
         for offset, run in runs:
@@ -460,30 +481,6 @@ class RegionStorage(CachedItems):
             )
         return True
 
-    def _runs(self, extent: Extent, target: AnyArray) -> list[tuple[int, AnyArray]] | None:
-        """Pair each contiguous run of the chunk with the contiguous memory it goes to."""
-        layout = self.layout
-        flag: Literal["F", "C"] = "F" if layout.order == "col" else "C"
-        first = extent.spans[0][0]
-        if not extent.exact:
-            return None
-        if len(layout.shape) == 1 or layout.line_stride == layout.line_nbytes:
-            if len(extent.spans) == 1 and target.flags[flag] and target.nbytes:
-                return [(first, _as_bytes(target))]
-            if len(extent.spans) == 1:
-                return None
-        slow = layout.slow_axis
-        lines = extent.within[slow]
-        count = target.shape[slow]
-        runs = []
-        for i in range(count):
-            run = target[(slice(None),) * slow + (i,)]
-            if not run.flags[flag] or (count > 1 and run.nbytes < _MIN_DIRECT_READ_BYTES):
-                return None
-            offset = first + i * lines.step * layout.line_stride
-            runs.append((offset, _as_bytes(run)))
-        return runs
-
 
 def _owner(array: AnyArray) -> Any:
     """The object that has the memory of an array."""
@@ -491,9 +488,3 @@ def _owner(array: AnyArray) -> Any:
     while isinstance(owner, np.ndarray) and owner.base is not None:
         owner = owner.base
     return owner.obj if isinstance(owner, memoryview) else owner
-
-
-def _as_bytes(run: AnyArray) -> AnyArray:
-    # reshape in memory order is a view because the run is contiguous; ml_dtypes arrays have no
-    # buffer interface of their own, bytes do.
-    return run.reshape(-1, order="A").view(np.uint8)

@@ -68,14 +68,16 @@ class StoreReads:
         Parameters
         ----------
         spans
-            The bytes that are wanted.
+            The bytes that are wanted, at least one span; ascending.
         valid
             Those that are cached; None where the chunk is not.
         """
         if not self._chunks.serves_parts:
             # What is cached was written; the cache reads the rest when it is wanted.
             return [(0, self._nbytes)] if valid is None else []
-        if valid is not None and all(valid.covers(*span) for span in spans):
+        if valid is not None and (
+            valid.covers(spans[0][0], spans[-1][1]) or all(valid.covers(*span) for span in spans)
+        ):
             return []
         unit = _PART_BYTES
         while valid is not None and unit < valid.nbytes:

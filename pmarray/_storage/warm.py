@@ -19,7 +19,7 @@ from pmarray._commits.snapshot import Snapshot
 from pmarray._config import config
 from pmarray._dtypes import DType
 from pmarray._geometry.layout import Layout
-from pmarray._geometry.reach import reach_of
+from pmarray._geometry.reach import Reach, reach_of
 from pmarray._selection.fancy import FancySelection
 from pmarray._selection.taking import stretches_of, take
 from pmarray._storage.ahead import ReadAhead
@@ -177,14 +177,14 @@ class WarmReads:
         return self._snapshot.reads(self._file_id, reach.start, reach.stop, fetch) and found
 
     def deferred(
-        self, layout: Layout, axes: Axes, ahead: ReadAhead
+        self, layout: Layout, axes: Axes, reach: Reach, ahead: ReadAhead
     ) -> Callable[[AnyArray], bool] | None:
         """Return what reads at least one item later, on any thread and without any lock.
 
-        It fills a new block of the array's memory order, or returns false: then the items have to
-        be read with the lock. None where that is known already.
+        `reach` is that of the items. It fills a new block of the array's memory order,
+        or returns false: then the items have to be read with the lock. None where that is known
+        already.
         """
-        reach = reach_of(layout, axes)
         is_one_run = reach.run == reach.stop - reach.start
         if reach.run >= LONG_RUN_BYTES and not is_one_run and reach.run != reach.nbytes:
             return None

@@ -93,14 +93,16 @@ def test_judging_by_what_is_only_sealed_is_caught(monkeypatch: pytest.MonkeyPatc
     images, note = RegionStorage.before_images, Catalog.note_dead
     sealed: dict[int, list[tuple[int, int]]] = defaultdict(list)
 
-    def careless(self: RegionStorage, writes: Any, committed: GroupMetadata) -> Iterator[Any]:
+    def careless(
+        self: RegionStorage, writes: Any, committed: GroupMetadata, memory: Any
+    ) -> Iterator[Any]:
         dead = tuple(SpanSet.of(sealed[self.file_id]))
         arrays = {
             name: array._replace(dead=dead)
             for name, array in committed.arrays.items()
             if array.file_id == self.file_id
         }
-        return images(self, writes, committed._replace(arrays=arrays))
+        return images(self, writes, committed._replace(arrays=arrays), memory)
 
     def merged(self: Catalog) -> bool:
         note(self)

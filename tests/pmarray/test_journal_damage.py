@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pmarray._geometry.layout import BLOCK_BYTES
 from pmarray.backends._regions import DRAMRegion
 from pmarray.errors import DamagedError, GroupNotFoundError, PoisonedError
 from tests.crash.damage import Outcome, damage_campaign
-from tests.sampling import sampled
+from tests.sampling import examples, sampled
 
 SHAPE = (512, 12)  # a column is a block
 COMMITS = 6
@@ -407,19 +408,44 @@ def test_what_a_power_cut_tears_is_no_damage(kinds: list[str], data: st.DataObje
     assert found.end >= journal.durable_to
 
 
-@given(st.lists(st.integers(1, 3 * BLOCK_BYTES), max_size=200))
-def test_images_come_back_as_they_were(lengths: list[int]) -> None:
-    rng = np.random.default_rng(len(lengths))
-    images = [
-        Image(i, i, memoryview(rng.integers(0, 2 + i % 7, n, np.uint8).tobytes()))
-        for i, n in enumerate(lengths)
+SIZES = st.one_of(
+    st.integers(1, MAX_IMAGE_BYTES // BLOCK_BYTES).map(lambda blocks: blocks * BLOCK_BYTES),
+    st.sampled_from([MAX_IMAGE_BYTES - 1, MAX_IMAGE_BYTES // 2 + 1, MAX_IMAGE_BYTES]),
+)
+
+
+@examples(2)
+@given(
+    st.one_of(
+        st.lists(st.tuples(st.integers(1, 3 * BLOCK_BYTES), st.booleans()), max_size=200),
+        st.lists(st.tuples(SIZES, st.booleans()), min_size=10, max_size=25),
+    ),
+    st.integers(1, 4),
+)
+def test_images_come_back_as_they_were(wanted: list[tuple[int, bool]], calls: int) -> None:
+    """In memory of the journal, which is used again, or of their own; in one call or in several."""
+    rng = np.random.default_rng(len(wanted))
+    contents = [
+        rng.integers(0, 2 + i % 7, n, np.uint8).tobytes() for i, (n, _) in enumerate(wanted)
     ]
     journal = Journal(DRAMRegion(0), 1)
     journal.make()
-    assert journal.before(3, images) == bool(images)
+
+    def images(of: range) -> Iterator[Image]:
+        for i in of:
+            data = memoryview(contents[i])
+            if wanted[i][1]:
+                data = journal.memory(len(contents[i]))
+                data[:] = contents[i]
+            yield Image(i, i, data)
+
+    each = -(-len(contents) // calls) or 1
+    for start in range(0, len(contents), each):
+        assert journal.before(3, images(range(start, min(start + each, len(contents)))))
+    assert not journal.before(3, [])
     stored = [image for record in journal.records() for image in record.images]
-    assert [(s.file_id, s.offset) for s in stored] == [(i.file_id, i.offset) for i in images]
-    assert [bytes(journal.fetch(one)) for one in stored] == [bytes(one.data) for one in images]
+    assert [(s.file_id, s.offset) for s in stored] == [(i, i) for i in range(len(contents))]
+    assert [bytes(journal.fetch(one)) for one in stored] == contents
 
 
 def test_the_journal_grows_and_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:

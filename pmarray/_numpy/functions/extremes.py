@@ -40,7 +40,8 @@ def _arg(a: Any, axis: Any, out: Any, keepdims: Any, low: bool) -> Any:
             continue
         before, where_before = best[place], place_of[place]
         nan, had_nan = values != values, before != before
-        ahead = np.less(values, before) if low else np.greater(values, before)
+        with np.errstate(invalid="ignore"):  # some processors' comparisons of NaN raise the flag
+            ahead = np.less(values, before) if low else np.greater(values, before)
         tie = (values == before) | (nan & had_nan)
         better = ((ahead | (nan & ~had_nan)) & ~(had_nan & ~nan)) | (tie & (indices < where_before))
         best[place] = np.where(better, values, before)
