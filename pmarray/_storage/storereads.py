@@ -72,14 +72,15 @@ class StoreReads:
         valid
             Those that are cached; None where the chunk is not.
         """
-        if not self._chunks.serves_parts:
+        least = self._chunks.part_nbytes
+        if not least:
             # What is cached was written; the cache reads the rest when it is wanted.
             return [(0, self._nbytes)] if valid is None else []
         if valid is not None and (
             valid.covers(spans[0][0], spans[-1][1]) or all(valid.covers(*span) for span in spans)
         ):
             return []
-        unit = _PART_BYTES
+        unit = -(-_PART_BYTES // least) * least
         while valid is not None and unit < valid.nbytes:
             unit *= 2
         parts = SpanSet.of(

@@ -304,8 +304,11 @@ class Chunks(Protocol):
         """Fill `out`, an array of the shape of a chunk; with the fill value if there is none."""
 
     @property
-    def serves_parts(self) -> bool:
-        """Whether a chunk is stored as it lies in memory, so that `read_parts_into` can be used."""
+    def part_nbytes(self) -> int:
+        """How long parts of a chunk are, or a multiple of it, which are best for `read_parts_into`.
+
+        0 where a chunk is stored in one piece, and only `read_into` can be used.
+        """
 
     def read_parts_into(
         self, chunk: tuple[int, ...], parts: Sequence[tuple[int, NDArray[np.uint8]]], /

@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 import pmarray
 from pmarray._storage import storereads
 from pmarray.backends.zarr.files import FileStore
+from pmarray.backends.zarr.shards import WholeFile
 from pmarray.errors import DamagedError
 from tests.sampling import examples
 
@@ -84,6 +86,13 @@ def test_a_reader_in_order_takes_few_steps(tmp_path: Path, reads: Reads) -> None
     assert reads.parts + reads.whole == numbers.nbytes
 
 
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"sharded": True},
+    {"sharded": True, "codecs": ["zstd"]},
+]
+
+
 @given(data=st.data())
 @examples(2)
 @pytest.mark.usefixtures("short_parts")
@@ -94,6 +103,14 @@ def test_histories_agree_with_numpy(
     shape = tuple(data.draw(st.lists(st.integers(1, 16), min_size=ndim, max_size=ndim)))
     chunks = tuple(data.draw(st.integers(1, n + 3)) for n in shape)
     dtype = data.draw(st.sampled_from(["f8", "i2", "M8[s]", ">f4", "c16", "U3", "bool"]))
+    layout = data.draw(st.sampled_from(["row", "col"]))
+    stored = dict(data.draw(st.sampled_from(KINDS)))
+    if stored.pop("sharded", False):
+        # Often of slabs, of which some can be read without the rest.
+        slow = 0 if layout == "row" else ndim - 1
+        times = [data.draw(st.sampled_from([1, 1, 2])) for _ in shape]
+        times[slow] = data.draw(st.integers(1, 5))
+        stored["shards"] = tuple(n * m for n, m in zip(chunks, times, strict=True))
     where = data.draw(st.sampled_from(["disk", "memory"]))
     url = (
         f"zarr:{tmp_path_factory.mktemp('z')}/g"
@@ -101,11 +118,11 @@ def test_histories_agree_with_numpy(
         else f"zarr:memory://{uuid.uuid4()}"
     )
     options: dict[str, Any] = {
-        "layout": data.draw(st.sampled_from(["row", "col"])),
+        "layout": layout,
         "cache": data.draw(st.sampled_from([0, "256 KiB", "1 MiB"])),
     }
     model = np.zeros(shape, dtype)
-    array = pmarray.open(url, shape, dtype, chunks=chunks, **options)
+    array = pmarray.open(url, shape, dtype, chunks=chunks, **stored, **options)
 
     def index() -> Any:
         axes = []
@@ -171,3 +188,112 @@ def test_a_chunk_of_another_length_is_damaged(nbytes: int, tmp_path: Path) -> No
         assert array[5, :1] == 1
         with pytest.raises(DamagedError, match="backup"):
             array[5]
+
+
+# -- shards ---------------------------------------------------------------------------------------
+
+
+def sharded(tmp_path: Path, **options: Any) -> tuple[str, Any]:
+    """An array of one shard of 8 columns, a chunk each, and what it holds."""
+    url = f"zarr:{tmp_path}/g"
+    numbers = np.random.default_rng(0).normal(size=(20_000, 8))
+    with pmarray.open(
+        url, numbers.shape, layout="col", chunks=(20_000, 1), shards=(20_000, 8), **options
+    ) as array:
+        array[...] = numbers
+    return url, numbers
+
+
+class Bytes:
+    """Counts what is read of files in ranges."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.nbytes = 0
+        get = WholeFile.get
+
+        async def counted(file: WholeFile, prototype: Any, byte_range: Any = None) -> Any:
+            data = await get(file, prototype, byte_range)
+            self.nbytes += len(data)
+            return data
+
+        monkeypatch.setattr(WholeFile, "get", counted)
+
+
+@pytest.mark.parametrize("codecs", [[], ["zstd"]])
+def test_a_column_is_read_without_the_rest_of_its_shard(
+    codecs: Any, tmp_path: Path, reads: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, numbers = sharded(tmp_path, codecs=codecs)
+    ranges = Bytes(monkeypatch)
+    with pmarray.open(url, mode="r") as array:
+        for j in (5, 2):
+            assert (array[:, j] == numbers[:, j]).all()
+        assert ranges.nbytes <= 2 * (numbers.nbytes // 8 + 8 * 16 + 4)
+        assert reads.whole == 0
+        assert (array[...] == numbers).all()
+
+
+def test_a_column_that_was_written_stays_when_the_rest_is_read(tmp_path: Path) -> None:
+    url, numbers = sharded(tmp_path)
+    with pmarray.open(url, mode="r+") as array:
+        array[100:200, 3] = 7
+        numbers[100:200, 3] = 7
+        assert (array[:, 3] == numbers[:, 3]).all()
+        assert (array[:, 4] == numbers[:, 4]).all()
+        with pmarray.open(url, mode="r") as reader:
+            assert (reader[:, 3] != 7).all()
+    with pmarray.open(url, mode="r") as array:
+        assert (array[...] == numbers).all()
+
+
+def test_a_shard_that_is_replaced_meanwhile_is_read_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its index and a chunk, another program writes one with chunks of other lengths."""
+    url, numbers = sharded(tmp_path, codecs=["zstd"])
+    (tmp_path / "h").mkdir()
+    other, _ = sharded(tmp_path / "h", codecs=["zstd"])
+    with pmarray.open(other, mode="r+") as array:
+        array[...] = np.round(numbers, 1)
+    get = WholeFile.get
+    calls = 0
+
+    async def late(file: WholeFile, prototype: Any, byte_range: Any = None) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            (tmp_path / "h/g/array/c/0/0").replace(tmp_path / "g/array/c/0/0")
+        return await get(file, prototype, byte_range)
+
+    with pmarray.open(url, mode="r") as array:
+        assert (array[:, 5] == numbers[:, 5]).all()
+        monkeypatch.setattr(WholeFile, "get", late)
+        found = array[:, 2]
+        assert calls >= 2
+        assert (found == numbers[:, 2]).all()
+        assert (array[:, 3] == np.round(numbers[:, 3], 1)).all()
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "index", "beyond"])
+def test_a_damaged_shard_is_told(damage: str, tmp_path: Path) -> None:
+    url, numbers = sharded(tmp_path)
+    path = tmp_path / "g/array/c/0/0"
+    data = bytearray(path.read_bytes())
+    index = len(data) - 8 * 16 - 4
+    if damage == "cut":
+        data = data[: len(data) // 2]
+    elif damage == "empty":
+        data = bytearray()
+    elif damage == "index":
+        data[index + 3] ^= 1  # its checksum tells
+    else:
+        table = np.frombuffer(bytes(data[index:-4]), "<u8").copy()
+        table[2 * 3 : 2 * 3 + 2] = len(data) * 4, 160_000
+        data[index:-4] = table.tobytes()
+        data[-4:] = google_crc32c.value(table.tobytes()).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pmarray.open(url, mode="r") as array:
+        with pytest.raises(DamagedError, match=r"0/0.*backup"):
+            array[:, 3]
+        if damage == "beyond":
+            assert (array[:, 2] == numbers[:, 2]).all()

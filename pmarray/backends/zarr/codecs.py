@@ -7,6 +7,8 @@ on the thread that wants the chunk.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from zarr.abc.codec import Codec
@@ -17,10 +19,25 @@ from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.core.sync import sync
 from zarr.registry import get_pipeline_class
 
+from pmarray._formats.metadata import ArrayMetadata
 from pmarray.backends.zarr.bounds import bounded_codecs, is_direct
-from pmarray.errors import DamagedError
+from pmarray.backends.zarr.shards import Slabs
+from pmarray.errors import DamagedError, StorageError
 
-__all__ = ["ChunkCodecs"]
+__all__ = ["ChunkCodecs", "damage_told"]
+
+
+@contextmanager
+def damage_told(name: str) -> Iterator[None]:
+    """Say of which chunk it is that a codec cannot make anything."""
+    try:
+        yield
+    except (StorageError, MemoryError):
+        raise
+    except Exception as error:  # of whatever codec
+        raise DamagedError(
+            f"chunk {name} cannot be decoded: {error}; restore it from a backup"
+        ) from error
 
 
 class ChunkCodecs:
@@ -39,8 +56,8 @@ class ChunkCodecs:
             (0,) * len(metadata.shape), config, default_buffer_prototype()
         )
         try:
-            codecs = bounded_codecs(metadata)
-            self._pipeline = get_pipeline_class().from_codecs(codecs)
+            self._codecs = bounded_codecs(metadata)
+            self._pipeline = get_pipeline_class().from_codecs(self._codecs)
             self._steps = self._direct_steps()
         except (TypeError, ValueError) as error:
             raise DamagedError(f"the codecs of an array make no sense: {error}") from error
@@ -57,6 +74,10 @@ class ChunkCodecs:
             steps.append((codec, spec))
             spec = codec.resolve_metadata(spec)
         return steps
+
+    def slabs(self, array: ArrayMetadata) -> Slabs | None:
+        """Return what reads parts of shards; None where they are read whole, or are none."""
+        return Slabs.of(list(self._codecs), self._spec, array)
 
     def decode(self, data: Buffer) -> NDBuffer:
         """Return the items of a chunk."""

@@ -39,7 +39,9 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from pmarray._system import osops
 from pmarray._system.beneath import Below, entries, is_directory, status, walk
+from pmarray._system.descriptor import Descriptor
 from pmarray._system.files import barrier, keep_access, read_file, read_fully, write_fully
+from pmarray.backends.zarr.shards import WholeFile
 from pmarray.errors import DamagedError, PoisonedError, SnapshotExpiredError, StorageError
 
 __all__ = ["NEW", "FileStore", "KeptObjects"]
@@ -159,6 +161,17 @@ class FileStore(Store):
             return parts
         finally:
             osops.close(fd)
+
+    def whole(self, key: str) -> WholeFile | None:
+        """Open an object, of which some will be read; None where there is none."""
+        path = self.path(key)
+        try:
+            (descriptor,) = map(Descriptor, map(osops.open_file, (path,)))  # see `Descriptor`
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        except OSError as error:
+            raise StorageError(error.errno, f"cannot read: {error.strerror}", path) from error
+        return WholeFile(descriptor, path)
 
     def entries(self, key: str) -> tuple[str, ...]:
         """Return the names in a directory, none if it is none."""

@@ -24,6 +24,8 @@ import errno
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
@@ -41,6 +43,7 @@ from pmarray._system.lockfile import LockFile
 from pmarray.backends.files.region import FileRegion, make_journal_file
 from pmarray.backends.zarr import leftovers
 from pmarray.backends.zarr import translation as zarr_format
+from pmarray.backends.zarr.codecs import damage_told
 from pmarray.backends.zarr.documents import Documents
 from pmarray.backends.zarr.files import FileStore, KeptObjects
 from pmarray.backends.zarr.store import AnyArray, ZarrBackend, ZarrChunks
@@ -68,6 +71,26 @@ class _KeepingChunks(ZarrChunks):
         self._nbytes = math.prod(self.shape) * array.dtype.itemsize
         self._files = store
         self._kept = kept
+        self._slabs = self._codecs.slabs(array)
+
+    @property
+    def part_nbytes(self) -> int:
+        return super().part_nbytes if self._slabs is None else self._slabs.part_nbytes
+
+    def read_parts_into(
+        self, chunk: tuple[int, ...], parts: Sequence[tuple[int, NDArray[np.uint8]]], /
+    ) -> None:
+        if self._slabs is None:
+            super().read_parts_into(chunk, parts)
+            return
+        name = self._name(chunk)
+        file = self._files.whole(name)
+        for start, out in parts:
+            if file is None:
+                out.view(self._fill.dtype)[...] = self._fill
+            else:
+                with damage_told(name):
+                    out[...] = self._slabs.read(file, start, start + out.nbytes)
 
     # Directly: each turn of an event loop costs as much as a small chunk.
 

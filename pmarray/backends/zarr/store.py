@@ -40,7 +40,7 @@ from pmarray._formats.metadata import (
 from pmarray._formats.names import is_name
 from pmarray.backends.files.region import FileRegion
 from pmarray.backends.zarr import translation as zarr_format
-from pmarray.backends.zarr.codecs import ChunkCodecs
+from pmarray.backends.zarr.codecs import ChunkCodecs, damage_told
 from pmarray.backends.zarr.documents import Documents
 from pmarray.backends.zarr.planning import plan
 from pmarray.backends.zarr.threads import keep_working
@@ -49,7 +49,6 @@ from pmarray.errors import (
     DamagedError,
     ForeignDataError,
     PMArrayError,
-    StorageError,
 )
 
 __all__ = ["ZarrBackend", "ZarrChunks"]
@@ -83,19 +82,12 @@ class ZarrChunks:
             return
         if not len(data):
             raise DamagedError(f"chunk {name} is empty: restore it from a backup")
-        try:
+        with damage_told(name):
             out.reshape(self.shape)[...] = self._codecs.decode(data).as_numpy_array()
-        except (StorageError, MemoryError):
-            raise
-        except Exception as error:  # of whatever codec
-            raise DamagedError(
-                f"chunk {name} cannot be decoded: {error}; restore it from a backup"
-            ) from error
 
     @property
-    def serves_parts(self) -> bool:
-        """Whether the store has the bytes of a chunk as they lie in memory."""
-        return self._is_plain
+    def part_nbytes(self) -> int:
+        return 1 if self._is_plain else 0
 
     def read_parts_into(
         self, chunk: tuple[int, ...], parts: Sequence[tuple[int, NDArray[np.uint8]]], /
