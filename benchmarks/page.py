@@ -130,7 +130,8 @@ def write(results: Path, to: Path, readme: Path | None = None) -> None:
     Parameters
     ----------
     results
-        Directory of files of JSON lines, each named for its benchmark.
+        Directory of files of JSON lines, each named for its benchmark: ``collect.jsonl``, and
+        ``collect.one-thread.jsonl`` for another run of it.
     to
         The page, which is replaced.
     readme
@@ -141,14 +142,19 @@ def write(results: Path, to: Path, readme: Path | None = None) -> None:
     with mpl.rc_context({"svg.hashsalt": "pmarray"}):
         for section in SECTIONS:
             parts += [f"## {section.title}", section.text]
-            file = results / f"{section.benchmark}.jsonl"
-            parts += _of(read(file), to) if file.exists() else [_not_yet(section)]
+            runs = _runs(results, section.benchmark)
+            parts += [part for run in runs for part in _of(run, to)] or [_not_yet(section)]
     to.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
     compared = results / "peers.jsonl"
     if readme is not None and compared.exists():
         text = readme.read_text(encoding="utf-8")
         shown = _README_FIGURES.sub(lambda _: _in_short(read(compared)), text)
         readme.write_text(shown, encoding="utf-8")
+
+
+def _runs(results: Path, benchmark: str) -> list[Recording]:
+    files = [results / f"{benchmark}.jsonl", *sorted(results.glob(f"{benchmark}.*.jsonl"))]
+    return [read(file) for file in files if file.exists()]
 
 
 def _in_short(run: Recording) -> str:
