@@ -28,11 +28,16 @@ import pmarray
 from pmarray._commits.journal import Journal
 from pmarray._formats.metadata import Checkpoint
 from pmarray._formats.records import Image
+from pmarray._system.beneath import Below
+from pmarray._system.descriptor import Descriptor
 from pmarray.backends.zarr import translation as zarr_format
 from pmarray.backends.zarr.archive import ArchiveStore
+from pmarray.backends.zarr.codecs import ChunkCodecs, damage_told
 from pmarray.backends.zarr.files import FileStore
 from pmarray.backends.zarr.local import _PutBack
+from pmarray.backends.zarr.shards import WholeFile
 from pmarray.backends.zarr.store import ZarrChunks
+from pmarray.backends.zarr.translation import to_zarr
 from tests.fuzz.mutate import change_bytes, change_json, name
 from tests.fuzz.targets.files import Memory, changed_checkpoint, sealed
 from tests.fuzz.targets.use import Template, attempt, use_group
@@ -233,11 +238,25 @@ def chunks(base: Path) -> Use:
         arrays = {which: group[which]._array for which in group}
     stores = {which: MemoryStore() for which in arrays}
     readers = {which: ZarrChunks(stores[which], which, array) for which, array in arrays.items()}
+    slabs = {which: ChunkCodecs(to_zarr(array)).slabs(array) for which, array in arrays.items()}
+    half = 32 * 8 * 8
+
+    def read_half(which: str, key: str) -> None:
+        """One chunk of a shard, without the other."""
+        reader, path = slabs[which], Below(str(template.root)) / key
+        assert reader is not None
+        with damage_told(key):
+            reader.read(WholeFile(Descriptor(os.open(path, os.O_RDONLY)), path), half, 2 * half)
 
     def use(rng: random.Random, mode: str) -> None:
         which = f"{rng.choice('xs')}{rng.randrange(len(_CODECS))}"
         key = f"{which}/c/0/0"
         data = _changed_chunk(rng, template.read(key))
+        if mode == "parse" and which[0] == "s" and rng.random() < 0.5:
+            (template.root / key).write_bytes(data)
+            attempt(lambda: read_half(which, key))
+            (template.root / key).write_bytes(template.read(key))
+            return
         if mode == "parse":
             buffer = default_buffer_prototype().buffer.from_bytes(data)
             stores[which]._store_dict[key] = buffer
