@@ -91,6 +91,10 @@ __all__ = ["Committer"]
 # A journal that is fuller than this is retired at the next commit.
 _RETIRE_AT = 0.75
 _MAX_IDLE_JOURNAL_BYTES = 64 << 20
+"""A journal that is longer is shortened when it is empty, for others to have the room."""
+_MAX_BUSY_JOURNAL_BYTES = 256 << 20
+"""The same where all of it was used since it was last empty: to fill it anew takes as long as to
+write it."""
 
 
 def _nonce() -> int:
@@ -304,8 +308,9 @@ class Committer:
         self.in_force, self._moved = metadata, False
         self._pending_images = 0
         if self._journal is not None:
+            used = 2 * self._journal.position
             self._journal.restart(nonce, generation)
-            self._journal.trim(_MAX_IDLE_JOURNAL_BYTES)
+            self._journal.trim(max(_MAX_IDLE_JOURNAL_BYTES, min(used, _MAX_BUSY_JOURNAL_BYTES)))
 
     def save_number(self) -> None:
         """Take a checkpoint if only the journal, which is about to go, has the last number.

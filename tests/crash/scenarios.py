@@ -699,6 +699,7 @@ class Growing(Transactions):
             (journal, "_INITIAL_REACH", 16 << 10),
             (region, "_GROW_MIN_BYTES", 20 << 10),
             (committer, "_MAX_IDLE_JOURNAL_BYTES", 40 << 10),
+            (committer, "_MAX_BUSY_JOURNAL_BYTES", 40 << 10),
         )
         saved = [(module, name, getattr(module, name)) for module, name, _ in sizes]
         for module, name, nbytes in sizes:
