@@ -206,7 +206,7 @@ class RegionStorage(CachedItems):
         cache, warm = self._cache, self._warm
         with cache.lock:
             cache.check()
-            if warm is not None and cache.quiet and warm.knows(self.layout, offset):
+            if warm is not None and warm.knows(self.layout, offset) and cache.quiet:
                 return warm.item(self.layout, position, offset)
             if cache.write_through:
                 return None
