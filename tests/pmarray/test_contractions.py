@@ -169,14 +169,22 @@ def test_a_contraction_reads_its_first_operand_once() -> None:
     array[...] = model = numbers(array.shape, "float64", 1)
     factor = numbers((20, 40), "float64", 2)
     reads = 0
-    read_items = array._storage.read
+    read_items, held_items = array._storage.read, array._storage.held
 
     def counted(axes: Any, out: Any, /) -> None:
         nonlocal reads
         reads += out.size
         read_items(axes, out)
 
-    array._storage.read = counted  # type: ignore[method-assign]  # counting, not replacing
+    def counted_held(axes: Any, order: Any, /) -> Any:
+        nonlocal reads
+        found = held_items(axes, order)
+        reads += 0 if found is None else found.size
+        return found
+
+    # Counting, not replacing.
+    array._storage.read = counted  # type: ignore[method-assign]
+    array._storage.held = counted_held  # type: ignore[method-assign]
     with pmarray.config.set(work_memory=20_000):
         found = np.einsum("ijk,ki->j", array, factor)
     np.testing.assert_allclose(found, np.einsum("ijk,ki->j", model, factor))

@@ -560,14 +560,16 @@ def test_closing_ends_the_thread_and_collection(location: str) -> None:
 
 def test_a_posterior_that_is_dropped_leaves_no_thread() -> None:
     model = network()
-    threads = threading.active_count()
+    before = set(threading.enumerate())
     posterior = swag.SWAG(model)
     posterior.update_parameters(model)
     assert posterior.rank == 1
-    thread = next(t for t in threading.enumerate() if t.name == "swag-collecting")
+    threads = set(threading.enumerate()) - before
+    assert {"swag-collecting", "swag-moments"} <= {thread.name for thread in threads}
     del posterior
-    thread.join(timeout=10)
-    assert threading.active_count() == threads
+    for thread in threads:
+        thread.join(timeout=10)
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_the_state_holds_the_moments_and_not_the_trajectory(tmp_path: Path, location: str) -> None:
