@@ -75,11 +75,11 @@ _SLOTS = 2
 FIRST = _SLOTS * BLOCK_BYTES
 """Where the first record begins."""
 MAX_PAYLOAD_BYTES = MAX_IMAGE_BYTES
+"""A record holds at most this much, unless the metadata are larger."""
 _COPIED_BYTES = 64 << 10
 """Shorter records are copied into one buffer."""
 _WRITE_BYTES = 4 << 20
 """So much is written at a time: one request after another leaves the device idle in between."""
-"""A record holds at most this much, unless the metadata are larger."""
 _INITIAL_BYTES = 4 << 20
 _INITIAL_REACH = FIRST + (64 << 10)
 """Where the first records end at the latest; every opener looks so far."""

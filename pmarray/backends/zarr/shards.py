@@ -99,6 +99,8 @@ class Slabs:
         only = next(iter(codecs)) if len(codecs) == 1 else None
         if not isinstance(only, ShardingCodec) or array.dtype.kind not in "biufcmM":
             return None
+        if not spec.shape or len(only.chunk_shape) != len(spec.shape):
+            return None  # metadata that make no sense; decoding says so
         slow = 0 if array.order == "row" else len(spec.shape) - 1
         pairs = zip(only.chunk_shape, spec.shape, strict=True)
         if any(inner != n for axis, (inner, n) in enumerate(pairs) if axis != slow):
