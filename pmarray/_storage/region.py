@@ -206,7 +206,7 @@ class RegionStorage(CachedItems):
         cache, warm = self._cache, self._warm
         with cache.lock:
             cache.check()
-            if warm is not None and cache.quiet and warm.knows(self.layout, offset):
+            if warm is not None and warm.knows(self.layout, offset) and cache.quiet:
                 return warm.item(self.layout, position, offset)
             if cache.write_through:
                 return None
@@ -227,9 +227,12 @@ class RegionStorage(CachedItems):
             return np.ndarray((), self._dtype, data)[()]
 
     def come_near(self, lull: Lull, /) -> None:
-        if self._warm is not None:
-            of_cache = self._cache.begin_lull()  # it ends with the other, and at every write
-            self.near = None if of_cache is None else self._warm.near(self.layout, of_cache)
+        warm = self._warm
+        if warm is None or not warm.is_mapped(self.layout):
+            self.near = None  # what is read comes out of the cache
+            return
+        of_cache = self._cache.begin_lull()  # it ends with the other, and at every write
+        self.near = None if of_cache is None else warm.near(self.layout, of_cache)
 
     def _drop_mapping(self) -> None:
         self.near = None

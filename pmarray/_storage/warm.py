@@ -95,6 +95,10 @@ class WarmReads:
             self._layout = layout
         return self._items
 
+    def is_mapped(self, layout: Layout) -> bool:
+        """Whether there is a mapping of the array as it is now."""
+        return layout is self._layout and self._items is not None
+
     def near(self, layout: Layout, lull: Lull) -> Near | None:
         """Return what reads without asking anybody, if that is right in this lull."""
         items, mapped, snapshot = self._items, self._mapped, self._snapshot
