@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 import numpy as np
 import zarr
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 import pmarray
 from pmarray._commits import committer, journal
 from pmarray._dtypes import parse_dtype
+from pmarray._system import pastcache
 from pmarray.backends.files import region
 from pmarray.testing import Operation, State, Workload, filled
 from tests.crash.check import Scenario
@@ -78,11 +80,13 @@ class Place:
 
     @contextmanager
     def surroundings(self) -> Iterator[None]:
-        """Have persistent memory where there is none."""
+        """Have persistent memory where there is none, and large chunks where they are small."""
         with ExitStack() as pretences:
             if self.scheme == "shelf":
                 pretences.enter_context(pretend_dax())
                 pretences.enter_context(pretend_devices(_UNIT_BYTES))
+            if self == BLOCKS:  # as large chunks are written
+                pretences.enter_context(mock.patch.object(pastcache, "_MIN_BYTES", 1))
             yield
 
     def check_closed(self, path: Path, found: State) -> None:

@@ -3,7 +3,7 @@
 zarr-python's own store renames each object into place, and leaves it to the kernel when it becomes
 durable. Here, writing an object is
 
-1. write a temporary file beside it,
+1. write a temporary file beside it, past the kernel's cache where it is large,
 2. make that file durable,
 3. rename it over the old one,
 
@@ -40,7 +40,8 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from pmarray._system import osops
 from pmarray._system.beneath import Below, entries, is_directory, status, walk
 from pmarray._system.descriptor import Descriptor
-from pmarray._system.files import barrier, keep_access, read_file, read_fully, write_fully
+from pmarray._system.files import barrier, keep_access, read_file, read_fully
+from pmarray._system.pastcache import write_new
 from pmarray.backends.zarr.shards import WholeFile
 from pmarray.errors import DamagedError, PoisonedError, SnapshotExpiredError, StorageError
 
@@ -192,7 +193,7 @@ class FileStore(Store):
                 osops.unlink(temporary)  # left by a crash
                 fd = osops.open_file(temporary, write=True, create=True)
             try:
-                write_fully(fd, [memoryview(data).cast("B")], 0, path=temporary)  # type: ignore[arg-type]  # 1
+                write_new(fd, memoryview(data).cast("B"), path=temporary)  # type: ignore[arg-type]  # 1
                 keep_access(path, fd)
                 barrier(fd, path=path)  # 2
             finally:
