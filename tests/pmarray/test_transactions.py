@@ -155,6 +155,31 @@ def test_a_transaction_may_be_larger_than_the_cache(tmp_path: Path) -> None:
     reader.close()
 
 
+@pytest.mark.parametrize("scheme", ["memmap", "zarr"])
+def test_a_reader_comes_while_the_writer_leaves(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal is removed when the reader has seen that there is one."""
+    url = f"{scheme}:{tmp_path}/g"
+    writer = pmarray.open_group(url)
+    with writer.transaction():
+        writer.create("x", (1000,))[:] = 1
+    with writer.transaction():
+        writer["x"][:] = 2
+    real = osops.open_file
+
+    def opened(path: str, **options: bool) -> int:
+        if os.path.basename(path) == "journal" and not writer.closed:
+            monkeypatch.setattr(osops, "open_file", real)
+            writer.close()
+        return real(path, **options)
+
+    monkeypatch.setattr(osops, "open_file", opened)
+    with pmarray.open_group(url, mode="r") as reader:
+        assert writer.closed
+        np.testing.assert_array_equal(reader["x"][:], 2)
+
+
 def test_a_snapshot_expires_when_the_journal_is_retired(tmp_path: Path) -> None:
     with pmarray.open_group(tmp_path / "g") as group:
         x = group.create("x", (1000,))

@@ -33,7 +33,7 @@ from pmarray._system.files import occupied_nbytes, read_file, replace_durably
 from pmarray._system.lockfile import LockFile
 from pmarray._url import URL
 from pmarray.backends.files import npyfile
-from pmarray.backends.files.region import FileRegion, make_journal_file
+from pmarray.backends.files.region import FileRegion, if_there, make_journal_file
 from pmarray.errors import DamagedError, ForeignDataError, StorageError, URLError
 
 __all__ = ["MemmapBackend", "open_backend"]
@@ -120,11 +120,14 @@ class MemmapBackend:
 
     def open_journal(self, *, create: bool) -> FileRegion | None:
         path = self._path(JOURNAL_NAME)
-        if create:
-            make_journal_file(path)
-        elif status(path) is None:
-            return None
-        return self._region(path, 0, writable=self._writable, aligned=True)
+
+        def region() -> FileRegion:
+            return self._region(path, 0, writable=self._writable, aligned=True)
+
+        if not create:
+            return if_there(region)
+        make_journal_file(path)
+        return region()
 
     # -- the lock -------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from pmarray.backends.files.beside import SideReads
 from pmarray.backends.files.kept import KeptMapping
 from pmarray.errors import ForeignDataError, StorageError
 
-__all__ = ["MAPPED_BYTE", "FileRegion", "make_journal_file"]
+__all__ = ["MAPPED_BYTE", "FileRegion", "if_there", "make_journal_file"]
 
 _GROW_MIN_BYTES = 64 << 20
 _GROW_MAX_BYTES = 1 << 30
@@ -402,6 +402,16 @@ def _open_direct(path: str) -> int | None:
         return osops.open_file(path, write=True, direct=True)
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+            return None
+        raise
+
+
+def if_there(open_region: Callable[[], FileRegion]) -> FileRegion | None:
+    """Open a file that another process may be removing; None where it is gone."""
+    try:
+        return open_region()
+    except StorageError as error:
+        if error.errno == errno.ENOENT:
             return None
         raise
 

@@ -40,7 +40,7 @@ from pmarray._system import osops
 from pmarray._system.beneath import Below, entries, is_directory, status, walk
 from pmarray._system.files import occupied_nbytes, read_file, replace_durably
 from pmarray._system.lockfile import LockFile
-from pmarray.backends.files.region import FileRegion, make_journal_file
+from pmarray.backends.files.region import FileRegion, if_there, make_journal_file
 from pmarray.backends.zarr import leftovers
 from pmarray.backends.zarr import translation as zarr_format
 from pmarray.backends.zarr.codecs import damage_told
@@ -270,11 +270,14 @@ class LocalZarrBackend(ZarrBackend):
 
     def open_journal(self, *, create: bool) -> FileRegion | None:
         path = self._journal_path
-        if create:
-            make_journal_file(path)
-        elif status(path) is None:
-            return None
-        return FileRegion(path, 0, writable=self._writable, aligned=True)
+
+        def region() -> FileRegion:
+            return FileRegion(path, 0, writable=self._writable, aligned=True)
+
+        if not create:
+            return if_there(region)
+        make_journal_file(path)
+        return region()
 
     # -- the lock -------------------------------------------------------------------------------
 

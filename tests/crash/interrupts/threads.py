@@ -59,10 +59,14 @@ class Threads:
         for delay, exception in zip(self._delays, self._exceptions, strict=True):
             time.sleep(delay / 1e6)
             frame = sys._current_frames().get(thread.ident)
-            if ended.is_set() or not is_inside(frame):
-                break
-            self.deliveries.append(where(frame))
-            del frame
+            try:
+                if ended.is_set() or not is_inside(frame):
+                    break
+                self.deliveries.append(where(frame))
+            except AttributeError:
+                break  # the thread runs on, and what was a frame of it is something else by now
+            finally:
+                del frame
             _raise_in(thread.ident, exception)
         while thread.is_alive() and not ended.wait(0.1):
             pass
