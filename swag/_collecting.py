@@ -25,7 +25,7 @@ from swag._behind import Behind, Brought, Shared, Staging, Taken, WeightsChanged
 from swag._buffers import Buffers
 from swag._devices import KINDS
 from swag._joining import Joining
-from swag._moments import Moments
+from swag._moments import Moments, OnDemand
 from swag._projections import COUNT, WEIGHTS, Path, Projections
 from swag._records import Progress
 from swag._screening import NoIterateError, Screen
@@ -492,7 +492,7 @@ class Collecting(Posterior):
             raise WindowError("nothing has been collected yet")
         kept = range(progress.collected - self._store.kept(progress.collected), progress.collected)
         columns = self._store.columns(kept) if kept else None
-        return Gaussian(self._table, self._anchor, moments.copy(), columns, "running")
+        return Gaussian(self._table, self._anchor, OnDemand(moments.copy()), columns, "running")
 
     def _last_buffers(self) -> Buffers:
         return self._buffers if self._store.trajectory is None else self._store.read_buffers()

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from swag._buffers import Buffers
-from swag._moments import Moments
+from swag._moments import Moments, OnDemand
 from swag._records import Configuration, Progress
 from swag._statistics import Statistics
 from swag._trajectory import Columns, Trajectory, as_tensor
@@ -36,7 +36,7 @@ class Iterates(ABC):
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
         self.table = configuration.table
-        self._latest: tuple[range, Moments] | None = None
+        self._latest: tuple[range, OnDemand] | None = None
         self.rewound = 0
         """How often iterates were cut off here: what was asked for before may be no more."""
 
@@ -166,14 +166,14 @@ class Iterates(ABC):
 
     # -- moments --------------------------------------------------------------------------------
 
-    def moments_of(self, iterates: range) -> Moments:
+    def moments_of(self, iterates: range) -> OnDemand:
         """Moments of some iterates, which must be held; the latest ones asked for are at hand."""
         if self._latest is None or self._latest[0] != iterates:
             none = Moments.none(self.table.size)
-            self._latest = iterates, none.rolled_forward(self.columns(iterates))
+            self._latest = iterates, OnDemand(none, self.columns(iterates))
         return self._latest[1]
 
-    def moments(self, collected: int) -> Moments:
+    def moments(self, collected: int) -> OnDemand:
         """Moments of the first so many iterates: those that are stored, rolled forward.
 
         Raises
@@ -183,4 +183,4 @@ class Iterates(ABC):
         """
         moments = self.stored_moments(collected)
         since = range(moments.count, collected)
-        return moments.rolled_forward(self.columns(since)) if since else moments
+        return OnDemand(moments, self.columns(since) if since else None)

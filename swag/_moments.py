@@ -26,9 +26,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from swag._trajectory import Columns, from_anchor, row_blocks
+from swag._trajectory import Columns, Pieces, from_anchor, row_blocks
 
-__all__ = ["Moments", "accumulate"]
+__all__ = ["Moments", "OnDemand", "accumulate"]
 
 Vector = NDArray[np.float32]
 
@@ -39,7 +39,7 @@ _BLOCK_ITEMS = 1 << 17
 
 def accumulate(
     columns: Sequence[NDArray[np.generic]],
-    anchor: NDArray[np.generic],
+    anchor: NDArray[np.generic] | None,
     mean: Vector,
     sum_of_squares: Vector,
     count: int,
@@ -51,7 +51,8 @@ def accumulate(
     columns
         Weights, each of shape (n,), of any dtype that a trajectory has, contiguous.
     anchor
-        What is taken off each, shape (n,), float32, or float64 where the columns are.
+        What is taken off each, shape (n,), float32, or float64 where the columns are; None where
+        it has been, and they are float32.
     mean, sum_of_squares
         Moments of the columns before, shape (n,), float32, contiguous; changed.
     count
@@ -71,10 +72,13 @@ def accumulate(
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, len(mean), _BLOCK_ITEMS):
             block = slice(start, min(start + _BLOCK_ITEMS, len(mean)))
-            origin, m, squares = anchor[block], mean[block], sum_of_squares[block]
-            x, d, t = distance[: len(m)], deviation[: len(m)], change[: len(m)]
+            m, squares = mean[block], sum_of_squares[block]
+            d, t = deviation[: len(m)], change[: len(m)]
             for column, reciprocal in zip(columns, reciprocals, strict=True):
-                from_anchor(column[block], origin, x)
+                if anchor is None:
+                    x: NDArray[np.generic] = column[block]
+                else:
+                    from_anchor(column[block], anchor[block], x := distance[: len(m)])
                 np.subtract(x, m, out=d)
                 np.multiply(d, reciprocal, out=t)
                 np.add(m, t, out=m)
@@ -104,6 +108,10 @@ class Moments:
         """S / n, shape (n,)."""
         return self.sum_of_squares / np.float32(max(1, self.count))
 
+    def rows(self, start: int, stop: int) -> Moments:
+        """The same of the weights ``[start, stop)``."""
+        return Moments(self.count, self.mean[start:stop], self.sum_of_squares[start:stop])
+
     def copy(self) -> Moments:
         """The same in memory of their own."""
         return Moments(self.count, self.mean.copy(), self.sum_of_squares.copy())
@@ -126,3 +134,71 @@ class Moments:
             here, count = slice(*block), self.count + which.start
             accumulate(list(weights), columns.anchor[here], mean[here], squares[here], count)
         return Moments(self.count + len(columns), mean, squares)
+
+
+class OnDemand:
+    """Moments of columns that have not all been read.
+
+    They are taken when they are asked for, in a pass over the columns; or on the way, where
+    somebody reads all columns anyway.
+
+    Parameters
+    ----------
+    begun
+        Moments of the first ones.
+    since
+        The ones that follow; None if there are none.
+    """
+
+    def __init__(self, begun: Moments, since: Columns | None = None) -> None:
+        self._taken = begun, since
+        self.count = begun.count + (0 if since is None else len(since))
+        """Columns in them."""
+
+    def moments(self) -> Moments:
+        """Take what is missing, and return them."""
+        begun, since = self._taken
+        if since is not None:
+            begun = begun.rolled_forward(since)
+            self.learn(begun)
+        return begun
+
+    def learn(self, moments: Moments) -> None:
+        """Note what somebody has found them to be."""
+        self._taken = moments, None
+
+    def come_by(self, columns: Columns) -> bool:
+        """Whether some are missing, and can be had where `columns` are read."""
+        begun, since = self._taken
+        return since is not None and (
+            len(columns) == self.count and columns.iterates[begun.count :] == since.iterates
+        )
+
+    def along(self, pieces: Pieces) -> tuple[Pieces, Moments]:
+        """Take them from pieces that are read, less the anchor, which may then be written to.
+
+        Parameters
+        ----------
+        pieces
+            Of all columns; see `Columns.pieces_of`.
+
+        Returns
+        -------
+        pieces : iterator
+            The same.
+        moments : Moments
+            Those of all, in the rows whose last piece has come by; bit for bit as `moments` has
+            them.
+        """
+        begun, _ = self._taken
+        taken = Moments(self.count, begun.mean.copy(), begun.sum_of_squares.copy())
+
+        def passing() -> Pieces:
+            for block, which, values in pieces:
+                count = max(begun.count, which.start)
+                fresh = values[count - which.start :]
+                here = taken.rows(*block)
+                accumulate(list(fresh), None, here.mean, here.sum_of_squares, count)
+                yield block, which, values
+
+        return passing(), taken

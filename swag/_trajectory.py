@@ -16,7 +16,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["BLOCK_ROWS", "Columns", "Trajectory", "as_tensor", "from_anchor", "row_blocks"]
+__all__ = [
+    "BLOCK_ROWS",
+    "Columns",
+    "Pieces",
+    "Trajectory",
+    "as_tensor",
+    "from_anchor",
+    "row_blocks",
+]
+
+Pieces = Iterator[tuple[tuple[int, int], slice, NDArray[np.float32]]]
+"""What `Columns.pieces_of` yields."""
 
 BLOCK_ROWS = 1 << 16
 """Blocks of rows begin at multiples of this: 256 KiB of a float32 column, a long run on a disk."""
@@ -135,9 +146,7 @@ class Columns:
         for _, which, values in self.pieces_of([(start, stop)], memory_bytes):
             yield which, values
 
-    def pieces_of(
-        self, blocks: Iterable[tuple[int, int]], memory_bytes: int
-    ) -> Iterator[tuple[tuple[int, int], slice, NDArray[np.float32]]]:
+    def pieces_of(self, blocks: Iterable[tuple[int, int]], memory_bytes: int) -> Pieces:
         """The same for several blocks of rows; each begins with the first column, 0.
 
         Yields

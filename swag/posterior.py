@@ -14,7 +14,7 @@ from swag._analysis import Analysis
 from swag._buffers import Buffers
 from swag._installing import Installing
 from swag._iterates import Iterates
-from swag._moments import Moments
+from swag._moments import Moments, OnDemand
 from swag._sharding.parts import open_iterates
 from swag._store import Location
 from swag.burn_in import BurnIn, suggest
@@ -249,10 +249,11 @@ class StoredPosterior(Posterior):
         store.refuse_rewound(self._rewound)
         if not self._iterates:
             raise WindowError("nothing has been collected yet")
-        moments = self._known.moments
-        if moments is None and self._iterates == range(len(self._iterates)):
+        if self._known.moments is not None:
+            moments = OnDemand(self._known.moments)
+        elif self._iterates == range(len(self._iterates)):
             moments = store.moments(len(self._iterates))
-        if moments is None:
+        else:
             moments = store.moments_of(self._iterates)
         columns = store.columns(self._held) if self._held else None
         anchor = store.read_anchor() if self._known.anchor is None else self._known.anchor

@@ -29,9 +29,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from swag._moments import Moments
+from swag._moments import Moments, OnDemand
 from swag._parameters import ParameterTable
-from swag._trajectory import BLOCK_ROWS, Columns, row_blocks
+from swag._trajectory import BLOCK_ROWS, Columns, Pieces, row_blocks
 from swag.errors import WindowError
 
 __all__ = [
@@ -54,7 +54,6 @@ Part = Literal["both", "diagonal", "low-rank"]
 """What of the covariance is drawn from; the parts add up."""
 
 Generator = torch.Generator | int | None
-Pieces = Iterator[tuple[tuple[int, int], slice, NDArray[np.float32]]]
 
 DEFAULT_MEMORY_BYTES = 256 << 20
 
@@ -67,12 +66,17 @@ class Gaussian:
     """Of the parameters."""
     anchor: Tensor
     """Shape (n,)."""
-    moments: Moments
-    """Of the iterates averaged."""
+    on_demand: OnDemand
+    """The moments of the iterates averaged."""
     columns: Columns | None
     """The last of them, k columns; None without a low-rank part."""
     center: Center
     """What deviations are taken from."""
+
+    @property
+    def moments(self) -> Moments:
+        """Those of the iterates averaged."""
+        return self.on_demand.moments()
 
     @property
     def variance(self) -> NDArray[np.float32]:
@@ -99,7 +103,7 @@ class Gaussian:
         mean : float
             Coefficient of the mean.
         """
-        n, k = self.moments.count, len(z)
+        n, k = self.on_demand.count, len(z)
         if self.center == "mean":
             return z, -float(z.sum())
         divided = z / np.arange(n - k + 1, n + 1)
@@ -227,6 +231,8 @@ def draw(plan: Plan, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> Tensor:
 def drawn(plan: Plan, memory_bytes: int) -> Iterator[tuple[int, int, Tensor]]:
     """Draw weights, block by block; the trajectory is read once for all draws.
 
+    Moments that are still to be taken are taken in the same pass, where it reads what they are of.
+
     Yields
     ------
     start, stop : int
@@ -237,35 +243,46 @@ def drawn(plan: Plan, memory_bytes: int) -> Iterator[tuple[int, int, Tensor]]:
     gaussian, seeds, scale = plan.gaussian, plan.seeds, plan.scale
     if not len(seeds):
         return
-    anchor, mean = gaussian.anchor, torch.from_numpy(gaussian.moments.mean)
     has_diagonal = scale > 0 and plan.part != "low-rank"
     has_low_rank = scale > 0 and plan.part != "diagonal" and rank(gaussian) > 1
     low_rank = _LowRank(gaussian, seeds, scale) if has_low_rank else None
-    deviation = torch.from_numpy(np.sqrt(gaussian.variance) * np.float32(math.sqrt(scale)))
     streams = [torch.Generator().manual_seed(seed) for seed in seeds.diagonal]
-    signs = torch.tensor(seeds.signs)[:, None]
-    antithetic = bool((signs < 0).any())
+    columns = gaussian.columns if has_low_rank else None
     # A block has its columns and the sums of the draws.
-    columns = rank(gaussian) if has_low_rank else 0
-    blocks = list(row_blocks(gaussian.table.size, columns + len(seeds), memory_bytes))
-    pieces = low_rank.pieces(blocks, memory_bytes) if low_rank is not None else iter(())
+    held = len(seeds) + (0 if columns is None else len(columns))
+    blocks = list(row_blocks(gaussian.table.size, held, memory_bytes))
+    pieces: Pieces = iter(()) if columns is None else columns.pieces_of(blocks, memory_bytes)
+    on_demand = gaussian.on_demand
+    if columns is not None and on_demand.come_by(columns):
+        pieces, moments = on_demand.along(pieces)
+    else:
+        moments = on_demand.moments()
     for start, stop in blocks:
-        if has_diagonal:
-            block = _normal_numbers(streams, stop - start)
-            if antithetic:
-                block *= signs
-            block *= deviation[start:stop]
-        else:
-            block = torch.zeros(len(seeds), stop - start)
+        here = moments.rows(start, stop)
+        block = torch.zeros(len(seeds), stop - start)
         if low_rank is not None:
-            low_rank.add_to(block, start, stop, pieces)
-        block += mean[start:stop]
-        yield start, stop, anchor[start:stop] + block
+            low_rank.add_to(block, here.mean, pieces)
+        if has_diagonal:
+            block += _diagonal_part(streams, seeds, here, scale)
+        block += torch.from_numpy(here.mean)
+        yield start, stop, gaussian.anchor[start:stop] + block
+    on_demand.learn(moments)
 
 
 def rank(gaussian: Gaussian) -> int:
     """Columns of the low-rank part; fewer than two make none."""
     return 0 if gaussian.columns is None else len(gaussian.columns)
+
+
+def _diagonal_part(
+    streams: list[torch.Generator], seeds: Seeds, moments: Moments, scale: float
+) -> Tensor:
+    """The diagonal part of some draws of the weights that the moments are of."""
+    block = _normal_numbers(streams, len(moments.mean))
+    if min(seeds.signs) < 0:
+        block *= torch.tensor(seeds.signs)[:, None]
+    block *= torch.from_numpy(np.sqrt(moments.variance) * np.float32(math.sqrt(scale)))
+    return block
 
 
 def _normal_numbers(streams: list[torch.Generator], count: int) -> Tensor:
@@ -286,7 +303,6 @@ class _LowRank:
     def __init__(self, gaussian: Gaussian, seeds: Seeds, scale: float) -> None:
         assert gaussian.columns is not None
         self._columns = gaussian.columns
-        self._mean = torch.from_numpy(gaussian.moments.mean)
         k = len(self._columns)
         of_columns, of_mean = [], []
         for seed, sign in zip(seeds.low_rank, seeds.signs, strict=True):
@@ -299,24 +315,22 @@ class _LowRank:
         self._of_columns = torch.from_numpy(np.array(of_columns, np.float32))
         self._of_mean = torch.tensor(of_mean, dtype=torch.float32)
 
-    def pieces(self, blocks: list[tuple[int, int]], memory_bytes: int) -> Pieces:
-        """Read what `add_to` takes for one block after another."""
-        return self._columns.pieces_of(blocks, memory_bytes)
+    def add_to(self, block: Tensor, mean: NDArray[np.float32], pieces: Pieces) -> None:
+        """Add it to a block of shape (draws, weights), `mean` being that of these weights.
 
-    def add_to(self, block: Tensor, start: int, stop: int, pieces: Pieces) -> None:
-        """Add it for the parameters ``[start, stop)`` to a block of shape (draws, stop - start)."""
-        mean = self._mean[start:stop]
+        The mean may become what it is while the pieces are read.
+        """
         origin = None
         for _, which, values in pieces:
             piece = torch.from_numpy(values)
             # The first iterate is the anchor: nothing to take off.
             if which.start == 0 and self._columns.iterates[0] != 0:
                 origin = piece[0].clone()
-                mean = mean - origin
             if origin is not None:
                 piece -= origin
             block.addmm_(self._of_columns[:, which], piece)
             if which.stop == len(self._columns):
                 break
         if self._of_mean.any():
-            block.addr_(self._of_mean, mean)
+            of_all = torch.from_numpy(mean)
+            block.addr_(self._of_mean, of_all if origin is None else of_all - origin)

@@ -110,7 +110,7 @@ class JoinedIterates(Iterates):
         found = [part.stored_moments(collected) for part in self._parts]
         if any(moments.count == 0 for moments in found):
             return Moments.none(self.table.size)
-        rolled = [part.moments(collected) for part in self._parts]
+        rolled = [part.moments(collected).moments() for part in self._parts]
         return Moments(
             collected,
             self._joined_sums([moments.mean for moments in rolled]),

@@ -78,7 +78,7 @@ def contents(location: str) -> dict[str, NDArray[np.generic]]:
     with swag.load(location) as posterior:
         store = posterior._store
         collected = store.progress().collected
-        moments = store.moments(collected)
+        moments = store.moments(collected).moments()
         found = {
             "anchor": store.read_anchor().numpy(),
             "mean": moments.mean,

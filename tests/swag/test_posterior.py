@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 import swag
-from swag._moments import Moments
-from swag._trajectory import BLOCK_ROWS
+from swag._moments import Moments, OnDemand
+from swag._trajectory import BLOCK_ROWS, Columns
 from swag.errors import WindowError
 from swag.posterior import Posterior
-from swag.sampling import Center, Gaussian
+from swag.sampling import Center, Gaussian, Part
 
 Matrix = NDArray[np.float64]
 
@@ -81,7 +83,7 @@ def test_coefficients_are_those_of_explicit_deviations(
     rng = np.random.default_rng(seed)
     columns, z = rng.standard_normal((4, n)), rng.standard_normal(k)
     moments = Moments(n, np.zeros(4, np.float32), np.zeros(4, np.float32))
-    gaussian = Gaussian(None, None, moments, None, center)  # type: ignore[arg-type]
+    gaussian = Gaussian(None, None, OnDemand(moments), None, center)  # type: ignore[arg-type]
     of_columns, of_mean = gaussian.coefficients(z)
     got = columns[:, n - k :] @ of_columns + of_mean * columns.mean(axis=1)
     np.testing.assert_allclose(got, deviations(columns, k, center) @ z, rtol=1e-9, atol=1e-11)
@@ -194,6 +196,58 @@ def test_moments_of_a_window_are_bitwise_those_of_collecting_it() -> None:
         assert torch.equal(value, window.variance()[name])
     for name, value in part.mean().items():
         assert torch.equal(value, window.mean()[name])
+
+
+@given(
+    start=st.integers(0, 6),
+    every=st.integers(1, 3),
+    center=st.sampled_from(["running", "mean"]),
+    part=st.sampled_from(["both", "low-rank", "diagonal"]),
+    dtype=st.sampled_from([None, torch.bfloat16]),
+    checkpoint_every=st.sampled_from([4, 100]),
+)
+def test_moments_taken_in_the_pass_of_a_draw_are_those_of_their_own_pass(
+    tmp_path_factory: pytest.TempPathFactory,
+    start: int,
+    every: int,
+    center: Center,
+    part: Part,
+    dtype: torch.dtype | None,
+    checkpoint_every: int,
+) -> None:
+    location = f"memmap:{tmp_path_factory.mktemp('moments')}/store"
+    collect(random_walk(50, 14), location, checkpoint_every=checkpoint_every, dtype=dtype).close()
+    options: dict[str, Any] = {"generator": 5, "part": part, "antithetic": True}
+    with swag.load(location) as first, swag.load(location) as second:
+        one, other = (each.window(start, every, center=center) for each in (first, second))
+        variance = one.variance()  # in a pass of its own
+        expected, got = one.sample(4, **options), other.sample(4, **options)
+        for name in expected:
+            assert torch.equal(got[name], expected[name])
+            assert torch.equal(other.variance()[name], variance[name])
+
+
+def test_a_draw_reads_a_trajectory_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    read = 0
+    weights_of = Columns.weights_of
+
+    def counted(columns: Columns, *args: Any) -> Iterator[Any]:
+        nonlocal read
+        for piece in weights_of(columns, *args):
+            read += piece[2].nbytes
+            yield piece
+
+    monkeypatch.setattr(Columns, "weights_of", counted)
+    iterates = random_walk(70_000, 12)
+    collect(iterates, f"memmap:{tmp_path}/store").close()
+    with swag.load(f"memmap:{tmp_path}/store") as posterior:
+        read = 0
+        posterior.sample(3, generator=0)
+        assert read == iterates.nbytes // 2
+        posterior.mean()
+        assert read == iterates.nbytes // 2  # the draw has taken the moments
+        posterior.window(start=4).sample(3, generator=0)
+        assert read == (iterates.nbytes + iterates[:, 4:].nbytes) // 2
 
 
 def test_a_window_is_of_the_iterates_there_were() -> None:
