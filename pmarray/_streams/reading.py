@@ -131,7 +131,6 @@ class _Reading:
             self._free.append(self._current)
             self._current = None
         if not self._coming:
-            self._look()
             self._ask()
         coming = self._coming.popleft() if self._coming else None
         block = None if coming is None else self._landed(coming)
@@ -144,8 +143,9 @@ class _Reading:
 
     def _look(self) -> None:
         """Find out whether pieces come from a device: it pays to ask for those that follow."""
-        before, self._blocks = self._blocks, blocks_read()
-        self._comes_from_device |= self._blocks != before
+        if not self._comes_from_device:
+            before, self._blocks = self._blocks, blocks_read()
+            self._comes_from_device = self._blocks != before
 
     def _landed(self, coming: _Coming) -> AnyArray | None:
         """Wait for a piece that is arriving; None where it has to be read anew."""
