@@ -64,6 +64,7 @@ from pmarray.errors import DamagedError
 
 __all__ = [
     "FIRST",
+    "IMAGES_UNDER_WAY",
     "MAX_PAYLOAD_BYTES",
     "Journal",
 ]
@@ -76,6 +77,8 @@ FIRST = _SLOTS * BLOCK_BYTES
 """Where the first record begins."""
 MAX_PAYLOAD_BYTES = MAX_IMAGE_BYTES
 """A record holds at most this much, unless the metadata are larger."""
+IMAGES_UNDER_WAY = 4
+"""How many images may be read at a time: each has memory from `Journal.memory`."""
 _COPIED_BYTES = 64 << 10
 """Shorter records are copied into one buffer."""
 _WRITE_BYTES = 4 << 20
@@ -246,11 +249,12 @@ class Journal:
 
         It is used again: fresh memory takes the kernel longer to clear than the image to read. When
         it comes round, what it held is written. What is not is `_WRITE_BYTES` of records and one
-        more, the images for the next, in whole blocks as many as a head has room for, and an image
-        that did not fit.
+        more, the images for the next, in whole blocks as many as a head has room for, an image
+        that did not fit, and those that are still being read.
         """
         if self._memory is None:
-            self._memory = memoryview(mmap.mmap(-1, _WRITE_BYTES + 6 * MAX_PAYLOAD_BYTES))
+            images = 6 + IMAGES_UNDER_WAY
+            self._memory = memoryview(mmap.mmap(-1, _WRITE_BYTES + images * MAX_PAYLOAD_BYTES))
         if self._used + nbytes > len(self._memory):
             self._used = 0
         start = self._used

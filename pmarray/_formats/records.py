@@ -69,6 +69,15 @@ def checksum(data: memoryview | bytes) -> int:
     return int(google_crc32c.extend(0, np.frombuffer(view, np.uint8)))
 
 
+def _checksums(data: memoryview) -> bytes:
+    """The checksums of the blocks of an image, one after another."""
+    found = [
+        google_crc32c.value(data[at : at + BLOCK_BYTES].tobytes())
+        for at in range(0, data.nbytes, BLOCK_BYTES)
+    ]
+    return struct.pack(f"<{len(found)}I", *found)
+
+
 def blocks_of(nbytes: int) -> int:
     """How many blocks hold so many bytes."""
     return -(-nbytes // BLOCK_BYTES)
@@ -83,7 +92,8 @@ class Image(NamedTuple):
 
     def is_zero(self) -> bool:
         """Whether no byte is set; such an image takes no room."""
-        return not np.frombuffer(self.data, np.uint8).any()
+        data = np.frombuffer(self.data, np.uint8)
+        return not (data[:BLOCK_BYTES].any() or data.any())  # the first block tells of most
 
 
 class StoredImage(NamedTuple):
@@ -164,10 +174,7 @@ def spell_head(
             small.append(bytes(image.data))
         elif where == _PAYLOAD:
             payload.append(image.data)
-            checksums += [
-                struct.pack("<I", checksum(image.data[at : at + BLOCK_BYTES]))
-                for at in range(0, image.data.nbytes, BLOCK_BYTES)
-            ]
+            checksums.append(_checksums(image.data))
         entries.append(_ENTRY.pack(image.file_id, image.offset, image.data.nbytes, where))
     rest = b"".join([*entries, *checksums, *small, metadata or b""])
     nbytes = blocks_of(_FIXED.size + len(rest)) * BLOCK_BYTES

@@ -32,6 +32,7 @@ from pmarray._storage.arriving import Arrival
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.dead import DeadBytes, Spans
 from pmarray._storage.items import Axes, Loan, as_array, make_room, nothing
+from pmarray._storage.oldbytes import images_of
 from pmarray._storage.runs import runs_of
 from pmarray._storage.warm import LONG_RUN_BYTES, WarmReads
 from pmarray.backends._protocols import (
@@ -152,17 +153,7 @@ class RegionStorage(CachedItems):
     ) -> Iterator[Image]:
         dead = committed.dead_in(self.file_id)
         pieces = [piece for write in writes for piece in self._living_pieces(write, dead)]
-        following = iter(pieces)
-        under_way = 0
-        for start, nbytes in pieces:
-            # What is copied into the journal meanwhile must not leave the medium idle.
-            while under_way < config.read_ahead and (coming := next(following, None)):
-                self.region.will_read(*coming)
-                under_way += coming[1]
-            under_way -= nbytes
-            data = memory(nbytes)
-            self.region.read_into(start, data)
-            yield Image(self.file_id, start, data)
+        return images_of(self.region, self._beside, self.file_id, pieces, memory)
 
     def _living_pieces(self, write: Write, dead: SpanSet) -> Iterator[tuple[int, int]]:
         """Yield start and length of the committed bytes where a write goes, a record's at most."""

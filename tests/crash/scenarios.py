@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 import pmarray
 from pmarray._commits import committer, journal
 from pmarray._dtypes import parse_dtype
+from pmarray._storage import oldbytes
 from pmarray._system import pastcache
 from pmarray.backends.files import region
 from pmarray.testing import Operation, State, Workload, filled
@@ -697,13 +698,17 @@ class Growing(Transactions):
 
     @contextmanager
     def surroundings(self) -> Iterator[None]:
-        """Where a journal begins with ten blocks, two of them for records, and grows by a few."""
+        """Where a journal begins with ten blocks, two of them for records, and grows by a few.
+
+        Old bytes are read on threads, as where there are many.
+        """
         sizes = (
             (journal, "_INITIAL_BYTES", 40 << 10),
             (journal, "_INITIAL_REACH", 16 << 10),
             (region, "_GROW_MIN_BYTES", 20 << 10),
             (committer, "_MAX_IDLE_JOURNAL_BYTES", 40 << 10),
             (committer, "_MAX_BUSY_JOURNAL_BYTES", 40 << 10),
+            (oldbytes, "_MIN_BYTES", 1),
         )
         saved = [(module, name, getattr(module, name)) for module, name, _ in sizes]
         for module, name, nbytes in sizes:
