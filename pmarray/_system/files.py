@@ -142,11 +142,22 @@ def read_file(path: str, at_most: int | None = None) -> bytes:
         backed = found.st_blocks * _STAT_BLOCK_BYTES
         if nbytes > max(MAX_UNBACKED_BYTES, backed * MIN_BACKED):
             raise DamagedError(f"{path} has {nbytes} bytes, and the medium holds {backed} of them")
-        data = bytearray(nbytes)
-        read_fully(fd, memoryview(data), 0, path=path)
-        return bytes(data)
+        return _read_whole(fd, nbytes, path)
     finally:
         osops.close(fd)
+
+
+def _read_whole(fd: int, nbytes: int, path: str) -> bytes:
+    try:
+        # In one call there is no second copy, but the system may end it early.
+        data = os.pread(fd, min(nbytes, _MAX_CALL_BYTES), 0)
+    except OSError as error:
+        raise StorageError(error.errno, f"cannot read: {error.strerror}", path) from error
+    if len(data) == nbytes:
+        return data
+    pieces = bytearray(nbytes)
+    read_fully(fd, memoryview(pieces), 0, path=path)
+    return bytes(pieces)
 
 
 def barrier(fd: int, *, path: str) -> None:

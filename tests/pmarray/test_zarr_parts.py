@@ -31,12 +31,16 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.parts = self.whole = self.calls = 0
-        read_parts, read = FileStore.read_parts, FileStore.read
+        read_parts_into, read = FileStore.read_parts_into, FileStore.read
 
-        def counted_parts(store: FileStore, key: str, bounds: Any, nbytes: int) -> Any:
-            self.calls += 1
-            self.parts += sum(stop - start for start, stop in bounds)
-            return read_parts(store, key, bounds, nbytes)
+        def counted_parts(store: FileStore, key: str, parts: Any, nbytes: int) -> bool:
+            read = sum(out.nbytes for _, out in parts)
+            if read == nbytes:
+                self.whole += read
+            else:
+                self.calls += 1
+                self.parts += read
+            return read_parts_into(store, key, parts, nbytes)
 
         def counted(store: FileStore, key: str) -> Any:
             data = read(store, key)
@@ -44,7 +48,7 @@ class Reads:
                 self.whole += len(data)
             return data
 
-        monkeypatch.setattr(FileStore, "read_parts", counted_parts)
+        monkeypatch.setattr(FileStore, "read_parts_into", counted_parts)
         monkeypatch.setattr(FileStore, "read", counted)
 
 

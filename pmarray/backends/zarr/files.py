@@ -28,6 +28,8 @@ import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import suppress
 
+import numpy as np
+from numpy.typing import NDArray
 from zarr.abc.store import (
     ByteRequest,
     OffsetByteRequest,
@@ -140,28 +142,29 @@ class FileStore(Store):
         except OSError as error:
             raise StorageError(error.errno, f"cannot read: {error.strerror}", path) from error
 
-    def read_parts(
-        self, key: str, bounds: Sequence[tuple[int, int]], nbytes: int
-    ) -> Sequence[memoryview | None]:
-        """Return parts of an object that should have `nbytes` bytes; None where there is none."""
+    def read_parts_into(
+        self, key: str, parts: Sequence[tuple[int, NDArray[np.uint8]]], nbytes: int
+    ) -> bool:
+        """Fill memory with parts of an object that has `nbytes` bytes; False if there is none.
+
+        Each part is given by its first byte, and by memory that is as long as it.
+        """
         path = self.path(key)
         try:
             fd = osops.open_file(path)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return [None] * len(bounds)
+            return False
         except OSError as error:
             raise StorageError(error.errno, f"cannot read: {error.strerror}", path) from error
         try:
             if (found := os.fstat(fd).st_size) != nbytes:
-                raise DamagedError(
-                    f"{path} has {found} bytes and should have {nbytes}: restore it from a backup"
-                )
-            parts = [memoryview(bytearray(stop - start)) for start, stop in bounds]
-            for (start, _), part in zip(bounds, parts, strict=True):
-                read_fully(fd, part, start, path=path)
-            return parts
+                wrong = f"has {found} bytes and should have {nbytes}" if found else "is empty"
+                raise DamagedError(f"{path} {wrong}: restore it from a backup")
+            for start, out in parts:
+                read_fully(fd, out.data, start, path=path)
         finally:
             osops.close(fd)
+        return True
 
     def whole(self, key: str) -> WholeFile | None:
         """Open an object, of which some will be read; None where there is none."""

@@ -77,31 +77,39 @@ class _KeepingChunks(ZarrChunks):
     def part_nbytes(self) -> int:
         return super().part_nbytes if self._slabs is None else self._slabs.part_nbytes
 
+    def read_into(self, chunk: tuple[int, ...], out: AnyArray, /) -> None:
+        if self._is_plain and out.flags.forc:
+            # Straight from the file to where the items are wanted.
+            whole = out.reshape(-1, order="A").view(np.uint8)
+            self._read_plain(self._name(chunk), [(0, whole)])
+        else:
+            super().read_into(chunk, out)
+
     def read_parts_into(
         self, chunk: tuple[int, ...], parts: Sequence[tuple[int, NDArray[np.uint8]]], /
     ) -> None:
-        if self._slabs is None:
-            super().read_parts_into(chunk, parts)
-            return
         name = self._name(chunk)
+        if self._slabs is None:
+            self._read_plain(name, parts)
+            return
         file = self._files.whole(name)
         for start, out in parts:
             if file is None:
-                out.view(self._fill.dtype)[...] = self._fill
+                self._put_fill(out)
             else:
                 with damage_told(name):
                     out[...] = self._slabs.read(file, start, start + out.nbytes)
+
+    def _read_plain(self, name: str, parts: Sequence[tuple[int, NDArray[np.uint8]]]) -> None:
+        if not self._files.read_parts_into(name, parts, self._nbytes):
+            for _, out in parts:
+                self._put_fill(out)
 
     # Directly: each turn of an event loop costs as much as a small chunk.
 
     def _get(self, name: str) -> Buffer | None:
         data = self._files.read(name)
         return None if data is None else default_buffer_prototype().buffer.from_bytes(data)
-
-    def _get_parts(
-        self, name: str, bounds: Sequence[tuple[int, int]]
-    ) -> Sequence[bytes | memoryview | None]:
-        return self._files.read_parts(name, bounds, self._nbytes)
 
     def _set(self, name: str, data: Buffer) -> None:
         self._files.write(name, data.as_buffer_like())

@@ -96,13 +96,16 @@ class ZarrChunks:
         found = self._get_parts(name, [(start, start + out.nbytes) for start, out in parts])
         for (_, out), data in zip(parts, found, strict=True):
             if data is None:
-                out.view(self._fill.dtype)[...] = self._fill
+                self._put_fill(out)
             elif len(data) != out.nbytes:
                 raise DamagedError(
                     f"chunk {name} is too short or too long: restore it from a backup"
                 )
             else:
                 out[...] = np.frombuffer(data, np.uint8)
+
+    def _put_fill(self, out: NDArray[np.uint8]) -> None:
+        out.view(self._fill.dtype)[...] = self._fill
 
     def _get_parts(
         self, name: str, bounds: Sequence[tuple[int, int]]
