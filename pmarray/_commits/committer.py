@@ -69,6 +69,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import closing
 from itertools import chain, groupby
 
 from pmarray._cache.source import Commit, Write
@@ -269,7 +270,9 @@ class Committer:
             for source, group in groupby(writes, key=lambda write: write.source)
             for image in source.before_images(group, self.in_force, journal.memory)
         )
-        if journal.before(number, chain(images, others)):
+        with closing(images):  # where it fails, nothing is read any more when it is over
+            found = journal.before(number, chain(images, others))
+        if found:
             journal.barrier()
         else:
             self._pending_images = pending

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pmarray
+from pmarray._commits.committer import Committer
 from pmarray._commits.journal import IMAGES_UNDER_WAY, MAX_PAYLOAD_BYTES
 from pmarray._geometry.layout import BLOCK_BYTES
 from pmarray._storage import oldbytes
 from pmarray._storage.oldbytes import images_of
+from pmarray._system import osops
 from pmarray.backends.files.beside import SideReads
 from pmarray.backends.files.region import FileRegion
 from pmarray.errors import StorageError
@@ -100,6 +104,52 @@ def test_nothing_is_read_any_more_after_a_failure(
     assert came == [0, BLOCK_BYTES]
     assert not reading
     region.close()
+
+
+def test_nothing_is_read_any_more_when_the_journal_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read later would come into the memory of the next transaction."""
+    real, write = SideReads.read, osops.pwritev
+    reading, full = list[Any](), list[bool]()
+
+    def read(reads: SideReads, request: Any, out: memoryview, *, direct: bool) -> None:
+        reading.append(request)
+        time.sleep(0.2)
+        real(reads, request, out, direct=direct)
+        reading.remove(request)
+
+    def pwritev(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        if full:
+            full.clear()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(fd, buffers, offset)
+
+    def failed(committer: Committer, *args: Any) -> None:
+        try:
+            journal_before(committer, *args)
+        except StorageError:
+            assert not reading
+            raise
+
+    journal_before = Committer._journal_before
+    monkeypatch.setattr(Committer, "_journal_before", failed)
+    monkeypatch.setattr(SideReads, "read", read)
+    monkeypatch.setattr(osops, "pwritev", pwritev)
+    values = np.random.default_rng(0).standard_normal((MAX_PAYLOAD_BYTES // 8, 24))
+    with pmarray.open_group(tmp_path / "g") as group:
+        x = group.create("x", values.shape, layout="col")
+        x[...] = values
+        with group.transaction():
+            x[...] = values  # so that there is a journal
+        full.append(True)
+        with pytest.raises(StorageError, match="No space"), group.transaction():
+            x[...] = -1
+        np.testing.assert_array_equal(x[...], values)
+        with pytest.raises(ZeroDivisionError), group.transaction():
+            x[...] = -2
+            1 / 0  # noqa: B018
+        np.testing.assert_array_equal(x[...], values)
 
 
 def test_a_transaction_over_more_than_the_memory_of_the_journal_is_taken_back(
