@@ -62,7 +62,9 @@ def _write_pieces(fd: int, data: memoryview, path: str) -> None:
     try:
         memory = _spare.pop()
     except IndexError:
-        memory = memoryview(mmap.mmap(-1, _PIECE_BYTES))
+        # Private: processes that were forked must not write through one another's.
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        memory = memoryview(mmap.mmap(-1, _PIECE_BYTES, flags=private))
     for start in range(0, data.nbytes, _PIECE_BYTES):
         piece = data[start : start + _PIECE_BYTES]
         whole = -(-piece.nbytes // BLOCK_BYTES) * BLOCK_BYTES

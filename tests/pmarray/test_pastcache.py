@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,25 @@ def test_a_file_system_that_refuses_direct_writes(
     _write(tmp_path / "file", _BYTES)
     assert (tmp_path / "file").read_bytes() == _BYTES
     assert calls > at + 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_has_memory_of_its_own(tmp_path: Path) -> None:
+    """Both take what is spare; neither may write what the other is about to."""
+    _write(tmp_path / "ours", _BYTES)
+    before = [bytes(memory) for memory in pastcache._spare]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+        pid = os.fork()
+    if pid == 0:
+        try:
+            _write(tmp_path / "theirs", _BYTES[::-1])
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert before
+    assert [bytes(memory) for memory in pastcache._spare] == before
+    assert (tmp_path / "theirs").read_bytes() == _BYTES[::-1]
 
 
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
