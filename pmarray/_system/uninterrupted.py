@@ -46,11 +46,34 @@ def start_thread(run: Callable[..., object], *args: object) -> bool:
     False where there can be none: the system has no room for one, or the interpreter is ending. The
     work is then for the caller to do, whom an exception may tear.
     """
+    start = _Start(run, args)
     try:
-        _thread.start_new_thread(run, args)
+        _thread.start_new_thread(start, ())
     except RuntimeError:
+        start.begun = True
         return False
     return True
+
+
+class _Start:
+    """What a new thread calls; another thread does where that one dies before it has begun.
+
+    Until it runs, CPython 3.11 counts a new thread under the number of the one that has started it:
+    what `PyThreadState_SetAsyncExc` is to raise there comes here.
+    """
+
+    def __init__(self, run: Callable[..., object], args: tuple[object, ...]) -> None:
+        self._run = run
+        self._args = args
+        self.begun = False
+
+    def __call__(self) -> None:
+        self.begun = True
+        self._run(*self._args)
+
+    def __del__(self) -> None:
+        if not self.begun:
+            start_thread(self._run, *self._args)
 
 
 _running: dict[int, Task[Any]] = {}
