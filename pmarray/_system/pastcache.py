@@ -1,8 +1,8 @@
 """Writing a new file past the page cache (O_DIRECT), from memory that need not be aligned.
 
-What is to be durable at once gains nothing from the kernel's copy of it: finding fresh pages for
-it costs ten times the processor time of the write. So it is copied, a piece at a time, to aligned
-memory that is used again.
+What is to be durable at once gains nothing from the kernel's copy of it, and finding fresh pages
+for that costs more processor time than anything else. So it is copied, a piece at a time, to
+aligned memory that is used again.
 """
 
 from __future__ import annotations

@@ -304,3 +304,19 @@ def test_a_damaged_shard_is_told(damage: str, tmp_path: Path) -> None:
             array[:, 3]
         if damage == "beyond":
             assert (array[:, 2] == numbers[:, 2]).all()
+
+
+@pytest.mark.parametrize("layout", ["row", "col"])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("codecs", [[], ["zstd"]], ids=["plain", "zstd"])
+def test_chunks_are_read_into_memory_of_either_order(
+    layout: Any, order: Any, codecs: list[str], tmp_path: Path
+) -> None:
+    numbers = np.arange(35.0).reshape(5, 7)
+    with pmarray.open_group(f"zarr:{tmp_path}/g") as group:
+        array = group.create("a", (5, 7), layout=layout, chunks=(5, 7), codecs=codecs)
+        array[...] = numbers
+        group.flush()
+        out = np.empty((5, 7), order=order)
+        array._storage._reads.read_into((0, 0), out)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(out, numbers)

@@ -78,7 +78,8 @@ class _KeepingChunks(ZarrChunks):
         return super().part_nbytes if self._slabs is None else self._slabs.part_nbytes
 
     def read_into(self, chunk: tuple[int, ...], out: AnyArray, /) -> None:
-        if self._is_plain and out.flags.forc:
+        in_order = out.flags.f_contiguous if self._array.order == "col" else out.flags.c_contiguous
+        if self._is_plain and in_order:
             # Straight from the file to where the items are wanted.
             whole = out.reshape(-1, order="A").view(np.uint8)
             self._read_plain(self._name(chunk), [(0, whole)])
