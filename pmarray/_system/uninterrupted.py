@@ -50,29 +50,35 @@ def start_thread(run: Callable[..., object], *args: object) -> bool:
     try:
         _thread.start_new_thread(start, ())
     except RuntimeError:
-        start.begun = True
         return False
+    start.__class__ = _Started
     return True
 
 
 class _Start:
-    """What a new thread calls; another thread does where that one dies before it has begun.
-
-    Until it runs, CPython 3.11 counts a new thread under the number of the one that has started it:
-    what `PyThreadState_SetAsyncExc` is to raise there comes here.
-    """
+    """What a new thread calls."""
 
     def __init__(self, run: Callable[..., object], args: tuple[object, ...]) -> None:
         self._run = run
         self._args = args
-        self.begun = False
+        self._begun = False
 
     def __call__(self) -> None:
-        self.begun = True
+        self._begun = True
         self._run(*self._args)
 
+
+class _Started(_Start):
+    """The same once a thread has it: another thread begins where that one dies before it has.
+
+    Until it runs, CPython 3.11 counts a new thread under the number of the one that has started it:
+    what `PyThreadState_SetAsyncExc` is to raise there comes here. It is a class of its own because
+    an exception that arrives in `__del__` is lost, and who was torn away while he started a thread
+    would go through it.
+    """
+
     def __del__(self) -> None:
-        if not self.begun:
+        if not self._begun:
             start_thread(self._run, *self._args)
 
 
