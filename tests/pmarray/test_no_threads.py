@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -100,3 +101,44 @@ def test_exceptions_for_who_starts_threads_leave_nobody_waiting(
         time.sleep(0.0004)
     thread.join(10)
     assert done >= 500
+
+
+def test_who_is_torn_away_while_he_starts_a_thread_gets_the_exception(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At each line of the start, and at the one after: none of them is swallowed by a `__del__`."""
+    swallowed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", swallowed.append)
+    start_thread = uninterrupted.start_thread
+
+    def raised(*places: int) -> int:
+        """Raise at the lines of these numbers; return how many lines were gone through."""
+        at = 0
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal at
+            if frame.f_code.co_filename != uninterrupted.__file__:
+                return None
+            if event == "line":
+                at += 1
+                if at - 1 in places:
+                    raise KeyboardInterrupt
+            return trace
+
+        tracer = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            start_thread(lambda: None)
+        except KeyboardInterrupt:
+            arrived = True
+        else:
+            arrived = False
+        finally:
+            sys.settrace(tracer)
+        assert arrived == (min(places) < at)
+        return at
+
+    lines = raised(100)
+    for place in range(lines):
+        raised(place, place + 1)
+    assert swallowed == []
