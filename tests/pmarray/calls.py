@@ -7,6 +7,7 @@ it writes to an argument, with each argument that it writes to.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -496,6 +497,20 @@ for _ord in (2, -2, "nuc", "fro"):
     CALLS["linalg.norm"].append(lambda m, o=_ord: np.linalg.norm(m(X), o))  # type: ignore[misc]
 
 
+def _reduces_right(ufunc: np.ufunc) -> bool:
+    """Whether NumPy does, in both orders.
+
+    With AVX-512, `arctan2.reduce` and `power.reduce` of NumPy 2.4 forget all but the first and the
+    last item where they go along the memory, so that the result depends on the order.
+    """
+    if "dd->d" not in ufunc.types:
+        return True
+    with np.errstate(all="ignore"):
+        expected = functools.reduce(ufunc, X / 10)
+        found = [ufunc.reduce(x) for x in (X / 10, np.asfortranarray(X / 10))]
+    return all(np.allclose(x, expected, equal_nan=True) for x in found)
+
+
 def _ufunc_calls(name: str) -> Iterator[Call]:
     ufunc = getattr(np, name)
     for one in (X / 10, I, B, DAYS):
@@ -526,7 +541,8 @@ def _ufunc_calls(name: str) -> Iterator[Call]:
         if ufunc.signature is None:
             yield masked
         if ufunc.nin == 2 and ufunc.nout == 1 and ufunc.signature is None and len(shape) == 2:
-            for method in ("reduce", "accumulate"):
+            methods = ("reduce", "accumulate") if _reduces_right(ufunc) else ("accumulate",)
+            for method in methods:
                 for options in ({}, {"axis": 1}):
                     yield lambda m, by=method, o=options, one=one: getattr(ufunc, by)(m(one), **o)  # type: ignore[misc]
             yield lambda m, one=one: ufunc.outer(m(one[0]), m(one[1]))  # type: ignore[misc]
