@@ -366,6 +366,26 @@ class ChunksTests(_BackendTests):
         finally:
             backend.close()
 
+    def test_chunks_that_were_lost_can_be_deleted_when_the_array_has_grown_again(
+        self, tmp_path: Path
+    ) -> None:
+        """An array that shrinks and grows before its metadata are saved loses what it had."""
+        backend, _, chunks, metadata = self._made(tmp_path)
+        try:
+            last = np.full(chunks.shape, 3.0)
+            chunks.write((2, 0), last)
+            backend.barrier()
+            self._save(backend, metadata)
+            chunks.grow((4, 4))  # after it had 2 rows
+            chunks.delete((2, 0))
+            chunks.grow((6, 4))
+            chunks.read_into((2, 0), last)
+            np.testing.assert_array_equal(last, np.full(chunks.shape, 7.0))
+            backend.barrier()
+            self._save(backend, metadata)
+        finally:
+            backend.close()
+
     def test_what_an_array_takes_is_measured(self, tmp_path: Path) -> None:
         """More when chunks have been written."""
         backend, array, chunks, _ = self._made(tmp_path)

@@ -77,11 +77,16 @@ class _SessionStore(RemoteStore):
 
 
 class _Chunks(ZarrChunks):
-    """The chunks of an array whose metadata Icechunk must have before it takes a chunk."""
+    """The chunks of an array whose metadata Icechunk must have before it takes a chunk.
+
+    Until a commit saves the array's own, they never say less than before: chunks that it has lost
+    by shrinking are deleted then, and Icechunk deletes none outside of the array.
+    """
 
     def grow(self, array_shape: tuple[int, ...], /) -> None:
-        metadata = self._metadata.update_shape(array_shape[: len(self.shape)])
-        for key, data in zarr_format.documents(metadata).items():
+        reached = zip(self._metadata.shape, array_shape, strict=False)
+        self._metadata = self._metadata.update_shape(tuple(max(extents) for extents in reached))
+        for key, data in zarr_format.documents(self._metadata).items():
             buffer = default_buffer_prototype().buffer.from_bytes(data)
             sync(self._store.set(f"{self._path}/{key}" if self._path else key, buffer))
 
