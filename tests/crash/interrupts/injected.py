@@ -79,8 +79,10 @@ def _is_program(frame: FrameType) -> bool:
 
 
 def is_inside(frame: FrameType | None) -> bool:
-    """Whether the frame is below the program that is interrupted."""
+    """Whether the frame is below the program that is interrupted, and not in what the rig notes."""
     while frame is not None:
+        if frame.f_code.co_name == "note_unraisable":
+            return False
         if _is_program(frame) and frame.f_code.co_name == "operate":
             return True
         frame = frame.f_back

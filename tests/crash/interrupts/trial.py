@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -186,8 +187,7 @@ def run_trial(trial: Trial, interrupted: Callable[[Outcome], None]) -> Outcome:
     """Do it, in a process that can be thrown away; call `interrupted` before the look."""
     outcome = Outcome(trial)
     unraisable: list[str] = []
-    sys.unraisablehook = lambda raised: _note_unraisable(raised, unraisable)
-    threading.excepthook = lambda raised: _note_unraisable(raised, unraisable)
+    sys.unraisablehook = threading.excepthook = partial(note_unraisable, unraisable)
     run = _Run(find(trial.scenario), trial.place)
     before = run.before()
     company: Company | None = None
@@ -241,7 +241,8 @@ def _roll_back_where_told(run: _Run, outcome: Outcome) -> None:
         group.rollback()
 
 
-def _note_unraisable(raised: Any, found: list[str]) -> None:
+def note_unraisable(found: list[str], raised: Any) -> None:
+    """Note what was raised where nobody could catch it, unless the rig had raised it."""
     if not isinstance(raised.exc_value, Injected):
         message = getattr(raised, "err_msg", None) or f"in {getattr(raised, 'thread', None)}"
         found.append(f"{type(raised.exc_value).__name__}: {raised.exc_value} ({message})")
