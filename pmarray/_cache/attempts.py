@@ -34,7 +34,7 @@ class Attempts(ABC):
 
     memory: Memory
     _writer: Writer
-    _lost: deque[Any]
+    lost: deque[Any]
     """What has to be forgotten before the next attempt."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Attempts(ABC):
     def check(self) -> None:
         """The same for a look at one chunk, which is no attempt; called under the lock."""
         self.health.raise_failure()
-        if self._lost:
+        if self.lost:
             self._forget_lost()
 
     def until(self, attempt: Callable[[], T], *, check: bool = True) -> T:
@@ -70,7 +70,7 @@ class Attempts(ABC):
                     self.health.raise_failure()
                 if self._torn:
                     self._count_anew()
-                if self._lost:
+                if self.lost:
                     self._forget_lost()
                 self._torn = True
                 try:

@@ -76,8 +76,9 @@ class ChunkCache(Attempts):
         self._writer = Writer(
             self.lock, self.health, self._taken, self._landed, self.waiting.signal, sink
         )
-        self._lost: deque[tuple[CachedChunk, int, int]] = deque()
-        """What was lent to somebody who is no more, and never ended the loan."""
+        self.lost: deque[tuple[CachedChunk, int, int] | Pin] = deque()
+        """What was lent to somebody who is no more, and never ended the loan; and pins of callers
+        who were torn away from taking them, and whose exceptions may keep them."""
         self.on_loan = False
         """Whether anything was ever lent: who waits for the group is noted from then on."""
         self.lull = Lull(lasts=False)
@@ -110,10 +111,25 @@ class ChunkCache(Attempts):
         self._dirty_bytes = sum(chunk.dirty.nbytes for chunk in self._chunks.values())
         self.memory.count_anew()
 
+    def forget_lost(self) -> None:
+        """Forget it now, and not before the next attempt: somebody may wait for the memory."""
+        with self.lock:
+            self._forget_lost()
+
     def _forget_lost(self) -> None:
-        while self._lost:
-            self.revert(*self._lost[0])
-            self._lost.popleft()  # not before: this may be torn away, too
+        while self.lost:
+            match self.lost[0]:
+                case Pin() as pin:
+                    self._let_go(pin)
+                case lent:
+                    self.revert(*lent)
+            self.lost.popleft()  # not before: this may be torn away, too
+
+    def _let_go(self, pin: Pin) -> None:
+        for chunk in list(self._chunks.values()):
+            for died in chunk.told_of(pin):
+                died(None)  # first: what nobody has any more cannot be found again
+            chunk.unpin(pin)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -133,7 +149,7 @@ class ChunkCache(Attempts):
     def begin_lull(self) -> Lull | None:
         """Return the lull that lasts, or one that begins now; None where there is something."""
         with self.lock:
-            if not self.lull.lasts and self.quiet and not self._lost and self.health.is_well:
+            if not self.lull.lasts and self.quiet and not self.lost and self.health.is_well:
                 self.lull = Lull()
             return self.lull if self.lull.lasts else None
 
@@ -185,19 +201,11 @@ class ChunkCache(Attempts):
         self.on_loan = True
 
         def died(_: Any) -> None:
-            self._lost.append((chunk, start, stop))
+            self.lost.append((chunk, start, stop))
             self.waiting.released()
 
         chunk.pin(pin, died)
         chunk.valid.add(start, stop)
-
-    def give_up(self, pin: Pin) -> None:
-        """Let go of what a caller was torn away from taking: his exception may keep the pin."""
-        with self.lock:
-            for chunk in list(self._chunks.values()):
-                died = chunk.unpin(pin)
-                if died is not None:
-                    died(None)
 
     def unpin(self, chunk: CachedChunk, pin: Pin) -> None:
         """Let go of a chunk, on any thread."""

@@ -125,11 +125,14 @@ class CachedChunk:
         """Stay for as long as `pin` is kept; tell `died` when nobody has it any more."""
         self._pins = (*(ref for ref in self._pins if ref() is not None), weakref.ref(pin, died))
 
-    def unpin(self, pin: Pin) -> Callable[[Any], object] | None:
-        """Stay for others only; return who has not been told that this one has died."""
-        died = next((ref.__callback__ for ref in self._pins if ref() is pin), None)
+    def unpin(self, pin: Pin) -> None:
+        """Stay for others only."""
         self._pins = tuple([ref for ref in self._pins if ref() is not pin])
-        return died
+
+    def told_of(self, pin: Pin) -> list[Callable[[Any], object]]:
+        """Who is to be told when nobody has it any more."""
+        found = [ref.__callback__ for ref in self._pins if ref() is pin]
+        return [callback for callback in found if callback is not None]
 
 
 class Write(NamedTuple):

@@ -169,7 +169,9 @@ class CachedItems(ABC):
         try:
             return self._lend(extent, pin)
         except BaseException:
-            self._cache.give_up(pin)
+            # No call of ours: a second exception could come at its beginning.
+            self._cache.lost.append(pin)
+            self._cache.forget_lost()
             raise
 
     def _lend(self, extent: Extent, pin: Pin) -> Loan:
@@ -218,7 +220,9 @@ class CachedItems(ABC):
         try:
             return self._pin(extent, pin)
         except BaseException:
-            self._cache.give_up(pin)
+            # No call of ours: a second exception could come at its beginning.
+            self._cache.lost.append(pin)
+            self._cache.forget_lost()
             raise
 
     def _pin(self, extent: Extent, pin: Pin) -> Loan:
