@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
 
 import pmarray
 from pmarray._storage import storereads
+from pmarray.backends.zarr.chunks import ZarrChunks
 from pmarray.backends.zarr.files import FileStore
 from pmarray.backends.zarr.shards import WholeFile
 from pmarray.errors import DamagedError
@@ -24,6 +28,7 @@ from tests.sampling import examples
 @pytest.fixture
 def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storereads, "_PART_BYTES", 64)
+    monkeypatch.setattr(ZarrChunks, "_least_of_shard", 1)
 
 
 class Reads:
@@ -281,11 +286,8 @@ def test_a_shard_that_is_replaced_meanwhile_is_read_as_it_was(
         assert (array[:, 3] == np.round(numbers[:, 3], 1)).all()
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "index", "beyond"])
-def test_a_damaged_shard_is_told(damage: str, tmp_path: Path) -> None:
-    url, numbers = sharded(tmp_path)
-    path = tmp_path / "g/array/c/0/0"
-    data = bytearray(path.read_bytes())
+def damaged(data: bytearray, damage: str) -> bytearray:
+    """A shard of `sharded` that is not as it was."""
     index = len(data) - 8 * 16 - 4
     if damage == "cut":
         data = data[: len(data) // 2]
@@ -298,12 +300,124 @@ def test_a_damaged_shard_is_told(damage: str, tmp_path: Path) -> None:
         table[2 * 3 : 2 * 3 + 2] = len(data) * 4, 160_000
         data[index:-4] = table.tobytes()
         data[-4:] = google_crc32c.value(table.tobytes()).to_bytes(4, "little")
-    path.write_bytes(data)
+    return data
+
+
+DAMAGES = ["cut", "empty", "index", "beyond"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_shard_is_told(damage: str, tmp_path: Path) -> None:
+    url, numbers = sharded(tmp_path)
+    path = tmp_path / "g/array/c/0/0"
+    path.write_bytes(damaged(bytearray(path.read_bytes()), damage))
     with pmarray.open(url, mode="r") as array:
         with pytest.raises(DamagedError, match=r"0/0.*backup"):
             array[:, 3]
         if damage == "beyond":
             assert (array[:, 2] == numbers[:, 2]).all()
+
+
+# -- shards elsewhere -----------------------------------------------------------------------------
+
+SHARD = "array/c/0/0"
+
+
+class Elsewhere:
+    """An array of one shard in a store that has no files, and what is asked of that store."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+        self.url = f"zarr:memory://{uuid.uuid4()}"
+        self.numbers = np.random.default_rng(0).normal(size=(20_000, 8))
+        self.asked: list[int] = []
+        self.before: Callable[[int], None] = lambda number: None
+        shape = self.numbers.shape
+        with pmarray.open(
+            self.url, shape, layout="col", chunks=(20_000, 1), shards=shape, **options
+        ) as array:
+            array[...] = self.numbers
+            store: Any = array.group._session.backend
+            while not isinstance(store, MemoryStore):
+                store = store._store
+            self._objects = store._store_dict
+        get = MemoryStore.get
+
+        async def counted(
+            store: MemoryStore, key: str, prototype: Any = None, byte_range: Any = None
+        ) -> Any:
+            mine = key.endswith(SHARD) and store._store_dict is self._objects
+            if mine:
+                self.before(len(self.asked))
+            data = await get(store, key, prototype, byte_range)
+            if mine:
+                self.asked.append(0 if data is None else len(data))
+            return data
+
+        monkeypatch.setattr(MemoryStore, "get", counted)
+
+    def shard(self) -> bytearray:
+        return bytearray(self._objects[SHARD].to_bytes())
+
+    def replace(self, data: bytes | bytearray) -> None:
+        self._objects[SHARD] = default_buffer_prototype().buffer.from_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("codecs", [[], ["zstd"]])
+@pytest.mark.usefixtures("short_parts")
+def test_a_column_is_read_without_the_rest_of_its_shard_elsewhere(
+    codecs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Elsewhere(monkeypatch, codecs=codecs)
+    numbers = place.numbers
+    with pmarray.open(place.url, mode="r") as array:
+        for j in (5, 2):
+            assert (array[:, j] == numbers[:, j]).all()
+        assert len(place.asked) == 6
+        assert sum(place.asked) <= 2 * (numbers.nbytes // 8 + 2 * (8 * 16 + 4))
+        assert (array[...] == numbers).all()
+
+
+def test_a_small_shard_elsewhere_is_read_in_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Elsewhere(monkeypatch)
+    with pmarray.open(place.url, mode="r") as array:
+        assert (array[:, 5] == place.numbers[:, 5]).all()
+    assert place.asked == [place.numbers.nbytes + 8 * 16 + 4]
+
+
+@pytest.mark.parametrize("times", [1, 2, 100])
+@pytest.mark.usefixtures("short_parts")
+def test_a_shard_elsewhere_that_is_replaced_meanwhile_is_one_of_both(
+    times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind each request another program writes one with chunks of other lengths."""
+    place = Elsewhere(monkeypatch, codecs=["zstd"])
+    other = Elsewhere(monkeypatch, codecs=["zstd"])
+    with pmarray.open(other.url, mode="r+") as array:
+        array[...] = np.round(place.numbers, 1)
+    shards = [bytes(place.shard()), bytes(other.shard())]
+
+    def replace(number: int) -> None:
+        if 0 < number <= times:
+            place.replace(shards[number % 2])
+
+    with pmarray.open(place.url, mode="r") as array:
+        place.asked.clear()
+        place.before = replace
+        found = array[:, 2]
+    assert (found == place.numbers[:, 2]).all() or (found == np.round(place.numbers[:, 2], 1)).all()
+    assert len(place.asked) <= 10
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.usefixtures("short_parts")
+def test_a_damaged_shard_elsewhere_is_told(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Elsewhere(monkeypatch)
+    place.replace(damaged(place.shard(), damage))
+    with pmarray.open(place.url, mode="r") as array:
+        with pytest.raises(DamagedError, match=r"0/0.*backup"):
+            array[:, 3]
+        if damage == "beyond":
+            assert (array[:, 2] == place.numbers[:, 2]).all()
 
 
 @pytest.mark.parametrize("layout", ["row", "col"])

@@ -39,8 +39,9 @@ from pmarray._system.lockfile import LockFile
 from pmarray._url import URL
 from pmarray.backends._history import HistoryEntry
 from pmarray.backends.zarr import translation as zarr_format
+from pmarray.backends.zarr.chunks import ZarrChunks
 from pmarray.backends.zarr.remote import RemoteStore
-from pmarray.backends.zarr.store import ZarrBackend, ZarrChunks
+from pmarray.backends.zarr.store import ZarrBackend
 from pmarray.errors import (
     ConflictError,
     ForeignDataError,

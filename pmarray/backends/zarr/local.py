@@ -25,7 +25,6 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
@@ -43,10 +42,11 @@ from pmarray._system.lockfile import LockFile
 from pmarray.backends.files.region import FileRegion, if_there, make_journal_file
 from pmarray.backends.zarr import leftovers
 from pmarray.backends.zarr import translation as zarr_format
-from pmarray.backends.zarr.codecs import damage_told
+from pmarray.backends.zarr.chunks import AnyArray, Parts, ZarrChunks
 from pmarray.backends.zarr.documents import Documents
 from pmarray.backends.zarr.files import FileStore, KeptObjects
-from pmarray.backends.zarr.store import AnyArray, ZarrBackend, ZarrChunks
+from pmarray.backends.zarr.shards import Slabs
+from pmarray.backends.zarr.store import ZarrBackend
 from pmarray.errors import (
     ConflictError,
     DamagedError,
@@ -63,19 +63,15 @@ SESSION = ".pmarray"
 class _KeepingChunks(ZarrChunks):
     """The chunks of an array in a local directory."""
 
+    _least_of_shard = 1
+
     def __init__(
         self, store: FileStore, path: str, array: ArrayMetadata, kept: KeptObjects
     ) -> None:
         super().__init__(store, path, array)
-        self._array = array
         self._nbytes = math.prod(self.shape) * array.dtype.itemsize
         self._files = store
         self._kept = kept
-        self._slabs = self._codecs.slabs(array)
-
-    @property
-    def part_nbytes(self) -> int:
-        return super().part_nbytes if self._slabs is None else self._slabs.part_nbytes
 
     def read_into(self, chunk: tuple[int, ...], out: AnyArray, /) -> None:
         in_order = out.flags.f_contiguous if self._array.order == "col" else out.flags.c_contiguous
@@ -86,22 +82,17 @@ class _KeepingChunks(ZarrChunks):
         else:
             super().read_into(chunk, out)
 
-    def read_parts_into(
-        self, chunk: tuple[int, ...], parts: Sequence[tuple[int, NDArray[np.uint8]]], /
-    ) -> None:
-        name = self._name(chunk)
+    def read_parts_into(self, chunk: tuple[int, ...], parts: Parts, /) -> None:
         if self._slabs is None:
-            self._read_plain(name, parts)
-            return
-        file = self._files.whole(name)
-        for start, out in parts:
-            if file is None:
-                self._put_fill(out)
-            else:
-                with damage_told(name):
-                    out[...] = self._slabs.read(file, start, start + out.nbytes)
+            self._read_plain(self._name(chunk), parts)
+        else:
+            self._read_slabs(chunk, self._slabs, parts)
 
-    def _read_plain(self, name: str, parts: Sequence[tuple[int, NDArray[np.uint8]]]) -> None:
+    def _read_slabs(self, chunk: tuple[int, ...], slabs: Slabs, parts: Parts) -> None:
+        name = self._name(chunk)
+        self._take(slabs, self._files.whole(name), name, parts)
+
+    def _read_plain(self, name: str, parts: Parts) -> None:
         if not self._files.read_parts_into(name, parts, self._nbytes):
             for _, out in parts:
                 self._put_fill(out)

@@ -4,7 +4,10 @@ A shard is what is cached in one piece, as it lies in memory. Where each of its 
 its lines, and all of these, some bytes of the shard in memory are some bytes of a few chunks: of
 the file, the index of the shard is read, and these chunks.
 
-The file stays open from the one to the other: a shard that is replaced meanwhile is read as it was.
+A file stays open from the one to the other: a shard that is replaced meanwhile is read as it was.
+An object in a store of another kind is asked for its index once more, and that has to be the same.
+Each chunk comes in one request: so it is one of this shard, or of another with the same index,
+unless the shard was replaced and put back meanwhile.
 """
 
 from __future__ import annotations
@@ -19,11 +22,12 @@ from zarr.abc.store import (
     ByteRequest,
     OffsetByteRequest,
     RangeByteRequest,
+    Store,
     SuffixByteRequest,
 )
 from zarr.codecs import ShardingCodec
 from zarr.core.array_spec import ArraySpec
-from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 
 from pmarray._formats.metadata import ArrayMetadata
@@ -31,7 +35,7 @@ from pmarray._system.beneath import Below
 from pmarray._system.descriptor import Descriptor
 from pmarray._system.files import read_fully
 
-__all__ = ["Slabs", "WholeFile"]
+__all__ = ["Slabs", "StoredObject", "WholeFile"]
 
 
 class WholeFile:
@@ -65,6 +69,53 @@ class WholeFile:
         data = memoryview(bytearray(stop - start))
         read_fully(self._descriptor.fileno(), data, start, path=self._path)
         return prototype.buffer.from_bytes(data)
+
+
+class StoredObject:
+    """An object that is read in ranges of bytes, as zarr-python asks for them.
+
+    Parameters
+    ----------
+    store, key
+        Where it is.
+    """
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._first: tuple[ByteRequest | None, bytes | None] | None = None
+
+    async def get(
+        self, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return some bytes; None where there is no object.
+
+        Raises
+        ------
+        ValueError
+            The object has not all of them.
+        """
+        if self._first is not None and self._first[0] == byte_range:
+            _, known = self._first
+            return None if known is None else prototype.buffer.from_bytes(known)
+        found = await self._store.get(self._key, prototype, byte_range)
+        if self._first is None:
+            self._first = byte_range, None if found is None else found.to_bytes()
+        if found is not None and isinstance(byte_range, RangeByteRequest):
+            wanted = byte_range.end - byte_range.start
+            if len(found) != wanted:
+                raise ValueError(f"{len(found)} bytes are there of {wanted} at {byte_range.start}")
+        return found
+
+    async def is_as_it_was(self) -> bool:
+        """Whether what was read first, the index of a shard, is still the same."""
+        if self._first is None:
+            return True
+        byte_range, before = self._first
+        if byte_range is None:
+            return True  # all of it in one request
+        found = await self._store.get(self._key, default_buffer_prototype(), byte_range)
+        return (None if found is None else found.to_bytes()) == before
 
 
 class Slabs:
@@ -107,8 +158,10 @@ class Slabs:
             return None
         return cls(only, spec, array)
 
-    def read(self, file: WholeFile, start: int, stop: int) -> NDArray[np.uint8]:
-        """Return bytes of a shard in memory, from one to before another.
+    def read(
+        self, file: WholeFile | StoredObject, start: int, stop: int
+    ) -> NDArray[np.uint8] | None:
+        """Return bytes of a shard in memory, from one to before another; None if there is none.
 
         Raises
         ------
@@ -121,7 +174,8 @@ class Slabs:
             for axis, n in enumerate(self._spec.shape)
         )
         (found,) = sync(self._codec.decode_partial([(file, selection, self._spec)]))
-        assert found is not None  # there is a file
+        if found is None:
+            return None
         items = found.as_numpy_array().astype(self._dtype, copy=False)
         flat = items.reshape(-1, order="C" if self._order == "row" else "F")
         base = first * self._line_nbytes

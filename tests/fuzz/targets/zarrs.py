@@ -32,11 +32,11 @@ from pmarray._system.beneath import Below
 from pmarray._system.descriptor import Descriptor
 from pmarray.backends.zarr import translation as zarr_format
 from pmarray.backends.zarr.archive import ArchiveStore
+from pmarray.backends.zarr.chunks import ZarrChunks
 from pmarray.backends.zarr.codecs import ChunkCodecs, damage_told
 from pmarray.backends.zarr.files import FileStore
 from pmarray.backends.zarr.local import _PutBack
 from pmarray.backends.zarr.shards import WholeFile
-from pmarray.backends.zarr.store import ZarrChunks
 from pmarray.backends.zarr.translation import to_zarr
 from tests.fuzz.mutate import change_bytes, change_json, name
 from tests.fuzz.targets.files import Memory, changed_checkpoint, sealed
