@@ -12,7 +12,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from swag._buffers import Buffers
@@ -248,11 +250,19 @@ def copy_alone(out: Tensor, parameter: Tensor) -> None:
     """`Tensor.copy_` on this thread alone, as far as that can be had."""
     if not (out.is_contiguous() and parameter.is_contiguous()):
         out.copy_(parameter)
-        return
-    there, here = out.view(-1), parameter.view(-1)
-    for start in range(0, len(here), _PIECE_ITEMS):
-        piece = slice(start, start + _PIECE_ITEMS)
-        there[piece].copy_(here[piece])
+    elif out.dtype == parameter.dtype:
+        # One call, during which this thread does not have the interpreter.
+        np.copyto(_bytes(out), _bytes(parameter))
+    else:
+        there, here = out.view(-1), parameter.view(-1)
+        for start in range(0, len(here), _PIECE_ITEMS):
+            piece = slice(start, start + _PIECE_ITEMS)
+            there[piece].copy_(here[piece])
+
+
+def _bytes(tensor: Tensor) -> NDArray[np.uint8]:
+    """Its memory."""
+    return tensor.detach().view(-1).view(torch.uint8).numpy()
 
 
 def _mark(parameter: Tensor) -> tuple[int, int, int]:
