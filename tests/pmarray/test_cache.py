@@ -555,3 +555,39 @@ def test_memory_lent_for_reading_stays(column: pmarray.PMArray) -> None:
         column[:, 2] = 1
         assert (lent == 1).all()
     column.close()
+
+
+@pytest.mark.parametrize("kind", ["writing", "reading"])
+def test_a_loan_that_is_torn_twice_at_its_beginning_pins_nothing(
+    kind: str, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While somebody keeps the exception, as a notebook does, and with it the frames."""
+    with pmarray.open(scratch / "g", (1000, 4), layout="col", cache="64 KiB") as a:
+        a[...] = 1
+        a.flush()
+        torn: list[str] = []
+
+        def tearing(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+            def method(*arguments: Any) -> Any:
+                result = real(*arguments)
+                if name not in torn:
+                    torn.append(name)
+                    raise KeyboardInterrupt
+                return result
+
+            return method
+
+        cache = a.group._session.cache
+        for where, name in (
+            (type(cache), "lend"),
+            (type(cache), "pin"),
+            (type(cache), "forget_lost"),
+        ):
+            monkeypatch.setattr(where, name, tearing(name, getattr(where, name)))
+        with pytest.raises(KeyboardInterrupt) as kept, getattr(a, kind)(np.s_[:, 2]):
+            raise AssertionError("it did not begin")
+        assert torn == ["lend" if kind == "writing" else "pin", "forget_lost"]
+        a[:, 3] = 7
+        assert not [chunk.pins for chunk in cache._chunks.values() if chunk.pins]
+        assert (a[:, 2] == 1).all()
+        del kept
