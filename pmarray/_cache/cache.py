@@ -37,6 +37,7 @@ Rules.
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -76,7 +77,7 @@ class ChunkCache(Attempts):
         self._writer = Writer(
             self.lock, self.health, self._taken, self._landed, self.waiting.signal, sink
         )
-        self.lost: deque[tuple[CachedChunk, int, int] | Pin] = deque()
+        self.lost: deque[tuple[CachedChunk, int, int] | weakref.ref[Pin]] = deque()
         """What was lent to somebody who is no more, and never ended the loan; and pins of callers
         who were torn away from taking them, and whose exceptions may keep them."""
         self.on_loan = False
@@ -119,8 +120,9 @@ class ChunkCache(Attempts):
     def _forget_lost(self) -> None:
         while self.lost:
             match self.lost[0]:
-                case Pin() as pin:
-                    self._let_go(pin)
+                case weakref.ref() as torn:
+                    if (pin := torn()) is not None:
+                        self._let_go(pin)
                 case lent:
                     self.revert(*lent)
             self.lost.popleft()  # not before: this may be torn away, too

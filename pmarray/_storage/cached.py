@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -166,11 +167,12 @@ class CachedItems(ABC):
         if extent is None:
             return self._empty(axes)
         pin = Pin(caller())
+        torn = weakref.ref(pin)
         try:
             return self._lend(extent, pin)
         except BaseException:
             # No call of ours: a second exception could come at its beginning.
-            self._cache.lost.append(pin)
+            self._cache.lost.append(torn)
             self._cache.forget_lost()
             raise
 
@@ -217,11 +219,12 @@ class CachedItems(ABC):
         if extent is None:
             return self._empty(axes)
         pin = Pin(caller())
+        torn = weakref.ref(pin)
         try:
             return self._pin(extent, pin)
         except BaseException:
             # No call of ours: a second exception could come at its beginning.
-            self._cache.lost.append(pin)
+            self._cache.lost.append(torn)
             self._cache.forget_lost()
             raise
 
