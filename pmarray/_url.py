@@ -25,8 +25,9 @@ DEFAULT_NAME = "array"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
 _RESERVED_IN_PATHS = "%?#"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
-# Names that some backend has a use of its own for, refused by all: an array can be copied anywhere.
-_RESERVED = frozenset({"pmarray.json", "journal", "lock", "data", "zarr.json"})
+# Of which some backend would make a file that it has already; refused by all, since an array can be
+# copied anywhere. In files an array is `name.npy`.
+_RESERVED = frozenset({"zarr.json"})
 
 
 # Where something is, and not what it is.

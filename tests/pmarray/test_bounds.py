@@ -34,7 +34,6 @@ IMPOSSIBLE: list[dict[str, Any]] = [
     {"shape": (3,), "fill_value": "x"},
     {"shape": (3,), "nonsense": 1},
     {"shape": (3,), "name": "zarr.json"},
-    {"shape": (3,), "name": "lock"},
 ]
 
 

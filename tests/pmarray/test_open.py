@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,9 +236,29 @@ def test_urls_of_nothing(url: Any, why: str) -> None:
         pmarray.open(url, (3,))
 
 
+@pytest.mark.parametrize("scheme", ["dram", "memmap", "shelf", "zarr", "icechunk"])
+@pytest.mark.filterwarnings("ignore::pmarray.errors.PersistenceWarning")
+def test_names_of_files_that_a_group_has_are_names_of_arrays(scheme: str, tmp_path: Path) -> None:
+    names = ["data", "journal", "lock", "pmarray.json", "array", "000001", "x.npy", "lock.data"]
+    url = f"dram:{uuid.uuid4()}" if scheme == "dram" else f"{scheme}:{tmp_path}/g"
+    with pmarray.open_group(url) as kept:
+        for i, name in enumerate(names):
+            kept[name] = np.full(5, i)
+        with kept.transaction():
+            kept["data"][...] = 9
+        kept.flush()
+        del kept["lock"]
+        found = {name: array[...].tolist() for name, array in kept.items()}
+    if scheme != "dram":
+        with pmarray.open_group(url, mode="r") as kept:
+            assert {name: array[...].tolist() for name, array in kept.items()} == found
+        assert pmarray.verify(url) == []
+    assert found == {n: [9 if n == "data" else i] * 5 for i, n in enumerate(names) if n != "lock"}
+
+
 def test_names(tmp_path: Path) -> None:
     with pmarray.open_group(tmp_path / "g") as group:
-        for name in ("../up", "", "a/b", ".hidden", "data", "lock", "pmarray.json", "x" * 200):
+        for name in ("../up", "", "a/b", ".hidden", "zarr.json", "x" * 200):
             with pytest.raises(URLError, match="cannot be called"):
                 group.create(name, (3,))
         for name in ("a.b-c_d", "0", "X" * 128):
