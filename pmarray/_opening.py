@@ -155,7 +155,7 @@ def _enter_mode(group: Group, mode: str) -> None:
     exists = group._commits.exists
     if mode in ("r", "r+") and not exists:
         raise GroupNotFoundError(
-            f"there is no group at {group.url}; mode='a' creates one, for an array with its shape"
+            f"there is no group at {group.url}: correct the path; mode='a' would create one"
         )
     if mode == "w-" and exists:
         raise GroupExistsError(f"{group.url} exists already; mode='a' opens it, 'w' replaces it")

@@ -233,7 +233,12 @@ class Store(Iterates):
         pmarray.errors.GroupNotFoundError
             There is no group.
         """
-        group, owned = _open(location, "r", None)
+        try:
+            group, owned = _open(location, "r", None)
+        except GroupNotFoundError as error:
+            raise GroupNotFoundError(
+                f"there is no posterior at {location}: correct the path"
+            ) from error
         try:
             if _CONSTANT not in group.attrs:
                 raise StoreError(f"{group.url} holds no posterior")
