@@ -18,6 +18,7 @@ from pmarray._geometry.layout import Layout
 from pmarray._geometry.reach import meeting, reach_of
 from pmarray._storage.region import RegionStorage
 from pmarray._storage.warm import WarmReads
+from pmarray.backends.files import kept
 from pmarray.backends.files.kept import KeptMapping
 from pmarray.errors import ClosedError
 from tests.sampling import examples
@@ -316,6 +317,7 @@ def test_a_read_that_fails_is_an_error_of_ours(
             return preadv(fd, buffers, offset, *flags)
 
         monkeypatch.setattr(os, "preadv", fails)
+        monkeypatch.setattr(kept, "is_resident", lambda memory: False)
         for index in (np.s_[5], np.s_[5, 60], np.s_[:3, ::2]):
             with pytest.raises(pmarray.errors.StorageError, match="cannot read"):
                 array[index]
@@ -326,11 +328,59 @@ def test_where_pages_cannot_be_mapped_they_are_read(
     ones: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, _ = ones
-    monkeypatch.setattr(KeptMapping, "_ask_run", lambda *_: False)
+    monkeypatch.setattr(KeptMapping, "_populate", lambda *_: False)
     with pmarray.open(url, mode="r") as array:
         assert array[5].sum() == 64
         assert array[5, 60] == 1
         assert array[:3, ::2].sum() == 96
+
+
+class Populated:
+    """Counts what is mapped, in how many calls."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = self.pages = 0
+        populate = KeptMapping._populate
+
+        def counted(mapping: KeptMapping, first: int, stop: int) -> bool:
+            self.calls += 1
+            self.pages += stop - first
+            return populate(mapping, first, stop)
+
+        monkeypatch.setattr(KeptMapping, "_populate", counted)
+
+
+@pytest.mark.parametrize("index", [np.s_[5], np.s_[5:9, 3:7], ([7, 1], [9, 60]), np.s_[7, 63]])
+def test_what_lies_around_is_mapped_with_a_few_pages(
+    index: Any, ones: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 MiB in memory: whoever reads here and there has them after a few steps."""
+    url, path = ones
+    path.read_bytes()
+    populated = Populated(monkeypatch)
+    with pmarray.open(url, mode="r") as array:
+        for step in range(64):
+            assert (array[index] == 1).all()
+            assert (array[100 * step : 100 * step + 2] == 1).all()
+        assert populated.calls <= 4
+        assert populated.pages * 4096 <= path.stat().st_size + 4096
+
+
+@pytest.mark.parametrize("why", ["not in memory", "not told", "no room"])
+def test_what_lies_around_is_left_alone(
+    why: str, ones: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, _ = ones
+    if why == "not in memory":
+        monkeypatch.setattr(kept, "is_resident", lambda memory: False)
+    elif why == "not told":
+        monkeypatch.setattr(kept, "is_told", lambda fd: False)
+    populated = Populated(monkeypatch)
+    with pmarray.open(url, mode="r", cache="1 MiB" if why == "no room" else "auto") as array:
+        assert (array[5] == 1).all()
+        assert populated.pages == 64
+        assert (array[6] == 1).all()
+        assert populated.pages == 64
 
 
 def test_reading_threads_and_a_close(ones: tuple[str, Path]) -> None:

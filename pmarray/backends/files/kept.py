@@ -11,6 +11,9 @@ load from it:
 3. That they were asked for is noted, and not done again. What a handle of ours writes has to be
    asked for again: a direct write takes pages out of memory.
 
+Where a few pages are wanted and all that lies around them is in memory already, step 2 is taken for
+all of it: who reads here and there comes again, and each step costs as much as many pages.
+
 Before each copy the length of the file is asked for, since whoever cuts it does not say so; a
 handle of ours does not cut a file that is mapped (`FileRegion.announce`). Two windows remain:
 between that question and the copy, for a program that is not ours and cuts the file, which before
@@ -32,6 +35,7 @@ from numpy.typing import NDArray
 from pmarray._geometry.reach import Reach
 from pmarray._system.descriptor import Descriptor
 from pmarray._system.files import read_fully
+from pmarray._system.residency import is_resident, is_told
 
 __all__ = ["KeptMapping"]
 
@@ -39,6 +43,9 @@ _PAGE = mmap.PAGESIZE
 _POPULATE_READ = 22
 """MADV_POPULATE_READ, from Linux 5.14 on; Python has no name for it."""
 _READ_BYTES = 1 << 20
+_FEW_PAGES = 16
+_WINDOW_PAGES = (2 << 20) // _PAGE
+"""What is looked at around a few pages."""
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _END = os.SEEK_END
 
@@ -78,7 +85,8 @@ class KeptMapping:
         self._map.madvise(_POPULATE_READ, 0, _PAGE)
         # Whoever reads in long runs does so by system call.
         self._map.madvise(mmap.MADV_RANDOM)
-        self.memory: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)[offset:]
+        self._all = np.frombuffer(self._map, np.uint8)
+        self.memory: NDArray[np.uint8] = self._all[offset:]
         """The items' bytes, read-only; to be read after `ask` only."""
         self.known = bytearray(-(-self._nbytes // _PAGE))
         """For each page whether it was asked for."""
@@ -88,6 +96,8 @@ class KeptMapping:
         self._count = 0
         """How many; more or less, where threads read side by side."""
         self._tells_residents = bool(_NOWAIT)
+        self._windows = is_told(self._fd)
+        """Whether what lies around a few pages can be looked at."""
 
     def reaches(self, stop: int) -> bool:
         """Whether the file has so many bytes."""
@@ -195,16 +205,33 @@ class KeptMapping:
             (int(run[0]), int(run[-1]) + 1)
             for run in np.split(unknown, np.flatnonzero(np.diff(unknown) != 1) + 1)
         ]
+        while runs and self._ask_window(*runs[0]):
+            runs.pop(0)
         # All requests first: one after another would leave the medium idle in between.
         for first, stop in runs:
             nbytes = (stop - first) * _PAGE
             os.posix_fadvise(self._fd, first * _PAGE, nbytes, os.POSIX_FADV_WILLNEED)
-        return all(self._ask_run(first, stop) for first, stop in runs)
+        return all(self._ask_unknown(first, stop) for first, stop in runs)
 
     def _ask_run(self, first: int, stop: int) -> bool:
         """Ask for the pages from `first` to `stop`, as far as they are not known."""
+        return self._ask_window(first, stop) or self._ask_unknown(first, stop)
+
+    def _ask_window(self, first: int, stop: int) -> bool:
+        """The same of a few pages, and for what lies around them, if all of it is in memory."""
         if self.known.find(0, first, stop) < 0:
             return True
+        low = first // _WINDOW_PAGES * _WINDOW_PAGES
+        high = min(-(-stop // _WINDOW_PAGES) * _WINDOW_PAGES, len(self.known))
+        return (
+            self._windows
+            and stop - first <= _FEW_PAGES
+            and (self._count + high - low) * _PAGE <= self.budget_bytes
+            and is_resident(self._all[low * _PAGE : high * _PAGE])
+            and self._populate(low, high)
+        )
+
+    def _ask_unknown(self, first: int, stop: int) -> bool:
         for low, high in self._unknown(first, stop):
             self._read(low * _PAGE, min(high * _PAGE, self._nbytes))  # 1
             if not self._populate(low, high):
