@@ -14,6 +14,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,8 @@ Chunk = tuple[int, ...]
 Spans = Sequence[tuple[int, int]]
 
 _EVERYTHING = 1 << 62
+_FETCHED_UNLOCKED = 2
+"""How many chunks of a selection a reader waits for while others go on."""
 
 
 class ChunkStorage(CachedItems):
@@ -237,6 +240,31 @@ class ChunkStorage(CachedItems):
         self._cache.end_operation()
         if extents and window > 1:
             self._read_ahead([extent.chunk for extent in extents])
+
+    def deferred(self, axes: Axes, /) -> Callable[[AnyArray], bool] | None:
+        """Return what waits for chunks without the group's lock, of which others then have need.
+
+        They are in the cache afterwards, where they are read with the lock.
+        """
+        if self._window() < _FETCHED_UNLOCKED:
+            return None
+        self._forget_failures()
+        tasks = []
+        for extent in islice(self._extents(axes), _FETCHED_UNLOCKED):
+            self._fetch_ahead(extent.chunk, extent.spans, needed=True)
+            fetch = self._ahead.get(extent.chunk)
+            if fetch is not None and not fetch.task.over:
+                tasks.append(fetch.task)
+        if not tasks:
+            return None
+
+        def wait(_: AnyArray) -> bool:
+            for task in tasks:
+                start(task)  # where it has never been handed over
+                task.wait()
+            return False
+
+        return wait
 
     def item(self, position: tuple[int, ...], offset: int, /) -> Any:
         if self._dtype.kind == "V" or not position:

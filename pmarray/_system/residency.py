@@ -10,7 +10,7 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["is_resident", "is_told", "resident_share"]
+__all__ = ["is_told", "resident_share", "residents"]
 
 _mincore = getattr(ctypes.CDLL(None), "mincore", None) if sys.platform == "linux" else None
 
@@ -30,7 +30,7 @@ def resident_share(fd: int, start: int, stop: int) -> float:
     except (OSError, ValueError):  # it is shorter, or cannot be mapped
         return 0.0
     memory = np.frombuffer(mapped, np.uint8)
-    return _share(memory.ctypes.data, memory.nbytes)
+    return float(_look(memory.ctypes.data, memory.nbytes).mean())
 
 
 def is_told(fd: int) -> bool:
@@ -41,16 +41,15 @@ def is_told(fd: int) -> bool:
     return os.geteuid() in owners or os.access(f"/proc/self/fd/{fd}", os.W_OK)
 
 
-def is_resident(memory: NDArray[np.uint8]) -> bool:
-    """Whether all pages of memory that begins on one are there; the same of mapped files."""
-    return _share(memory.ctypes.data, memory.nbytes) == 1
+def residents(memory: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return for each page of memory, a mapped file from the start of one, whether it is there."""
+    return _look(memory.ctypes.data, memory.nbytes)
 
 
-def _share(address: int, nbytes: int) -> float:
-    if _mincore is None:
-        return 0.0
+def _look(address: int, nbytes: int) -> NDArray[np.bool_]:
     pages = np.zeros(-(-nbytes // mmap.PAGESIZE), np.uint8)
-    found = _mincore(
+    if _mincore is not None and _mincore(
         ctypes.c_void_p(address), ctypes.c_size_t(nbytes), ctypes.c_void_p(pages.ctypes.data)
-    )
-    return float((pages & 1).mean()) if found == 0 else 0.0
+    ):
+        pages[:] = 0
+    return (pages & 1).astype(bool)

@@ -18,6 +18,7 @@ from pmarray._geometry.layout import Layout
 from pmarray._geometry.reach import meeting, reach_of
 from pmarray._storage.region import RegionStorage
 from pmarray._storage.warm import WarmReads
+from pmarray._system.residency import residents
 from pmarray.backends.files import kept
 from pmarray.backends.files.kept import KeptMapping
 from pmarray.errors import ClosedError
@@ -317,7 +318,7 @@ def test_a_read_that_fails_is_an_error_of_ours(
             return preadv(fd, buffers, offset, *flags)
 
         monkeypatch.setattr(os, "preadv", fails)
-        monkeypatch.setattr(kept, "is_resident", lambda memory: False)
+        monkeypatch.setattr(kept, "residents", absent)
         for index in (np.s_[5], np.s_[5, 60], np.s_[:3, ::2]):
             with pytest.raises(pmarray.errors.StorageError, match="cannot read"):
                 array[index]
@@ -333,6 +334,11 @@ def test_where_pages_cannot_be_mapped_they_are_read(
         assert array[5].sum() == 64
         assert array[5, 60] == 1
         assert array[:3, ::2].sum() == 96
+
+
+def absent(memory: AnyArray) -> AnyArray:
+    """Of a file that is not in memory."""
+    return np.zeros(-(-memory.nbytes // 4096), bool)
 
 
 class Populated:
@@ -366,13 +372,39 @@ def test_what_lies_around_is_mapped_with_a_few_pages(
         assert populated.pages * 4096 <= path.stat().st_size + 4096
 
 
+@pytest.mark.parametrize("gone", [0, 255, 256, 600])
+def test_a_page_that_is_not_in_memory_is_left_out(
+    gone: int, ones: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, path = ones
+    path.read_bytes()
+    starts: list[int] = []
+
+    def look(memory: AnyArray) -> AnyArray:
+        there = residents(memory)
+        starts.append(memory.ctypes.data)
+        place = gone - (starts[-1] - starts[0]) // 4096
+        if 0 <= place < len(there):
+            there[place] = False
+        return there
+
+    monkeypatch.setattr(kept, "residents", look)
+    populated = Populated(monkeypatch)
+    with pmarray.open(url, mode="r") as array:
+        assert (array[300] == 1).all()
+        assert gone == 0 or not array._storage._warm._mapped.known[gone]  # type: ignore[attr-defined]
+        assert populated.calls <= 5
+        for i in range(0, 8192, 100):
+            assert (array[i] == 1).all()
+
+
 @pytest.mark.parametrize("why", ["not in memory", "not told", "no room"])
 def test_what_lies_around_is_left_alone(
     why: str, ones: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, _ = ones
     if why == "not in memory":
-        monkeypatch.setattr(kept, "is_resident", lambda memory: False)
+        monkeypatch.setattr(kept, "residents", absent)
     elif why == "not told":
         monkeypatch.setattr(kept, "is_told", lambda fd: False)
     populated = Populated(monkeypatch)

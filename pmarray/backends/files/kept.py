@@ -11,8 +11,8 @@ load from it:
 3. That they were asked for is noted, and not done again. What a handle of ours writes has to be
    asked for again: a direct write takes pages out of memory.
 
-Where a few pages are wanted and all that lies around them is in memory already, step 2 is taken for
-all of it: who reads here and there comes again, and each step costs as much as many pages.
+Where a few pages are wanted that are in memory already, step 2 is taken for those around them that
+are there, too: who reads here and there comes again, and each step costs as much as many pages.
 
 Before each copy the length of the file is asked for, since whoever cuts it does not say so; a
 handle of ours does not cut a file that is mapped (`FileRegion.announce`). Two windows remain:
@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from pmarray._geometry.reach import Reach
 from pmarray._system.descriptor import Descriptor
 from pmarray._system.files import read_fully
-from pmarray._system.residency import is_resident, is_told
+from pmarray._system.residency import is_told, residents
 
 __all__ = ["KeptMapping"]
 
@@ -46,6 +46,8 @@ _READ_BYTES = 1 << 20
 _FEW_PAGES = 16
 _WINDOW_PAGES = (2 << 20) // _PAGE
 """What is looked at around a few pages."""
+_MOST_MISSES = 3
+"""After so many pages that were not in memory, nobody looks whether the next one is."""
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _END = os.SEEK_END
 
@@ -205,8 +207,11 @@ class KeptMapping:
             (int(run[0]), int(run[-1]) + 1)
             for run in np.split(unknown, np.flatnonzero(np.diff(unknown) != 1) + 1)
         ]
-        while runs and self._ask_window(*runs[0]):
-            runs.pop(0)
+        asked, runs, misses = runs, [], 0
+        for run in asked:
+            if misses > _MOST_MISSES or not self._ask_window(*run):
+                misses += 1
+                runs.append(run)
         # All requests first: one after another would leave the medium idle in between.
         for first, stop in runs:
             nbytes = (stop - first) * _PAGE
@@ -218,17 +223,24 @@ class KeptMapping:
         return self._ask_window(first, stop) or self._ask_unknown(first, stop)
 
     def _ask_window(self, first: int, stop: int) -> bool:
-        """The same of a few pages, and for what lies around them, if all of it is in memory."""
+        """The same of a few pages in memory, and of those around them that are there, too."""
         if self.known.find(0, first, stop) < 0:
             return True
+        if (
+            not self._windows
+            or stop - first > _FEW_PAGES
+            or self._count * _PAGE >= self.budget_bytes
+        ):
+            return False
         low = first // _WINDOW_PAGES * _WINDOW_PAGES
         high = min(-(-stop // _WINDOW_PAGES) * _WINDOW_PAGES, len(self.known))
-        return (
-            self._windows
-            and stop - first <= _FEW_PAGES
-            and (self._count + high - low) * _PAGE <= self.budget_bytes
-            and is_resident(self._all[low * _PAGE : high * _PAGE])
-            and self._populate(low, high)
+        there = residents(self._all[low * _PAGE : high * _PAGE])
+        if not there[first - low : stop - low].all():
+            return False
+        absent = low + np.flatnonzero(~there)
+        before, after = absent[absent < first], absent[absent >= stop]
+        return self._populate(
+            int(before[-1]) + 1 if before.size else low, int(after[0]) if after.size else high
         )
 
     def _ask_unknown(self, first: int, stop: int) -> bool:
