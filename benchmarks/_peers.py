@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PEERS", "Peer", "drop_caches", "missing"]
+__all__ = ["PEERS", "Peer", "drop_caches", "fill_caches", "missing"]
 
 Matrix = NDArray[np.float32]
+_FILL_BYTES = 1 << 20
 _BLOCK_COLUMNS = 16
 
 
@@ -396,6 +397,15 @@ def drop_caches(path: Path) -> None:
                 os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(handle)
+
+
+def fill_caches(path: Path) -> None:
+    """Have the kernel hold all of the files below a path."""
+    for directory, _, files in os.walk(path):
+        for name in files:
+            with open(os.path.join(directory, name), "rb", buffering=0) as file:
+                while file.read(_FILL_BYTES):
+                    pass
 
 
 def _fsync(path: str) -> None:

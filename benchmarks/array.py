@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks._device import fresh_memory_bandwidth, write_bandwidth
-from benchmarks._peers import PEERS, Peer, drop_caches, missing
+from benchmarks._peers import PEERS, Peer, drop_caches, fill_caches, missing
 from benchmarks._records import Recording
 from benchmarks._scans import THREADED, Trajectory, race_plain, race_threads, tables_of_scans
 from benchmarks._tables import Table, in_bytes
@@ -217,6 +217,7 @@ def _time(
         drop_caches(peer.path)
         peer.open()
     elif not operation.writes:
+        fill_caches(peer.path)
         operation.run(peer, next(places), x)  # what only the first of a process pays
     count = 0
     started = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -434,3 +435,34 @@ def test_chunks_are_read_into_memory_of_either_order(
         out = np.empty((5, 7), order=order)
         array._storage._reads.read_into((0, 0), out)  # type: ignore[attr-defined]
     np.testing.assert_array_equal(out, numbers)
+
+
+def test_nobody_waits_for_who_waits_for_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"zarr:{tmp_path}/g"
+    with pmarray.open(url, (1000, 4), layout="col", chunks=1, codecs=["zstd"]) as array:
+        array[...] = np.arange(4)
+    read = FileStore.read
+    waits, goes_on = threading.Event(), threading.Event()
+
+    def slow(store: FileStore, key: str) -> Any:
+        if key.endswith("c/0/1"):
+            waits.set()
+            assert goes_on.wait(30)
+        return read(store, key)
+
+    monkeypatch.setattr(FileStore, "read", slow)
+    found: list[float] = []
+    with pmarray.open(url, mode="r") as array:
+        thread = threading.Thread(target=lambda: found.append(array[:, 1].sum()))
+        thread.start()
+        try:
+            assert waits.wait(30)
+            assert (array[:, 2] == 2).all()
+            assert array[5, 3] == 3
+            assert not found
+        finally:
+            goes_on.set()
+            thread.join(30)
+    assert found == [1000]
