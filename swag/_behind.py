@@ -248,7 +248,8 @@ class Brought(Behind):
 
 def copy_alone(out: Tensor, parameter: Tensor) -> None:
     """`Tensor.copy_` on this thread alone, as far as that can be had."""
-    if not (out.is_contiguous() and parameter.is_contiguous()):
+    contiguous = out.is_contiguous() and parameter.is_contiguous()
+    if not contiguous or out.numel() < _PIECE_ITEMS:
         out.copy_(parameter)
     elif out.dtype == parameter.dtype:
         # One call, during which this thread does not have the interpreter.

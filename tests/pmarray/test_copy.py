@@ -306,9 +306,10 @@ def test_nothing_is_read_or_written_twice(
     before = traffic()
     pmarray.copy(scratch / "a", scratch / "b", layout=written, cache="4 MiB")
     after = traffic()
-    for key in ("rchar", "wchar"):
+    # Some of what is in memory is mapped, which the kernel does not count.
+    for key, least in (("rchar", 0.9), ("wchar", 1)):
         factor = (after[key] - before[key]) / (4 * math.prod(shape))
-        assert 1 <= factor < 1.04  # padding of lines, blocks at the edges of tiles, metadata
+        assert least <= factor < 1.04  # padding of lines, blocks at the edges of tiles, metadata
     with pmarray.open(scratch / "a", mode="r") as a, pmarray.open(scratch / "b", mode="r") as b:
         assert b.layout == written
         np.testing.assert_array_equal(a[...], b[...])
