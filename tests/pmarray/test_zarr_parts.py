@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import threading
 import uuid
 from collections.abc import Callable
@@ -21,8 +22,9 @@ import pmarray
 from pmarray._storage import storereads
 from pmarray.backends.zarr.chunks import ZarrChunks
 from pmarray.backends.zarr.files import FileStore
-from pmarray.backends.zarr.shards import WholeFile
+from pmarray.backends.zarr.shards import StoredObject, WholeFile
 from pmarray.errors import DamagedError
+from tests.pmarray.conftest import Bucket
 from tests.sampling import examples
 
 
@@ -419,6 +421,35 @@ def test_a_damaged_shard_elsewhere_is_told(damage: str, monkeypatch: pytest.Monk
             array[:, 3]
         if damage == "beyond":
             assert (array[:, 2] == place.numbers[:, 2]).all()
+
+
+@pytest.mark.parametrize("codecs", [[], ["zstd"]])
+@pytest.mark.parametrize("where", ["s3", "icechunk", "zip"])
+def test_stores_of_others_give_parts_of_shards(
+    where: str, codecs: Any, tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard of 5 MB, of which at least 1 MB is read at a time."""
+    numbers = np.random.default_rng(0).normal(size=(10_000, 64))
+    urls = {"s3": bucket.url(), "icechunk": f"icechunk:{tmp_path}/i", "zip": f"zarr:{tmp_path}/z"}
+    chunks: dict[str, Any] = {"chunks": (10_000, 1), "shards": numbers.shape, "codecs": codecs}
+    with pmarray.open(urls[where], numbers.shape, layout="col", **chunks) as array:
+        array[...] = numbers
+    if where == "zip":
+        shutil.make_archive(f"{tmp_path}/z.zarr", "zip", tmp_path / "z")
+        urls["zip"] = f"zarr:{tmp_path}/z.zarr.zip"
+    asked: list[int] = []
+    get = StoredObject.get
+
+    async def counted(shard: StoredObject, prototype: Any, byte_range: Any = None) -> Any:
+        data = await get(shard, prototype, byte_range)
+        asked.append(0 if data is None else len(data))
+        return data
+
+    monkeypatch.setattr(StoredObject, "get", counted)
+    with pmarray.open(urls[where], mode="r") as array:
+        assert (array[:, 40] == numbers[:, 40]).all()
+        assert 0 < sum(asked) <= numbers.nbytes // 4
+        assert (array[...] == numbers).all()
 
 
 @pytest.mark.parametrize("layout", ["row", "col"])
