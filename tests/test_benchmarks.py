@@ -325,6 +325,31 @@ def test_the_memory_of_a_cgroup_is_all_that_a_process_gets() -> None:
     assert not processes.parent.exists()
 
 
+PEAKS = """
+import numpy as np
+from benchmarks._counters import peak_rss, reset_peak_rss
+
+def touch(megabytes):
+    np.ones(megabytes * 1_000_000, np.uint8)  # given back at once: it is only in the peak
+
+touch(200)
+reset_peak_rss()
+before = peak_rss()
+touch(50)
+print(0 if before is None else peak_rss() - before)
+"""
+
+
+def test_the_peak_of_memory_is_counted_anew_after_a_reset() -> None:
+    if not re.search("^VmHWM:", Path("/proc/self/status").read_text(), re.MULTILINE):
+        pytest.skip("this kernel does not count the peak of a process's memory")
+    # In a process of its own: what other threads and tests give back is not measured with it.
+    done = subprocess.run(
+        [sys.executable, "-c", PEAKS], cwd=REPOSITORY, text=True, capture_output=True, check=True
+    )
+    assert 45_000_000 < int(done.stdout) < 100_000_000
+
+
 def test_peers_keep_the_same_training_and_are_killed(scratch: Path, output: Path) -> None:
     found = recorded(
         "peers", output, scratch, peers.compare,
