@@ -194,6 +194,19 @@ def test_a_computation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("counting")
+def test_a_computation_over_what_is_in_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pmarray.open_group(tmp_path / "g") as group:
+        group.create("x", (50_000, 40), layout="col")[:] = 1
+    with pmarray.open_group(tmp_path / "g", mode="r") as group:
+        assert np.sum(group["x"]) == 2_000_000  # by a longer way
+        with recorded(monkeypatch) as calls:
+            assert np.sum(group["x"]) == 2_000_000
+    assert_taken("A computation over what is in memory", calls)
+
+
+@pytest.mark.usefixtures("counting")
 def test_a_read_of_what_is_at_hand(monkeypatch: pytest.MonkeyPatch, group: pmarray.Group) -> None:
     test_a_read(monkeypatch, group, "What is at hand", [(3, 1), (3, 1)])
 

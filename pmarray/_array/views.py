@@ -13,7 +13,7 @@ from pmarray._geometry.chunking import TARGET_CHUNK_BYTES
 from pmarray._geometry.layout import Layout, Order
 from pmarray._selection.basic import Selection, select
 from pmarray._storage.arriving import Arrival
-from pmarray._storage.items import Axes, Items, Loan
+from pmarray._storage.items import Axes, Items, Loan, Shown
 from pmarray.errors import SelectionError
 
 __all__ = ["ViewItems", "selection_view", "slice_view", "transpose_view"]
@@ -66,6 +66,10 @@ class ViewItems(Items):
         if arrival is None:
             return None
         return arrival._replace(look=lambda block: self._shown(arrival.look(block)))
+
+    def shown(self, axes: Axes, /) -> Shown | None:
+        found = self._items.shown(self._translate(axes))
+        return None if found is None else found._replace(block=self._shown(found.block))
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
         if values.size:

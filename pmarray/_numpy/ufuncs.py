@@ -24,7 +24,7 @@ from pmarray._geometry.layout import Layout, Order
 from pmarray._numpy.operands import as_operand, has_numbers, in_dask, is_operand
 from pmarray._selection.fancy import FancySelection, parse
 from pmarray._storage.transfer import update
-from pmarray._streams.reading import read_pieces
+from pmarray._streams.reading import Sight, show_pieces
 from pmarray._streams.sources import is_dask
 
 __all__ = [
@@ -35,9 +35,9 @@ __all__ = [
     "into",
     "is_foreign",
     "is_stored",
+    "look_through",
     "make_result",
     "part_of",
-    "read_through",
     "reduce",
     "root",
     "same_shape",
@@ -48,7 +48,7 @@ AnyArray = NDArray[Any]
 Index = tuple[slice, ...]
 
 _UNLIMITED = 1 << 62
-_IN_CACHE_BYTES = 4 << 20
+_IN_CACHE_BYTES = 8 << 20
 """A piece that is read once more is still in the processor's cache then."""
 
 # (a ∘ b) ∘ c = a ∘ (b ∘ c), so that pieces can be reduced before they are put together.
@@ -165,28 +165,19 @@ def _order_of(values: Sequence[Any], shape: tuple[int, ...]) -> Order:
     return order
 
 
-def read_each(
-    array: StoredArray, pieces: list[Index], nbytes: int
-) -> Iterator[tuple[Index, AnyArray]]:
-    """Read pieces one after another, into memory that is used again and may be written to.
-
-    `nbytes` is what may be held of those that are worked on and those that come.
-    """
-    return zip(pieces, read_pieces(array, pieces, nbytes), strict=True)
-
-
-def read_through(array: Any, item_nbytes: int) -> Iterator[tuple[Index, AnyArray]]:
-    """Read all of an array in the order of its medium, what follows meanwhile; see `read_each`.
+def look_through(array: Any, item_nbytes: int) -> Iterator[tuple[Index, Sight]]:
+    """Look at all of an array in the order of its medium, as `show_pieces` does.
 
     `item_nbytes` is what is held of one item while a piece is worked on.
     """
     if not is_stored(array):
         for piece in walk(array.shape, item_nbytes, "row"):
-            yield piece, np.asarray(array[piece])
+            yield piece, Sight(np.asarray(array[piece]))
         return
     pieces = list(walk(array.shape, item_nbytes + 2 * array.itemsize, array.layout))
     largest = max((math.prod(o.stop - o.start for o in piece) for piece in pieces), default=0)
-    yield from read_each(array, pieces, 3 * (largest * array.itemsize + mmap.PAGESIZE))
+    nbytes = 3 * (largest * array.itemsize + mmap.PAGESIZE)
+    yield from zip(pieces, show_pieces(array, pieces, nbytes), strict=True)
 
 
 def part_of(value: Any, shape: tuple[int, ...], piece: Index) -> Any:
@@ -322,6 +313,7 @@ def reduce(
 
     def without_nan(block: AnyArray) -> AnyArray:
         if instead_of_nan is not None and block.dtype.kind in "fc":
+            block = block.copy("K")
             np.copyto(block, instead_of_nan, where=np.isnan(block))
         return block
 
@@ -336,28 +328,30 @@ def reduce(
     if ufunc is np.add and kind.kind in "fc":
         # What changes no sum: from 0.0, as NumPy begins, the sum of -0.0 would be 0.0.
         later = {"initial": kind.type(-0.0 if kind.kind == "f" else complex(-0.0, -0.0))}
-    pieces = walk(shape, 2 * array.itemsize, array.layout, _IN_CACHE_BYTES) if axes else ()
-    for piece, block in read_each(array, list(pieces), config.work_memory // 2):
-        block = without_nan(block)
+    pieces = list(walk(shape, 2 * array.itemsize, array.layout, _IN_CACHE_BYTES) if axes else ())
+    sights = show_pieces(array, pieces, config.work_memory // 2)
+    for piece, sight in zip(pieces, sights, strict=True):
         mask = part_of(where, shape, piece)
         place = tuple(slice(0, 1) if i in axes else one for i, one in enumerate(piece))
         first = all(piece[i].start == 0 for i in axes)
-        if sequential and not first:
-            (along,) = axes
-            block = block.astype(kind, copy=False)
-            if mask is True:
-                # As one long series: what came before is its first item.
-                block = np.concatenate([total[place], block], axis=along)
-                total[place] = ufunc.reduce(block, axis=along, dtype=dtype, keepdims=True)
-            else:
-                _fold(ufunc, total[place], block, along, np.broadcast_to(mask, block.shape))
-            continue
-        begin = probe_options if first or ufunc.identity is None else later
-        part = ufunc.reduce(block, axis=axes, dtype=dtype, keepdims=True, where=mask, **begin)
-        if first:
-            total[place] = part
-        else:
-            total[place] = ufunc(total[place], part)
+        for block in sight.looks():
+            items = without_nan(block)
+            if sequential and not first:
+                (along,) = axes
+                items = items.astype(kind, copy=False)
+                if mask is True:
+                    # As one long series: what came before is its first item.
+                    items = np.concatenate([total[place], items], axis=along)
+                    part = ufunc.reduce(items, axis=along, dtype=dtype, keepdims=True)
+                else:
+                    use = np.broadcast_to(mask, items.shape)
+                    part = _fold(ufunc, total[place], items, along, use)
+                continue
+            begin = probe_options if first or ufunc.identity is None else later
+            part = ufunc.reduce(items, axis=axes, dtype=dtype, keepdims=True, where=mask, **begin)
+            if not first:
+                part = ufunc(total[place], part)
+        total[place] = part
     if not keepdims:
         total = total.reshape([n for i, n in enumerate(kept) if i not in axes])
     if out is None:
@@ -365,11 +359,15 @@ def reduce(
     return into(out, total, casting="unsafe")
 
 
-def _fold(ufunc: np.ufunc, total: AnyArray, block: AnyArray, along: int, mask: AnyArray) -> None:
-    """Reduce what a mask leaves of a block into `total`, line by line: no start value has axes."""
+def _fold(
+    ufunc: np.ufunc, so_far: AnyArray, block: AnyArray, along: int, mask: AnyArray
+) -> AnyArray:
+    """Reduce what a mask leaves of a block, line by line: no start value has axes."""
+    total = so_far.copy()
     for i in range(block.shape[along]):
         line = (*[slice(None)] * along, slice(i, i + 1))
         ufunc(total, block[line], out=total, where=mask[line])
+    return total
 
 
 def _loop_dtype(ufunc: np.ufunc, items: Any, out: Any) -> Any:

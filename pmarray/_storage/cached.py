@@ -20,7 +20,7 @@ from pmarray._formats.records import Image
 from pmarray._geometry.layout import Extent, Layout
 from pmarray._selection.fancy import FancySelection
 from pmarray._storage.arriving import Arrival
-from pmarray._storage.items import Axes, Loan, nothing
+from pmarray._storage.items import Axes, Loan, Shown, nothing
 from pmarray._storage.near import Near
 from pmarray._system.uninterrupted import caller
 from pmarray.errors import BudgetError, SelectionError
@@ -128,6 +128,9 @@ class CachedItems(ABC):
         return None
 
     def arriving(self, axes: Axes, /) -> Arrival | None:
+        return None
+
+    def shown(self, axes: Axes, /) -> Shown | None:
         return None
 
     def _has_some_of(self, extent: Extent) -> bool:

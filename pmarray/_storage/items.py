@@ -7,7 +7,7 @@ above does not know which it has.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ __all__ = [
     "Axes",
     "Items",
     "Loan",
+    "Shown",
     "Storage",
     "as_array",
     "make_room",
@@ -50,6 +51,17 @@ class Loan:
         """The items have been written."""
         self.failed = failed
         """The items have not, or not all; old values where they can be had."""
+
+
+class Shown(NamedTuple):
+    """Items where they lie; what other threads write meanwhile may be seen, or not."""
+
+    block: AnyArray
+    """Read-only, with the shape of the selection."""
+    done: Callable[[], None]
+    """Nobody looks at them any more."""
+    is_right: Callable[[], bool] | None = None
+    """Tells, after a look, whether what was seen is what should be; None where it always is."""
 
 
 class Items(Protocol):
@@ -91,6 +103,13 @@ class Items(Protocol):
         """Return what reads items, at least one, beside everything else; None where it is no gain.
 
         Called with the group's lock.
+        """
+        return None
+
+    def shown(self, axes: Axes, /) -> Shown | None:
+        """Return items, at least one, where they lie; None where they are to be copied.
+
+        Called with the group's lock; who looks at them needs none.
         """
         return None
 

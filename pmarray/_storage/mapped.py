@@ -15,7 +15,7 @@ from pmarray._geometry.chunking import unfilled
 from pmarray._geometry.layout import Layout
 from pmarray._selection.fancy import FancySelection
 from pmarray._storage.dead import DeadBytes, Spans
-from pmarray._storage.items import Axes, Loan, as_array, make_room, nothing
+from pmarray._storage.items import Axes, Loan, Shown, as_array, make_room, nothing
 from pmarray._storage.near import Near
 from pmarray.backends._protocols import Region, ReservesUnfilled
 
@@ -79,6 +79,9 @@ class MappedStorage:
 
     def arriving(self, axes: Axes, /) -> None:
         return None
+
+    def shown(self, axes: Axes, /) -> Shown:
+        return Shown(self.pin(axes).block, nothing)
 
     def gather(self, selection: FancySelection, out: AnyArray, /) -> bool:
         return False

@@ -31,7 +31,7 @@ from pmarray._storage.ahead import ReadAhead
 from pmarray._storage.arriving import Arrival
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.dead import DeadBytes, Spans
-from pmarray._storage.items import Axes, Loan, as_array, make_room, nothing
+from pmarray._storage.items import Axes, Loan, Shown, as_array, make_room, nothing
 from pmarray._storage.oldbytes import images_of
 from pmarray._storage.runs import runs_of
 from pmarray._storage.warm import LONG_RUN_BYTES, WarmReads
@@ -322,6 +322,15 @@ class RegionStorage(CachedItems):
             ):
                 return None
             return self._warm.deferred(self.layout, axes, reach, self._ahead)
+
+    def shown(self, axes: Axes, /) -> Shown | None:
+        if self._warm is None:
+            return None
+        with self._cache.lock:
+            self._cache.check()
+            if not self._cache.quiet and self._cache.unsettled(self):
+                return None
+            return self._warm.shown(self.layout, axes)
 
     def gather(self, selection: FancySelection, out: AnyArray, /) -> bool:
         warm = self._warm

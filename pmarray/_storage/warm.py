@@ -9,6 +9,7 @@ out here, and read by the long way.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from pmarray._geometry.reach import Reach, reach_of
 from pmarray._selection.fancy import FancySelection
 from pmarray._selection.taking import stretches_of, take
 from pmarray._storage.ahead import ReadAhead
-from pmarray._storage.items import Axes, as_array
+from pmarray._storage.items import Axes, Shown, as_array
 from pmarray._storage.near import Near, near_file
 from pmarray.backends._protocols import KeepsMapping, Mapped
 
@@ -220,6 +221,26 @@ class WarmReads:
             return snapshot is None or snapshot.is_unmoved(file_id)
 
         return read
+
+    def shown(self, layout: Layout, axes: Axes) -> Shown | None:
+        """Return items in the mapping, where all of them are in memory; see `Items.shown`."""
+        snapshot, file_id = self._snapshot, self._file_id
+        if snapshot is not None and not snapshot.may_tell(file_id):
+            return None
+        reach = reach_of(layout, axes)
+        if reach.run < LONG_RUN_BYTES:
+            return None
+        items, mapped = self._map(layout), self._mapped
+        if items is None or mapped is None or not mapped.show(reach):
+            return None
+
+        def done() -> None:
+            if mapped.is_crowded():
+                mapped.let_go(reach)
+
+        # What others commit goes on coming to the mapping.
+        is_right = None if snapshot is None else partial(snapshot.is_unmoved, file_id)
+        return Shown(items[axes], done, is_right)
 
     def gather(self, layout: Layout, selection: FancySelection, out: AnyArray) -> bool:
         """Copy what an advanced index selects, at least one item, into a block; see `read`."""

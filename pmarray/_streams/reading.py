@@ -3,11 +3,13 @@
 Reductions, products, copies in one layout, and loops over `PMArray.read_each` read by this;
 elementwise functions do not. The pieces that follow are *arriving*: threads of ours read them into
 buffers of their own (`_storage.arriving`), so that the device has many requests, the computation
-has a processor, and each waits for the other no longer than it must.
+has a processor, and each waits for the other no longer than it must. What is in memory already is
+looked at where it lies, by who only looks (`show_pieces`).
 
 1. Pieces are asked for in their order, as many as find room in the memory allowed and, but for
    two, in `config.read_ahead`. That begins with two, and doubles whenever a piece had to be waited
-   for. While everything is in memory nothing is asked for: to read it here is the least work.
+   for. While everything is in memory nothing is asked for: to look at it, or to copy it here, is
+   the least work.
 2. A piece is handed over with the group's lock, if nothing has happened to the array since it was
    asked for; else it is read then and there, as if nobody had asked. Where that happens twice, as
    beside a busy writer, nothing is asked for any more.
@@ -23,7 +25,8 @@ from __future__ import annotations
 import math
 import mmap
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -34,12 +37,12 @@ from pmarray._config import config
 from pmarray._sizes import available_memory_bytes
 from pmarray._storage.ahead import blocks_read
 from pmarray._storage.arriving import Arrival
-from pmarray._storage.items import Axes, Storage
+from pmarray._storage.items import Axes, Shown, Storage
 from pmarray._system.crew import readers
 from pmarray._system.uninterrupted import Task
 from pmarray.errors import LayoutError
 
-__all__ = ["is_at_hand", "read_pieces"]
+__all__ = ["Sight", "is_at_hand", "read_pieces", "show_pieces"]
 
 AnyArray = NDArray[Any]
 
@@ -67,8 +70,7 @@ def read_pieces(array: StoredArray, pieces: Iterable[Axes], nbytes: int) -> Iter
         The items, in memory that is used again; with strides of any size, contiguous along the
         axis along which the array's are. It may be written to.
     """
-    whole = [tuple(slice(o.start, o.stop, o.step or 1) for o in piece) for piece in pieces]
-    reading = _Reading(array, whole, nbytes)
+    reading = _Reading(array, pieces, nbytes)
     try:
         for number in range(len(reading.pieces)):
             yield reading.take(number)
@@ -76,8 +78,78 @@ def read_pieces(array: StoredArray, pieces: Iterable[Axes], nbytes: int) -> Iter
         reading.end()
 
 
+def show_pieces(array: StoredArray, pieces: Iterable[Axes], nbytes: int) -> Iterator[Sight]:
+    """Show pieces of an array one after another to who only looks; see `read_pieces`.
+
+    What is in memory is not copied.
+    """
+    reading = _Reading(array, pieces, nbytes)
+    try:
+        for number in range(len(reading.pieces)):
+            yield reading.show(number)
+    finally:
+        reading.end()
+
+
+class Sight:
+    """A piece to look at, until the next one is asked for.
+
+    Parameters
+    ----------
+    block
+        The items in memory of their own, if they are there.
+    shown
+        The items where they lie, if they can be looked at there.
+    read
+        Returns them in memory of their own.
+    """
+
+    __slots__ = ("_block", "_read", "_shown")
+
+    def __init__(
+        self,
+        block: AnyArray | None,
+        shown: Shown | None = None,
+        read: Callable[[], AnyArray] | None = None,
+    ) -> None:
+        if shown is not None and shown.is_right is None:
+            block, shown = shown.block, None  # it is right for as long as it is looked at
+        self._block = block
+        self._shown = shown
+        self._read = read
+
+    @property
+    def block(self) -> AnyArray:
+        """The items, read-only perhaps; copied where others' commits might change them."""
+        if self._block is None:
+            assert self._read is not None
+            self._block = self._read()
+        return self._block
+
+    def seen_by(self, look: Callable[[AnyArray], AnyArray]) -> Sight:
+        """The same piece, looked at another way."""
+        block, shown, read = self._block, self._shown, self._read
+        return Sight(
+            None if block is None else look(block),
+            None if shown is None else shown._replace(block=look(shown.block)),
+            None if read is None else lambda: look(read()),
+        )
+
+    def looks(self) -> Iterator[AnyArray]:
+        """Yield the items, and once more where what was seen was not what should be.
+
+        What was made of the first ones then is to be made anew: nothing else may have changed.
+        """
+        shown = self._shown
+        if shown is not None and shown.is_right is not None:
+            yield shown.block
+            if shown.is_right():
+                return
+        yield self.block
+
+
 def is_at_hand(array: StoredArray) -> bool:
-    """Whether what is looked at of an array is in the system's cache: then a mapping is fast."""
+    """Whether what is looked at of an array is in the system's cache."""
     if not array.size:
         return True
     with array._turn():
@@ -98,9 +170,13 @@ class _Coming(NamedTuple):
 class _Reading:
     """The pieces that are on their way, and the buffers for them."""
 
-    def __init__(self, array: StoredArray, pieces: list[Axes], nbytes: int) -> None:
+    def __init__(self, array: StoredArray, pieces: Iterable[Axes], nbytes: int) -> None:
         self._array = array
-        self.pieces = pieces
+        self.pieces = pieces = [
+            tuple(slice(o.start, o.stop, o.step or 1) for o in piece) for piece in pieces
+        ]
+        self._shown: Shown | None = None
+        """The piece that is looked at where it lies."""
         self._nbytes = nbytes
         self._coming: deque[_Coming | None] = deque()
         """Of the pieces that follow, those that were looked at; None where one is not arriving."""
@@ -127,6 +203,26 @@ class _Reading:
 
     def take(self, number: int) -> AnyArray:
         """Return a piece: the one after that which was taken last."""
+        block = self._next_landed(number)
+        if block is None:
+            block = self._read(self.pieces[number])
+            self._look()
+        self._ask()
+        return block
+
+    def show(self, number: int) -> Sight:
+        """The same for who only looks: where it lies, if that can be."""
+        landed, piece = self._next_landed(number), self.pieces[number]
+        shown = self._where_it_lies(piece) if landed is None else None
+        if shown is None and landed is None:
+            landed = self._read(piece)
+            self._look()
+        self._ask()
+        return Sight(landed, shown, partial(self._read, piece))
+
+    def _next_landed(self, number: int) -> AnyArray | None:
+        """Return the next piece if it has arrived; waits for one that is on its way."""
+        self._end_sight()
         if self._current is not None:
             self._free.append(self._current)
             self._current = None
@@ -136,10 +232,29 @@ class _Reading:
         block = None if coming is None else self._landed(coming)
         if block is None:
             self._next = max(self._next, number + 1)
-            block = self._read(self.pieces[number])
-            self._look()
-        self._ask()
         return block
+
+    def _where_it_lies(self, piece: Axes) -> Shown | None:
+        array = self._array
+        if not self._size(piece):
+            return None
+        with array._turn():
+            self._admit(piece)
+            shown = self._shown = array._storage.shown(piece or (slice(0, 1, 1),))
+        if shown is None or piece:
+            return shown
+        return shown._replace(block=shown.block.reshape(()))
+
+    def _admit(self, piece: Axes) -> None:
+        array = self._array
+        array._admit()
+        if any(one.stop > n for one, n in zip(piece, array.shape, strict=True)):
+            raise LayoutError(f"{array!r} has shrunk while it was read")
+
+    def _end_sight(self) -> None:
+        shown, self._shown = self._shown, None
+        if shown is not None:
+            shown.done()
 
     def _look(self) -> None:
         """Find out whether pieces come from a device: it pays to ask for those that follow."""
@@ -178,9 +293,7 @@ class _Reading:
         order: Literal["F", "C"] = "F" if array.layout == "col" else "C"
         block: AnyArray = np.ndarray(shape, array.dtype, self._current, order=order)
         with array._turn():
-            array._admit()
-            if any(one.stop > n for one, n in zip(piece, array.shape, strict=True)):
-                raise LayoutError(f"{array!r} has shrunk while it was read")
+            self._admit(piece)
             array._storage.read(piece or (slice(0, 1, 1),), block if piece else block.reshape(1))
         return block
 
@@ -245,6 +358,7 @@ class _Reading:
 
     def end(self) -> None:
         """Take back what has not begun, and wait for the rest."""
+        self._end_sight()
         tasks = [task for one in self._coming if one is not None for task in one.tasks]
         for task in tasks:
             task.give_up()

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 __all__ = ["is_told", "resident_share", "residents"]
 
 _mincore = getattr(ctypes.CDLL(None), "mincore", None) if sys.platform == "linux" else None
+if _mincore is not None:
+    _mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 
 
 def resident_share(fd: int, start: int, stop: int) -> float:
@@ -47,9 +49,9 @@ def residents(memory: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _look(address: int, nbytes: int) -> NDArray[np.bool_]:
-    pages = np.zeros(-(-nbytes // mmap.PAGESIZE), np.uint8)
-    if _mincore is not None and _mincore(
-        ctypes.c_void_p(address), ctypes.c_size_t(nbytes), ctypes.c_void_p(pages.ctypes.data)
-    ):
-        pages[:] = 0
-    return (pages & 1).astype(bool)
+    count = -(-nbytes // mmap.PAGESIZE)
+    pages = ctypes.create_string_buffer(count)  # of zeros
+    if _mincore is not None and _mincore(address, nbytes, pages):
+        pages = ctypes.create_string_buffer(count)
+    found: NDArray[np.bool_] = (np.frombuffer(pages.raw, np.uint8) & 1).astype(bool)
+    return found

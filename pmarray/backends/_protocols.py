@@ -146,6 +146,9 @@ class Mapped(Protocol):
     def knows(self, offset: int, nbytes: int, /) -> bool:
         """Whether the bytes of one item were asked for already."""
 
+    def show(self, reach: Reach, /) -> bool:
+        """Whether bytes can be loaded, and all of them are in memory already."""
+
     def expect(self, reach: Reach, /) -> None:
         """Hint that bytes are asked for next."""
 

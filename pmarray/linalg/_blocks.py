@@ -1,10 +1,7 @@
 """Matrices as sources of tiles, and as places for results.
 
-Tiles are looked at through a mapping where the medium allows one and they are in memory: ``a @ z``
-ran 3.5 times as fast so as through reads into a buffer, which copy every byte. Elsewhere they are
-read into buffers, several requests at a time (`_streams.reading`). The mapping is made anew for
-each tile: that costs microseconds, takes the last tile's pages off the process's resident memory,
-and sees what other threads have written meanwhile.
+Tiles that are in memory are looked at where they lie; others are read into buffers, several
+requests at a time (`_streams.reading`).
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from pmarray._array.overlap import share
 from pmarray._array.stored import StoredArray
 from pmarray._config import config
 from pmarray._sizes import parse_bytes
-from pmarray._streams.reading import is_at_hand, read_pieces
+from pmarray._streams.reading import Sight, show_pieces
 from pmarray.errors import LayoutError
 from pmarray.linalg._plans import cut, plan_tile
 
@@ -132,20 +129,20 @@ class Matrix:
         """The transpose, without a copy."""
         return Matrix(self.array, not self.transposed)
 
-    def read_each(self, order: list[Tile], nbytes: int) -> Iterator[AnyArray]:
-        """Read tiles, views where there can be some, else into `nbytes` of memory or one tile."""
+    def show_each(self, order: list[Tile], nbytes: int) -> Iterator[Sight]:
+        """Show tiles: where they lie if that can be, else in `nbytes` of memory or that of one."""
         array = self.array
-        parts: Iterator[AnyArray]
         indices = [self._index(tile) for tile in order]
-        if not isinstance(array, StoredArray):
-            parts = (array[index] for index in indices)
-        elif _is_shown(array) and is_at_hand(array):
-            parts = (_part(array, index) for index in indices)
+        if isinstance(array, StoredArray):
+            for sight in show_pieces(array, indices, nbytes):
+                yield sight.seen_by(self._as_matrix)
         else:
-            parts = read_pieces(array, indices, nbytes)
-        for part in parts:
-            part = part.reshape(len(part), -1) if part.ndim == 1 else part
-            yield part.T if self.transposed else part
+            for index in indices:
+                yield Sight(self._as_matrix(array[index]))
+
+    def _as_matrix(self, part: AnyArray) -> AnyArray:
+        part = part.reshape(len(part), -1) if part.ndim == 1 else part
+        return part.T if self.transposed else part
 
     def write(self, tile: Tile, values: AnyArray) -> None:
         """Write a tile."""
@@ -163,8 +160,8 @@ class Matrix:
             nbytes=max(nbytes, self.dtype.itemsize),
             along="fast",
         )
-        for tile, block in walk(self, tiles(self, size)):
-            result[tile] = block
+        for tile, sight in walk(self, tiles(self, size)):
+            result[tile] = sight.block
         return result
 
     def _index(self, tile: Tile) -> tuple[slice, ...]:
@@ -191,26 +188,6 @@ class _Hold:
     """What keeps an array from shrinking."""
 
 
-def _view(array: StoredArray) -> AnyArray | None:
-    with array._turn():
-        array._admit()
-        # To a mapping goes on coming what others commit, which a reader must not see.
-        reads_a_commit = array._group._session.snapshot is not None
-        view = None if reads_a_commit else array._storage.view()
-        return None if view is None else view.reshape(array.shape)
-
-
-def _is_shown(array: StoredArray) -> bool:
-    """Whether its items can be had without copying them."""
-    return _view(array) is not None
-
-
-def _part(array: StoredArray, index: tuple[slice, ...]) -> AnyArray:
-    view = _view(array)
-    part: AnyArray = array[index] if view is None else view[index]
-    return part
-
-
 def tiles(matrix: Matrix, size: tuple[int, int], *, along: int | None = None) -> list[Tile]:
     """Cut a matrix into tiles.
 
@@ -234,8 +211,8 @@ def tiles(matrix: Matrix, size: tuple[int, int], *, along: int | None = None) ->
 
 def walk(
     matrix: Matrix, order: Iterable[Tile], dtype: DType | None = None, nbytes: int = 0
-) -> Iterator[tuple[Tile, AnyArray]]:
-    """Read tiles one after another; each must be done with when the next is asked for.
+) -> Iterator[tuple[Tile, Sight]]:
+    """Show tiles one after another; each must be done with when the next is asked for.
 
     Parameters
     ----------
@@ -243,20 +220,22 @@ def walk(
         What all tiles that are held may take: what finds room besides one is read meanwhile.
     """
     order = list(order)
-    converted = _Buffer()
+    converted, as_dtype = _Buffer(), matrix.dtype if dtype is None else dtype
     with matrix.held():
-        for tile, block in zip(order, matrix.read_each(order, nbytes), strict=True):
-            if dtype is not None and block.dtype != dtype:
-                fast = 0 if block.strides[0] < block.strides[1] else 1
-                target = converted.take((block.shape[0], block.shape[1]), dtype, fast)
-                target[...] = block
-                block = target
-            yield tile, block
-            del block
+        for tile, sight in zip(order, matrix.show_each(order, nbytes), strict=True):
+            if as_dtype != matrix.dtype:
+                for block in sight.looks():
+                    fast = 0 if block.strides[0] < block.strides[1] else 1
+                    shape = block.shape[0], block.shape[1]
+                    target = converted.take(shape, as_dtype, fast)
+                    target[...] = block
+                sight = Sight(target)
+            yield tile, sight
+            del sight
 
 
-def panels(matrix: Matrix, rows: int, dtype: DType) -> Iterator[tuple[Tile, AnyArray]]:
-    """Read panels of all columns one after another; there is memory for one of so many rows.
+def panels(matrix: Matrix, rows: int, dtype: DType) -> Iterator[tuple[Tile, Sight]]:
+    """Show panels of all columns one after another; there is memory for one of so many rows.
 
     Of what lies on a medium each has fewer, so that the next one finds room meanwhile.
     """

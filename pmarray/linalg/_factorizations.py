@@ -141,7 +141,7 @@ class _Work:
         """The reflectors below R."""
         n = self.target.shape[1]
         (found,) = walk(self.target, [(rows, slice(0, n))], self.dtype)
-        return found[1]
+        return found[1].block
 
 
 def plan_qr(m: int, n: int, dtype: DType, nbytes: int) -> int:
@@ -162,7 +162,8 @@ def triangle(matrix: Matrix, dtype: DType, nbytes: int, work: _Work | None = Non
     if not n:
         return r
     panels = work.panels if work else cut(m, plan_qr(m, n, dtype, nbytes))
-    for (rows, _), panel in walk(matrix, [(rows, slice(0, n)) for rows in panels]):
+    for (rows, _), sight in walk(matrix, [(rows, slice(0, n)) for rows in panels]):
+        panel = sight.block
         # R above the panel, in one column-major array, which LAPACK gets as it is. Nothing is
         # above the first: zeros would take a share of Q where columns depend on one another.
         above = n if rows.start else 0
@@ -219,8 +220,8 @@ def _wide(matrix: Matrix, target: Matrix | None, dtype: DType, nbytes: int) -> Q
     plan_qr(m, m, dtype, nbytes)  # raises if there is no room
     square = np.empty((m, m), dtype)
     order = [(slice(0, m), part) for part in cut(m, max(1, m // 4))]
-    for (_, part), block in walk(matrix, order):
-        square[:, part] = block
+    for (_, part), sight in walk(matrix, order):
+        square[:, part] = sight.block
     q, first = np.linalg.qr(square)
     signs = _signs(first)
     q *= signs

@@ -102,14 +102,14 @@ def norm(
 def _frobenius(matrix: Matrix, nbytes: int) -> Any:
     total = np.zeros(1, _sum_dtype(matrix))
     with np.errstate(over="ignore", under="ignore"):
-        for _, block in _walk(matrix, nbytes, along=matrix.fast):
-            items = _real(block, total.dtype).reshape(-1, order="A")[:, None]
+        for _, sight in _walk(matrix, nbytes, along=matrix.fast):
+            items = _real(sight.block, total.dtype).reshape(-1, order="A")[:, None]
             total += _squares(items, 0)
     if not np.isnan(total[0]):
         return np.sqrt(total[0])
     total[...] = 0
-    for _, block in _walk(matrix, nbytes, along=matrix.fast):
-        items = _moduli(block, total.dtype).reshape(-1, order="A")[:, None]
+    for _, sight in _walk(matrix, nbytes, along=matrix.fast):
+        items = _moduli(sight.block, total.dtype).reshape(-1, order="A")[:, None]
         _fold(total, _scaled_root(items, 0))
     return total[0]
 
@@ -122,8 +122,8 @@ def _along(matrix: Matrix, ord: float, axis: int, nbytes: int) -> AnyArray:
     if ord == 2:
         return _roots(matrix, result, axis, nbytes)
     result[...] = np.inf if ord == -np.inf else 0
-    for tile, block in _walk(matrix, nbytes, along=axis):
-        items = _moduli(block, dtype)
+    for tile, sight in _walk(matrix, nbytes, along=axis):
+        items = _moduli(sight.block, dtype)
         where = result[tile[1 - axis]]
         if ord == np.inf:
             np.maximum(where, items.max(axis), out=where)
@@ -142,14 +142,14 @@ def _roots(matrix: Matrix, result: AnyArray, axis: int, nbytes: int) -> AnyArray
     """Roots of sums of squares along an axis."""
     result[...] = 0
     with np.errstate(over="ignore", under="ignore"):
-        for tile, block in _walk(matrix, nbytes, along=axis):
-            result[tile[1 - axis]] += _squares(_real(block, result.dtype), axis)
+        for tile, sight in _walk(matrix, nbytes, along=axis):
+            result[tile[1 - axis]] += _squares(_real(sight.block, result.dtype), axis)
     if not np.isnan(result).any():
         np.sqrt(result, out=result)
         return result
     result[...] = 0
-    for tile, block in _walk(matrix, nbytes, along=axis):
-        _fold(result[tile[1 - axis]], _scaled_root(_moduli(block, result.dtype), axis))
+    for tile, sight in _walk(matrix, nbytes, along=axis):
+        _fold(result[tile[1 - axis]], _scaled_root(_moduli(sight.block, result.dtype), axis))
     return result
 
 

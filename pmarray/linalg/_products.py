@@ -206,7 +206,8 @@ def gram_of(
     size = plan_gram(rows, n, matrix.dtype, dtype, nbytes, copied=center is not None)
     wide = min(n, max(1, nbytes // 4 // (n * dtype.itemsize)))
     sum_of = np.empty((n, wide), dtype)
-    for tile, panel in panels(matrix, size, dtype):
+    for tile, sight in panels(matrix, size, dtype):
+        panel = sight.block
         if center is not None:
             panel = panel - center
         other = panel.conj().T if dtype.kind == "c" else panel.T
@@ -215,7 +216,7 @@ def gram_of(
             product = sum_of[: part.stop, : part.stop - part.start]
             np.matmul(other[: part.stop], panel[:, part], out=product)
             sums[: part.stop, part] += product
-        del panel, other, tile
+        del panel, other, tile, sight
     for i in range(n):
         sums[i + 1 :, i] = sums[i, i + 1 :].conj()
         if dtype.kind == "c":
@@ -316,21 +317,23 @@ def _multiply_streamed(
     # What is added to the sums, or written, is made in parts of a quarter of the memory.
     wide = min(n, max(1, nbytes // 4 // (rows * working.itemsize)))
     whole_sums = None
-    for (row, column), block in walk(left, tiles(left, size, along=1), working, nbytes // 2):
+    for (row, column), sight in walk(left, tiles(left, size, along=1), working, nbytes // 2):
         factor = np.asarray(right.array)
         factor = factor.T if right.transposed else factor
         factor = factor.reshape(inner, n)[column].astype(working, copy=False)
         height = row.stop - row.start
         first, last = column.start == 0, column.stop == inner
         if direct and first:
-            np.matmul(block, factor, out=_place(out)[row])
+            for block in sight.looks():
+                np.matmul(block, factor, out=_place(out)[row])
             continue
         if first and not last:
             if whole_sums is None:
                 whole_sums = np.zeros((rows, n), working)
             whole_sums[...] = 0
         for part in cut(n, wide):
-            product = np.matmul(block, factor[:, part])
+            for block in sight.looks():
+                product = np.matmul(block, factor[:, part])
             if direct:
                 _place(out)[row, part] += product
                 continue
@@ -363,11 +366,12 @@ def _multiply_pair(left: Matrix, right: Matrix, out: Matrix, working: DType, nby
             sums = _place(out)[row, column] if direct else np.zeros(shape, working)
             sums[...] = 0
             slim = max(1, part_bytes // (shape[0] * working.itemsize))
-            for (_, block), (_, factor) in zip(
+            for (_, sight), (_, other) in zip(
                 walk(left, [(row, one) for one in inner], working),
                 walk(right, [(one, column) for one in inner], working),
                 strict=True,
             ):
+                block, factor = sight.block, other.block
                 for part in cut(shape[1], slim):
                     sums[:, part] += np.matmul(block, factor[:, part])
             if not direct:

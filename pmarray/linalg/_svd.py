@@ -244,14 +244,15 @@ def _by_iteration(
     basis = np.linalg.qr(basis.astype(dtype))[0]
     for _ in range(n_power_iterations + 1):
         sums = np.zeros((n, count), dtype)
-        for _, panel in _panels(matrix, count, dtype, nbytes):
+        for _, sight in _panels(matrix, count, dtype, nbytes):
+            panel = sight.block
             # Conjugating the small factors, not the panel, twice.
             sums += (panel.T @ (panel @ basis).conj()).conj()
         basis = np.linalg.qr(sums)[0]
     # R of the matrix times the basis, without holding that.
     r = np.zeros((count, count), dtype)
-    for _, panel in _panels(matrix, count, dtype, nbytes):
-        r = np.asarray(np.linalg.qr(np.concatenate([r, panel @ basis]), mode="r"))
+    for _, sight in _panels(matrix, count, dtype, nbytes):
+        r = np.asarray(np.linalg.qr(np.concatenate([r, sight.block @ basis]), mode="r"))
     _, s, vh = np.linalg.svd(r)
     return s, basis @ vh.conj().T
 
@@ -268,8 +269,8 @@ def _divide_into(
     """Write the matrix times right singular vectors, over the singular values."""
     kept = s > least * s[0]
     scaled = vectors * np.where(kept, 1 / np.where(kept, s, 1), 0)
-    for (rows, _), panel in _panels(matrix, len(s), dtype, nbytes):
-        long.write((rows, slice(0, len(s))), panel @ scaled)
+    for (rows, _), sight in _panels(matrix, len(s), dtype, nbytes):
+        long.write((rows, slice(0, len(s))), sight.block @ scaled)
 
 
 def _panels(matrix: Matrix, count: int, dtype: DType, nbytes: int) -> Any:

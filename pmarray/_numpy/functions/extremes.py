@@ -8,7 +8,7 @@ import numpy as np
 
 from pmarray._numpy.functions.axes import axes_of, finish, reduces
 from pmarray._numpy.functions.registry import NO
-from pmarray._numpy.ufuncs import into, make_result, read_through, same_shape
+from pmarray._numpy.ufuncs import into, look_through, make_result, same_shape
 
 
 def _arg(a: Any, axis: Any, out: Any, keepdims: Any, low: bool) -> Any:
@@ -21,20 +21,21 @@ def _arg(a: Any, axis: Any, out: Any, keepdims: Any, low: bool) -> Any:
     place_of = make_result(kept, np.intp, a.layout)
     search = np.argmin if low else np.argmax
     # Where an axis of 1 is searched, all that is compared is as large as the block.
-    for piece, block in read_through(a, 5 * a.itemsize + 48):
+    for piece, sight in look_through(a, 5 * a.itemsize + 48):
         place = tuple(slice(0, 1) if i in axes else one for i, one in enumerate(piece))
-        if axis is None:
-            flat = int(search(block))
-            local = np.unravel_index(flat, block.shape)
-            values = block[local].reshape((1,) * block.ndim)
-            found = [one.start + i for one, i in zip(piece, local, strict=True)]
-            index = np.ravel_multi_index(found, shape) if shape else 0
-            indices = np.full(values.shape, index, np.intp)
-        else:
-            (along,) = axes
-            local_index = search(block, axis=along, keepdims=True)
-            values = np.take_along_axis(block, local_index, along)
-            indices = local_index + piece[along].start
+        for block in sight.looks():
+            if axis is None:
+                flat = int(search(block))
+                local = np.unravel_index(flat, block.shape)
+                values = block[local].reshape((1,) * block.ndim)
+                found = [one.start + i for one, i in zip(piece, local, strict=True)]
+                index = np.ravel_multi_index(found, shape) if shape else 0
+                indices = np.full(values.shape, index, np.intp)
+            else:
+                (along,) = axes
+                local_index = search(block, axis=along, keepdims=True)
+                values = np.take_along_axis(block, local_index, along)
+                indices = local_index + piece[along].start
         if all(piece[i].start == 0 for i in axes):
             best[place], place_of[place] = values, indices
             continue

@@ -10,7 +10,7 @@ import numpy as np
 from pmarray._array.overlap import is_stored
 from pmarray._numpy.functions.axes import axes_of, finish, reduces
 from pmarray._numpy.functions.registry import NO, AnyArray
-from pmarray._numpy.ufuncs import make_result, part_of, read_through, reduce, same_shape
+from pmarray._numpy.ufuncs import look_through, make_result, part_of, reduce, same_shape
 
 _CALLER = 5
 """Frames from here to the call of NumPy's function: a warning points there."""
@@ -35,20 +35,23 @@ def moments(
     center[...] = 0
     spread[...] = 0
     # The block, its deviations, their squares, and moments that may be as large as the block.
-    for piece, items in read_through(a, 12 * max(a.itemsize, wide.itemsize)):
-        block = items.astype(wide)
-        mask = part_of(where, shape, piece)
-        use = np.broadcast_to(mask, block.shape)
-        if omit:
-            use = use & ~np.isnan(block)
-            block = np.where(use, block, 0)
+    for piece, sight in look_through(a, 12 * max(a.itemsize, wide.itemsize)):
+        given = part_of(where, shape, piece)
         place = tuple(slice(0, 1) if i in axes else one for i, one in enumerate(piece))
-        n2 = np.sum(use, axis=axes, keepdims=True, dtype=real)
-        if mean is NO:
-            m2 = np.add.reduce(block, axis=axes, keepdims=True, where=use) / np.maximum(n2, 1)
-        else:
-            m2 = part_of(mean, shape, piece)
-        s2 = np.add.reduce(_squares(block - m2), axis=axes, keepdims=True, where=use)
+        for items in sight.looks():
+            block, mask = items.astype(wide, copy=False), given
+            if omit:
+                mask = mask & ~np.isnan(block)
+                block = np.where(mask, block, 0)
+            # Without a mask NumPy sums faster, and in pairs.
+            use = mask if mask is True else np.broadcast_to(mask, block.shape)
+            ones = np.broadcast_to(np.True_, block.shape) if use is True else use
+            n2 = np.sum(ones, axis=axes, keepdims=True, dtype=real)
+            if mean is NO:
+                m2 = np.add.reduce(block, axis=axes, keepdims=True, where=use) / np.maximum(n2, 1)
+            else:
+                m2 = part_of(mean, shape, piece)
+            s2 = np.add.reduce(_squares(block - m2), axis=axes, keepdims=True, where=use)
         n1 = count[place]
         n = n1 + n2
         if mean is NO:
@@ -209,11 +212,15 @@ def sum_without_nan(
     count = make_result(kept, np.intp, a.layout)
     total[...] = 0
     count[...] = 0
-    for piece, block in read_through(a, 3 * a.itemsize):
+    for piece, sight in look_through(a, 3 * a.itemsize):
         place = tuple(slice(0, 1) if i in axes else one for i, one in enumerate(piece))
-        use = ~np.isnan(block) & part_of(where, a.shape, piece)
-        count[place] += np.add.reduce(use, axis=axes, dtype=np.intp, keepdims=True)
-        total[place] += np.add.reduce(block, axis=axes, dtype=dtype, keepdims=True, where=use)
+        mask = part_of(where, a.shape, piece)
+        for block in sight.looks():
+            use = ~np.isnan(block) & mask
+            n = np.add.reduce(use, axis=axes, dtype=np.intp, keepdims=True)
+            part = np.add.reduce(block, axis=axes, dtype=dtype, keepdims=True, where=use)
+        count[place] += n
+        total[place] += part
     return total, count
 
 

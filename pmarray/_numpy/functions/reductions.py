@@ -10,7 +10,7 @@ import numpy as np
 from pmarray._array.overlap import apart_from
 from pmarray._numpy.functions.axes import axes_of, finish, reduces
 from pmarray._numpy.functions.registry import NO, STREAMED
-from pmarray._numpy.ufuncs import accumulated_dtype, into, make_result, read_through, reduce, walk
+from pmarray._numpy.ufuncs import accumulated_dtype, into, look_through, make_result, reduce, walk
 
 
 def _reduction(function: Any, ufunc: np.ufunc, dtype: Any = None) -> None:
@@ -87,7 +87,9 @@ def _count_nonzero(a: Any, axis: Any = None, *, keepdims: Any = False) -> Any:
     axes = axes_of(a, axis)
     kept = tuple(1 if i in axes else n for i, n in enumerate(a.shape))
     total = np.zeros(kept, np.intp)
-    for piece, block in read_through(a, 2 * a.itemsize):
+    for piece, sight in look_through(a, 2 * a.itemsize):
         place = tuple(slice(0, 1) if i in axes else one for i, one in enumerate(piece))
-        total[place] += np.count_nonzero(block, axis=axes, keepdims=True)
+        for block in sight.looks():
+            count = np.count_nonzero(block, axis=axes, keepdims=True)
+        total[place] += count
     return finish(total, axes, keepdims, None)

@@ -46,6 +46,8 @@ _READ_BYTES = 1 << 20
 _FEW_PAGES = 16
 _WINDOW_PAGES = (2 << 20) // _PAGE
 """What is looked at around a few pages."""
+_LOOKS = 4
+"""How many of the stretches that were known are looked at again."""
 _MOST_MISSES = 3
 """After so many pages that were not in memory, nobody looks whether the next one is."""
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
@@ -174,6 +176,35 @@ class KeptMapping:
         )
         return self.known.find(0, first, last + 1) < 0
 
+    def show(self, reach: Reach) -> bool:
+        """Whether the bytes of `reach` can be loaded, and all of them are in memory already.
+
+        Where the system does not tell what is in memory, nothing is.
+        """
+        if not self._windows or not self.reaches(self.offset + reach.stop):
+            return False
+        runs = list(self._page_runs(reach))
+        unknown = [run for run in runs if self.known.find(0, *run) >= 0]
+        # Of what was known the kernel may have taken pages back: a look at some of it shows that,
+        # and a page that it does not show is read when it is loaded.
+        some = [
+            (first, min(stop, first + _FEW_PAGES))
+            for first, stop in runs[:: -(-len(runs) // _LOOKS)]
+        ]
+        for first, stop in (*some, *unknown):
+            if not residents(self._all[first * _PAGE : stop * _PAGE]).all():
+                return False
+        return all(self._populate(first, stop) for first, stop in unknown)
+
+    def _page_runs(self, reach: Reach) -> Iterator[tuple[int, int]]:
+        """Yield where the pages of `reach` begin and end, with those between near stretches."""
+        start, step, nbytes = self.offset + reach.start, reach.step, reach.nbytes
+        if reach.stretches == 1 or step - nbytes <= _FEW_PAGES * _PAGE:
+            yield start // _PAGE, (self.offset + reach.stop - 1) // _PAGE + 1
+            return
+        for at in range(start, start + reach.stretches * step, step):
+            yield at // _PAGE, (at + nbytes - 1) // _PAGE + 1
+
     def expect(self, reach: Reach) -> None:
         """Hint that the bytes of `reach` are wanted soon, and what lies between."""
         os.posix_fadvise(
@@ -184,13 +215,11 @@ class KeptMapping:
         )
 
     def let_go(self, reach: Reach) -> None:
-        """Give up the pages of `reach`, and what lies between: they count as the process's."""
-        first = (self.offset + reach.start) // _PAGE
-        stop = (self.offset + reach.stop - 1) // _PAGE + 1
-        self._forget(first, stop)
-        self._map.madvise(
-            mmap.MADV_DONTNEED, first * _PAGE, min(stop * _PAGE, self._nbytes) - first * _PAGE
-        )
+        """Give up the pages of `reach`: they count as the process's."""
+        for first, stop in self._page_runs(reach):
+            self._forget(first, stop)
+            nbytes = min(stop * _PAGE, self._nbytes) - first * _PAGE
+            self._map.madvise(mmap.MADV_DONTNEED, first * _PAGE, nbytes)
 
     def _ask_pages(self, starts: NDArray[np.int64], nbytes: int) -> bool:
         """Ask for the pages of stretches that begin at these bytes of the file."""
