@@ -21,11 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from swag._crew import Crew
 from swag._trajectory import Columns, Pieces, from_anchor, row_blocks
 
 __all__ = ["Moments", "OnDemand", "accumulate"]
@@ -33,7 +35,7 @@ __all__ = ["Moments", "OnDemand", "accumulate"]
 Vector = NDArray[np.float32]
 
 _ROLL_MEMORY_BYTES = 256 << 20
-_BLOCK_ITEMS = 1 << 17
+_BLOCK_ITEMS = 1 << 15
 """What is done to one block at a time, over all columns, stays in the processor's cache."""
 
 
@@ -128,12 +130,35 @@ class Moments:
 
         Reads every column once, in blocks of rows; copies.
         """
-        mean, squares = self.mean.copy(), self.sum_of_squares.copy()
-        blocks = row_blocks(len(mean), len(columns), _ROLL_MEMORY_BYTES)
-        for block, which, weights in columns.weights_of(blocks, _ROLL_MEMORY_BYTES):
-            here, count = slice(*block), self.count + which.start
-            accumulate(list(weights), columns.anchor[here], mean[here], squares[here], count)
-        return Moments(self.count + len(columns), mean, squares)
+        result = self.copy()
+        blocks = row_blocks(len(self.mean), len(columns), _ROLL_MEMORY_BYTES)
+        with Crew(len(self.mean) * len(columns)) as crew:
+            for block, which, weights in columns.weights_of(blocks, _ROLL_MEMORY_BYTES):
+                anchor, count = columns.anchor[slice(*block)], self.count + which.start
+                result.rows(*block).take_in(crew, list(weights), anchor, count)
+        return Moments(self.count + len(columns), result.mean, result.sum_of_squares)
+
+    def take_in(
+        self,
+        crew: Crew,
+        columns: Sequence[NDArray[np.generic]],
+        anchor: NDArray[np.generic] | None,
+        count: int,
+    ) -> None:
+        """`accumulate` further columns, with the help of threads."""
+
+        def rows(start: int) -> None:
+            here = slice(start, start + _BLOCK_ITEMS)
+            accumulate(
+                [column[here] for column in columns],
+                None if anchor is None else anchor[here],
+                self.mean[here],
+                self.sum_of_squares[here],
+                count,
+            )
+
+        starts = range(0, len(self.mean), _BLOCK_ITEMS)
+        crew.begin([partial(rows, start) for start in starts]).finish()
 
 
 class OnDemand:
@@ -174,13 +199,15 @@ class OnDemand:
             len(columns) == self.count and columns.iterates[begun.count :] == since.iterates
         )
 
-    def along(self, pieces: Pieces) -> tuple[Pieces, Moments]:
+    def along(self, pieces: Pieces, crew: Crew) -> tuple[Pieces, Moments]:
         """Take them from pieces that are read, less the anchor, which may then be written to.
 
         Parameters
         ----------
         pieces
             Of all columns; see `Columns.pieces_of`.
+        crew
+            Helps.
 
         Returns
         -------
@@ -197,8 +224,7 @@ class OnDemand:
             for block, which, values in pieces:
                 count = max(begun.count, which.start)
                 fresh = values[count - which.start :]
-                here = taken.rows(*block)
-                accumulate(list(fresh), None, here.mean, here.sum_of_squares, count)
+                taken.rows(*block).take_in(crew, list(fresh), None, count)
                 yield block, which, values
 
         return passing(), taken

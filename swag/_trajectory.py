@@ -203,9 +203,13 @@ class Columns:
         self, weights: NDArray[np.generic], start: int, stop: int
     ) -> NDArray[np.float32]:
         # In place where that is possible: they were read into memory of their own.
-        same = weights.dtype == np.float32
-        out = cast(NDArray[np.float32], weights) if same else np.empty(weights.shape, np.float32)
-        from_anchor(weights, self.anchor[start:stop], out)
+        anchor = self.anchor[start:stop]
+        if weights.dtype == anchor.dtype == np.float32:
+            there = torch.from_numpy(weights)
+            there -= torch.from_numpy(anchor)  # on several threads
+            return cast(NDArray[np.float32], weights)
+        out = np.empty(weights.shape, np.float32)
+        from_anchor(weights, anchor, out)
         return out
 
     def _index(self, block: tuple[int, int], which: slice) -> tuple[slice, slice]:

@@ -20,8 +20,9 @@ far from the anchor does not cancel in float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -29,6 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from swag._crew import Batch, Crew
 from swag._moments import Moments, OnDemand
 from swag._parameters import ParameterTable
 from swag._trajectory import BLOCK_ROWS, Columns, Pieces, row_blocks
@@ -238,7 +240,8 @@ def drawn(plan: Plan, memory_bytes: int) -> Iterator[tuple[int, int, Tensor]]:
     start, stop : int
         The weights of the block.
     block : torch.Tensor
-        Shape (draws, stop - start), of the table's dtype, in host memory.
+        Shape (draws, stop - start), of the table's dtype, in host memory, which is used again for
+        the next.
     """
     gaussian, seeds, scale = plan.gaussian, plan.seeds, plan.scale
     if not len(seeds):
@@ -246,26 +249,31 @@ def drawn(plan: Plan, memory_bytes: int) -> Iterator[tuple[int, int, Tensor]]:
     has_diagonal = scale > 0 and plan.part != "low-rank"
     has_low_rank = scale > 0 and plan.part != "diagonal" and rank(gaussian) > 1
     low_rank = _LowRank(gaussian, seeds, scale) if has_low_rank else None
-    streams = [torch.Generator().manual_seed(seed) for seed in seeds.diagonal]
     columns = gaussian.columns if has_low_rank else None
     # A block has its columns and the sums of the draws.
     held = len(seeds) + (0 if columns is None else len(columns))
     blocks = list(row_blocks(gaussian.table.size, held, memory_bytes))
     pieces: Pieces = iter(()) if columns is None else columns.pieces_of(blocks, memory_bytes)
     on_demand = gaussian.on_demand
-    if columns is not None and on_demand.come_by(columns):
-        pieces, moments = on_demand.along(pieces)
-    else:
-        moments = on_demand.moments()
-    for start, stop in blocks:
-        here = moments.rows(start, stop)
-        block = torch.zeros(len(seeds), stop - start)
-        if low_rank is not None:
-            low_rank.add_to(block, here.mean, pieces)
-        if has_diagonal:
-            block += _diagonal_part(streams, seeds, here, scale)
-        block += torch.from_numpy(here.mean)
-        yield start, stop, gaussian.anchor[start:stop] + block
+    with Crew(len(seeds) * gaussian.table.size) as crew:
+        if columns is not None and on_demand.come_by(columns):
+            pieces, moments = on_demand.along(pieces, crew)
+        else:
+            moments = on_demand.moments()
+        diagonal = _Diagonal(seeds, scale, blocks if has_diagonal else [], crew)
+        # Fresh memory would cost more than what is computed in it.
+        memory = torch.empty(len(seeds) * max((b - a for a, b in blocks), default=0))
+        for start, stop in blocks:
+            here = moments.rows(start, stop)
+            block = memory[: len(seeds) * (stop - start)].view(len(seeds), -1).zero_()
+            if low_rank is not None:
+                low_rank.add_to(block, here.mean, pieces)
+            if has_diagonal:
+                diagonal.add_to(block, here)
+            block += torch.from_numpy(here.mean)
+            anchor = gaussian.anchor[start:stop]
+            same = anchor.dtype == block.dtype
+            yield start, stop, block.add_(anchor) if same else anchor + block
     on_demand.learn(moments)
 
 
@@ -274,27 +282,48 @@ def rank(gaussian: Gaussian) -> int:
     return 0 if gaussian.columns is None else len(gaussian.columns)
 
 
-def _diagonal_part(
-    streams: list[torch.Generator], seeds: Seeds, moments: Moments, scale: float
-) -> Tensor:
-    """The diagonal part of some draws of the weights that the moments are of."""
-    block = _normal_numbers(streams, len(moments.mean))
-    if min(seeds.signs) < 0:
-        block *= torch.tensor(seeds.signs)[:, None]
-    block *= torch.from_numpy(np.sqrt(moments.variance) * np.float32(math.sqrt(scale)))
-    return block
+class _Diagonal:
+    """The diagonal part of some draws, block by block; numbers are made a block ahead."""
+
+    def __init__(
+        self, seeds: Seeds, scale: float, blocks: Iterable[tuple[int, int]], crew: Crew
+    ) -> None:
+        self._seeds = seeds
+        self._scale = np.float32(math.sqrt(scale))
+        self._streams = [torch.Generator().manual_seed(seed) for seed in seeds.diagonal]
+        self._blocks = iter(blocks)
+        self._crew = crew
+        self._free: list[Tensor] = []
+        self._coming = self._begin()
+
+    def _begin(self) -> tuple[Tensor, Batch] | None:
+        block = next(self._blocks, None)
+        if block is None:
+            return None
+        count = block[1] - block[0]
+        size = len(self._streams) * count  # the last block may be smaller
+        numbers = self._free.pop()[:size] if self._free else torch.empty(size)
+        numbers = numbers.view(len(self._streams), count)
+        streams = zip(numbers, self._streams, strict=True)
+        return numbers, self._crew.begin([partial(_fill, row, stream) for row, stream in streams])
+
+    def add_to(self, block: Tensor, moments: Moments) -> None:
+        """Add it to the next block, whose weights the moments are of."""
+        assert self._coming is not None
+        numbers, batch = self._coming
+        batch.finish()
+        self._coming = self._begin()
+        if min(self._seeds.signs) < 0:
+            numbers *= torch.tensor(self._seeds.signs)[:, None]
+        numbers *= torch.from_numpy(np.sqrt(moments.variance) * self._scale)
+        block += numbers
+        self._free.append(numbers.view(-1))
 
 
-def _normal_numbers(streams: list[torch.Generator], count: int) -> Tensor:
-    """Draw so many numbers from each stream, shape (streams, count).
-
-    In fixed blocks: how many numbers are drawn at a time decides which they are.
-    """
-    numbers = torch.empty(len(streams), count)
-    for row, stream in zip(numbers, streams, strict=True):
-        for part in row.split(BLOCK_ROWS):
-            part.normal_(generator=stream)
-    return numbers
+def _fill(numbers: Tensor, stream: torch.Generator) -> None:
+    """Draw normal numbers in fixed blocks: how many are drawn at a time decides which they are."""
+    for part in torch.split(numbers, BLOCK_ROWS):
+        part.normal_(generator=stream)
 
 
 class _LowRank:
