@@ -6,15 +6,10 @@ appends has that done behind the line before, and finds pages that are there.
 
 from __future__ import annotations
 
-import ctypes
-from functools import cache
-
+from pmarray._system.populating import populate_write
 from pmarray._system.threads import DaemonPool
 
 __all__ = ["BEHIND", "touch"]
-
-_POPULATE_WRITE = 23
-"""MADV_POPULATE_WRITE, from Linux 5.14 on; Python has no name for it."""
 
 BEHIND = DaemonPool(1, "pmarray-touching")
 """What is touched behind is touched here."""
@@ -28,17 +23,4 @@ def touch(address: int, nbytes: int) -> bool:
     address, nbytes
         Whole pages of one mapping, which stays where it is meanwhile. Other threads of Python run.
     """
-    madvise = _madvise()
-    return madvise is not None and madvise(address, nbytes, _POPULATE_WRITE) == 0
-
-
-@cache
-def _madvise() -> ctypes._NamedFuncPointer | None:
-    try:
-        # `mmap.madvise` would keep all other threads of Python from running.
-        call = ctypes.CDLL(None).madvise
-    except (OSError, AttributeError):
-        return None
-    call.restype = ctypes.c_int
-    call.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return call
+    return populate_write(address, nbytes)

@@ -35,13 +35,12 @@ from numpy.typing import NDArray
 from pmarray._geometry.reach import Reach
 from pmarray._system.descriptor import Descriptor
 from pmarray._system.files import read_fully
+from pmarray._system.populating import populate_read
 from pmarray._system.residency import is_told, residents
 
 __all__ = ["KeptMapping"]
 
 _PAGE = mmap.PAGESIZE
-_POPULATE_READ = 22
-"""MADV_POPULATE_READ, from Linux 5.14 on; Python has no name for it."""
 _READ_BYTES = 1 << 20
 _FEW_PAGES = 16
 _WINDOW_PAGES = (2 << 20) // _PAGE
@@ -85,11 +84,13 @@ class KeptMapping:
         self._descriptor = Descriptor.duplicate(fd)
         self._fd = self._descriptor.fileno()
         self._map = mmap.mmap(fd, self._nbytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
-        # Which systems have it is found out by asking; the header is there.
-        self._map.madvise(_POPULATE_READ, 0, _PAGE)
-        # Whoever reads in long runs does so by system call.
+        # Whoever reads in long runs does so by system call; and a fault reads no megabytes.
         self._map.madvise(mmap.MADV_RANDOM)
         self._all = np.frombuffer(self._map, np.uint8)
+        self._address: int = self._all.ctypes.data
+        # Which systems have it is found out by asking; the header is there.
+        if not populate_read(self._address, _PAGE):
+            raise OSError("there is no MADV_POPULATE_READ")
         self.memory: NDArray[np.uint8] = self._all[offset:]
         """The items' bytes, read-only; to be read after `ask` only."""
         self.known = bytearray(-(-self._nbytes // _PAGE))
@@ -284,9 +285,7 @@ class KeptMapping:
         if first >= stop:
             return True
         start = first * _PAGE
-        try:
-            self._map.madvise(_POPULATE_READ, start, min(stop * _PAGE, self._nbytes) - start)  # 2
-        except OSError:
+        if not populate_read(self._address + start, min(stop * _PAGE, self._nbytes) - start):  # 2
             return False
         self._count += stop - first - self.known.count(1, first, stop)
         self._known_pages[first:stop] = True  # 3
