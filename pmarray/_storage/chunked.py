@@ -11,17 +11,18 @@ deleted from the store with the commit, or at the flush, that makes the new shap
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._cache.cache import ChunkCache
-from pmarray._cache.source import CachedChunk, CommittedStorage, Pin, Write
+from pmarray._cache.source import CachedChunk, CommittedStorage, Write
 from pmarray._commits.snapshot import Snapshot
 from pmarray._dtypes import DType
 from pmarray._formats.metadata import GroupMetadata
@@ -30,10 +31,11 @@ from pmarray._geometry.grid import ChunkGrid
 from pmarray._geometry.layout import Extent, Layout
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.dead import DeadBytes
+from pmarray._storage.fetching import Fetches
 from pmarray._storage.items import Axes, Loan, as_array, nothing
+from pmarray._storage.scattered import scattered
 from pmarray._storage.storereads import STORE_ID, StoreReads
 from pmarray._system.chunkthreads import THREADS, on_a_thread, on_threads, start
-from pmarray._system.uninterrupted import Task
 from pmarray.backends._protocols import ChunkBackend, Chunks
 from pmarray.errors import BudgetError
 
@@ -101,13 +103,17 @@ class ChunkStorage(CachedItems):
         self._doomed: set[Chunk] = set()
         self._doomed_before: set[Chunk] = set()
         self._reads = StoreReads(
-            chunks, self._fill, self._chunk_nbytes, snapshot, lambda chunk: chunk in self._doomed
+            chunks,
+            self._fill,
+            self._chunk_nbytes,
+            self._fresh,
+            snapshot,
+            lambda chunk: chunk in self._doomed,
         )
         self._marks = 0
         self._sealed: dict[int, tuple[ChunkGrid, set[Chunk]]] = {}
         """By the mark that `seal` returned: shape and doomed chunks of a transaction."""
-        self._ahead: dict[Chunk, _Fetch] = {}
-        """Chunks in the cache, pinned, that a thread is filling."""
+        self._fetches = Fetches(self, cache, self._reads, self._chunk_nbytes, self._as_chunk)
         self._next_line = -1
         """The place along the slow axis that a reader in order would go to now."""
         self._protect()
@@ -226,16 +232,16 @@ class ChunkStorage(CachedItems):
     def read(self, axes: Axes, out: AnyArray, /) -> None:
         extents = list(self._extents(axes))
         window = self._window()
-        self._forget_failures()
+        self._fetches.forget_failures()
         try:
             for i, extent in enumerate(extents):
                 for other in extents[i + window - 1 if i else 0 : i + window]:
-                    self._fetch_ahead(other.chunk, other.spans, needed=True)
-                self._land(extent.chunk)
+                    self._fetches.begin(other.chunk, other.spans, needed=True)
+                self._fetches.land(extent.chunk)
                 target = out[extent.block]
                 self._cache.until(partial(self._read_extent, extent, target))
         except BaseException:
-            self._land_all()
+            self._fetches.land_all()
             raise
         self._cache.end_operation()
         if extents and window > 1:
@@ -244,17 +250,21 @@ class ChunkStorage(CachedItems):
     def deferred(self, axes: Axes, /) -> Callable[[AnyArray], bool] | None:
         """Return what waits for chunks without the group's lock, of which others then have need.
 
-        They are in the cache afterwards, where they are read with the lock.
+        They are in the cache afterwards, where they are read with the lock; small parts of many
+        chunks go past it.
         """
+        if not self._is_cached_whole() and self._reads.are_near and self._is_settled():
+            parts = scattered(self._extents(axes), self._grid, self._dtype, self._reads)
+            if parts is not None:
+                return parts.read
         if self._window() < _FETCHED_UNLOCKED:
             return None
-        self._forget_failures()
+        self._fetches.forget_failures()
         tasks = []
         for extent in islice(self._extents(axes), _FETCHED_UNLOCKED):
-            self._fetch_ahead(extent.chunk, extent.spans, needed=True)
-            fetch = self._ahead.get(extent.chunk)
-            if fetch is not None and not fetch.task.over:
-                tasks.append(fetch.task)
+            task = self._fetches.begin(extent.chunk, extent.spans, needed=True)
+            if task is not None:
+                tasks.append(task)
         if not tasks:
             return None
 
@@ -287,7 +297,7 @@ class ChunkStorage(CachedItems):
             and extents[0].spans == ((0, self._chunk_nbytes),)
             and not self._cache.write_through
         ):
-            self._land_all()
+            self._fetches.land_all()
             return super().lend(axes)
         block = self._scratch(axes)
         return Loan(block, lambda: self.write(axes, block), nothing)
@@ -299,12 +309,12 @@ class ChunkStorage(CachedItems):
         return Loan(block, nothing, nothing)
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
-        self._land_all()
+        self._fetches.land_all()
         super().write(axes, values)
 
     def set_shape(self, shape: tuple[int, ...], /) -> list[Axes] | None:
         self._cache.raise_failure()
-        self._land_all()
+        self._fetches.land_all()
         before = self._grid
         plain = Layout(shape, self.layout.itemsize, self.layout.order, 0)
         layout = Layout(shape, plain.itemsize, plain.order, plain.line_nbytes)
@@ -353,7 +363,7 @@ class ChunkStorage(CachedItems):
         return {self: self._marks}
 
     def roll_back(self, layout: Layout, /) -> None:
-        self._land_all()
+        self._fetches.land_all()
         self._cache.discard(self)  # what was fetched ahead may be what is taken back now
         tried = self._grid
         self._adopt(layout)
@@ -365,7 +375,7 @@ class ChunkStorage(CachedItems):
         self._doomed = self._doomed_before | beyond | set(tried.outside(self._grid))
 
     def retire(self) -> None:
-        self._land_all()
+        self._fetches.land_all()
         super().retire()
 
     def trim(self) -> None:
@@ -376,9 +386,20 @@ class ChunkStorage(CachedItems):
         self.close()
 
     def close(self) -> None:
-        self._land_all()
+        self._fetches.land_all()
 
     # -- reading the store ----------------------------------------------------------------------
+
+    def _is_cached_whole(self) -> bool:
+        """Whether all chunks find room in half of the cache: then each is fetched once."""
+        nbytes = math.prod(self._grid.shape) * self._chunk_nbytes
+        return nbytes <= self._cache.memory.budget_bytes // 2
+
+    def _is_settled(self) -> bool:
+        """Whether the store has all that the array holds."""
+        with self._cache.lock:
+            self._cache.check()
+            return self._cache.quiet or not self._cache.unsettled(self)
 
     def _window(self) -> int:
         """How many chunks may be decoded at a time: they take a quarter of the cache."""
@@ -386,39 +407,6 @@ class ChunkStorage(CachedItems):
             return 1
         pages = -(-self._chunk_nbytes // mmap.PAGESIZE)  # buffers are whole ones
         return min(THREADS, self._cache.memory.max_chunk_bytes // 2 // (pages * mmap.PAGESIZE))
-
-    def _fetch_ahead(self, index: Chunk, spans: Spans, *, needed: bool) -> None:
-        """Have a thread fill bytes of a chunk in the cache, as far as they are not there yet."""
-
-        def attempt() -> None:
-            cached = self._cache.peek(self, index)
-            missing = self._reads.missing(spans, None if cached is None else cached.valid)
-            if index in self._ahead or not missing:
-                return
-            chunk = self._cache.acquire(self, index, self._chunk_nbytes, needed=needed)
-            items = self._items(chunk)
-            # Noted before it begins: the thread must not fill memory that nobody keeps for it.
-            pin = Pin(None)
-            self._cache.pin(chunk, pin)
-            fetch = self._ahead[index] = _Fetch(
-                chunk,
-                pin,
-                missing,
-                Task(
-                    lambda: self._reads.read_parts_into(index, items, missing),
-                    lambda: self._arrived(index, fetch),
-                ),
-            )
-            start(fetch.task)
-
-        self._cache.until(attempt)
-
-    def _arrived(self, index: Chunk, fetch: _Fetch) -> None:
-        # A chunk that nobody comes for must not stay pinned; an error waits for who comes. Not
-        # here: whoever has the lock may be waiting for this thread to do something else.
-        if fetch.task.error is None:
-            self._cache.memory.before_eviction.append(lambda: self._note_landed(index, fetch))
-            self._cache.waiting.signal()
 
     def _read_ahead(self, chunks: list[Chunk]) -> None:
         """Fetch what comes next when a reader goes through the array in order."""
@@ -428,42 +416,10 @@ class ChunkStorage(CachedItems):
             after = (*last[:slow], last[slow] + 1, *last[slow + 1 :])
             if self._grid.holds(after):
                 try:
-                    self._fetch_ahead(after, ((0, self._chunk_nbytes),), needed=False)
+                    self._fetches.begin(after, ((0, self._chunk_nbytes),), needed=False)
                 except BudgetError:
                     pass  # all of the cache is on loan: whoever wants the chunk will say so
         self._next_line = last[slow] + 1
-
-    def _land(self, index: Chunk) -> None:
-        """Wait until a chunk that a thread is filling is there."""
-        fetch = self._ahead.get(index)
-        if fetch is not None:
-            start(fetch.task)  # where it has never been handed over
-            fetch.task.wait()
-            self._cache.until(lambda: self._note_landed(index, fetch))
-            fetch.task.result()
-
-    def _forget_failures(self) -> None:
-        """What could not be fetched ahead for an earlier reader may be there for this one."""
-        for index, fetch in list(self._ahead.items()):
-            if fetch.task.over and fetch.task.error is not None:
-                self._cache.until(partial(self._note_landed, index, fetch))
-
-    def _land_all(self) -> None:
-        """Wait for all of them; errors are met again by whoever wants the chunk."""
-        for index, fetch in list(self._ahead.items()):
-            start(fetch.task)
-            fetch.task.wait()
-            self._cache.until(partial(self._note_landed, index, fetch), check=False)
-
-    def _note_landed(self, index: Chunk, fetch: _Fetch) -> None:
-        """Keep the books of a chunk that has arrived, or has not; under the cache's lock."""
-        if self._ahead.get(index) is not fetch:
-            return  # somebody else was faster
-        del self._ahead[index]  # first: it must not be noted a second time
-        if fetch.task.error is None:
-            for part in fetch.parts:
-                fetch.chunk.valid.add(*part)
-        self._cache.unpin(fetch.chunk, fetch.pin)
 
     # -- memory ---------------------------------------------------------------------------------
 
@@ -484,16 +440,6 @@ class ChunkStorage(CachedItems):
 
     def _empty_block(self, shape: tuple[int, ...]) -> AnyArray:
         return np.empty(shape, self._dtype, order="F" if self.layout.order == "col" else "C")
-
-
-class _Fetch(NamedTuple):
-    """A chunk of the cache that a thread is filling."""
-
-    chunk: CachedChunk
-    pin: Pin
-    parts: list[tuple[int, int]]
-    """Which bytes of it."""
-    task: Task[None]
 
 
 def _bytes_of(block: AnyArray) -> NDArray[np.uint8]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ __all__ = ["STORE_ID", "StoreReads"]
 
 AnyArray = NDArray[Any]
 Chunk = tuple[int, ...]
+Parts = Sequence[tuple[int, NDArray[np.uint8]]]
+"""Where in a chunk, and where to."""
 
 STORE_ID = 0
 """Stands in the journal where a data file would: before-images name the object they are of."""
@@ -36,6 +38,8 @@ class StoreReads:
         What items hold that were never written.
     nbytes
         Of a chunk in memory.
+    fresh
+        Makes an array of the shape of a chunk.
     snapshot
         Through which a handle reads that does not hold the lock.
     is_doomed
@@ -47,12 +51,14 @@ class StoreReads:
         chunks: Chunks,
         fill: Any,
         nbytes: int,
+        fresh: Callable[[], AnyArray],
         snapshot: Snapshot | None,
         is_doomed: Callable[[Chunk], bool],
     ) -> None:
         self._chunks = chunks
         self._fill = fill
         self._nbytes = nbytes
+        self._fresh = fresh
         self._snapshot = snapshot
         self._is_doomed = is_doomed
 
@@ -95,19 +101,24 @@ class StoreReads:
             return list(parts)
         return [gap for part in parts for gap in valid.gaps(*part)]
 
+    @property
+    def are_near(self) -> bool:
+        """Whether any bytes of a chunk come as fast as those of a file."""
+        return self._chunks.is_near and self._chunks.part_nbytes == 1
+
     def read_into(self, chunk: Chunk, out: AnyArray) -> None:
         """Fill `out`, an array of the shape of a chunk."""
+
+        def read() -> None:
+            self._chunks.read_into(chunk, out)
 
         def use(image: int) -> None:
             self._chunks.read_image_into(image, chunk, out)
 
         if self._is_doomed(chunk):
             out[...] = self._fill
-        elif self._snapshot is None:
-            self._chunks.read_into(chunk, out)
         else:
-            read = partial(self._chunks.read_into, chunk, out)
-            self._read_as_of(self._snapshot, chunk, read, use)
+            self._read([_Piece(chunk, read, use)])
 
     def read_parts_into(
         self, chunk: Chunk, out: AnyArray, parts: Sequence[tuple[int, int]]
@@ -117,52 +128,73 @@ class StoreReads:
             self.read_into(chunk, out)
             return
         data = _bytes_of(out)
-        outs = [(start, data[start:stop]) for start, stop in parts]
+        self._read_parts([(chunk, [(start, data[start:stop]) for start, stop in parts])])
 
-        def use(image: int) -> None:
-            whole = np.empty_like(out)
-            self._chunks.read_image_into(image, chunk, whole)
-            for start, part in outs:
-                part[...] = _bytes_of(whole)[start : start + part.nbytes]
+    def read_windows(self, windows: Iterable[tuple[Chunk, int, NDArray[np.uint8]]]) -> None:
+        """Fill memory with bytes of several chunks, of each from one place on."""
+        self._read_parts([(chunk, [(start, out)]) for chunk, start, out in windows])
 
-        if self._is_doomed(chunk):
-            for _, part in outs:
-                part.view(out.dtype)[...] = self._fill
-        elif self._snapshot is None:
-            self._chunks.read_parts_into(chunk, outs)
-        else:
-            read = partial(self._chunks.read_parts_into, chunk, outs)
-            self._read_as_of(self._snapshot, chunk, read, use)
+    def _read_parts(self, chunks: Iterable[tuple[Chunk, Parts]]) -> None:
+        pieces = []
+        for chunk, parts in chunks:
+            if self._is_doomed(chunk):
+                for _, out in parts:
+                    out.view(self._fill.dtype)[...] = self._fill
+            else:
+                read = partial(self._chunks.read_parts_into, chunk, parts)
+                pieces.append(_Piece(chunk, read, partial(self._use_parts, chunk, parts)))
+        self._read(pieces)
 
-    def _read_as_of(
-        self,
-        snapshot: Snapshot,
-        chunk: Chunk,
-        read: Callable[[], None],
-        use: Callable[[int], None],
-    ) -> None:
-        """Take what the store has by `read`; where a before-image lies over it, `use` that."""
-        key = self._chunks.key(chunk)
-        damage: DamagedError | None = None
+    def _use_parts(self, chunk: Chunk, parts: Parts, image: int) -> None:
+        whole = self._fresh()
+        self._chunks.read_image_into(image, chunk, whole)
+        for start, out in parts:
+            out[...] = _bytes_of(whole)[start : start + out.nbytes]
+
+    def _read(self, pieces: Sequence[_Piece]) -> None:
+        """Take what the store has; where a before-image lies over it, use that."""
+        snapshot = self._snapshot
+        if snapshot is None:
+            for piece in pieces:
+                piece.read()
+            return
+        damaged: dict[Chunk, DamagedError] = {}
 
         def fetch() -> None:
-            nonlocal damage
-            damage = None
-            try:
-                read()
-            except DamagedError as error:
-                damage = error  # unless it belongs to an array that may replace this one
+            damaged.clear()
+            for piece in pieces:
+                try:
+                    piece.read()
+                except DamagedError as error:
+                    # Unless it belongs to an array that may replace this one.
+                    damaged[piece.chunk] = error
 
         def override() -> None:
-            for image in snapshot.images[STORE_ID]:  # the oldest first
-                name = bytes(snapshot.fetch(image))
-                if name == key or (name.endswith(b"/") and key.startswith(name)):
-                    use(image.offset)
-                    return
-            if damage is not None:
-                raise damage
+            images = [
+                (bytes(snapshot.fetch(image)), image.offset)
+                for image in snapshot.images.get(STORE_ID, ())  # the oldest first
+            ]
+            for piece in pieces if images or damaged else ():
+                key = self._chunks.key(piece.chunk)
+                for name, image in images:
+                    if name == key or (name.endswith(b"/") and key.startswith(name)):
+                        piece.use(image)
+                        break
+                else:
+                    if piece.chunk in damaged:
+                        raise damaged[piece.chunk]
 
         snapshot.read(fetch, override)
+
+
+class _Piece(NamedTuple):
+    """Something of a chunk, and where it is to go."""
+
+    chunk: Chunk
+    read: Callable[[], None]
+    """Takes it from the store."""
+    use: Callable[[int], None]
+    """Takes it from a before-image."""
 
 
 def _bytes_of(block: AnyArray) -> NDArray[np.uint8]:

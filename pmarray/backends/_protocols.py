@@ -313,6 +313,10 @@ class Chunks(Protocol):
         0 where a chunk is stored in one piece, and only `read_into` can be used.
         """
 
+    @property
+    def is_near(self) -> bool:
+        """Whether a part comes as fast as a part of a local file."""
+
     def read_parts_into(
         self, chunk: tuple[int, ...], parts: Sequence[tuple[int, NDArray[np.uint8]]], /
     ) -> None:

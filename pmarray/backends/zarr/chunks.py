@@ -31,6 +31,7 @@ _TRIES = 3
 class ZarrChunks:
     """The chunks of one Zarr array."""
 
+    is_near = False
     _least_of_shard = 1 << 20
     """Bytes of a shard for which a request, and two for its index, are worth while."""
 

@@ -63,6 +63,7 @@ SESSION = ".pmarray"
 class _KeepingChunks(ZarrChunks):
     """The chunks of an array in a local directory."""
 
+    is_near = True
     _least_of_shard = 1
 
     def __init__(

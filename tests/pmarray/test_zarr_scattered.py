@@ -1,0 +1,198 @@
+"""A few bytes of each of many Zarr chunks: the same items as by way of the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pmarray
+from pmarray._storage.scattered import Scattered
+from pmarray.errors import DamagedError
+from tests.sampling import examples
+
+SHAPE = (20_000, 30)
+"""2.4 MB in columns: more than a cache of 1 MiB."""
+
+
+class Reads:
+    """Counts what goes past the cache."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        read = Scattered.read
+
+        def counted(one: Scattered, out: np.ndarray) -> bool:
+            self.count += 1
+            return read(one, out)
+
+        monkeypatch.setattr(Scattered, "read", counted)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
+    return Reads(monkeypatch)
+
+
+@pytest.fixture
+def values() -> np.ndarray:
+    return np.random.default_rng(1).standard_normal(SHAPE).astype(np.float32)
+
+
+@pytest.fixture
+def url(tmp_path: Path, values: np.ndarray) -> str:
+    with pmarray.open_group(f"zarr:{tmp_path}/g") as group:
+        group.create("x", SHAPE, "float32", layout="col", chunks=1, codecs=[])[...] = values
+    return f"zarr:{tmp_path}/g"
+
+
+def open_group(url: str, mode: pmarray.Mode = "r+", cache: str = "1 MiB") -> pmarray.Group:
+    return pmarray.open_group(url, mode=mode, cache=cache)
+
+
+ROWS: list[Any] = [np.s_[5], np.s_[100:200], np.s_[7:1000:10, 3:20:2], np.s_[-1, ::-1]]
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+@pytest.mark.parametrize("index", ROWS)
+def test_rows_of_columns(
+    url: str, values: np.ndarray, reads: Reads, mode: pmarray.Mode, index: Any
+) -> None:
+    with open_group(url, mode) as group:
+        assert np.array_equal(group["x"][index], values[index])
+        assert reads.count == 1
+        assert group.cache_bytes == 0
+
+
+@pytest.mark.parametrize("index", [np.s_[:, 3], np.s_[5, 3], np.s_[5, 3:6], np.s_[::2]])
+def test_what_is_no_small_part_of_many_goes_through_the_cache(
+    url: str, values: np.ndarray, reads: Reads, index: Any
+) -> None:
+    with open_group(url) as group:
+        assert np.array_equal(group["x"][index], values[index])
+        assert not reads.count
+
+
+def test_an_array_that_the_cache_has_room_for_goes_through_it(
+    url: str, values: np.ndarray, reads: Reads
+) -> None:
+    with open_group(url, cache="16 MiB") as group:
+        for i in range(5):
+            assert np.array_equal(group["x"][i], values[i])
+        assert not reads.count
+
+
+@pytest.mark.parametrize("codecs", [["zstd"], ["crc32c"]])
+def test_compressed_chunks_go_through_the_cache(
+    tmp_path: Path, reads: Reads, codecs: list[str]
+) -> None:
+    with pmarray.open_group(f"zarr:{tmp_path}/g", cache="1 MiB") as group:
+        x = group.create("x", SHAPE, "float32", layout="col", chunks=1, codecs=codecs)
+        x[...] = 3
+        group.flush()
+        assert (x[5] == 3).all()
+        assert not reads.count
+
+
+def test_a_writer_reads_what_it_has_written(url: str, values: np.ndarray, reads: Reads) -> None:
+    with open_group(url) as group:
+        x = group["x"]
+        x[100:110, 5:9] = values[100:110, 5:9] = 7
+        assert np.array_equal(x[105], values[105])
+        past_the_cache = [reads.count]
+        group.flush()
+        assert np.array_equal(x[106], values[106])
+        past_the_cache.append(reads.count)
+        assert past_the_cache == [0, 1]  # at first it was in the cache alone
+        with pytest.raises(RuntimeError), group.transaction():
+            x[50] = 8
+            assert (x[50] == 8).all()
+            raise RuntimeError
+        assert np.array_equal(x[50], values[50])
+
+
+def test_what_was_cut_off_does_not_come_back(url: str, values: np.ndarray) -> None:
+    with open_group(url) as group:
+        x = group["x"]
+        x.resize((SHAPE[0], 10))
+        x.resize(SHAPE)
+        assert np.array_equal(x[5, :10], values[5, :10])
+        assert (x[5, 10:] == 0).all()
+        x.resize((10_000, 30))
+        x.resize((15_000, 30))
+        assert (x[12_000] == 0).all()
+        group.flush()
+        assert (x[12_000] == 0).all()
+
+
+def test_chunks_that_were_never_written_hold_the_fill_value(tmp_path: Path, reads: Reads) -> None:
+    with pmarray.open_group(f"zarr:{tmp_path}/g", cache="1 MiB") as group:
+        x = group.create("x", SHAPE, "float32", layout="col", chunks=1, codecs=[], fill_value=4)
+        x[:, 3] = 1
+        group.flush()
+        row = x[9]
+        assert row[3] == 1
+        assert (np.delete(row, 3) == 4).all()
+        assert reads.count
+
+
+def test_a_reader_reads_its_commit(url: str, values: np.ndarray, reads: Reads) -> None:
+    """A transaction that is larger than the cache replaces chunks before it is committed."""
+    with open_group(url, "r") as reader, open_group(url) as writer:
+        assert np.array_equal(reader["x"][5], values[5])
+        with writer.transaction():
+            writer["x"][...] = 7
+            (kept,) = (Path(url.removeprefix("zarr:")) / ".pmarray").glob("*kept*")
+            assert list(kept.iterdir())
+            assert np.array_equal(reader["x"][6], values[6])
+            assert np.array_equal(reader["x"][100:110:3, 2:], values[100:110:3, 2:])
+        reader.refresh()
+        assert (reader["x"][6] == 7).all()
+        assert reads.count == 4
+
+
+def test_a_damaged_chunk_is_told(url: str, tmp_path: Path) -> None:
+    chunk = next(path for path in sorted((tmp_path / "g").rglob("c/0/7")) if path.is_file())
+    chunk.write_bytes(b"short")
+    with open_group(url, "r") as group:
+        with pytest.raises(DamagedError, match="7"):
+            group["x"][5]
+        assert group["x"][5, 8:20].shape == (12,)
+
+
+@st.composite
+def selections(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    axes = []
+    for n in shape:
+        start, stop = sorted(draw(st.tuples(st.integers(0, n), st.integers(0, n))))
+        axes.append(slice(start, stop, draw(st.integers(1, 9))))
+    return tuple(axes)
+
+
+@examples(1 / 2)
+@given(st.data(), st.sampled_from(["row", "col"]))
+def test_any_selection_of_any_chunks(data: st.DataObject, layout: pmarray.LayoutName) -> None:
+    """Chunks of 8 KiB and more, of three axes; every selection of small parts."""
+    import tempfile
+
+    shape = (40, 30, 50)
+    chunks = data.draw(st.sampled_from([(40, 5, 50), (8, 30, 10), (20, 15, 25), (40, 30, 1)]))
+    model = np.arange(np.prod(shape), dtype=np.float64).reshape(shape)
+    with tempfile.TemporaryDirectory() as directory:
+        url = f"zarr:{directory}/g"
+        with pmarray.open_group(url) as group:
+            group.create("x", shape, "float64", layout=layout, chunks=chunks, codecs=[])[...] = (
+                model
+            )
+        with pmarray.open_group(url, mode="r+", cache="256 KiB") as group:
+            for _ in range(4):
+                index = data.draw(selections(shape))
+                assert np.array_equal(group["x"][index], model[index])
+                if data.draw(st.booleans()):
+                    group["x"][index] = model[index] = data.draw(st.integers(0, 9))
+                    if data.draw(st.booleans()):
+                        group.flush()
