@@ -110,6 +110,7 @@ FAMILIES = {
             slow=frozenset({
                 # Two headers in a row have to be lost for the journal to have none.
                 "store _replace_header checkpoint",
+                "store _replace_header commit",
                 *(["store _replace_header _journal_before"] if kind == "device" else []),
             }),
         )
