@@ -31,6 +31,7 @@ def plan_tile(
     along: Literal["lines", "fast"],
     per_fast: int = 0,
     per_line: int = 0,
+    run_bytes: int = RUN_BYTES,
 ) -> tuple[int, int]:
     """Choose the extents of a tile.
 
@@ -46,11 +47,13 @@ def plan_tile(
         The axis that is summed over: it is kept whole where that leaves long runs.
     per_fast, per_line
         Bytes held besides for each item of a line in the tile, and for each line.
+    run_bytes
+        From what length on runs are long.
 
     Returns
     -------
     tuple of int
-        Items of each line, and lines. Runs are of `RUN_BYTES` or more, or whole lines, unless not
+        Items of each line, and lines. Runs are of `run_bytes` or more, or whole lines, unless not
         one such run fits.
 
     Raises
@@ -75,7 +78,7 @@ def plan_tile(
         return (nbytes - count * per_fast) // (count * item + per_line)
 
     fast, lines = max(1, fast), max(1, lines)
-    run = min(fast, max(1, RUN_BYTES // stored))
+    run = min(fast, max(1, run_bytes // stored))
     wanted = lines if along == "lines" else min(lines, _MIN_LINES)
     if along == "fast" and most_lines(fast) >= wanted:
         return fast, min(lines, most_lines(fast))

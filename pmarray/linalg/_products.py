@@ -23,12 +23,15 @@ from pmarray.linalg._blocks import (
     tiles,
     walk,
 )
-from pmarray.linalg._plans import cut, pair_tiles, plan_panel, plan_tile
+from pmarray.linalg._plans import RUN_BYTES, cut, pair_tiles, plan_panel, plan_tile
 
 __all__ = ["gram", "matmul"]
 
 _AHEAD_FROM_BYTES = 4 << 20
 """With less to work in, tiles would be short if there were room for the next one, too."""
+_LONG_RUN_BYTES = 1 << 20
+"""Runs of a column that are best for a device. A tile has fewer columns then, and what each adds to
+the result is as long: with several columns of the result that takes longer than reading."""
 Operand = StoredArray | ArrayLike
 _Out = AnyArray | StoredArray
 
@@ -307,6 +310,7 @@ def _multiply_streamed(
             along="lines" if fast == 0 else "fast",
             per_fast=per_row if fast == 0 else per_inner,
             per_line=per_row if fast == 1 else per_inner,
+            run_bytes=max(RUN_BYTES, _LONG_RUN_BYTES // n) if direct else RUN_BYTES,
         )
 
     size = plan(0)
