@@ -16,9 +16,9 @@ are there, too: who reads here and there comes again, and each step costs as muc
 
 Before each copy the length of the file is asked for, since whoever cuts it does not say so; a
 handle of ours does not cut a file that is mapped (`FileRegion.announce`). Two windows remain:
-between that question and the copy, or what is computed, for a program that is not ours and cuts the file, which before
-single items is asked only every 4 ms (`_storage.near`); and a page that the kernel has taken back
-since step 2, where the medium fails at its second read.
+between that question and the end of the copy, or of what is computed here, for a program that is
+not ours and cuts the file (before single items it is asked only every 4 ms, `_storage.near`); and
+a page that the kernel has taken back since step 2, where the medium fails at its second read.
 """
 
 from __future__ import annotations
