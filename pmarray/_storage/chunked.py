@@ -33,8 +33,8 @@ from pmarray._storage.cached import CachedItems
 from pmarray._storage.dead import DeadBytes
 from pmarray._storage.fetching import Fetches
 from pmarray._storage.items import Axes, Loan, as_array, nothing
-from pmarray._storage.scattered import scattered
 from pmarray._storage.storereads import STORE_ID, StoreReads
+from pmarray._storage.uncached import uncached
 from pmarray._system.chunkthreads import THREADS, on_a_thread, on_threads, start
 from pmarray.backends._protocols import ChunkBackend, Chunks
 from pmarray.errors import BudgetError
@@ -250,13 +250,11 @@ class ChunkStorage(CachedItems):
     def deferred(self, axes: Axes, /) -> Callable[[AnyArray], bool] | None:
         """Return what waits for chunks without the group's lock, of which others then have need.
 
-        They are in the cache afterwards, where they are read with the lock; small parts of many
-        chunks go past it.
+        They are in the cache afterwards, where they are read with the lock; or they go past it.
         """
-        if not self._is_cached_whole() and self._reads.are_near and self._is_settled():
-            parts = scattered(self._extents(axes), self._grid, self._dtype, self._reads)
-            if parts is not None:
-                return parts.read
+        past_cache = self._past_cache(axes)
+        if past_cache is not None:
+            return past_cache
         if self._window() < _FETCHED_UNLOCKED:
             return None
         self._fetches.forget_failures()
@@ -389,6 +387,20 @@ class ChunkStorage(CachedItems):
         self._fetches.land_all()
 
     # -- reading the store ----------------------------------------------------------------------
+
+    def _past_cache(self, axes: Axes) -> Callable[[AnyArray], bool] | None:
+        """Return what reads a selection past the cache, if that is right and better."""
+        if self._is_cached_whole() or not self._reads.are_near or not self._is_settled():
+            return None
+        slow, size = self.layout.slow_axis, self.chunk_shape[self.layout.slow_axis]
+        lines = axes[slow]
+        if lines.start // size == self._next_line:
+            return None  # what comes next in order is fetched meanwhile
+        found = uncached(self._extents(axes), self._grid, self._dtype, self._reads)
+        if found is None:
+            return None
+        self._next_line = (lines.stop - 1) // size + 1
+        return found.read
 
     def _is_cached_whole(self) -> bool:
         """Whether all chunks find room in half of the cache: then each is fetched once."""

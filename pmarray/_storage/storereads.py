@@ -58,7 +58,8 @@ class StoreReads:
         self._chunks = chunks
         self._fill = fill
         self._nbytes = nbytes
-        self._fresh = fresh
+        self.fresh = fresh
+        """Makes an array of the shape of a chunk."""
         self._snapshot = snapshot
         self._is_doomed = is_doomed
 
@@ -146,7 +147,7 @@ class StoreReads:
         self._read(pieces)
 
     def _use_parts(self, chunk: Chunk, parts: Parts, image: int) -> None:
-        whole = self._fresh()
+        whole = self.fresh()
         self._chunks.read_image_into(image, chunk, whole)
         for start, out in parts:
             out[...] = _bytes_of(whole)[start : start + out.nbytes]

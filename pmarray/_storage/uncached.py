@@ -1,13 +1,16 @@
-"""A few bytes of each of many chunks, read past the cache.
+"""Chunks that lie in local files and are not compressed, read past the cache.
 
-Who wants a row of an array whose chunks are columns wants some bytes of every chunk. The cache
-would make room for each chunk whole; and where the array is larger than the cache, none of them
-would be there for the next row. So just the bytes are read that hold the items, where that is
-cheap: of chunks that lie in local files and are not compressed. They stay in the system's cache.
+Where an array is larger than the cache, what is fetched into it is gone before it is wanted again.
+Those files stay in the system's cache, as far as there is room. So
+
+- whole chunks are read straight into the caller's memory,
+- and of many chunks of which few bytes are wanted, as for a row of columns, just those: the cache
+  would make room for each chunk whole.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,7 +24,7 @@ from pmarray._geometry.layout import Extent
 from pmarray._storage.storereads import StoreReads
 from pmarray._system.chunkthreads import THREADS, on_threads
 
-__all__ = ["Scattered", "scattered"]
+__all__ = ["Scattered", "WholeChunks", "uncached"]
 
 AnyArray = NDArray[Any]
 
@@ -89,15 +92,58 @@ class Scattered:
         self._reads.read_windows([(one.extent.chunk, one.start, one.data) for one in windows])
 
 
-def scattered(
+class WholeChunks:
+    """A selection of whole chunks, as far as the array goes.
+
+    Parameters
+    ----------
+    extents
+        Where they go.
+    grid
+        Of the chunks.
+    reads
+        Reads them.
+    """
+
+    def __init__(self, extents: list[Extent], grid: ChunkGrid, reads: StoreReads) -> None:
+        self._extents = extents
+        self._grid = grid
+        self._reads = reads
+
+    def read(self, out: AnyArray) -> bool:
+        """Fill a block with the items of the selection; takes no lock."""
+        on_threads(partial(self._fetch, one, out[one.block]) for one in self._extents)
+        return True
+
+    def _fetch(self, extent: Extent, out: AnyArray) -> None:
+        if out.shape == self._grid.chunk_shape:
+            self._reads.read_into(extent.chunk, out)
+        else:
+            whole = self._reads.fresh()
+            self._reads.read_into(extent.chunk, whole)
+            out[...] = whole[extent.within]
+
+
+def uncached(
     extents: Iterable[Extent], grid: ChunkGrid, dtype: DType, reads: StoreReads
-) -> Scattered | None:
-    """Return what reads a selection by small parts of many chunks; None if it has not those."""
+) -> Scattered | WholeChunks | None:
+    """Return what reads a selection past the cache; None if it is none for that."""
     most = min(_MOST_BYTES, grid.chunk_nbytes // _SHARE)
-    windows = []
+    windows, whole = [], []
     for extent in extents:
         start, stop = extent.spans[0][0], extent.spans[-1][1]
-        if stop - start > most:
+        if stop - start <= most:
+            windows.append(_Window(extent, start, np.empty(stop - start, np.uint8)))
+        elif _count(extent.within) == _count(grid.clip(extent.chunk)):
+            whole.append(extent)
+        else:
             return None
-        windows.append(_Window(extent, start, np.empty(stop - start, np.uint8)))
+        if windows and whole:
+            return None
+    if whole:
+        return WholeChunks(whole, grid, reads)
     return Scattered(windows, grid, dtype, reads) if len(windows) >= _FEWEST else None
+
+
+def _count(axes: tuple[slice, ...]) -> int:
+    return math.prod(len(range(one.start, one.stop, one.step)) for one in axes)

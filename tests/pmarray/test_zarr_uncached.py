@@ -1,4 +1,4 @@
-"""A few bytes of each of many Zarr chunks: the same items as by way of the cache."""
+"""Zarr chunks that are read past the cache: the same items as by way of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pmarray
-from pmarray._storage.scattered import Scattered
+from pmarray._storage.uncached import Scattered, WholeChunks
 from pmarray.errors import DamagedError
 from tests.sampling import examples
 
@@ -24,13 +24,17 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
-        read = Scattered.read
+        for kind in (Scattered, WholeChunks):
+            self._count(kind, monkeypatch)
 
-        def counted(one: Scattered, out: np.ndarray) -> bool:
+    def _count(self, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        read = kind.read
+
+        def counted(one: Any, out: np.ndarray) -> Any:
             self.count += 1
             return read(one, out)
 
-        monkeypatch.setattr(Scattered, "read", counted)
+        monkeypatch.setattr(kind, "read", counted)
 
 
 @pytest.fixture
@@ -68,7 +72,30 @@ def test_rows_of_columns(
         assert group.cache_bytes == 0
 
 
-@pytest.mark.parametrize("index", [np.s_[:, 3], np.s_[5, 3], np.s_[5, 3:6], np.s_[::2]])
+@pytest.mark.parametrize("index", [np.s_[:, 7], np.s_[:, 3:17], np.s_[:, 1::4], np.s_[...]])
+@pytest.mark.parametrize("chunk", [20_000, 12_000])
+def test_whole_columns(
+    tmp_path: Path, values: np.ndarray, reads: Reads, index: Any, chunk: int
+) -> None:
+    with pmarray.open_group(f"zarr:{tmp_path}/g", cache="1 MiB") as group:
+        x = group.create("x", SHAPE, "float32", layout="col", chunks=(chunk, 1), codecs=[])
+        x[...] = values
+        group.flush()
+        reads.count = 0
+        assert np.array_equal(x[index], values[index])
+        assert reads.count == 1
+
+
+def test_what_follows_in_order_is_read_ahead_and_so_through_the_cache(
+    url: str, values: np.ndarray, reads: Reads
+) -> None:
+    with open_group(url, "r") as group:
+        for j in (5, 20, 3, 4, 5, 6, 11):
+            assert np.array_equal(group["x"][:, j], values[:, j])
+        assert reads.count in (3, 4)  # what was fetched ahead may be on its way at the end
+
+
+@pytest.mark.parametrize("index", [np.s_[5, 3], np.s_[5, 3:6], np.s_[::2]])
 def test_what_is_no_small_part_of_many_goes_through_the_cache(
     url: str, values: np.ndarray, reads: Reads, index: Any
 ) -> None:
@@ -152,7 +179,7 @@ def test_a_reader_reads_its_commit(url: str, values: np.ndarray, reads: Reads) -
             assert np.array_equal(reader["x"][100:110:3, 2:], values[100:110:3, 2:])
         reader.refresh()
         assert (reader["x"][6] == 7).all()
-        assert reads.count == 4
+        assert reads.count in (3, 4)  # what was fetched ahead may be on its way at the end
 
 
 def test_a_damaged_chunk_is_told(url: str, tmp_path: Path) -> None:
