@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import pmarray
@@ -96,6 +96,8 @@ REDUCTIONS = [
 ]  # fmt: skip
 
 
+@example("ptp", "bool", "int8", (1, 3), True, False)
+@example("ptp", "bool", "bool", (3,), True, True)
 @given(
     st.sampled_from(REDUCTIONS), dtypes,
     st.sampled_from(["bool", "int8", "uint64", "int64", "float16", "float64", "complex128"]),

@@ -10,7 +10,7 @@ import numpy as np
 from pmarray._array.overlap import apart_from
 from pmarray._numpy.functions.axes import axes_of, finish, reduces
 from pmarray._numpy.functions.registry import NO, STREAMED
-from pmarray._numpy.ufuncs import accumulated_dtype, into, look_through, make_result, reduce, walk
+from pmarray._numpy.ufuncs import accumulated_dtype, look_through, make_result, reduce, walk
 
 
 def _reduction(function: Any, ufunc: np.ufunc, dtype: Any = None) -> None:
@@ -43,11 +43,9 @@ _reduction(np.all, np.logical_and, bool)
 @reduces(np.ptp)
 def _ptp(a: Any, axis: Any = None, out: Any = None, keepdims: Any = NO) -> Any:
     keepdims = bool(keepdims) and keepdims is not NO
-    result = np.subtract(
-        reduce(np.maximum, a, axis, keepdims=keepdims),
-        reduce(np.minimum, a, axis, keepdims=keepdims),
-    )
-    return result if out is None else into(out, np.asarray(result))
+    # As NumPy does it: the largest are in `out`, in its dtype, before the smallest are taken off.
+    largest = reduce(np.maximum, a, axis, out=out, keepdims=keepdims)
+    return np.subtract(largest, reduce(np.minimum, a, axis, keepdims=keepdims), out=out)
 
 
 @reduces(np.cumsum)
