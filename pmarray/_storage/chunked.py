@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -46,6 +47,7 @@ Chunk = tuple[int, ...]
 Spans = Sequence[tuple[int, int]]
 
 _EVERYTHING = 1 << 62
+_LOOKED_AT = 64
 _FETCHED_UNLOCKED = 2
 """How many chunks of a selection a reader waits for while others go on."""
 
@@ -114,6 +116,8 @@ class ChunkStorage(CachedItems):
         self._sealed: dict[int, tuple[ChunkGrid, set[Chunk]]] = {}
         """By the mark that `seal` returned: shape and doomed chunks of a transaction."""
         self._fetches = Fetches(self, cache, self._reads, self._chunk_nbytes, self._as_chunk)
+        self._looked_at: deque[tuple[Chunk, int]] = deque(maxlen=_LOOKED_AT)
+        """Where few items were read past the cache, lately."""
         self._next_line = -1
         """The place along the slow axis that a reader in order would go to now."""
         self._protect()
@@ -397,8 +401,11 @@ class ChunkStorage(CachedItems):
         if lines.start // size == self._next_line:
             return None  # what comes next in order is fetched meanwhile
         found = uncached(self._extents(axes), self._grid, self._dtype, self._reads)
-        if found is None:
-            return None
+        if found is None or found.first in self._looked_at:
+            return None  # who comes again may come often
+        if found.first is not None:
+            self._looked_at.append(found.first)
+            return found.read
         self._next_line = (lines.stop - 1) // size + 1
         return found.read
 

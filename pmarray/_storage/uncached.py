@@ -11,7 +11,7 @@ Those files stay in the system's cache, as far as there is room. So
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,12 +29,13 @@ __all__ = ["Scattered", "WholeChunks", "uncached"]
 AnyArray = NDArray[Any]
 
 _FEWEST = 4
-"""Of fewer chunks, the cache keeps what is around the items: who comes again finds it."""
+"""Of fewer chunks, the cache keeps what is around the items for who comes again."""
 _MOST_BYTES = 64 << 10
 _SHARE = 8
 """Who wants more of a chunk than one of so many parts may want the rest, too."""
-_FEW = 4
-"""Chunks that one thread reads at least: to hand them over takes longer than to read one."""
+_FEW = 64
+"""Chunks that one thread reads at least: small parts are mostly Python's work, and threads that
+take turns with the interpreter do it no sooner."""
 
 
 class _Window(NamedTuple):
@@ -69,13 +70,21 @@ class Scattered:
         self._dtype = dtype
         self._reads = reads
 
+    @property
+    def first(self) -> tuple[tuple[int, ...], int] | None:
+        """Where the first of the items is, about, if they are of few chunks."""
+        if len(self._windows) >= _FEWEST:
+            return None
+        window = self._windows[0]
+        return window.extent.chunk, window.start // _MOST_BYTES
+
     def read(self, out: AnyArray) -> bool:
         """Fill a block with the items of the selection; takes no lock."""
         each = max(_FEW, -(-len(self._windows) // THREADS))
-        on_threads(
+        _do([
             partial(self._fetch, self._windows[i : i + each])
             for i in range(0, len(self._windows), each)
-        )
+        ])  # fmt: skip
         for window in self._windows:
             within = window.extent.within
             first = sum(o.start * step for o, step in zip(within, self._strides, strict=True))
@@ -110,9 +119,12 @@ class WholeChunks:
         self._grid = grid
         self._reads = reads
 
+    first = None
+    """There are no few items of theirs that would be kept."""
+
     def read(self, out: AnyArray) -> bool:
         """Fill a block with the items of the selection; takes no lock."""
-        on_threads(partial(self._fetch, one, out[one.block]) for one in self._extents)
+        _do([partial(self._fetch, one, out[one.block]) for one in self._extents])
         return True
 
     def _fetch(self, extent: Extent, out: AnyArray) -> None:
@@ -140,9 +152,15 @@ def uncached(
             return None
         if windows and whole:
             return None
-    if whole:
-        return WholeChunks(whole, grid, reads)
-    return Scattered(windows, grid, dtype, reads) if len(windows) >= _FEWEST else None
+    return WholeChunks(whole, grid, reads) if whole else Scattered(windows, grid, dtype, reads)
+
+
+def _do(calls: list[Callable[[], None]]) -> None:
+    """Make all calls, on several threads; one alone is not worth another thread."""
+    if len(calls) > 1:
+        on_threads(calls)
+    else:
+        calls[0]()
 
 
 def _count(axes: tuple[slice, ...]) -> int:

@@ -95,13 +95,33 @@ def test_what_follows_in_order_is_read_ahead_and_so_through_the_cache(
         assert reads.count in (3, 4)  # what was fetched ahead may be on its way at the end
 
 
-@pytest.mark.parametrize("index", [np.s_[5, 3], np.s_[5, 3:6], np.s_[::2]])
-def test_what_is_no_small_part_of_many_goes_through_the_cache(
+def test_what_is_no_small_part_goes_through_the_cache(
+    url: str, values: np.ndarray, reads: Reads
+) -> None:
+    with open_group(url) as group:
+        assert np.array_equal(group["x"][::2], values[::2])
+        assert not reads.count
+
+
+@pytest.mark.parametrize("index", [np.s_[5, 3], np.s_[5, 3:6], np.s_[100:200, 7]])
+def test_who_comes_again_finds_what_is_around_in_the_cache(
     url: str, values: np.ndarray, reads: Reads, index: Any
 ) -> None:
     with open_group(url) as group:
-        assert np.array_equal(group["x"][index], values[index])
-        assert not reads.count
+        for _ in range(3):
+            assert np.array_equal(group["x"][index], values[index])
+        assert reads.count == 1
+        assert group.cache_bytes
+
+
+def test_who_looks_here_and_there_does_not_fill_the_cache(
+    url: str, values: np.ndarray, reads: Reads
+) -> None:
+    with open_group(url) as group:
+        for i in range(30):
+            assert group["x"][600 * i, i] == values[600 * i, i]
+        assert reads.count == 30
+        assert group.cache_bytes == 0
 
 
 def test_an_array_that_the_cache_has_room_for_goes_through_it(

@@ -150,32 +150,32 @@ class FileStore(Store):
         Each part is given by its first byte, and by memory that is as long as it.
         """
         path = self.path(key)
-        try:
-            fd = osops.open_file(path)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        descriptor = self._opened(path)
+        if descriptor is None:
             return False
-        except OSError as error:
-            raise StorageError(error.errno, f"cannot read: {error.strerror}", path) from error
-        try:
-            if (found := os.fstat(fd).st_size) != nbytes:
-                wrong = f"has {found} bytes and should have {nbytes}" if found else "is empty"
-                raise DamagedError(f"{path} {wrong}: restore it from a backup")
-            for start, out in parts:
-                read_fully(fd, out.data, start, path=path)
-        finally:
-            osops.close(fd)
+        fd = descriptor.fileno()
+        if (found := os.fstat(fd).st_size) != nbytes:
+            wrong = f"has {found} bytes and should have {nbytes}" if found else "is empty"
+            raise DamagedError(f"{path} {wrong}: restore it from a backup")
+        for start, out in parts:
+            read_fully(fd, out.data, start, path=path)
         return True
 
     def whole(self, key: str) -> WholeFile | None:
         """Open an object, of which some will be read; None where there is none."""
         path = self.path(key)
+        descriptor = self._opened(path)
+        return None if descriptor is None else WholeFile(descriptor, path)
+
+    def _opened(self, path: Below) -> Descriptor | None:
+        """Open an object; it is closed when nobody has the descriptor any more."""
         try:
             (descriptor,) = map(Descriptor, map(osops.open_file, (path,)))  # see `Descriptor`
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
             raise StorageError(error.errno, f"cannot read: {error.strerror}", path) from error
-        return WholeFile(descriptor, path)
+        return descriptor
 
     def entries(self, key: str) -> tuple[str, ...]:
         """Return the names in a directory, none if it is none."""
