@@ -6,14 +6,24 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
 from functools import cache
 
-__all__ = ["populate_read", "populate_write"]
+import numpy as np
+
+__all__ = ["can_populate", "populate_read", "populate_write"]
 
 # From Linux 5.14 on; Python has no names for them.
 _POPULATE_READ = 22
 _POPULATE_WRITE = 23
+
+
+@cache
+def can_populate() -> bool:
+    """Whether this system can: found out by asking, with a page that costs nothing."""
+    page = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.uint8)
+    return populate_read(page.ctypes.data, mmap.PAGESIZE)
 
 
 def populate_read(address: int, nbytes: int) -> bool:

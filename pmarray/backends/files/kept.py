@@ -26,7 +26,6 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -35,7 +34,7 @@ from numpy.typing import NDArray
 from pmarray._geometry.reach import Reach
 from pmarray._system.descriptor import Descriptor
 from pmarray._system.files import read_fully
-from pmarray._system.populating import populate_read
+from pmarray._system.populating import can_populate, populate_read
 from pmarray._system.residency import is_told, residents
 
 __all__ = ["KeptMapping"]
@@ -78,7 +77,7 @@ class KeptMapping:
         self.offset = offset
         """Of the first item in the file."""
         self._nbytes = offset + nbytes
-        if sys.platform != "linux":
+        if not can_populate():
             raise OSError("there is no MADV_POPULATE_READ")
         # Whoever reads without the group's lock goes on when the file is closed.
         self._descriptor = Descriptor.duplicate(fd)
@@ -88,9 +87,6 @@ class KeptMapping:
         self._map.madvise(mmap.MADV_RANDOM)
         self._all = np.frombuffer(self._map, np.uint8)
         self._address: int = self._all.ctypes.data
-        # Which systems have it is found out by asking; the header is there.
-        if not populate_read(self._address, _PAGE):
-            raise OSError("there is no MADV_POPULATE_READ")
         self.memory: NDArray[np.uint8] = self._all[offset:]
         """The items' bytes, read-only; to be read after `ask` only."""
         self.known = bytearray(-(-self._nbytes // _PAGE))
