@@ -11,6 +11,7 @@ import pytest
 
 import pmarray
 from pmarray._streams.reading import Sight, show_pieces
+from pmarray._system.populating import can_populate
 from pmarray.backends.files import kept
 from pmarray.errors import ClosedError, DamagedError, LayoutError, SnapshotExpiredError
 
@@ -35,6 +36,13 @@ def place(tmp_path: Path, values: np.ndarray) -> Path:
     return tmp_path / "g"
 
 
+@pytest.fixture
+def mapping(counting: None) -> None:
+    """Skip the test where files are not looked at in a mapping."""
+    if not can_populate():
+        pytest.skip("the kernel has no MADV_POPULATE_READ, which is of Linux 5.14")
+
+
 def mapped(array: Any) -> np.ndarray:
     """What the mapping of an array's file has."""
     items: np.ndarray = array._storage._warm._items
@@ -45,6 +53,7 @@ def looks(sight: Sight) -> list[np.ndarray]:
     return [block.copy() for block in sight.looks()]
 
 
+@pytest.mark.usefixtures("mapping")
 @pytest.mark.parametrize("mode", ["r", "r+"])
 def test_what_is_in_memory_is_not_copied(
     place: Path, values: np.ndarray, mode: pmarray.Mode
@@ -66,6 +75,7 @@ def test_dram_is_not_copied_either() -> None:
     assert (sight.block == 3).all()
 
 
+@pytest.mark.usefixtures("mapping")
 @pytest.mark.parametrize("look", ["transposed", "sliced", "of one axis"])
 def test_a_view_looks_its_own_way(place: Path, values: np.ndarray, look: str) -> None:
     with pmarray.open_group(place, mode="r+") as group:
@@ -103,6 +113,7 @@ def test_where_the_system_does_not_tell_nothing_is_in_memory(
         assert not np.shares_memory(sight.block, mapped(group["x"]))
 
 
+@pytest.mark.usefixtures("mapping")
 def test_no_more_pages_stay_than_the_cache_may_have(place: Path, values: np.ndarray) -> None:
     with pmarray.open_group(place, mode="r+", cache="1 MiB") as group:
         x = group["x"]
@@ -127,6 +138,7 @@ def test_a_writer_sees_what_it_has_written_and_not_committed(
         assert np.allclose(x @ np.ones(SHAPE[1], "f4"), values.sum(1), atol=1e-4)
 
 
+@pytest.mark.usefixtures("mapping")
 @pytest.mark.parametrize("when", ["while it looks", "before it looks"])
 def test_a_reader_looks_again_where_something_was_committed(
     place: Path, values: np.ndarray, when: str
