@@ -67,7 +67,8 @@ class Crew:
     Parameters
     ----------
     items
-        How many numbers they are to make; for few, there are none.
+        How many numbers they are to make; for few, there are none, and fewer where the system has
+        no room for another thread.
 
     Examples
     --------
@@ -100,7 +101,10 @@ class Crew:
         """Have parts done; the caller then finishes them."""
         batch = Batch(parts)
         while len(self._workers) < min(self._count, len(batch)):
-            self._workers.append(Worker("swag-crew"))
+            try:
+                self._workers.append(Worker("swag-crew"))
+            except RuntimeError:  # no more threads: the caller does what nobody else does
+                self._count = len(self._workers)
         for worker in self._workers[: len(batch)]:
             worker.put(batch.work)
         return batch

@@ -11,7 +11,7 @@ Those files stay in the system's cache, as far as there is room. So
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from pmarray._dtypes import DType
 from pmarray._geometry.grid import ChunkGrid
 from pmarray._geometry.layout import Extent
 from pmarray._storage.storereads import StoreReads
-from pmarray._system.chunkthreads import THREADS, on_threads
+from pmarray._system.chunkthreads import on_threads
 
 __all__ = ["Scattered", "WholeChunks", "uncached"]
 
@@ -34,17 +34,16 @@ _MOST_BYTES = 64 << 10
 _SHARE = 8
 """Who wants more of a chunk than one of so many parts may want the rest, too."""
 _FEW = 64
-"""Chunks that one thread reads at least: small parts are mostly Python's work, and threads that
-take turns with the interpreter do it no sooner."""
+"""Chunks that a thread reads at a time: small parts are mostly Python's work, and threads that take
+turns with the interpreter do it no sooner."""
 
 
 class _Window(NamedTuple):
-    """The items that are wanted of a chunk, and the bytes around them."""
+    """The items that are wanted of a chunk, and where the bytes around them are in it."""
 
     extent: Extent
     start: int
-    """The place of the bytes in the chunk."""
-    data: NDArray[np.uint8]
+    stop: int
 
 
 class Scattered:
@@ -80,25 +79,28 @@ class Scattered:
 
     def read(self, out: AnyArray) -> bool:
         """Fill a block with the items of the selection; takes no lock."""
-        each = max(_FEW, -(-len(self._windows) // THREADS))
-        _do([
-            partial(self._fetch, self._windows[i : i + each])
-            for i in range(0, len(self._windows), each)
-        ])  # fmt: skip
-        for window in self._windows:
-            within = window.extent.within
-            first = sum(o.start * step for o, step in zip(within, self._strides, strict=True))
-            out[window.extent.block] = np.ndarray(
-                [len(range(one.start, one.stop, one.step)) for one in within],
-                self._dtype,
-                window.data,
-                first - window.start,
-                [one.step * step for one, step in zip(within, self._strides, strict=True)],
-            )
+        on_threads(
+            partial(self._fetch, self._windows[i : i + _FEW], out)
+            for i in range(0, len(self._windows), _FEW)
+        )
         return True
 
-    def _fetch(self, windows: list[_Window]) -> None:
-        self._reads.read_windows([(one.extent.chunk, one.start, one.data) for one in windows])
+    def _fetch(self, windows: list[_Window], out: AnyArray) -> None:
+        # Made here: of many chunks, only some are in memory at a time.
+        buffers = [np.empty(one.stop - one.start, np.uint8) for one in windows]
+        self._reads.read_windows(
+            (one.extent.chunk, one.start, data) for one, data in zip(windows, buffers, strict=True)
+        )
+        for (extent, start, _), data in zip(windows, buffers, strict=True):
+            place = zip(extent.within, self._strides, strict=True)
+            first = sum(one.start * step for one, step in place)
+            out[extent.block] = np.ndarray(
+                [len(range(one.start, one.stop, one.step)) for one in extent.within],
+                self._dtype,
+                data,
+                first - start,
+                [o.step * step for o, step in zip(extent.within, self._strides, strict=True)],
+            )
 
 
 class WholeChunks:
@@ -124,7 +126,7 @@ class WholeChunks:
 
     def read(self, out: AnyArray) -> bool:
         """Fill a block with the items of the selection; takes no lock."""
-        _do([partial(self._fetch, one, out[one.block]) for one in self._extents])
+        on_threads(partial(self._fetch, one, out[one.block]) for one in self._extents)
         return True
 
     def _fetch(self, extent: Extent, out: AnyArray) -> None:
@@ -145,7 +147,7 @@ def uncached(
     for extent in extents:
         start, stop = extent.spans[0][0], extent.spans[-1][1]
         if stop - start <= most:
-            windows.append(_Window(extent, start, np.empty(stop - start, np.uint8)))
+            windows.append(_Window(extent, start, stop))
         elif _count(extent.within) == _count(grid.clip(extent.chunk)):
             whole.append(extent)
         else:
@@ -153,14 +155,6 @@ def uncached(
         if windows and whole:
             return None
     return WholeChunks(whole, grid, reads) if whole else Scattered(windows, grid, dtype, reads)
-
-
-def _do(calls: list[Callable[[], None]]) -> None:
-    """Make all calls, on several threads; one alone is not worth another thread."""
-    if len(calls) > 1:
-        on_threads(calls)
-    else:
-        calls[0]()
 
 
 def _count(axes: tuple[slice, ...]) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +212,69 @@ def test_a_damaged_chunk_is_told(url: str, tmp_path: Path) -> None:
         with pytest.raises(DamagedError, match="7"):
             group["x"][5]
         assert group["x"][5, 8:20].shape == (12,)
+
+
+def test_reading_few_bytes_of_many_chunks_takes_little_memory(tmp_path: Path) -> None:
+    with pmarray.open_group(f"zarr:{tmp_path}/g", cache="1 MiB") as group:
+        x = group.create("x", (60_000, 2000), "float64", layout="col", chunks=1, codecs=[])
+        x[:, 5] = 1
+        group.flush()
+        tracemalloc.start()
+        found = x[0:6000:1000, :]  # windows of 40 kB, 80 MB in all
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found[:, 5].all()
+        assert found.sum() == 6
+        assert peak < 40_000_000  # 64 chunks on each of 8 threads, and what names them
+
+
+DESCRIPTORS = """
+import ctypes, os, random, sys, threading, time
+import pmarray
+
+x = pmarray.open_group(sys.argv[1], mode="r", cache="1 MiB")["x"]
+x[0, 0]
+before = len(os.listdir("/proc/self/fd"))
+
+class Arrived(Exception):
+    pass
+
+def storm(thread):
+    while not over:
+        time.sleep(random.random() * 3e-4)
+        target, what = ctypes.c_ulong(thread), ctypes.py_object(Arrived)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(target, what)
+
+over, count, until = False, 0, time.monotonic() + 4
+thread = threading.Thread(target=storm, args=(threading.get_ident(),))
+while time.monotonic() < until:
+    try:
+        if not thread.ident:
+            thread.start()
+        while time.monotonic() < until:
+            count += 1
+            x[(count * 611) % 20_000, (count * 7) % 30]
+            x[:, (count * 11) % 30]
+    except Arrived:
+        pass
+while thread.is_alive():
+    try:
+        over = True
+        thread.join()
+    except Arrived:
+        pass
+time.sleep(0.2)
+print(len(os.listdir("/proc/self/fd")) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the descriptors of a process")
+def test_an_interrupt_leaves_no_descriptor_open(url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DESCRIPTORS, url], text=True, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= 1  # a read that nobody waits for may be under way
 
 
 @st.composite

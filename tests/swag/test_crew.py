@@ -74,6 +74,20 @@ def test_the_first_error_is_raised_when_what_has_begun_is_over() -> None:
         assert over == [1]
 
 
+@pytest.mark.usefixtures("three_threads")
+def test_where_there_can_be_no_thread_the_caller_does_it_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    done: list[int] = []
+    with Crew(items=1) as crew:
+        crew.begin([lambda i=i: done.append(i) for i in range(3)]).finish()  # type: ignore[misc]
+    assert done == [0, 1, 2]
+
+
 def test_without_threads_the_caller_does_it_all() -> None:
     done: list[int] = []
     batch = Batch([lambda i=i: done.append(i) for i in range(3)])  # type: ignore[misc]
