@@ -80,6 +80,8 @@ class WarmReads:
         self._near: Near | None = None
         self._near_in: tuple[Lull, int] | None = None
         """The lull that `_near` was made in, and what the readers' counter said."""
+        self._asked = False
+        """Whether an item was asked for before."""
 
     def drop(self) -> None:
         """Let the mapping go; the next reader makes another."""
@@ -125,6 +127,9 @@ class WarmReads:
 
     def item(self, layout: Layout, position: tuple[int, ...], offset: int) -> Any:
         """Return one item; None where it has to be read by the long way."""
+        if not self._asked and layout is not self._layout:
+            self._asked = True
+            return None  # who reads no more than this one needs no mapping
         items = self._map(layout)
         if items is None:
             return None

@@ -83,6 +83,8 @@ class Counter:
             if found.st_size < mmap.PAGESIZE or not _shows_writes(found.st_dev):
                 raise OSError("no writer has counted there")
             page = mmap.mmap(fd, mmap.PAGESIZE, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+            # Whoever looks at it first would have to wait for the medium.
+            os.posix_fadvise(fd, 0, mmap.PAGESIZE, os.POSIX_FADV_WILLNEED)
         finally:
             osops.close(fd)
         self._values = memoryview(page).cast("Q")
