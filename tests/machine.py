@@ -60,9 +60,9 @@ def has_libpmem() -> bool:
 
 def has_counter(directory: Path) -> bool:
     """Whether readers of a group in a directory go by what its writer counts."""
-    from pmarray._system import counter
+    from pmarray._system import filesystems
 
-    return sys.platform == "linux" and counter._shows_writes(directory.stat().st_dev)
+    return filesystems.is_local(directory.stat().st_dev)
 
 
 def forget_files(directory: Path) -> None:
@@ -95,9 +95,9 @@ def apply() -> None:
         for name in ("open_file", "open_nameless"):
             setattr(osops, name, _refusing_direct(getattr(osops, name)))
     if "counter" in without:
-        from pmarray._system import counter
+        from pmarray._system import filesystems
 
-        counter._FILE_SYSTEMS.clear()
+        filesystems._LOCAL.clear()
     if "gpu" in without:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

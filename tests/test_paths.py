@@ -208,7 +208,7 @@ def test_a_computation_over_what_is_in_memory(
 
 @pytest.mark.usefixtures("counting")
 def test_a_read_of_what_is_at_hand(monkeypatch: pytest.MonkeyPatch, group: pmarray.Group) -> None:
-    test_a_read(monkeypatch, group, "What is at hand", [(3, 1), (3, 1)])
+    test_a_read(monkeypatch, group, "What is at hand", [(3, 1)] * 3)
 
 
 def test_a_read_from_zarr(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from typing import NamedTuple
 
 from pmarray._geometry.layout import Extent, Layout, cut
 
@@ -142,19 +143,45 @@ class ChunkGrid:
 
         Here `Extent.exact` says that the spans hold no other item of the array.
         """
-        parts = [
-            list(cut(one, size)) for one, size in zip(selection, self.chunk_shape, strict=True)
-        ]
+        parts = [self._cut(axis, one) for axis, one in enumerate(selection)]
         axes = self.layout.slow_to_fast
+        places = [axes.index(axis) for axis in range(len(axes))]
         origin = (0,) * len(self.chunk_shape)
+        spans: tuple[tuple[int, int], ...]
+        known: dict[tuple[tuple[int, int, int], ...], tuple[tuple[tuple[int, int], ...], bool]] = {}
+        """By where the items are in a chunk, where their bytes are: of most chunks it is alike."""
         for combination in product(*(parts[axis] for axis in axes)):
-            by_axis = sorted(zip(axes, combination, strict=True))
-            within = tuple(part[1] for _, part in by_axis)
-            chunk = tuple(part[0] for _, part in by_axis)
-            if within == self.clip(chunk):
+            by_axis = [combination[place] for place in places]
+            within = tuple([part.within for part in by_axis])
+            if False not in [part.is_whole for part in by_axis]:
                 # What lies beyond the edge is nobody's: writing it too needs no reading first.
-                spans: tuple[tuple[int, int], ...] = ((0, self.chunk_nbytes),)
-                exact = True
+                spans, exact = ((0, self.chunk_nbytes),), True
             else:
-                spans, exact = self.chunk.spans(within, origin, self.chunk_shape)
-            yield Extent(chunk, within, tuple(part[2] for _, part in by_axis), spans, exact)
+                key = tuple([(one.start, one.stop, one.step) for one in within])
+                if key not in known:
+                    known[key] = self.chunk.spans(within, origin, self.chunk_shape)
+                spans, exact = known[key]
+            yield Extent(
+                tuple([part.chunk for part in by_axis]),
+                within,
+                tuple([part.where for part in by_axis]),
+                spans,
+                exact,
+            )
+
+    def _cut(self, axis: int, selection: slice) -> list[_Part]:
+        size, extent = self.chunk_shape[axis], self.layout.shape[axis]
+        return [
+            _Part(i, within, where, within == slice(0, min(size, extent - i * size), 1))
+            for i, within, where in cut(selection, size)
+        ]
+
+
+class _Part(NamedTuple):
+    """The items of a selection that are in one row of chunks along an axis."""
+
+    chunk: int
+    within: slice
+    where: slice
+    is_whole: bool
+    """Whether that is all of it, as far as the array goes."""

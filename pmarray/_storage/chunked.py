@@ -125,6 +125,7 @@ class ChunkStorage(CachedItems):
     def _adopt(self, layout: Layout) -> None:
         self.layout = layout
         self._grid = ChunkGrid(layout, self.chunk_shape)
+        self._all_nbytes = math.prod(self._grid.shape) * self._grid.chunk_nbytes
 
     def _protect(self) -> None:
         """What lies beyond the last line of today may leave while a transaction is open."""
@@ -288,9 +289,16 @@ class ChunkStorage(CachedItems):
         with self._cache.lock:
             self._cache.check()
             chunk = self._cache.peek(self, tuple(index))
-            if chunk is None or not chunk.valid.covers(start, start + self._dtype.itemsize):
-                return None
-            return np.ndarray((), self._dtype, chunk.buffer, start)[()]
+            if chunk is not None:
+                if not chunk.valid.covers(start, start + self._dtype.itemsize):
+                    return None
+                return np.ndarray((), self._dtype, chunk.buffer, start)[()]
+        return self._item_at_hand(tuple(index), start) if self._may_pass_cache() else None
+
+    def _item_at_hand(self, chunk: Chunk, start: int) -> Any:
+        data = np.empty(self._dtype.itemsize, np.uint8)
+        there = self._reads.read_windows_at_hand([(chunk, start, data)])
+        return data.view(self._dtype)[0] if there else None
 
     def lend(self, axes: Axes, /) -> Loan:
         extents = list(self._extents(axes))
@@ -394,7 +402,7 @@ class ChunkStorage(CachedItems):
 
     def _past_cache(self, axes: Axes) -> Callable[[AnyArray], bool] | None:
         """Return what reads a selection past the cache, if that is right and better."""
-        if self._is_cached_whole() or not self._reads.are_near or not self._is_settled():
+        if not self._may_pass_cache():
             return None
         slow, size = self.layout.slow_axis, self.chunk_shape[self.layout.slow_axis]
         lines = axes[slow]
@@ -409,10 +417,16 @@ class ChunkStorage(CachedItems):
         self._next_line = (lines.stop - 1) // size + 1
         return found.read
 
-    def _is_cached_whole(self) -> bool:
-        """Whether all chunks find room in half of the cache: then each is fetched once."""
-        nbytes = math.prod(self._grid.shape) * self._chunk_nbytes
-        return nbytes <= self._cache.memory.budget_bytes // 2
+    def _may_pass_cache(self) -> bool:
+        """Whether the store has all that the array holds, near, and the cache has no room for it.
+
+        Where all chunks find room in half of the cache, each is fetched once.
+        """
+        return (
+            self._all_nbytes > self._cache.memory.budget_bytes // 2
+            and self._reads.are_near
+            and self._is_settled()
+        )
 
     def _is_settled(self) -> bool:
         """Whether the store has all that the array holds."""

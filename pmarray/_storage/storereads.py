@@ -129,20 +129,44 @@ class StoreReads:
             self.read_into(chunk, out)
             return
         data = _bytes_of(out)
-        self._read_parts([(chunk, [(start, data[start:stop]) for start, stop in parts])])
+        self._read_parts(
+            [(chunk, [(start, data[start:stop]) for start, stop in parts])],
+            self._chunks.read_parts_into,
+        )
 
     def read_windows(self, windows: Iterable[tuple[Chunk, int, NDArray[np.uint8]]]) -> None:
         """Fill memory with bytes of several chunks, of each from one place on."""
-        self._read_parts([(chunk, [(start, out)]) for chunk, start, out in windows])
+        self._read_parts(
+            [(chunk, [(start, out)]) for chunk, start, out in windows],
+            self._chunks.read_parts_into,
+        )
 
-    def _read_parts(self, chunks: Iterable[tuple[Chunk, Parts]]) -> None:
+    def read_windows_at_hand(self, windows: Iterable[tuple[Chunk, int, NDArray[np.uint8]]]) -> bool:
+        """The same if that waits for no medium; else False, and the memory holds anything.
+
+        It needs no thread of ours: an exception that arrives meanwhile leaves nothing behind.
+        """
+
+        def read(chunk: Chunk, parts: Parts) -> None:
+            if not self._chunks.read_parts_at_hand(chunk, parts):
+                raise _NotAtHandError
+
+        try:
+            self._read_parts([(chunk, [(start, out)]) for chunk, start, out in windows], read)
+        except _NotAtHandError:
+            return False
+        return True
+
+    def _read_parts(
+        self, chunks: Iterable[tuple[Chunk, Parts]], from_store: Callable[[Chunk, Parts], None]
+    ) -> None:
         pieces = []
         for chunk, parts in chunks:
             if self._is_doomed(chunk):
                 for _, out in parts:
                     out.view(self._fill.dtype)[...] = self._fill
             else:
-                read = partial(self._chunks.read_parts_into, chunk, parts)
+                read = partial(from_store, chunk, parts)
                 pieces.append(_Piece(chunk, read, partial(self._use_parts, chunk, parts)))
         self._read(pieces)
 
@@ -186,6 +210,10 @@ class StoreReads:
                         raise damaged[piece.chunk]
 
         snapshot.read(fetch, override)
+
+
+class _NotAtHandError(Exception):
+    """Something has to be waited for."""
 
 
 class _Piece(NamedTuple):

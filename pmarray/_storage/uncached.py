@@ -79,18 +79,22 @@ class Scattered:
 
     def read(self, out: AnyArray) -> bool:
         """Fill a block with the items of the selection; takes no lock."""
-        on_threads(
-            partial(self._fetch, self._windows[i : i + _FEW], out)
-            for i in range(0, len(self._windows), _FEW)
-        )
+        parts = [self._windows[i : i + _FEW] for i in range(0, len(self._windows), _FEW)]
+        left = [part for part in parts if not self._fetch(part, out, at_hand=True)]
+        on_threads(partial(self._fetch, part, out, at_hand=False) for part in left)
         return True
 
-    def _fetch(self, windows: list[_Window], out: AnyArray) -> None:
+    def _fetch(self, windows: list[_Window], out: AnyArray, *, at_hand: bool) -> bool:
         # Made here: of many chunks, only some are in memory at a time.
         buffers = [np.empty(one.stop - one.start, np.uint8) for one in windows]
-        self._reads.read_windows(
+        wanted = (
             (one.extent.chunk, one.start, data) for one, data in zip(windows, buffers, strict=True)
         )
+        if at_hand:
+            if not self._reads.read_windows_at_hand(wanted):
+                return False
+        else:
+            self._reads.read_windows(wanted)
         for (extent, start, _), data in zip(windows, buffers, strict=True):
             place = zip(extent.within, self._strides, strict=True)
             first = sum(one.start * step for one, step in place)
@@ -101,6 +105,7 @@ class Scattered:
                 first - start,
                 [o.step * step for o, step in zip(extent.within, self._strides, strict=True)],
             )
+        return True
 
 
 class WholeChunks:
@@ -126,8 +131,17 @@ class WholeChunks:
 
     def read(self, out: AnyArray) -> bool:
         """Fill a block with the items of the selection; takes no lock."""
-        on_threads(partial(self._fetch, one, out[one.block]) for one in self._extents)
+        if len(self._extents) > 1 or not self._fetch_at_hand(self._extents[0], out):
+            on_threads(partial(self._fetch, one, out[one.block]) for one in self._extents)
         return True
+
+    def _fetch_at_hand(self, extent: Extent, out: AnyArray) -> bool:
+        if out.shape != self._grid.chunk_shape:
+            return False
+        data = out.reshape(-1, order="A").view(np.uint8)
+        return np.may_share_memory(data, out) and self._reads.read_windows_at_hand(
+            [(extent.chunk, 0, data)]
+        )
 
     def _fetch(self, extent: Extent, out: AnyArray) -> None:
         if out.shape == self._grid.chunk_shape:

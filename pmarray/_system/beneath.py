@@ -26,6 +26,7 @@ __all__ = [
     "directory_of",
     "entries",
     "exists",
+    "glance",
     "is_directory",
     "open_path",
     "status",
@@ -143,6 +144,19 @@ def status(path: str) -> os.stat_result | None:
         followed = not isinstance(path, Below) or not path.names
         with directory_of(path) as (fd, name):
             return os.stat(name, dir_fd=fd, follow_symlinks=followed)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StorageError(error.errno, f"cannot look at: {error.strerror}", str(path)) from error
+
+
+def glance(path: str) -> os.stat_result | None:
+    """The same in one call, which follows links on the way: to see whether something has changed.
+
+    Nothing that is found there may be read, or trusted.
+    """
+    try:
+        return os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -15,7 +15,7 @@ _crew = Crew(lambda: THREADS)
 start = _crew.start
 
 
-def on_threads(calls: Iterable[Callable[[], None]]) -> None:
+def on_threads(calls: Iterable[Callable[[], object]]) -> None:
     """Make all calls; return, or raise the first error, when all of them are over.
 
     Not sooner: a write that is still on its way would land on one that was made after the error.
@@ -29,6 +29,6 @@ def on_threads(calls: Iterable[Callable[[], None]]) -> None:
         task.result()
 
 
-def on_a_thread(call: Callable[[], None]) -> None:
+def on_a_thread(call: Callable[[], object]) -> None:
     """Make a call on a thread of ours, for its sake: what it uses may not bear an exception."""
     on_threads([call])

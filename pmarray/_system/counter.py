@@ -11,8 +11,8 @@ between. It is opaque, compared for equality only, and never set back.
    place, and a writer that had to make the file of a group that is there waits longer than that.
 3. The order of loads and stores is that of x86-64: who sees what was written after the counter
    moved, and loads the counter then, sees it moved. On other processors Python has no fence.
-4. Mapped pages show what system calls have written on the file systems named here. Elsewhere, and
-   where anything is in the way, there is no counter, and readers ask the file system.
+4. Mapped pages show what system calls have written on local file systems. Elsewhere, and where
+   anything is in the way, there is no counter, and readers ask the file system.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import time
 from pmarray._system import osops
 from pmarray._system.beneath import Below, status
 from pmarray._system.files import write_fully
+from pmarray._system.filesystems import is_local
 
 __all__ = ["Counter", "advance", "await_readers"]
 
@@ -33,8 +34,6 @@ _OFFSET = 64
 _NBYTES = 8
 _TRUST_S = 0.004
 _WAIT_S = 0.01
-_FILE_SYSTEMS = {b"ext4", b"xfs", b"btrfs", b"tmpfs"}
-_MOUNTS = "/proc/self/mountinfo"
 
 
 def advance(fd: int) -> None:
@@ -80,7 +79,7 @@ class Counter:
         try:
             found = os.fstat(fd)
             self._identity = found.st_dev, found.st_ino
-            if found.st_size < mmap.PAGESIZE or not _shows_writes(found.st_dev):
+            if found.st_size < mmap.PAGESIZE or not is_local(found.st_dev):
                 raise OSError("no writer has counted there")
             page = mmap.mmap(fd, mmap.PAGESIZE, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
             # Whoever looks at it first would have to wait for the medium.
@@ -111,14 +110,3 @@ class Counter:
             return False
         self._seen = now
         return self._values[_OFFSET // _NBYTES] == value
-
-
-def _shows_writes(device: int) -> bool:
-    """Whether the file system of a device is one of those that were tried."""
-    number = f"{os.major(device)}:{os.minor(device)}".encode()
-    with open(_MOUNTS, "rb") as file:
-        for line in file:
-            fields, _, rest = line.partition(b" - ")
-            if fields.split()[2] == number:
-                return rest.split()[0] in _FILE_SYSTEMS
-    return False

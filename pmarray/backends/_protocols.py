@@ -322,6 +322,14 @@ class Chunks(Protocol):
     ) -> None:
         """Fill bytes of a chunk, of each part from its place on, as `read_into` would."""
 
+    def read_parts_at_hand(
+        self, chunk: tuple[int, ...], parts: Sequence[tuple[int, NDArray[np.uint8]]], /
+    ) -> bool:
+        """The same if that waits for nothing, and needs nothing that would have to be closed.
+
+        Else False, and the parts hold anything.
+        """
+
     def write(self, chunk: tuple[int, ...], values: NDArray[Any], /) -> None:
         """Replace a whole chunk."""
 

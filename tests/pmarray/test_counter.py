@@ -13,7 +13,7 @@ import pytest
 
 import pmarray
 from pmarray import errors
-from pmarray._system import counter
+from pmarray._system import filesystems
 from pmarray._system.beneath import Below
 from pmarray._system.counter import Counter
 from pmarray.backends.files.memmap import MemmapBackend
@@ -107,7 +107,7 @@ def test_it_is_never_set_back_and_moves_for_each_writer(tmp_path: Path) -> None:
 def test_where_it_cannot_be_relied_on_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stamps: list[None]
 ) -> None:
-    monkeypatch.setattr(counter, "_FILE_SYSTEMS", set[bytes]())
+    monkeypatch.setattr(filesystems, "_LOCAL", set[bytes]())
     with pmarray.open_group(f"memmap:{tmp_path}/g") as group:
         x = group.create("x", (2000, 3))
         with group.transaction():

@@ -84,6 +84,9 @@ class ZarrChunks:
             else:
                 out[...] = np.frombuffer(data, np.uint8)
 
+    def read_parts_at_hand(self, chunk: tuple[int, ...], parts: Parts, /) -> bool:
+        return False
+
     def _read_slabs(self, chunk: tuple[int, ...], slabs: Slabs, parts: Parts) -> None:
         """Read parts of a shard, all of one that stood there at one time."""
         name = self._name(chunk)

@@ -43,6 +43,7 @@ from pmarray._system import osops
 from pmarray._system.beneath import Below, entries, is_directory, status, walk
 from pmarray._system.descriptor import Descriptor
 from pmarray._system.files import barrier, keep_access, read_file, read_fully
+from pmarray._system.keptfiles import KeptFiles
 from pmarray._system.pastcache import write_new
 from pmarray.backends.zarr.shards import WholeFile
 from pmarray.errors import DamagedError, PoisonedError, SnapshotExpiredError, StorageError
@@ -76,6 +77,8 @@ class FileStore(Store):
         self._reached: set[str] = {self.root}
         """Directories whose names, and those of all above, are durable, or will be by then."""
         self._books = threading.Lock()
+        self._kept = KeptFiles()
+        """Objects of which parts were read."""
 
     def with_read_only(self, read_only: bool = False) -> FileStore:
         return FileStore(str(self.root), read_only=read_only)
@@ -149,6 +152,8 @@ class FileStore(Store):
 
         Each part is given by its first byte, and by memory that is as long as it.
         """
+        if self.read_parts_at_hand(key, parts, nbytes):
+            return True
         path = self.path(key)
         descriptor = self._opened(path)
         if descriptor is None:
@@ -159,7 +164,22 @@ class FileStore(Store):
             raise DamagedError(f"{path} {wrong}: restore it from a backup")
         for start, out in parts:
             read_fully(fd, out.data, start, path=path)
+        self._kept.keep(key, path, descriptor)
         return True
+
+    def read_parts_at_hand(
+        self, key: str, parts: Sequence[tuple[int, NDArray[np.uint8]]], nbytes: int
+    ) -> bool:
+        """The same of an object that was read before, and is in memory.
+
+        False where it has to be opened or waited for; the memory then holds anything.
+        """
+        return self._kept.read(key, parts, nbytes)
+
+    def close(self) -> None:
+        """Close what is open of the objects; another reader opens it again."""
+        super().close()
+        self._kept.clear()
 
     def whole(self, key: str) -> WholeFile | None:
         """Open an object, of which some will be read; None where there is none."""
@@ -207,6 +227,7 @@ class FileStore(Store):
         except OSError as error:
             self._forget(temporary)
             raise StorageError(error.errno, f"cannot write: {error.strerror}", path) from error
+        self._kept.drop(key)
         self._note(directory)
 
     def remove(self, key: str) -> None:
@@ -218,11 +239,13 @@ class FileStore(Store):
             pass
         except OSError as error:
             raise StorageError(error.errno, f"cannot delete: {error.strerror}", path) from error
+        self._kept.drop(key)
         self.note(path)
 
     def remove_tree(self, prefix: str) -> None:
         """Remove everything below a name, and the name itself."""
         root = self.path(prefix.rstrip("/"))
+        self._kept.clear()
         self.note(root)
         if not is_directory(root):
             return

@@ -36,7 +36,7 @@ from pmarray._formats.metadata import (
     parse_json,
 )
 from pmarray._system import osops
-from pmarray._system.beneath import Below, entries, is_directory, status, walk
+from pmarray._system.beneath import Below, entries, glance, is_directory, status, walk
 from pmarray._system.files import occupied_nbytes, read_file, replace_durably
 from pmarray._system.lockfile import LockFile
 from pmarray.backends.files.region import FileRegion, if_there, make_journal_file
@@ -88,6 +88,11 @@ class _KeepingChunks(ZarrChunks):
             self._read_plain(self._name(chunk), parts)
         else:
             self._read_slabs(chunk, self._slabs, parts)
+
+    def read_parts_at_hand(self, chunk: tuple[int, ...], parts: Parts, /) -> bool:
+        return self._is_plain and self._files.read_parts_at_hand(
+            self._name(chunk), parts, self._nbytes
+        )
 
     def _read_slabs(self, chunk: tuple[int, ...], slabs: Slabs, parts: Parts) -> None:
         name = self._name(chunk)
@@ -264,7 +269,7 @@ class LocalZarrBackend(ZarrBackend):
     def stamp(self) -> object:
         result: list[object] = []
         for path in (self._metadata_path, self._files.path("zarr.json")):
-            found = status(path)
+            found = glance(path)
             stamp = None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
             result.append(stamp)
         return tuple(result)
