@@ -178,6 +178,8 @@ class Snapshot:
     def may_tell(self, file_id: int) -> bool:
         """Whether `is_unmoved` can be expected to be true."""
         counter = self._counter
+        if counter is not None and self._noted < 0:
+            self.read(_nothing, _nothing)  # nothing was read yet
         return counter is not None and self._is_as_read(file_id) and counter.value == self._noted
 
     def _is_as_read(self, file_id: int) -> bool:
@@ -335,3 +337,7 @@ class Snapshot:
         """Release the journal and the counter, which has a descriptor."""
         self._counter = None
         self._change_journal(None)
+
+
+def _nothing() -> None:
+    pass

@@ -43,6 +43,9 @@ class Arrival(NamedTuple):
     """Tells, once all has been read, whether the array holds just that."""
     look: Callable[[AnyArray], AnyArray] = lambda block: block
     """Looks at it as whoever asked does."""
+    in_place: Callable[[], None] | None = None
+    """Has the items come into memory where they lie, for who only looks: with one call after
+    another, in their order. None where to read them into a buffer is better."""
 
     @property
     def nbytes(self) -> int:

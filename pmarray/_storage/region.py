@@ -280,6 +280,7 @@ class RegionStorage(CachedItems):
             self._dtype,
             tuple(len(range(one.start, one.stop, one.step)) for one in axes),
             lambda: self._events == events and (snapshot is None or snapshot.is_unmoved(file_id)),
+            in_place=None if self._warm is None else self._warm.fetching(self.layout, axes),
         )
 
     def unchanged_stamp(self) -> tuple[int, ...] | None:

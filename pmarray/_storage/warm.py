@@ -247,6 +247,21 @@ class WarmReads:
         is_right = None if snapshot is None else partial(snapshot.is_unmoved, file_id)
         return Shown(items[axes], done, is_right)
 
+    def fetching(self, layout: Layout, axes: Axes) -> Callable[[], None] | None:
+        """Return what has items come into the mapping, for `shown` then; on any thread, once.
+
+        None where they come sooner another way, or cannot be shown.
+        """
+        reach = reach_of(layout, axes)
+        if reach.run < LONG_RUN_BYTES or (
+            reach.stretches > 1 and reach.step - reach.nbytes > _NEAR_BYTES
+        ):
+            return None
+        items, mapped = self._map(layout), self._mapped
+        if items is None or mapped is None or not mapped.reads_ahead:
+            return None
+        return partial(mapped.fetch, reach)
+
     def gather(self, layout: Layout, selection: FancySelection, out: AnyArray) -> bool:
         """Copy what an advanced index selects, at least one item, into a block; see `read`."""
         stretches = stretches_of(selection, layout)

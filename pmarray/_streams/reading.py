@@ -83,7 +83,7 @@ def show_pieces(array: StoredArray, pieces: Iterable[Axes], nbytes: int) -> Iter
 
     What is in memory is not copied.
     """
-    reading = _Reading(array, pieces, nbytes)
+    reading = _Reading(array, pieces, nbytes, looks=True)
     try:
         for number in range(len(reading.pieces)):
             yield reading.show(number)
@@ -163,15 +163,19 @@ class _Coming(NamedTuple):
 
     storage: Storage
     arrival: Arrival
-    buffer: AnyArray
+    buffer: AnyArray | None
+    """None where they come in place."""
     tasks: list[Task[None]]
 
 
 class _Reading:
     """The pieces that are on their way, and the buffers for them."""
 
-    def __init__(self, array: StoredArray, pieces: Iterable[Axes], nbytes: int) -> None:
+    def __init__(
+        self, array: StoredArray, pieces: Iterable[Axes], nbytes: int, *, looks: bool = False
+    ) -> None:
         self._array = array
+        self._looks = looks
         self.pieces = pieces = [
             tuple(slice(o.start, o.stop, o.step or 1) for o in piece) for piece in pieces
         ]
@@ -263,7 +267,11 @@ class _Reading:
             self._comes_from_device = self._blocks != before
 
     def _landed(self, coming: _Coming) -> AnyArray | None:
-        """Wait for a piece that is arriving; None where it has to be read anew."""
+        """Wait for a piece that is arriving; None where it has to be read anew, or is in place."""
+        if coming.buffer is None:
+            for task in coming.tasks:
+                task.wait()
+            return None
         if not all(task.over for task in coming.tasks):
             self._depth *= 2
         for task in coming.tasks:
@@ -326,6 +334,11 @@ class _Reading:
                     self._coming.append(None)
                     self._next += 1
                     return
+                if self._looks and not self._direct and arrival.in_place is not None:
+                    # One at a time, in order: beyond it, the system reads ahead.
+                    if not self._coming:
+                        self._bring(storage, arrival, None, [arrival.in_place])
+                    return
                 buffer = self._buffer(arrival.nbytes, needed=False)
                 if buffer is None:
                     if not self._coming:  # there is room for one piece at a time
@@ -333,14 +346,24 @@ class _Reading:
                         self._coming.append(None)
                         self._next += 1
                     return
-                coming = _Coming(storage, arrival, buffer, [])
-                self._coming.append(coming)
-                self._next += 1
-            for call in arrival.calls(buffer.data, direct=self._direct):
-                task = Task(call)
-                coming.tasks.append(task)  # before it begins: it is waited for
-                readers.start(task)
+            self._bring(storage, arrival, buffer, arrival.calls(buffer.data, direct=self._direct))
             ahead += arrival.nbytes
+
+    def _bring(
+        self,
+        storage: Storage,
+        arrival: Arrival,
+        buffer: AnyArray | None,
+        calls: Iterable[Callable[[], None]],
+    ) -> None:
+        """Have threads do what makes the next piece arrive."""
+        coming = _Coming(storage, arrival, buffer, [])
+        self._coming.append(coming)
+        self._next += 1
+        for call in calls:
+            task = Task(call)
+            coming.tasks.append(task)  # before it begins: it is waited for
+            readers.start(task)
 
     def _buffer(self, nbytes: int, *, needed: bool) -> Any:
         """Return memory that begins on a page; None where that would be more than is allowed."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["is_local"]
+__all__ = ["is_local", "read_ahead_nbytes"]
 
 _LOCAL = {b"ext4", b"xfs", b"btrfs", b"tmpfs"}
 _MOUNTS = "/proc/self/mountinfo"
+_BLOCK = "/sys/dev/block"
 
 
 def is_local(device: int) -> bool:
@@ -26,3 +27,15 @@ def is_local(device: int) -> bool:
             if fields.split()[2] == number:
                 return rest.split()[0] in _LOCAL
     return False
+
+
+def read_ahead_nbytes(device: int) -> int:
+    """Return how far the system reads ahead in files of a device; 0 where it does not tell."""
+    here = f"{_BLOCK}/{os.major(device)}:{os.minor(device)}"
+    for queue in ("queue", "../queue"):  # that of a partition is its disk's
+        try:
+            with open(f"{here}/{queue}/read_ahead_kb", "rb") as file:
+                return int(file.read()) << 10
+        except (OSError, ValueError):
+            continue
+    return 0

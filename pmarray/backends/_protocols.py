@@ -149,6 +149,13 @@ class Mapped(Protocol):
     def show(self, reach: Reach, /) -> bool:
         """Whether bytes can be loaded, and all of them are in memory already."""
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether the system reads so far ahead that `fetch` keeps the medium busy."""
+
+    def fetch(self, reach: Reach, /) -> None:
+        """Have bytes come into memory; `show` tells whether they have."""
+
     def expect(self, reach: Reach, /) -> None:
         """Hint that bytes are asked for next."""
 

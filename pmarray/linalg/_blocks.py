@@ -18,7 +18,7 @@ from pmarray._array.overlap import share
 from pmarray._array.stored import StoredArray
 from pmarray._config import config
 from pmarray._sizes import parse_bytes
-from pmarray._streams.reading import Sight, show_pieces
+from pmarray._streams.reading import Sight, is_at_hand, show_pieces
 from pmarray.errors import LayoutError
 from pmarray.linalg._plans import cut, plan_tile
 
@@ -111,6 +111,11 @@ class Matrix:
     def stored(self) -> bool:
         """Whether it lies on a medium."""
         return isinstance(self.array, StoredArray)
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether what is looked at of it is in memory."""
+        return not isinstance(self.array, StoredArray) or is_at_hand(self.array)
 
     @property
     def fast(self) -> int:

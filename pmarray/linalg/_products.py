@@ -32,6 +32,8 @@ _AHEAD_FROM_BYTES = 4 << 20
 _LONG_RUN_BYTES = 1 << 20
 """Runs of a column that are best for a device. A tile has fewer columns then, and what each adds to
 the result is as long: with several columns of the result that takes longer than reading."""
+_FEW = 16
+"""With so many columns of the result it still takes less than to read from a device."""
 Operand = StoredArray | ArrayLike
 _Out = AnyArray | StoredArray
 
@@ -293,6 +295,8 @@ def _multiply_streamed(
     converted = n * working.itemsize if right.dtype != working else 0
     item = left.dtype.itemsize + (working.itemsize if left.dtype != working else 0)
 
+    long_run = _LONG_RUN_BYTES * (1 if left.is_at_hand else min(n, _FEW)) // n
+
     def plan(sums: int) -> tuple[int, int]:
         if left.stored and nbytes >= _AHEAD_FROM_BYTES:
             with suppress(BudgetError):  # so wide that a quarter has no room for one row
@@ -310,7 +314,7 @@ def _multiply_streamed(
             along="lines" if fast == 0 else "fast",
             per_fast=per_row if fast == 0 else per_inner,
             per_line=per_row if fast == 1 else per_inner,
-            run_bytes=max(RUN_BYTES, _LONG_RUN_BYTES // n) if direct else RUN_BYTES,
+            run_bytes=max(RUN_BYTES, long_run) if direct else RUN_BYTES,
         )
 
     size = plan(0)

@@ -14,6 +14,7 @@ from pmarray._streams.reading import Sight, show_pieces
 from pmarray._system.populating import can_populate
 from pmarray.backends.files import kept
 from pmarray.errors import ClosedError, DamagedError, LayoutError, SnapshotExpiredError
+from tests.machine import forget_files
 
 SHAPE = (70_000, 24)
 """Columns of more than 64 KiB, which are padded; 6.7 MB in all."""
@@ -113,6 +114,67 @@ def test_where_the_system_does_not_tell_nothing_is_in_memory(
         assert not np.shares_memory(sight.block, mapped(group["x"]))
 
 
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch, mapping: None) -> None:
+    """A system that reads far ahead."""
+    monkeypatch.setattr(kept, "read_ahead_nbytes", lambda device: 8 << 20)
+
+
+@pytest.mark.usefixtures("far")
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_what_is_not_in_memory_comes_in_place(
+    place: Path, values: np.ndarray, mode: pmarray.Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_files(place)
+    fetched, fetch = [], kept.KeptMapping.fetch
+
+    def counted(one: kept.KeptMapping, reach: Any) -> None:
+        fetched.append(reach)
+        fetch(one, reach)
+
+    monkeypatch.setattr(kept.KeptMapping, "fetch", counted)
+    with pmarray.open_group(place, mode=mode) as group:
+        x = group["x"]
+        arrival = x._storage.arriving(COLUMNS[-1])
+        if arrival is None or arrival.is_at_hand():
+            pytest.skip("this file system keeps everything in memory")
+        in_place = 0
+        for j, sight in enumerate(show_pieces(x, COLUMNS, ROOM)):
+            for block in sight.looks():
+                assert np.array_equal(block[:, 0], values[:, j])
+                in_place += np.shares_memory(block, mapped(x))
+        assert len(fetched) == len(set(fetched))
+        assert len(fetched) >= SHAPE[1] - 2
+        assert in_place >= SHAPE[1] - 2
+        np.testing.assert_allclose(x.sum(axis=0), values.sum(axis=0), rtol=1e-3)
+
+
+@pytest.mark.usefixtures("far")
+def test_where_what_came_is_gone_again_it_is_read(
+    place: Path, values: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_files(place)
+    monkeypatch.setattr(kept.KeptMapping, "fetch", lambda one, reach: None)
+    with pmarray.open_group(place, mode="r") as group:
+        for j, sight in enumerate(show_pieces(group["x"], COLUMNS, ROOM)):
+            for block in sight.looks():
+                assert np.array_equal(block[:, 0], values[:, j])
+
+
+@pytest.mark.usefixtures("far")
+def test_a_file_that_is_cut_while_pieces_come_is_an_error(place: Path) -> None:
+    forget_files(place)
+    (file,) = (place / "data").iterdir()
+    with pmarray.open_group(place, mode="r") as group:
+        sights = show_pieces(group["x"], COLUMNS, ROOM)
+        looks(next(sights))
+        with file.open("r+b") as opened:
+            opened.truncate(2 << 20)
+        with pytest.raises(DamagedError, match="truncated"):
+            for sight in sights:
+                looks(sight)
+
+
 @pytest.mark.usefixtures("mapping")
 def test_no_more_pages_stay_than_the_cache_may_have(place: Path, values: np.ndarray) -> None:
     with pmarray.open_group(place, mode="r+", cache="1 MiB") as group:
@@ -179,7 +241,11 @@ def test_a_block_that_others_might_change_is_copied(place: Path, values: np.ndar
         assert np.array_equal(block[:, 0], values[:, 0])
 
 
-def test_a_reader_computes_of_one_commit_beside_a_writer_at_full_speed(place: Path) -> None:
+@pytest.mark.usefixtures("far")
+@pytest.mark.parametrize("cold", [False, True])
+def test_a_reader_computes_of_one_commit_beside_a_writer_at_full_speed(
+    place: Path, cold: bool
+) -> None:
     """Every commit makes all items equal; whoever mixes two sees that."""
     over = threading.Event()
 
@@ -201,6 +267,8 @@ def test_a_reader_computes_of_one_commit_beside_a_writer_at_full_speed(place: Pa
             x = reader["x"]
             for turn in range(30):
                 try:
+                    if cold:
+                        forget_files(place)
                     low, high = x.min(), x.max()
                     product = x @ np.ones(SHAPE[1], "f4")
                     total = x.sum(dtype=float)

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from pmarray._geometry.reach import Reach
 from pmarray._system.descriptor import Descriptor
 from pmarray._system.files import read_fully
+from pmarray._system.filesystems import read_ahead_nbytes
 from pmarray._system.populating import can_populate, populate_read
 from pmarray._system.residency import is_told, residents
 
@@ -44,10 +45,14 @@ _READ_BYTES = 1 << 20
 _FEW_PAGES = 16
 _WINDOW_PAGES = (2 << 20) // _PAGE
 """What is looked at around a few pages."""
+_FAULT_PAGES = 16
+"""What a fault maps at most, `fault_around_bytes` unless told."""
 _LOOKS = 4
 """How many of the stretches that were known are looked at again."""
 _MOST_MISSES = 3
 """After so many pages that were not in memory, nobody looks whether the next one is."""
+_FAR_BYTES = 1 << 20
+"""A system that reads so far ahead keeps its device busy by itself."""
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _END = os.SEEK_END
 
@@ -99,6 +104,8 @@ class KeptMapping:
         self._tells_residents = bool(_NOWAIT)
         self._windows = is_told(self._fd)
         """Whether what lies around a few pages can be looked at."""
+        self.reads_ahead = read_ahead_nbytes(os.fstat(fd).st_dev) >= _FAR_BYTES
+        """Whether `fetch` is the best way to have bytes come from the medium."""
 
     def reaches(self, stop: int) -> bool:
         """Whether the file has so many bytes."""
@@ -193,6 +200,20 @@ class KeptMapping:
                 return False
         return all(self._populate(first, stop) for first, stop in unknown)
 
+    def fetch(self, reach: Reach) -> None:
+        """Have bytes come into memory in order, while the system reads ahead, and ask for them.
+
+        What goes wrong is told by who asks for them again.
+        """
+        if not self.reaches(self.offset + reach.stop):
+            return
+        for first, stop in self._page_runs(reach):
+            start = first * _PAGE
+            nbytes = min(stop * _PAGE, self._nbytes) - start
+            self._map.madvise(mmap.MADV_SEQUENTIAL, start, nbytes)
+            self._populate(first, stop)
+            self._map.madvise(mmap.MADV_RANDOM, start, nbytes)
+
     def _page_runs(self, reach: Reach) -> Iterator[tuple[int, int]]:
         """Yield where the pages of `reach` begin and end, with those between near stretches."""
         start, step, nbytes = self.offset + reach.start, reach.step, reach.nbytes
@@ -213,10 +234,14 @@ class KeptMapping:
 
     def let_go(self, reach: Reach) -> None:
         """Give up the pages of `reach`: they count as the process's."""
-        for first, stop in self._page_runs(reach):
-            self._forget(first, stop)
-            nbytes = min(stop * _PAGE, self._nbytes) - first * _PAGE
-            self._map.madvise(mmap.MADV_DONTNEED, first * _PAGE, nbytes)
+        runs = list(self._page_runs(reach))
+        # Around each end the kernel has mapped what was there, which is much of many short runs.
+        beside = _FAULT_PAGES if len(runs) > 1 else 0
+        for first, stop in runs:
+            low, high = max(0, first - beside), min(len(self.known), stop + beside)
+            self._forget(low, high)
+            nbytes = min(high * _PAGE, self._nbytes) - low * _PAGE
+            self._map.madvise(mmap.MADV_DONTNEED, low * _PAGE, nbytes)
 
     def _ask_pages(self, starts: NDArray[np.int64], nbytes: int) -> bool:
         """Ask for the pages of stretches that begin at these bytes of the file."""
