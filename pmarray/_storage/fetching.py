@@ -66,6 +66,7 @@ class Fetches:
         """
 
         def attempt() -> None:
+            handed_over = False
             cached = self._cache.peek(self._source, index)
             missing = self._reads.missing(spans, None if cached is None else cached.valid)
             if index in self._coming or not missing:
@@ -84,7 +85,12 @@ class Fetches:
                     lambda: self._arrived(index, fetch),
                 ),
             )
+            # Whoever is torn away before it has a thread has left it to who wants the memory.
+            self._cache.memory.before_eviction.append(
+                lambda: None if handed_over else start(fetch.task)
+            )
             start(fetch.task)
+            handed_over = True
 
         self._cache.until(attempt)
         coming = self._coming.get(index)
@@ -124,10 +130,12 @@ class Fetches:
         if self._coming.get(index) is not fetch:
             return  # somebody else was faster
         del self._coming[index]  # first: it must not be noted a second time
-        if fetch.task.error is None:
-            for part in fetch.parts:
-                fetch.chunk.valid.add(*part)
-        self._cache.unpin(fetch.chunk, fetch.pin)
+        try:
+            if fetch.task.error is None:
+                for part in fetch.parts:
+                    fetch.chunk.valid.add(*part)
+        finally:
+            self._cache.unpin(fetch.chunk, fetch.pin)
 
 
 class _Fetch(NamedTuple):
