@@ -95,10 +95,7 @@ class Aftermath:
         found: Contents = self.attempt("read", lambda: Contents.of(group))
         for kind, detail in left_open(group):
             self.note(kind, detail)
-        if self.returned:
-            wrong = scenario.objection(stage)
-            if wrong:
-                self.note("wrong result", wrong)
+        self.check_result()
         self._judge("the handle", found)
         if commits and not scenario.is_dirty:
             self._judge("a reader before the flush", self._read(), durable=scenario.is_durable)
@@ -114,6 +111,12 @@ class Aftermath:
         if stage.place.has_readers:
             self._compare("after closing", found)
             self.check_medium()
+
+    def check_result(self) -> None:
+        """What it returned, if it did."""
+        wrong = self.scenario.objection(self.stage) if self.returned else None
+        if wrong:
+            self.note("wrong result", wrong)
 
     def check_closed(self) -> None:
         """A handle that has been closed, or can be."""

@@ -6,6 +6,7 @@ The one module here that knows how the library keeps them.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,14 +49,24 @@ def left_open(group: pmarray.Group) -> list[tuple[str, str]]:
     for name, array in list(group._catalog.arrays.items()):
         if array._loans:
             found.append(("loan open", f"{len(array._loans)} loans of {name}"))
-    found += [
-        ("pinned", f"chunk {chunk.index}, by {chunk.pins}")
-        for chunk in list(group._session.cache._chunks.values())
-        if chunk.pins
-    ]
+    found += [("pinned", f"chunk {chunk.index}, by {chunk.pins}") for chunk in _pinned(group)]
     if group._session.transaction is not None:
         found.append(("transaction open", "after an operation that should have ended it"))
     return found
+
+
+def _pinned(group: pmarray.Group) -> list[Any]:
+    """The chunks that stay in memory: not for the sake of what a thread is fetching right now."""
+    cache = group._session.cache
+    until = time.monotonic() + patience(_PATIENCE_SECONDS)
+    while True:
+        pinned = [chunk for chunk in list(cache._chunks.values()) if chunk.pins]
+        if not pinned or time.monotonic() > until:
+            return pinned
+        with cache.lock:  # what is done at the latest when memory is wanted
+            while cache.memory.before_eviction:
+                cache.memory.before_eviction.popleft()()
+        time.sleep(0.001)
 
 
 def library_threads() -> list[str]:

@@ -59,7 +59,11 @@ class Lot:
         """What there must be around them."""
         if self.mode == "threads":
             sys.setswitchinterval(1e-5)  # one has to stop for the other to raise anything in it
-        with PLACES[self.place].surroundings(), without(self.mutation):
+        with (
+            PLACES[self.place].surroundings(),
+            find(self.scenario).surroundings(),
+            without(self.mutation),
+        ):
             yield
 
     def size(self) -> Any:

@@ -13,7 +13,7 @@ __all__ = ["EXCEPTIONS", "PROGRAMS", "AlarmError", "Delivery", "Handler", "Injec
            "is_inside", "raised_at", "where"]  # fmt: skip
 
 RIG = str(Path(__file__).parent) + "/"
-PROGRAMS = ("scenarios.py", "collection.py", "calibration.py")
+PROGRAMS = ("scenarios.py", "large.py", "collection.py", "calibration.py")
 """The modules of this rig that stand for a user's program: interrupted like the library."""
 
 

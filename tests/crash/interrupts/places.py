@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class Place:
     cache: int | str = _CACHE_BYTES
     chunks: Any = 2
     """Of an array of columns."""
+    plain: Mapping[str, Any] = field(default_factory=dict)
+    """How an array is made whose chunks are stored as they are."""
     has_readers: bool = True
     """Whether a second handle may look at what the first has committed."""
     commits_alone: bool = False
@@ -38,6 +40,10 @@ class Place:
     def url(self, path: Path) -> str:
         """Return the URL of the group in this directory."""
         return f"{self.scheme}:{path}/{self.target}"
+
+    def cache_of(self, least: int) -> int | str:
+        """Return the cache of a group, of so many bytes at least."""
+        return max(self.cache, least) if isinstance(self.cache, int) else self.cache
 
     def prepare(self, path: Path) -> None:
         """Make what the group is made in."""
@@ -64,8 +70,8 @@ PLACES = {
         Place("shelf", "shelf", cache="auto"),
         Place("shelf-cached", "shelf"),
         Place("device", "shelf", "dax", cache="auto"),
-        Place("zarr", "zarr", chunks=(500, 2)),
-        Place("icechunk", "icechunk", chunks=(500, 2), commits_alone=True),
+        Place("zarr", "zarr", chunks=(500, 2), plain={"codecs": []}),
+        Place("icechunk", "icechunk", chunks=(500, 2), plain={"codecs": []}, commits_alone=True),
     )
 }
 

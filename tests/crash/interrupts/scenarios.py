@@ -6,6 +6,7 @@ which stands for the user's program; only there.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ class Stage:
     place: Place
     path: Path
     group: pmarray.Group | None = None
+    cache: int | str = "auto"
     kept: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -42,7 +44,7 @@ class Stage:
 
     def open(self, mode: Any = "r+") -> pmarray.Group:
         """Open the group."""
-        self.group = pmarray.open_group(self.url, mode=mode, cache=self.place.cache)
+        self.group = pmarray.open_group(self.url, mode=mode, cache=self.cache)
         return self.group
 
     def opened(self) -> pmarray.Group:
@@ -75,6 +77,14 @@ class Scenario:
     """Whether it makes no sense where there is nothing but this handle."""
     repeats = False
     """Whether doing it again changes nothing more."""
+    least_cache_bytes = 0
+    """What it needs, where the cache of a place is smaller."""
+    company = 1
+    """How many threads `accompany` it."""
+
+    def surroundings(self) -> AbstractContextManager[None]:
+        """What there must be around it."""
+        return nullcontext()
 
     def prepare(self, stage: Stage) -> None:
         """Make the group, which is open afterwards, and everything in it durable."""
@@ -100,6 +110,15 @@ class Scenario:
     def objection(self, stage: Stage) -> str | None:
         """What is wrong with a result, where it returned one."""
         return None
+
+    def interrupted(self, stage: Stage) -> pmarray.Group:
+        """The group that it uses."""
+        return stage.opened()
+
+    def accompany(self, stage: Stage) -> None:
+        """What another thread does meanwhile, again and again; ends where it began."""
+        _ = stage["y"][0, 0]
+        _ = stage.opened().attrs.get("v")
 
     def examine(self, look: Aftermath) -> None:
         """Look at what it has left."""
@@ -439,7 +458,7 @@ class With(Scenario):
         stage.close()
 
     def operate(self, stage: Stage) -> None:
-        with pmarray.open_group(stage.url, mode="r+", cache=stage.place.cache) as group:
+        with pmarray.open_group(stage.url, mode="r+", cache=stage.cache) as group:
             with group.transaction():
                 _change(group, 2)
 
@@ -543,7 +562,11 @@ _COLLECTING = (
     "collect", "collect-ring", "collect-diagonal", "collect-flush", "collect-close",
     "collect-failing",
 )  # fmt: skip
-NAMES = (*SCENARIOS, *_COLLECTING)
+_LARGE = (
+    "many-item", "many-item-again", "many-row", "many-columns", "many-streams", "in-place",
+    "in-flight", "beside-writer",
+)  # fmt: skip
+NAMES = (*SCENARIOS, *_LARGE, *_COLLECTING)
 """Of all scenarios, also those that need PyTorch, which takes seconds to load."""
 
 
@@ -553,4 +576,8 @@ def find(name: str) -> Scenario:
         from tests.crash.interrupts.collection import COLLECTION
 
         return COLLECTION[name]
+    if name in _LARGE:
+        from tests.crash.interrupts.large import LARGE
+
+        return LARGE[name]
     return SCENARIOS[name]

@@ -17,13 +17,18 @@ from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 from weakref import WeakSet
 
 import numpy as np
 import pytest
 
 import pmarray
+from pmarray._storage import fetching
+from pmarray._storage.uncached import Scattered, WholeChunks
 from pmarray._system import dropped, pmem
+from pmarray._system.chunkthreads import start
+from pmarray._system.populating import can_populate
 from pmarray._system.uninterrupted import Task
 from pmarray.backends._regions import SpillRegion
 from pmarray.backends.files.beside import SideReads
@@ -33,11 +38,12 @@ from tests.crash.interrupts import campaign as campaigns
 from tests.crash.interrupts.calibration import PROGRAMS_BY_NAME, Program
 from tests.crash.interrupts.collection import COLLECTION
 from tests.crash.interrupts.injected import EXCEPTIONS, Delivery, Injected, raised_at
+from tests.crash.interrupts.large import LARGE
 from tests.crash.interrupts.places import PLACES, slow_barriers
 from tests.crash.interrupts.points import Points
-from tests.crash.interrupts.scenarios import NAMES, SCENARIOS
+from tests.crash.interrupts.scenarios import NAMES, SCENARIOS, find
 from tests.crash.interrupts.timers import Timers
-from tests.crash.interrupts.trial import Trial
+from tests.crash.interrupts.trial import Trial, measure
 
 KIND = EXCEPTIONS["interrupt"]
 
@@ -135,7 +141,7 @@ def test_a_trial_can_be_written_down() -> None:
 
 
 def test_every_scenario_has_a_name() -> None:
-    assert {*SCENARIOS, *COLLECTION} == set(NAMES)
+    assert {*SCENARIOS, *LARGE, *COLLECTION} == set(NAMES)
 
 
 def campaign(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -438,3 +444,61 @@ def test_a_loan_that_has_ended_is_not_open_whatever_arrives_at_its_end(
     a[:, 0] = 1
     assert not a._loans
     assert (a[:, 1] == 7).all()
+
+
+def test_memory_for_a_chunk_that_no_thread_was_told_to_fetch_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was pinned for good: after a few such interrupts nothing could be read any more."""
+    url = f"zarr:{tmp_path}/g"
+    with pmarray.open_group(url) as group:
+        x = group.create("x", (2048, 40), layout="col", chunks=1, codecs=["zstd"])
+        x[...] = 1
+    real = start
+
+    def torn(task: Task[Any]) -> None:
+        monkeypatch.setattr(fetching, "start", real)
+        raise KeyboardInterrupt
+
+    with pmarray.open_group(url, mode="r", cache="128 KiB") as group:
+        x = group["x"]
+        for j in range(0, 40, 3):  # the cache has room for eight
+            monkeypatch.setattr(fetching, "start", torn)
+            with suppress(KeyboardInterrupt):
+                x[:, j]
+            assert vars(fetching)["start"] is real
+        assert books.left_open(group) == []
+        assert (x[:, 1] == 1).all()
+
+
+def test_reads_past_the_cache_are_interrupted() -> None:
+    """The scenarios take the ways that they are for."""
+    for name, kind in (("many-item", Scattered), ("many-columns", WholeChunks)):
+        with mock.patch.object(kind, "read", autospec=True, side_effect=kind.read) as read:
+            measure(name, "zarr")
+        assert read.call_count >= 2
+
+
+@pytest.mark.skipif(not can_populate(), reason="files are looked at by MADV_POPULATE_READ")
+def test_computations_in_place_and_with_requests_in_flight_are_interrupted() -> None:
+    for name, owner, attribute in (
+        ("in-place", KeptMapping, "show"),
+        ("in-flight", SideReads, "read"),
+    ):
+        real = getattr(owner, attribute)
+        with (
+            mock.patch.object(owner, attribute, autospec=True, side_effect=real) as called,
+            find(name).surroundings(),
+        ):
+            measure(name, "memmap")
+        assert called.call_count > 30
+
+
+@pytest.mark.parametrize("place", ["memmap", "zarr"])
+def test_no_interrupt_breaks_reads_of_large_arrays(place: str) -> None:
+    scenarios = [word for name in LARGE for word in ("--scenario", name)]
+    done = campaign(
+        "--backend", place, *scenarios, "--mode", "points", "--mode", "timers", "--trials", "2",
+        "--rounds", "1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -84,7 +84,8 @@ class _Run:
     def __init__(self, scenario: Scenario, place: str) -> None:
         self.scenario = scenario
         self.path = Path(tempfile.mkdtemp(prefix="interrupts-", dir=MEMORY))
-        self.stage = Stage(PLACES[place], self.path)
+        where = PLACES[place]
+        self.stage = Stage(where, self.path, cache=where.cache_of(scenario.least_cache_bytes))
         self.stage.place.prepare(self.path)
         scenario.prepare(self.stage)
 
@@ -170,7 +171,7 @@ def _storm(
     trial: Trial, rng: random.Random, run: _Run, operate: Callable[[], None], outcome: Outcome
 ) -> None:
     """Interrupt it again and again, with a quick look after each."""
-    group = run.stage.opened()
+    group = run.scenario.interrupted(run.stage)
     for _ in range(STORM):
         second = rng.randint(1, trial.first) if rng.random() < 0.3 else 0
         timers = Timers(rng.randint(1, trial.first), second, _kinds(rng, 2))
@@ -192,7 +193,7 @@ def run_trial(trial: Trial, interrupted: Callable[[Outcome], None]) -> Outcome:
     before = run.before()
     company: Company | None = None
     if trial.seed % 3 == 0 and trial.mode != "points" and run.stage.group is not None:
-        company = Company(run.stage.group)
+        company = Company(run.scenario, run.stage)
     afterwards = ExitStack()
     with ExitStack() as surroundings:
         if trial.mode != "points" or trial.seed % 4 == 0:
@@ -210,7 +211,9 @@ def run_trial(trial: Trial, interrupted: Callable[[Outcome], None]) -> Outcome:
         _roll_back_where_told(run, outcome)
         outcome.violations += look.check()
     if not alone:
-        outcome.violations.append(Violation("hang", "of a thread that reads meanwhile"))
+        outcome.violations.append(Violation("hang", "of a thread that does something meanwhile"))
+    if company is not None:
+        outcome.violations += [Violation("unusable", text) for text in company.errors]
     outcome.violations += [Violation("unraisable", text) for text in unraisable]
     del raised, company
     afterwards.close()
