@@ -124,3 +124,16 @@ def test_what_needs_all_items_at_once(function: Any, instead: str) -> None:
         pytest.raises(BudgetError, match=rf"would need 3\.28 KiB in memory.*{instead}"),
     ):
         function(array)
+
+
+@pytest.mark.parametrize("dtype", [">f8", ">f4", ">f2", ">c8", ">i4"])
+def test_means_of_items_in_the_other_byte_order(dtype: str) -> None:
+    values = np.arange(12).reshape(4, 3).astype(dtype)
+    a = pmarray.open("dram:", values.shape, dtype)
+    a[...] = values
+    for axis in (None, 0, 1):
+        for function in (np.mean, np.var, np.std):
+            expected = function(values, axis=axis)
+            found = function(a, axis=axis)
+            assert np.array_equal(found, expected)
+            assert found.dtype == expected.dtype

@@ -76,7 +76,7 @@ def _squares(values: AnyArray) -> AnyArray:
 def mean_dtype(a: Any, dtype: Any) -> Any:
     if dtype is not None:
         return np.dtype(dtype)
-    return np.dtype(float) if a.dtype.kind in "biu" else a.dtype
+    return np.dtype(float) if a.dtype.kind in "biu" else a.dtype.newbyteorder("=")
 
 
 @reduces(np.mean)
