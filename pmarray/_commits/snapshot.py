@@ -43,6 +43,7 @@ from pmarray._commits.recovery import (
 from pmarray._formats.metadata import DEAD, Checkpoint, GroupMetadata
 from pmarray._formats.records import StoredImage, checksum
 from pmarray._geometry.spans import SpanSet
+from pmarray._system.uninterrupted import uninterrupted
 from pmarray.backends._capabilities import Capabilities
 from pmarray.backends._protocols import Region
 from pmarray.errors import DamagedError, SnapshotExpiredError
@@ -108,12 +109,7 @@ class Snapshot:
         if checkpoint.generation == 0:
             self._change_journal(None)
             return read_committed(checkpoint, None)
-        # Anew: a writer that has ended may have removed it, and the next one have made another.
-        region = self._backend.open_journal(create=False)
-        if region is None:
-            raise missing_journal(checkpoint)
-        journal = Journal(region, checkpoint.nonce)
-        self._change_journal(journal)
+        journal = uninterrupted(lambda: self._open_journal(checkpoint))
         journal.adopt(checkpoint.nonce, checkpoint.generation)
         state = read_committed(checkpoint, journal, scan=thorough)
         if thorough:
@@ -123,6 +119,15 @@ class Snapshot:
             finally:
                 targets.close()
         return state
+
+    def _open_journal(self, checkpoint: Checkpoint) -> Journal:
+        # Anew: a writer that has ended may have removed it, and the next one have made another.
+        region = self._backend.open_journal(create=False)
+        if region is None:
+            raise missing_journal(checkpoint)
+        journal = Journal(region, checkpoint.nonce)
+        self._change_journal(journal)
+        return journal
 
     def _change_journal(self, journal: Journal | None) -> None:
         before, self._journal = self._journal, journal
@@ -250,7 +255,8 @@ class Snapshot:
             self._stamp = stamp
 
     def _follow(self) -> None:
-        checkpoint = self._backend.load()
+        # A reader comes here from any read: torn, it would leave files open, or call it damage.
+        checkpoint = uninterrupted(self._backend.load)
         if checkpoint is None or checkpoint.transaction != self.transaction:
             raise SnapshotExpiredError(
                 "what this handle was reading has been replaced by later commits: call refresh() "

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from pmarray._system import osops, pmem
 from pmarray._system.lockfile import locked_by
+from pmarray._system.uninterrupted import uninterrupted
 from pmarray.errors import StorageError, URLError
 
 __all__ = ["Device", "DeviceLock", "find_device"]
@@ -39,6 +40,10 @@ class Device:
 
     def map(self, pieces: Sequence[tuple[int, int]], *, write: bool) -> pmem.Mapping:
         """Map offsets and lengths one behind the other."""
+        # A reader does so when a writer has replaced the directory, on whatever thread it reads.
+        return uninterrupted(lambda: self._map(pieces, write=write))
+
+    def _map(self, pieces: Sequence[tuple[int, int]], *, write: bool) -> pmem.Mapping:
         fd = osops.open_device(self.path, write=write)
         try:
             return osops.map_shared(

@@ -19,6 +19,7 @@ from pmarray._formats.pool import COPY_OFFSET, Directory, Runs, Slot, Superblock
 from pmarray._geometry.layout import BLOCK_BYTES
 from pmarray._geometry.spans import SpanSet
 from pmarray._system import osops, pmem
+from pmarray._system.uninterrupted import uninterrupted
 from pmarray.errors import DamagedError, ForeignDataError, PoisonedError, StorageError
 
 __all__ = ["Lock", "Medium", "Pool"]
@@ -172,7 +173,7 @@ class Pool:
             self._slot, self._superblock = found
             self._check_device()
             with suppress(DamagedError):
-                self.directory = self._read()
+                self.directory = uninterrupted(self._read)  # torn, it would call it damage
                 return True
             if self._current() == found:
                 self.directory = self._read()  # raises
