@@ -33,6 +33,7 @@ from pmarray._system.uninterrupted import Task
 from pmarray.backends._regions import SpillRegion
 from pmarray.backends.files.beside import SideReads
 from pmarray.backends.files.kept import KeptMapping
+from pmarray.errors import SnapshotExpiredError
 from tests.crash.interrupts import books
 from tests.crash.interrupts import campaign as campaigns
 from tests.crash.interrupts.calibration import PROGRAMS_BY_NAME, Program
@@ -502,3 +503,34 @@ def test_no_interrupt_breaks_reads_of_large_arrays(place: str) -> None:
         "--rounds", "1",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("place", ["memmap", "device"])
+def test_a_reader_follows_a_writer_where_nothing_interrupts(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What arrived while metadata were read was called damage, or left a descriptor open."""
+    loaded: list[int] = []
+    where = PLACES[place]
+    where.prepare(tmp_path)
+    with where.surroundings(), pmarray.open_group(where.url(tmp_path), mode="w") as writer:
+        writer.create("x", (1000, 2), layout="col")[...] = 1
+        writer.flush()
+        with pmarray.open_group(writer.url, mode="r") as reader:
+            _ = reader["x"][0, 0]
+            backend = reader._session.backend
+            real = backend.load
+
+            def load() -> Any:
+                loaded.append(threading.get_ident())
+                return real()
+
+            monkeypatch.setattr(backend, "load", load)
+            writer["x"][...] = 2
+            writer.flush()
+            writer.attrs["v"] = 1
+            writer.flush()
+            with suppress(SnapshotExpiredError):
+                _ = reader["x"][:, 1]
+    assert loaded
+    assert threading.get_ident() not in loaded
