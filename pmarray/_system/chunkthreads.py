@@ -18,13 +18,19 @@ start = _crew.start
 def on_threads(calls: Iterable[Callable[[], object]]) -> None:
     """Make all calls; return, or raise the first error, when all of them are over.
 
-    Not sooner: a write that is still on its way would land on one that was made after the error.
+    Not sooner: a write that is still on its way would land on one that was made after the error. If
+    the wait is torn, what has not begun never does.
     """
     tasks = [Task(call) for call in calls]
-    for task in tasks:
-        start(task)
-    for task in tasks:
-        task.wait()
+    try:
+        for task in tasks:
+            start(task)
+        for task in tasks:
+            task.wait()
+    except BaseException:
+        for task in tasks:
+            task.give_up()  # thousands might follow, before anybody else's
+        raise
     for task in tasks:
         task.result()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 
 import pmarray
 from pmarray._storage.uncached import Scattered, WholeChunks
+from pmarray._system.chunkthreads import THREADS
+from pmarray._system.uninterrupted import Task
 from pmarray.errors import DamagedError
 from tests.sampling import examples
 
@@ -310,3 +313,31 @@ def test_any_selection_of_any_chunks(data: st.DataObject, layout: pmarray.Layout
                     group["x"][index] = model[index] = data.draw(st.integers(0, 9))
                     if data.draw(st.booleans()):
                         group.flush()
+
+
+def test_what_has_not_begun_when_an_interrupt_comes_never_does(
+    url: str, values: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next reader waited for all of it, and the memory stayed."""
+    begun: list[int] = []
+    going_on = threading.Event()
+    real = Task.wait
+
+    def wait(task: Task[Any]) -> None:
+        monkeypatch.setattr(Task, "wait", real)
+        raise KeyboardInterrupt
+
+    def fetch(whole: WholeChunks, extent: Any, out: np.ndarray) -> None:
+        begun.append(extent.chunk)
+        going_on.wait(30)
+
+    with open_group(url, "r") as group:
+        x = group["x"]
+        with monkeypatch.context() as patch:
+            patch.setattr(WholeChunks, "_fetch", fetch)
+            monkeypatch.setattr(Task, "wait", wait)
+            with pytest.raises(KeyboardInterrupt):
+                x[...]
+        going_on.set()
+        assert np.array_equal(x[:, 20:3:-2], values[:, 20:3:-2])
+        assert len(begun) <= THREADS
