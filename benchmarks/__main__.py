@@ -155,14 +155,14 @@ def scaling(
     """Cost of a step and of a draw by weights, rank, cache and device; a model; predictions."""
     from benchmarks.scaling import measure, tables
 
-    sizes, held = weights or [100_000, 1_000_000, 10_000_000, 30_000_000], ranks or [20, 50, 100]
-    caches = ["64 MiB", "1 GiB"]
+    sizes, held = weights or [100_000, 1_000_000, 10_000_000, 30_000_000], ranks or [20, 100, 400]
+    caches, slowed = [3, 25], [400e6, 200e6]
     if quick:
         rounds, steps, most_seconds, probe_mib = 1, 10, 1, 128
         sizes, held = weights or [100_000, 1_000_000, 4_000_000], ranks or [5, 20]
     carry_out(
         "scaling", measure, tables, output, directory,
-        weights=sizes, ranks=held, caches=caches, rounds=rounds, steps=steps,
+        weights=sizes, ranks=held, caches=caches, slowed=slowed, rounds=rounds, steps=steps,
         most_seconds=most_seconds, probe_bytes=probe_mib << 20,
     )  # fmt: skip
 

@@ -1,7 +1,8 @@
-"""A process with less memory than the machine has: a memory cgroup, where one can be made.
+"""A process with less than the machine has, by a cgroup where one can be made.
 
-The limit is on everything that the process holds, the pages of files in the page cache too. So what
-happens to a posterior of 400 GB beside 100 GB of memory can be seen with 4 GB beside 1.
+A limit of memory is on everything that the process holds, the pages of files in the page cache too.
+So what happens to a posterior of 400 GB beside 100 GB of memory can be seen with 4 GB beside 1. A
+limit of writing makes a slower device of a fast one.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["CgroupError", "join", "limited"]
+from benchmarks._counters import device_of
+
+__all__ = ["CgroupError", "join", "limited", "slowed"]
 
 _MOUNT = Path("/sys/fs/cgroup")
+_NAME = "pmarray-benchmark-{}"
 
 
 class CgroupError(OSError):
-    """No memory cgroup can be made here; the message says why, and what to do."""
+    """No such cgroup can be made here; the message says why, and what to do."""
 
 
 @contextmanager
@@ -40,7 +44,7 @@ def limited(nbytes: int) -> Iterator[Path]:
     CgroupError
         The system has no memory cgroups, or this process may make none.
     """
-    group = _own() / f"pmarray-benchmark-{os.getpid()}"
+    group = _own("memory") / _NAME.format(os.getpid())
     try:
         group.mkdir()
         limits = (
@@ -71,24 +75,70 @@ def join(processes: Path) -> None:
     processes.write_text(str(os.getpid()))
 
 
-def _own() -> Path:
-    """Find this process's own group, in the hierarchy that has the memory controller."""
+@contextmanager
+def slowed(directory: Path, bytes_per_second: float) -> Iterator[None]:
+    """Let this process write to a directory's device no faster, until the block ends.
+
+    Parameters
+    ----------
+    directory
+        On the device.
+    bytes_per_second
+        What it may write.
+
+    Raises
+    ------
+    CgroupError
+        The directory is on no block device, the system cannot slow it down, or this process may
+        not.
+    """
+    device = device_of(directory)
+    if device is None:
+        raise CgroupError(f"{directory} is on no block device")
+    disk = device.parent if (device / "partition").exists() else device
+    number = (disk / "dev").read_text().strip()
+    own = _own("blkio", "io")
+    group = own / _NAME.format(os.getpid())
+    try:
+        group.mkdir()
+        try:
+            if (group / "io.max").exists():
+                (group / "io.max").write_text(f"{number} wbps={bytes_per_second:.0f}")
+            else:
+                limit = group / "blkio.throttle.write_bps_device"
+                limit.write_text(f"{number} {bytes_per_second:.0f}")
+            join(group / "cgroup.procs")
+        except OSError:
+            group.rmdir()
+            raise
+    except OSError as error:
+        raise CgroupError(f"writing cannot be slowed down here ({error}): run as root") from error
+    try:
+        yield
+    finally:
+        join(own / "cgroup.procs")
+        _remove(group)
+
+
+def _own(*controllers: str) -> Path:
+    """Find this process's own group, in the hierarchy that has one of the controllers."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError as error:
         raise CgroupError("this system has no cgroups") from error
     for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if "memory" in controllers.split(","):
-            return _MOUNT / "memory" / path.lstrip("/")
+        _, found, path = line.split(":", 2)
+        for controller in controllers:
+            if controller in found.split(","):
+                return _MOUNT / controller / path.lstrip("/")
     for line in lines:
         if line.startswith("0::"):
             own = _MOUNT / line.removeprefix("0::").lstrip("/")
-            if "memory" in (own / "cgroup.subtree_control").read_text().split():
+            if set(controllers) & set((own / "cgroup.subtree_control").read_text().split()):
                 return own
     raise CgroupError(
-        "the memory controller is not handed down to this process: run as root, or under "
-        "systemd-run --user --scope -p Delegate=yes"
+        f"the controller {' or '.join(controllers)} is not handed down to this process: run as"
+        " root, or under systemd-run --user --scope -p Delegate=yes"
     )
 
 

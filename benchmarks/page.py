@@ -73,7 +73,9 @@ SECTIONS = (
     Section(
         "scaling",
         "Scaling",
-        "What a step and a draw cost by size, and a model of three parameters for each.",
+        "What a step and a draw cost by size, and a model of three parameters for each. The last"
+        " table says what the models make of sizes and devices that are not here: predictions. What"
+        " the device costs is told from the rest by slowing it down.",
     ),
     Section("rss", "Memory", "An epoch in a process of its own."),
     Section(
