@@ -25,6 +25,7 @@ __all__ = [
     "Result",
     "Run",
     "Timing",
+    "over_limit",
     "race",
     "record",
     "results_of",
@@ -246,16 +247,59 @@ def results_of(records: Iterable[Record], **case: Any) -> list[Result]:
     return list(found.values())
 
 
-def table_of(results: Sequence[Result], title: str = "") -> Table:
-    """Lay out results, the first being what the others are compared with."""
+def over_limit(result: Result, alone: Result, bandwidth: float, nbytes: float) -> str:
+    """Write a step as a multiple of its limit.
+
+    The limit is the larger of a step of what is done anyway and the time in which the device
+    writes the bytes of a step: who writes beside the work needs no more.
+
+    Parameters
+    ----------
+    result, alone
+        The step, and that of what is done anyway.
+    bandwidth
+        Bytes a second that the device writes.
+    nbytes
+        Bytes of what a step keeps.
+
+    Examples
+    --------
+    >>> alone, other = Result("alone"), Result("other")
+    >>> alone.timings.append(Timing(10, 0.1, 0.0, 1.0, None))
+    >>> other.timings.append(Timing(10, 0.6, 0.0, 1.0, None))
+    >>> over_limit(other, alone, 1e9, 1e7), over_limit(other, alone, 1e9, 4e7)
+    ('6.00', '1.50')
+    """
+    return f"{result.seconds / max(alone.seconds, nbytes / bandwidth):.2f}"
+
+
+def table_of(
+    results: Sequence[Result],
+    title: str = "",
+    *,
+    bandwidth: float | None = None,
+    most_bytes: float = 0,
+) -> Table:
+    """Lay out results, the first being what the others are compared with.
+
+    With the `bandwidth` of the device, each is told as a multiple of its limit too, in which the
+    device writes what it wrote, but no more than `most_bytes` a step.
+    """
+    headings = ["", "ms", "x first", "best", "worst", "flush", "first", "CPU ms", "device",
+                "peak RSS"]  # fmt: skip
     out = Table(
         title,
-        ["", "ms", "x first", "best", "worst", "flush", "first", "CPU ms", "device", "peak RSS"],
+        headings if bandwidth is None else [*headings[:3], "x limit", *headings[3:]],
         note="ms a step: the median round, its share of the flush that ends a round included;"
         " the same in the best and the worst round; the share itself; the first step of a round;"
         " processor time; bytes a step that the device wrote; most memory held"
         + ("; * cut short, and extrapolated" if any(r.cut_short for r in results) else ""),
     )
+    if bandwidth is not None:
+        out.note += (
+            "; x limit: over the larger of the first row's and the time in which the device writes"
+            " an iterate, if it is written"
+        )
     for result in results:
         low, high = result.range_seconds
         out.rows.append(
@@ -272,6 +316,9 @@ def table_of(results: Sequence[Result], title: str = "") -> Table:
                 in_bytes(result.peak_rss_bytes),
             ]
         )
+        if bandwidth is not None:
+            kept = min(result.device_bytes or 0.0, most_bytes)
+            out.rows[-1].insert(3, over_limit(result, results[0], bandwidth, kept))
     return out
 
 

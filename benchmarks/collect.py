@@ -96,6 +96,8 @@ def tables(run: Recording) -> list[Table]:
             if asked["reference_steps"]
             else ""
         ),
+        bandwidth=statistics.median(one["device_bytes_per_second"] for one in run.of("limits")),
+        most_bytes=column["nbytes"],
     )
     for what, key in (
         ("device, written in order", "device_bytes_per_second"),

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import _published as published
 from benchmarks._device import write_bandwidth
-from benchmarks._harness import Contender, Result, race, record, results_of
+from benchmarks._harness import Contender, Result, over_limit, race, record, results_of
 from benchmarks._records import Recording
 from benchmarks._tables import Table, in_bytes, in_ms
 from benchmarks._training import TrainingContenders
@@ -187,13 +187,14 @@ def _epochs(run: Recording) -> Table:
     dram, alone = _by_name(results, DRAM), results[0]
     steps = run.header["parameters"]["steps"]
     bandwidth = statistics.median(one["bytes_per_second"] for one in run.of("limit"))
-    headings = ["", "epoch, s", "sd", "total, s", "x alone", "x DRAM", "peak RSS"]
+    headings = ["", "epoch, s", "sd", "total, s", "x alone", "x limit", "x DRAM", "peak RSS"]
     table = Table(
         f"Figures 1 to 3: {steps} minibatches, {network['threads']} training threads",
         [*headings, *(f"published {epochs}" for epochs in published.EPOCHS)],
         note="An epoch: the mean and the standard deviation of the rounds, made durable. Total: the"
         " first step too, in which the matrix is allocated. x alone, x DRAM: the median of the"
-        " rounds' ratios. Published: an epoch over one in DRAM, at each number of epochs."
+        " rounds' ratios. x limit: over the larger of training alone and the device's time for the"
+        " columns. Published: an epoch over one in DRAM, at each number of epochs."
         f" The device writes a column in {in_ms(4 * network['weights'] / bandwidth)} ms."
         + (" * broken off, and extrapolated." if any(r.cut_short for r in results) else ""),
     )
@@ -207,6 +208,7 @@ def _epochs(run: Recording) -> Table:
                 f"{statistics.stdev(epochs):.1f}" if len(epochs) > 1 else "-",
                 f"{statistics.mean(epochs) + result.first_seconds:.1f}",
                 f"{result.ratio(alone):.2f}",
+                over_limit(result, alone, bandwidth, 4 * network["weights"]),
                 f"{result.ratio(dram):.2f}",
                 in_bytes(result.peak_rss_bytes),
                 *(
@@ -218,7 +220,7 @@ def _epochs(run: Recording) -> Table:
     for theirs in published.EPOCH_SECONDS:
         if theirs not in {LIKE_PUBLISHED.get(result.name) for result in results}:
             ratios = [f"{_published(theirs, i):.2f}" for i in range(len(published.EPOCHS))]
-            table.rows.append([f"published only: {theirs}", *["-"] * 6, *ratios])
+            table.rows.append([f"published only: {theirs}", *["-"] * 7, *ratios])
     return table
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from benchmarks._device import write_bandwidth
-from benchmarks._harness import Contender, race, record, results_of
+from benchmarks._harness import Contender, over_limit, race, record, results_of
 from benchmarks._keepers import KEEPERS, Keeper, missing
 from benchmarks._peers import drop_caches
 from benchmarks._records import Recording
@@ -129,15 +129,16 @@ def tables(run: Recording) -> list[Table]:
     table = Table(
         f"{asked['model']}, {in_bytes(4 * network['weights'])} a step,"
         f" {network['threads']} training threads",
-        ["", "ms a step", "x alone", "rounds", "CPU ms", "peak RSS", "on disk", "32 draws, s",
-         "after a kill"],
+        ["", "ms a step", "x alone", "x limit", "rounds", "CPU ms", "peak RSS", "on disk",
+         "32 draws, s", "after a kill"],
         note=f"Medians of {asked['rounds']} rounds of {asked['steps']} steps; all is durable at the"
         " end of a round, and the time that takes is spread over its steps. On disk: bytes a step."
         " 32 draws: weights drawn afterwards, opened anew, out of the page cache. After a kill:"
         f" iterates that can be read and are right after SIGKILL at the {asked['kills']}th, one"
         f" every {1000 * _STEP_S:.0f} ms, + those"
         " that are there and are wrong. The device writes a step's weights in"
-        f" {in_ms(4 * network['weights'] / bandwidth)} ms."
+        f" {in_ms(4 * network['weights'] / bandwidth)} ms. x limit: over the larger of that and"
+        " training alone."
         + (" * broken off, and extrapolated." if any(r.cut_short for r in results) else "")
         + f" {notes}.",
     )  # fmt: skip
@@ -148,6 +149,7 @@ def tables(run: Recording) -> list[Table]:
                 result.name + (" *" if result.cut_short else ""),
                 in_ms(result.seconds),
                 f"{result.ratio(results[0]):.2f}",
+                over_limit(result, results[0], bandwidth, 4 * network["weights"]),
                 " to ".join(map(in_ms, result.range_seconds)),
                 in_ms(result.cpu_seconds),
                 in_bytes(result.peak_rss_bytes),
@@ -243,7 +245,7 @@ def _afterwards(run: Recording, kept: Keeper) -> None:
     """Note what a round left on the disk, and how long drawing from it takes."""
     kept.close()
     blocks = [
-        os.stat(os.path.join(d, name)).st_blocks for d, _, fs in os.walk(kept.path) for name in fs
+        os.lstat(os.path.join(d, name)).st_blocks for d, _, fs in os.walk(kept.path) for name in fs
     ]
     drop_caches(kept.path)
     started = time.perf_counter()

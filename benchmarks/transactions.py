@@ -97,10 +97,14 @@ def tables(run: Recording) -> list[Table]:
     found = []
     for append in (True, False):
         what = "appended" if append else f"overwritten, of {_COLUMNS}"
+        results = results_of(run.records, append=append)
         table = table_of(
-            results_of(run.records, append=append),
+            results,
             f"a column of {in_bytes(nbytes)} {what}, a step",
         )
+        for result, row in zip(results, table.rows, strict=True):
+            row.insert(3, f"{result.seconds * bandwidth / nbytes:.2f}")
+        table.headings.insert(3, "x device")
         table.note += (
             f"\ndevice, written in order: {in_bytes(bandwidth)}/s: a column in"
             f" {in_ms(nbytes / bandwidth)} ms"

@@ -55,7 +55,7 @@ def test_collect_compares_every_way_with_training_alone(scratch: Path, output: P
         "--directory", str(scratch), "--output", str(output),
     )  # fmt: skip
     lines = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()]
-    rows = {cells[0]: cells for cells in lines if len(cells) == 10}
+    rows = {cells[0]: cells for cells in lines if len(cells) == 11}
     assert list(rows) == [
         "training alone",
         "SWAG on dram:",

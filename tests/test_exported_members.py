@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
 from types import ModuleType
 from typing import Literal, get_origin
 
@@ -41,6 +42,11 @@ def test_names_are_sorted_unique_and_resolve(package: ModuleType) -> None:
     assert package.__all__ == sorted(set(package.__all__))
     for name in package.__all__:
         assert getattr(package, name) is not None
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+def test_a_package_tells_type_checkers_that_it_has_types(package: ModuleType) -> None:
+    assert (Path(package.__path__[0]) / "py.typed").exists()
 
 
 @pytest.mark.parametrize("name", public_modules())
