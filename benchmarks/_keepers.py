@@ -399,21 +399,21 @@ class TorchUncertainty(Keeper):
         from torch_uncertainty.methods import SWAG
 
         super().__init__(path, model, steps)
-        self._swag: Any = SWAG(model, -1, 1, max_num_models=steps, num_estimators=1)
+        self._swag: Any = SWAG(model, 0, 1, max_num_models=steps, num_estimators=1)
         self._step = 0
 
     def collect(self, model: nn.Module) -> None:
-        """Update the wrapper, to which a step is an epoch."""
-        self._swag.update_wrapper(self._step)
+        """Update the wrapper, to which a step is an epoch, the first of which is number 1."""
         self._step += 1
+        self._swag.update_wrapper(self._step)
 
     def iterates(self) -> Iterator[Column]:
         """Yield nothing: after a kill there is nothing."""
         yield from ()
 
     def draw(self, n: int) -> Column:
-        """Draw with the library's own method."""
-        drawn = [self._swag.sample(1.0, False) for _ in range(n)]
+        """Draw with the library's own method, at the scale of the SWAG paper."""
+        drawn = [self._swag.sample(0.5, False) for _ in range(n)]
         return np.stack([parameters_to_vector(one.parameters()).detach().numpy() for one in drawn])
 
 

@@ -84,13 +84,16 @@ def compare(
     with tempfile.TemporaryDirectory(dir=directory, prefix="peers-") as scratch:
         where = Path(scratch)
         training = TrainingContenders(model, steps=steps + warm_up, directory=where)
+        warm: set[type[Keeper]] = set()
 
         def contender(keeper: type[Keeper]) -> Contender:
             @contextmanager
             def start(model: nn.Module) -> Iterator[Collecting]:
                 with _kept(keeper, model, steps + warm_up, where) as kept:
                     yield kept.collect, kept.finish
-                    _afterwards(run, kept)
+                    if keeper in warm:
+                        _afterwards(run, kept)
+                    warm.add(keeper)  # the first time is no round of the race
 
             return training.calling(keeper.name, start)
 
