@@ -156,8 +156,8 @@ def tables(run: Recording) -> list[Table]:
     table = table_of(
         results_of(run.records),
         f"A network of GPT-2's shape, {found['weights']:,} weights, {asked['tokens']} tokens a"
-        f" step on {asked['device']}, training threads {found['threads']}; an iterate every"
-        f" {found['interval']} steps, medians of {asked['rounds']} rounds of"
+        f" step on {asked['device']}, training threads {found['threads']}; steps from one"
+        f" iterate to the next: {found['interval']}; medians of {asked['rounds']} rounds of"
         f" {asked['intervals'] * found['interval']} steps",
         bandwidth=found["bytes_per_second"],
         most_bytes=found["nbytes"] / found["interval"],

@@ -189,6 +189,8 @@ def _of(run: Recording, to: Path) -> list[str]:
         f"{header['date'][:10]}: {describe(header['machine'])}.",
     ]
     parts += [table.to_markdown() for table in module.tables(run)]
+    if hasattr(module, "words"):
+        parts.append(module.words(run))
     figures: Callable[[Recording], dict[str, Any]] = getattr(module, "figures", lambda _: {})
     for name, figure in figures(run).items():
         folder = to.with_suffix("")

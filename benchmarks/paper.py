@@ -22,7 +22,7 @@ from benchmarks._tables import Table, in_bytes, in_ms
 from benchmarks._training import TrainingContenders
 from swag.models import build
 
-__all__ = ["DRAM", "LIKE_PUBLISHED", "contenders", "figures", "measure", "tables"]
+__all__ = ["DRAM", "LIKE_PUBLISHED", "contenders", "figures", "measure", "tables", "words"]
 
 DRAM = "row-major in DRAM"
 """What the others are compared with, as in the paper."""
@@ -134,6 +134,32 @@ def measure(
 def tables(run: Recording) -> list[Table]:
     """Lay out a run: Table I, and one table for the three figures."""
     return [_sizes(run), _epochs(run)]
+
+
+def words(run: Recording) -> str:
+    """Say who wins, against the row-major matrix in DRAM, and how that compares with the paper."""
+    results = results_of(run.records)
+    dram = _by_name(results, DRAM)
+    kept = {result.name: result.ratio(dram) for result in results[1:] if result is not dram}
+    said = []
+    for text, found in (
+        ("Faster than the row-major matrix in DRAM", {n: r for n, r in kept.items() if r < 1}),
+        ("Slower", {n: r for n, r in kept.items() if r >= 1}),
+    ):
+        listed = ", ".join(f"{name} ({ratio:.2f})" for name, ratio in found.items()) or "none"
+        said.append(f"{text}: {listed}.")
+    for ours, theirs in LIKE_PUBLISHED.items():
+        if ours in kept:
+            ratios = [_published(theirs, i) for i in range(len(published.EPOCHS))]
+            said.append(
+                f"The paper's {theirs} took {min(ratios):.2f} to {max(ratios):.2f} times its"
+                f" time in DRAM, and {ours} takes {kept[ours]:.2f} times here."
+            )
+    said.append(
+        "Nothing that keeps iterates is as fast as training alone:"
+        f" the fastest takes {min(r.ratio(results[0]) for r in results[1:]):.2f} times that."
+    )
+    return " ".join(said)
 
 
 def figures(run: Recording) -> dict[str, Figure]:

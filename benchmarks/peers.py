@@ -19,14 +19,14 @@ from torch import nn
 
 from benchmarks._device import write_bandwidth
 from benchmarks._harness import Contender, over_limit, race, record, results_of
-from benchmarks._keepers import KEEPERS, Keeper, missing
+from benchmarks._keepers import KEEPERS, Keeper, Ours, missing
 from benchmarks._peers import drop_caches
 from benchmarks._records import Recording
 from benchmarks._tables import Table, in_bytes, in_ms
 from benchmarks._training import Collecting, TrainingContenders
 from swag.models import build
 
-__all__ = ["compare", "killed", "tables"]
+__all__ = ["compare", "killed", "tables", "words"]
 
 _STEP_S = 0.02
 """Between the iterates of a process that is killed, as a step of training takes."""
@@ -164,6 +164,37 @@ def tables(run: Recording) -> list[Table]:
             ]
         )
     return [table]
+
+
+def words(run: Recording) -> str:
+    """Say who wins, column by column."""
+    seconds = {result.name: result.seconds for result in results_of(run.records)[1:]}
+    memory = {r.name: r.peak_rss_bytes or 0 for r in results_of(run.records)[1:]}
+    draws = {
+        name: statistics.median(
+            one["draw_seconds"] for one in run.of("afterwards") if one["name"] == name
+        )
+        for name in seconds
+    }
+    said = []
+    for text, figures, write in (
+        ("Least time a step", seconds, lambda value: f"{in_ms(value)} ms"),
+        ("Least memory", memory, in_bytes),
+        ("Fastest draws", draws, lambda value: f"{value:.2f} s"),
+    ):
+        best = min(figures, key=lambda name: figures[name])
+        ours = Ours.name
+        beside = "" if best == ours or ours not in figures else f"; {ours} {write(figures[ours])}"
+        said.append(f"{text}: {best}, {write(figures[best])}{beside}.")
+    left = {one["name"]: one["left"] for one in run.of("killed")}
+    if Ours.name in left:
+        more = [name for name, count in left.items() if count > left[Ours.name]]
+        said.append(
+            f"After the kill {', '.join(more) or 'nobody'} had more iterates than {Ours.name},"
+            " whose last ones were on their way to the disk: what the system has taken over outlives the"
+            " process, and a power cut takes it."
+        )
+    return " ".join(said)
 
 
 def _left(run: Recording, name: str) -> str:

@@ -25,7 +25,7 @@ from benchmarks._harness import Result, results_of
 from benchmarks._records import Recording
 from benchmarks._tables import Table, in_bytes, in_ms
 
-__all__ = ["figures", "measure", "tables"]
+__all__ = ["figures", "measure", "tables", "words"]
 
 _WARM_UP_STEPS = 30
 _ROW_MAJOR_WARM_UP_STEPS = 2
@@ -125,6 +125,23 @@ def tables(run: Recording) -> list[Table]:
         grows = "-" if first is None or last is None else f"{last.seconds / first.seconds:.2f}"
         table.rows.append([name, *cells, grows])
     return [table]
+
+
+def words(run: Recording) -> str:
+    """Say what a step costs at the largest ratio, over the smallest."""
+    first, last = (run.header["parameters"]["ratios"][i] for i in (0, -1))
+    grown = {
+        name: by_ratio[last].seconds / by_ratio[first].seconds
+        for name, by_ratio in _by_name(run).items()
+        if first in by_ratio and last in by_ratio
+    }
+    if not grown:
+        return ""
+    listed = ", ".join(f"{name} {ratio:.2f}" for name, ratio in grown.items())
+    return (
+        f"With a posterior of {last:g} times the memory a step costs this many"
+        f" times what it costs at the smallest, {first:g}: {listed}."
+    )
 
 
 def figures(run: Recording) -> dict[str, Figure]:

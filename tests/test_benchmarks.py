@@ -106,7 +106,7 @@ def test_collect_tells_the_longest_pause_of_a_larger_network(scratch: Path, outp
     assert found["nbytes"] == 4 * found["weights"]
     assert len(found["pauses"]) == 1 + 2 * 2 + 2 * 2 - 1, "a trial has one"
     assert min(found["pauses"]) >= 0
-    assert "an iterate at every 2. step" in " ".join(out.split())
+    assert "steps from one iterate to the next: 2" in " ".join(out.split())
     assert list(scratch.iterdir()) == []
 
 
@@ -387,6 +387,22 @@ def test_a_keeper_gives_back_what_it_was_given(kind: type[_keepers.Keeper], scra
     expected = (np.var(given, 0) + np.var(given, 0, ddof=1)).mean() / 2
     if kind not in (_keepers.Ours, _keepers.TorchUncertainty):  # deviations from the running mean
         np.testing.assert_allclose(drawn.var(0).mean(), expected, rtol=0.1)
+
+
+def test_the_page_says_in_words_who_wins_and_where_we_lose(tmp_path: Path) -> None:
+    page = tmp_path / "benchmarks.md"
+    run("page", str(REPOSITORY / "benchmarks" / "results"), "--to", str(page))
+    text = page.read_text()
+    found = read(REPOSITORY / "benchmarks" / "results" / "paper.jsonl")
+    table = paper.tables(found)[1]
+    at = table.headings.index("x DRAM")
+    faster = {row[0].rstrip(" *") for row in table.rows if row[at] < "1" and row[at] != "-"}
+    (sentence,) = re.findall(r"Faster than the row-major matrix in DRAM: (.*?)\. ", text)
+    assert {name.rpartition(" (")[0] for name in sentence.split(", ")} == faster - {
+        "training alone"
+    }
+    assert "Least time a step: " in text
+    assert "times what it costs at the smallest" in text
 
 
 def test_scaling_fits_models_and_marks_predictions(scratch: Path, output: Path) -> None:
