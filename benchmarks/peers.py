@@ -191,8 +191,8 @@ def words(run: Recording) -> str:
         more = [name for name, count in left.items() if count > left[Ours.name]]
         said.append(
             f"After the kill {', '.join(more) or 'nobody'} had more iterates than {Ours.name},"
-            " whose last ones were on their way to the disk: what the system has taken over outlives the"
-            " process, and a power cut takes it."
+            " whose last ones were on their way to the disk: what the system has taken over"
+            " outlives the process, and a power cut takes it."
         )
     return " ".join(said)
 
