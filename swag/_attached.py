@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from swag._devices import KINDS
+from swag._held import is_summoned
 from swag.gradients import Gradients
 
 __all__ = ["Attached", "has_spare_core"]
@@ -118,6 +119,7 @@ class Attached:
             and (held[0].device.type in KINDS or (held[0].is_cpu and has_spare_core()))
             # An embedding with a maximal norm shortens its weights in the forward pass.
             and all(getattr(m, "max_norm", None) is None for m in model.modules())
+            and not any(map(is_summoned, model.modules()))
         )
 
 

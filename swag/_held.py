@@ -15,9 +15,11 @@ __all__ = [
     "full_of",
     "held_box",
     "is_sharded",
+    "is_summoned",
     "local_of",
     "locals_of",
     "placement_of",
+    "refuse_flattened",
     "reshard",
     "spread_as",
     "take",
@@ -32,6 +34,41 @@ def is_sharded(parameters: Iterable[Tensor]) -> bool:
 def _is_distributed(parameter: Any) -> TypeGuard[Any]:
     """Whether it is a `torch.distributed.tensor.DTensor`, which takes seconds to import."""
     return hasattr(parameter, "device_mesh") and hasattr(parameter, "placements")
+
+
+def _is_first_fsdp(module: Any) -> TypeGuard[Any]:
+    """Whether it is a `torch.distributed.fsdp.FullyShardedDataParallel`, which is not imported."""
+    return type(module).__name__ == "FullyShardedDataParallel"
+
+
+def is_summoned(module: nn.Module) -> bool:
+    """Whether the first FSDP has put a module's parameters together, for a while."""
+    return _is_first_fsdp(module) and module.training_state.name == "SUMMON_FULL_PARAMS"
+
+
+def refuse_flattened(model: nn.Module) -> None:
+    """Raise if the first FSDP has parameters in pieces, or all of them in one.
+
+    Raises
+    ------
+    ModelError
+        It has: pieces do not say where they belong, and one parameter has none of the names.
+    """
+    for module in model.modules():
+        if not _is_first_fsdp(module) or is_summoned(module):
+            continue
+        if module.sharding_strategy.name != "NO_SHARD":
+            raise ModelError(
+                "the model is wrapped by FullyShardedDataParallel, and only pieces of its "
+                "parameters are here: use torch.distributed.fsdp.fully_shard (FSDP2); or do this "
+                "inside FullyShardedDataParallel.summon_full_params(model), which all processes "
+                "enter, and make the posterior and collect in the first of them"
+            )
+        if any(name.endswith("_flat_param") for name, _ in module.named_parameters()):
+            raise ModelError(
+                "the model is wrapped by FullyShardedDataParallel, which has made one parameter of "
+                "all: give it use_orig_params=True"
+            )
 
 
 def placement_of(parameter: Tensor) -> str:

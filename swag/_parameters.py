@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from swag._held import full_of, local_of, take
+from swag._held import full_of, local_of, refuse_flattened, take
 from swag._names import own_names
 from swag._selecting import Chosen, Parameters, choose, every
 from swag.errors import ModelError, StoreError
@@ -80,7 +80,7 @@ class ParameterTable:
             There is nothing to collect; or a parameter is lazy, complex or otherwise not a real
             floating-point number; or this process holds only a part of it.
         """
-        _refuse_flattened(model)
+        refuse_flattened(model)
         entries: list[Entry] = []
         start = 0
         for name, parameter in _trained(model, chosen):
@@ -221,8 +221,7 @@ class ParameterTable:
         ModelError
             A parameter is missing or has another shape.
         """
-        there = _by_any_name(model)
-        _refuse(self._unlike(there))
+        there = self._all_of(model)
         return [there[entry.name] for entry in self.entries]
 
     def find_all(self, model: nn.Module, chosen: Chosen = every) -> list[nn.Parameter]:
@@ -233,10 +232,17 @@ class ParameterTable:
         ModelError
             As `find`, or a parameter that is trained has no place in the vector.
         """
-        there = _by_any_name(model)
-        _refuse(self._unlike(there))
+        there = self._all_of(model)
         _refuse(self._new(model, there, chosen), " (trained now, and not when collection began)")
         return [there[entry.name] for entry in self.entries]
+
+    def _all_of(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The model's parameters by name, among which are those of the vector."""
+        there = _by_any_name(model)
+        if unlike := self._unlike(there):
+            refuse_flattened(model)
+            _refuse(unlike)
+        return there
 
     def differences(self, model: nn.Module, chosen: Chosen = every) -> list[str]:
         """What the model lacks, has in another shape, or trains without a place, in words."""
@@ -367,21 +373,6 @@ def _trained(model: nn.Module, chosen: Chosen) -> Iterator[tuple[str, nn.Paramet
     own = own_names(model)
     named = ((own(name), p) for name, p in model.named_parameters() if p.requires_grad)
     return ((name, p) for name, p in named if chosen(name, p))
-
-
-def _refuse_flattened(model: nn.Module) -> None:
-    """Raise if the first FSDP has the parameters in pieces, which do not say where they belong."""
-    for module in model.modules():
-        if type(module).__name__ == "FullyShardedDataParallel":
-            old: Any = module
-            spread = old.process_group is not None and old.process_group.size() > 1
-            if spread and old.training_state.name != "SUMMON_FULL_PARAMS":
-                raise ModelError(
-                    "the model is wrapped by FullyShardedDataParallel, and only pieces of its "
-                    "parameters are here: use torch.distributed.fsdp.fully_shard (FSDP2); or make "
-                    "the posterior and collect, in one process, inside "
-                    "FullyShardedDataParallel.summon_full_params(model)"
-                )
 
 
 def _refuse_part(name: str, parameter: nn.Parameter) -> None:

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
 
 import swag
 import swag.collect
 from swag.integrations.distributed import PosteriorState
-from tests.swag.nets import Facts, facts
+from tests.swag.nets import Facts, facts, same, stored
 
 
 class Net(nn.Module):
@@ -42,7 +42,7 @@ class Net(nn.Module):
         return outputs
 
 
-def sharded(kind: str) -> Net:
+def sharded(kind: str) -> Any:
     model = Net()
     if kind == "plain":
         return model
@@ -60,14 +60,15 @@ def sharded(kind: str) -> Net:
         return model
     fully_shard(model.layers[0], **options)
     fully_shard(model, **options)
-    return model
+    return torch.compile(model, backend="eager") if kind == "compiled" else model
 
 
 def whole(model: nn.Module) -> dict[str, Tensor]:
     """The weights, put together; every process calls it."""
+    plain: nn.Module = getattr(model, "_orig_mod", model)
     return {
         name: (p.full_tensor() if isinstance(p, DTensor) else p).detach().clone()
-        for name, p in model.named_parameters()
+        for name, p in plain.named_parameters()
     }
 
 
@@ -200,3 +201,78 @@ def checkpointed(store: str, folder: str) -> tuple[int, int]:
         before = posterior.n_averaged
         load(state, checkpoint_id=folder)
         return before, posterior.n_averaged
+
+
+def in_pieces(store: str, orig: bool) -> dict[str, Any]:
+    """Collect what the first FSDP has cut into pieces, where it puts them together."""
+    torch.manual_seed(0)
+    model: Any = FullyShardedDataParallel(
+        Net().layers, use_orig_params=orig, device_id=torch.device("cpu")
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    plain = Net().layers
+    beside, found = swag.SWAG(plain), dict[str, Any]()
+    found["sharded"] = told(lambda: swag.SWAG(model, store=store))
+    posterior: Any = None
+    for step in range(4):
+        optimizer.zero_grad()
+        inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+        model(inputs).square().mean().backward()
+        optimizer.step()
+        with FullyShardedDataParallel.summon_full_params(model, writeback=False):
+            if dist.get_rank() == 0:
+                if posterior is None:
+                    posterior = swag.SWAG(model, store=store)
+                    posterior.attach(optimizer)
+                posterior.update_parameters(model)
+                state = {name: p.detach().clone() for name, p in model.named_parameters()}
+                plain.load_state_dict(state)
+                beside.update_parameters(plain)
+    if dist.get_rank() == 0:
+        found["later"] = told(lambda: posterior.update_parameters(model))
+        posterior.close()
+        found["same"] = same(stored(store), facts(beside))
+    dist.barrier()
+    with swag.load(store) as read:
+        found["used"] = told(lambda: read.install_mean(model))
+        with FullyShardedDataParallel.summon_full_params(model):
+            read.install_mean(model)
+            mean = read.mean()
+            found["mean"] = all(torch.equal(p, mean[n]) for n, p in model.named_parameters())
+    return found
+
+
+def replicated(store: str) -> bool:
+    """Collect what the first FSDP has whole in each process."""
+    model = FullyShardedDataParallel(
+        Net().layers,
+        use_orig_params=True,
+        device_id=torch.device("cpu"),
+        sharding_strategy=ShardingStrategy.NO_SHARD,
+    )
+    first = dist.get_rank() == 0
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    plain = Net().layers
+    posterior, beside = swag.SWAG(model, store=store) if first else None, swag.SWAG(plain)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.ones(8, 3)).square().mean().backward()
+        optimizer.step()
+        state = {n.removeprefix("_fsdp_wrapped_module."): p for n, p in model.named_parameters()}
+        with torch.no_grad():
+            plain.load_state_dict(state)
+        beside.update_parameters(plain)
+        if posterior is not None:
+            posterior.update_parameters(model)
+    if posterior is not None:
+        posterior.close()
+        assert same(stored(store), facts(beside))
+    return True
+
+
+def first_fsdp(own: str, one: str, whole: str) -> list[dict[str, Any]]:
+    """The first FSDP in every way: with the names, with one parameter, and not in pieces."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is a second FSDP
+        replicated(whole)
+        return [in_pieces(own, True), in_pieces(one, False)]

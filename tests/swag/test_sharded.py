@@ -26,11 +26,20 @@ from swag.pruning import prune
 from tests.sampling import examples
 from tests.swag.nets import facts, same, stored
 from tests.swag.ranks import run
-from tests.swag.sharded import Net, checkpointed, collect, gone_on, killed, used
+from tests.swag.sharded import (
+    Net,
+    checkpointed,
+    collect,
+    first_fsdp,
+    gone_on,
+    killed,
+    used,
+)
 
 
 @pytest.mark.parametrize(
-    ("count", "kind"), [(2, "rows"), (2, "columns"), (4, "rows"), (4, "hybrid")]
+    ("count", "kind"),
+    [(2, "rows"), (2, "columns"), (2, "compiled"), (4, "rows"), (4, "hybrid")],
 )
 def test_parts_are_one_posterior(count: int, kind: str, scratch: Path) -> None:
     store = f"memmap:{scratch / 'posterior'}"
@@ -106,6 +115,20 @@ def test_parts_agree_and_are_used(scratch: Path) -> None:
         group.attrs["swag.part"] = ["another", 1]
     with pytest.raises(StoreError, match="mixed up"):
         swag.load(store)
+
+
+def test_what_the_first_fsdp_has_cut_is_collected_where_it_is_whole(scratch: Path) -> None:
+    stores = [f"memmap:{scratch / name}" for name in ("own", "one", "replicated")]
+    results = run(2, first_fsdp, *stores)
+    for found in results:
+        assert isinstance(found, list), found
+        for way in found:
+            assert "fully_shard (FSDP2)" in way["sharded"]
+            assert "summon_full_params" in way["used"]
+            assert way["mean"]
+    for way in results[0]:
+        assert "summon_full_params" in way["later"]
+        assert way["same"]
 
 
 def test_mean_and_variance_are_in_a_distributed_checkpoint(scratch: Path) -> None:
