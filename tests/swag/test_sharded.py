@@ -35,6 +35,7 @@ from tests.swag.sharded import (
     killed,
     used,
 )
+from tests.swag.sharded_trainer import trained
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,17 @@ def test_parts_are_one_posterior(count: int, kind: str, scratch: Path) -> None:
     beside = run(count, collect, kind, store, 5)[0]
     assert isinstance(beside, dict), beside
     assert same(stored(store), beside)
+
+
+def test_a_trainer_that_shards_collects_what_a_plain_loop_does_and_resumes(scratch: Path) -> None:
+    store = f"memmap:{scratch / 'posterior'}"
+    results = run(2, trained, str(scratch), store)
+    for found in results:
+        assert isinstance(found, tuple), found
+        sharded, before, beside = found
+        assert sharded
+        assert before == 4  # ahead of the checkpoint of step 2
+        assert same(stored(store), beside)
 
 
 @pytest.mark.parametrize(("every", "count", "attach"), [(1, 4, False), (3, 20, True)])
