@@ -73,11 +73,6 @@ class Wishes:
 
     def refuse_spread(self) -> None:
         """Raise if they cannot be had of a model that is spread over processes."""
-        if self.max_rank == 0:
-            raise ValueError(
-                "max_rank=0: of a model that is spread over processes iterates are kept, so that "
-                "what one process has lost others need not keep; give max_rank=1 or more"
-            )
         if self.has_own_checkpoints:
             raise ValueError(
                 "on_checkpoint= is for a model in one process: save the state of training with "

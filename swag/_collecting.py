@@ -192,7 +192,7 @@ class Collecting(Posterior):
         self._screen.begin()
         try:
             if self._store.trajectory is None:
-                self._collect_moments(progress, taken, due)
+                self._collect_moments(progress, taken, due, behind)
             else:
                 self._collect_column(progress, taken, due, behind)
         except NoIterateError:
@@ -235,12 +235,7 @@ class Collecting(Posterior):
 
     def _waits_for_others(self, due: bool) -> bool:
         """Whether an iterate is copied at once, and the rest, on which all agree, done behind."""
-        return (
-            self._part is not None
-            and not due
-            and self._anchor is not None
-            and self._store.trajectory is not None
-        )
+        return self._part is not None and not due and self._anchor is not None
 
     def _begin(
         self,
@@ -352,13 +347,17 @@ class Collecting(Posterior):
             self._make_durable_in_all_parts()
             self._catch_up(collected)
 
-    def _collect_moments(self, progress: Progress, taken: Taken, due: bool) -> None:
+    def _collect_moments(
+        self, progress: Progress, taken: Taken, due: bool, behind: Behind | None
+    ) -> None:
         """The same without a trajectory: a checkpoint has a transaction, and nothing else."""
+        if due:
+            self._make_durable_in_all_parts()
         if not self._spare:
             dtype = self._store.numpy_dtype
             self._spare = [np.empty(self._table.size, dtype) for _ in range(2)]
         column, count = self._spare[progress.collected % 2], progress.collected + 1
-        sums = self._write(progress, taken.weights, column)
+        sums = self._write(progress, taken.weights, column, behind)
         self._spare_of = count
         if not due:
             self._buffers = taken.buffers

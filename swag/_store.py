@@ -50,6 +50,7 @@ from torch import Tensor
 import pmarray
 from pmarray.errors import ForeignDataError, GroupNotFoundError
 from swag._buffers import Buffers
+from swag._earlier import NAMES, Earlier
 from swag._iterates import Iterates
 from swag._joining import Joining
 from swag._moments import Moments
@@ -67,7 +68,7 @@ Mode = Literal["w-", "a", "w"]
 
 _CONSTANT = "swag"
 _PROGRESS = "swag.progress"
-_ARRAYS = ("anchor", "mean", "sum_of_squares", "trajectory", "buffers", NAME)
+_ARRAYS = ("anchor", "mean", "sum_of_squares", "trajectory", "buffers", NAME, *NAMES)
 _AUTO_CACHE_BYTES = 256 << 20
 _WINDOW_SECONDS = 0.05
 """For which an iterate may wait for the next ones, to become durable with them."""
@@ -99,6 +100,7 @@ class Store(Iterates):
         self.owned = owned
         """Whether the group was opened here, and is closed here; nobody else has it then."""
         self.statistics = Statistics(group)
+        self._earlier = Earlier.of(group)
         try:
             self._anchor = group["anchor"]
             self._mean = group["mean"]
@@ -219,6 +221,8 @@ class Store(Iterates):
             if configuration.max_rank != 0:
                 group.create("trajectory", (n, 0), dtype, layout="col")
             none = Progress(0, 0, 0, Skipped(), Skipped())
+            if mark is not None and configuration.max_rank == 0:
+                Earlier.make(group, n, none)
             group.attrs.update({**(mark or {}), _PROGRESS: none.to_json()})
             group.attrs[_CONSTANT] = configuration.to_json()
 
@@ -297,6 +301,8 @@ class Store(Iterates):
         """
         there = self.group.attrs[_PROGRESS]
         if there["in_moments"] != moments.count:
+            if self._earlier is not None:
+                self._earlier.keep(self.progress(), self._mean, self._squares)
             # First the mark, then the bytes: torn, they must not be taken for moments.
             self.group.attrs[_PROGRESS] = {**there, "in_moments": None}
             self._mean[:] = moments.mean
@@ -318,7 +324,11 @@ class Store(Iterates):
         count = progress.checkpointed if to is None else to
         if not 0 <= count <= progress.collected:
             raise WindowError(f"{progress.collected} iterates are there: none to go back to {to}")
-        if 0 < count < progress.in_moments and self.configuration.max_rank is not None:
+        is_behind = 0 < count < progress.in_moments
+        if is_behind and self._earlier is not None and self._earlier.progress().collected == count:
+            self._go_back(self._earlier)
+            return
+        if is_behind and self.configuration.max_rank is not None:
             raise WindowError(
                 f"the last checkpoint has {progress.in_moments} iterates, and with max_rank="
                 f"{self.configuration.max_rank} there is no way back to {count}, as the earlier "
@@ -339,6 +349,15 @@ class Store(Iterates):
                     skipped=progress.skipped_before,
                 )
             )
+
+    def _go_back(self, earlier: Earlier) -> None:
+        """Make the earlier checkpoint the last one."""
+        self.rewound += 1
+        moments = earlier.moments()
+        with Joining(self.group):
+            self._mean[:] = moments.mean
+            self._squares[:] = moments.sum_of_squares
+            self._note(earlier.progress())
 
     def cut(self, collected: int) -> None:
         """Cut off a column that came to nothing."""
@@ -396,7 +415,9 @@ class Store(Iterates):
         count = -1
         while count != (count := self.progress().in_moments):  # until none came in between
             moments = Moments(count, self._mean[:], self._squares[:])
-        return moments if 0 < count <= collected else Moments.none(self.table.size)
+        if count > collected and self._earlier is not None:
+            moments = self._earlier.moments()
+        return moments if 0 < moments.count <= collected else Moments.none(self.table.size)
 
     def read_buffers(self) -> Buffers:
         """The model's buffers at the last iterate."""

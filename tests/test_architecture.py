@@ -153,7 +153,7 @@ SWAG = Tower(
         ("_networks", "covariance"),
         ("_sharding",),
         ("_target", "_factors", "_draws", "_store", "_screening"),
-        ("_iterates", "_behind"),
+        ("_iterates", "_behind", "_earlier"),
         ("batchnorm", "sampling", "_records", "_statistics"),
         ("_buffers", "_parameters"),
         ("_state", "_selecting", "_moments", "_reductions", "_projections"),

@@ -32,4 +32,7 @@ The protocol, step by step:
    durable what they have, and the checkpoint of iterate m stores the moments of the m - 1 before:
    whatever a crash leaves, every part has these. Between two checkpoints a part is at most as many
    iterates ahead as lie between them, of which the ring has twice as many to spare.
+6. With ``max_rank=0`` a part is its moments, at checkpoints. It keeps those of two, and before a
+   checkpoint all parts make the last one durable: so the one before the last of a part that is
+   ahead is the last of any that is behind, and is what the posterior then has.
 """

@@ -19,7 +19,7 @@ from swag._sharding.layout import Layout
 from swag._sharding.manifest import PART, Manifest, Place, part_place
 from swag._store import Store
 from swag._trajectory import as_tensor
-from swag.errors import StoreError
+from swag.errors import StoreError, WindowError
 
 __all__ = ["JoinedIterates"]
 
@@ -106,9 +106,19 @@ class JoinedIterates(Iterates):
         return as_tensor(self._layout.joined(anchors, np.dtype(_name(self.table.dtype))))
 
     def stored_moments(self, collected: int) -> Moments:
-        """Moments of all iterates, if each part has some that it stored; else of none."""
+        """Moments of all iterates, if each part has some that it stored; else of none.
+
+        Raises
+        ------
+        WindowError
+            Nothing else is kept, and a part has overwritten those of so many.
+        """
         found = [part.stored_moments(collected) for part in self._parts]
         if any(moments.count == 0 for moments in found):
+            if collected and self.rows is None:
+                raise WindowError(
+                    f"the parts in {self.url} have gone on while they were opened: load them again"
+                )
             return Moments.none(self.table.size)
         rolled = [part.moments(collected).moments() for part in self._parts]
         return Moments(

@@ -60,18 +60,21 @@ def test_a_trainer_that_shards_collects_what_a_plain_loop_does_and_resumes(scrat
         assert same(stored(store), beside)
 
 
-@pytest.mark.parametrize(("every", "count", "attach"), [(1, 4, False), (3, 20, True)])
+@pytest.mark.parametrize(
+    ("max_rank", "every", "count", "attach"),
+    [(2, 1, 4, False), (2, 3, 20, True), (0, 3, 10, True)],
+)
 def test_the_last_iterates_of_parts_are_those_of_a_plain_loop(
-    every: int, count: int, attach: bool, scratch: Path
+    max_rank: int, every: int, count: int, attach: bool, scratch: Path
 ) -> None:
     store = f"memmap:{scratch / 'posterior'}"
-    work = partial(collect, max_rank=2, checkpoint_every=every)
+    work = partial(collect, max_rank=max_rank, checkpoint_every=every)
     beside = run(2, work, "rows", store, count, attach)[0]
     assert isinstance(beside, dict), beside
     assert same(stored(store), beside)
 
 
-@pytest.mark.parametrize("max_rank", [None, 3])
+@pytest.mark.parametrize("max_rank", [None, 3, 0])
 def test_a_killed_process_leaves_the_iterates_that_all_have(
     max_rank: int | None, scratch: Path
 ) -> None:
@@ -103,7 +106,7 @@ def test_parts_agree_and_are_used(scratch: Path) -> None:
     for found in results:
         assert isinstance(found, dict), found
         assert "memory of one process" in found["memory"]
-        assert "max_rank=1 or more" in found["diagonal"]
+        assert "rewind(to=...)" in found["own checkpoints"]
         assert found["nonfinite"] == (1, 3)
         assert found["repeated"] == (1, 5)
         assert found["rewound"] == 4
