@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from swag import datasets as datasets
     from swag import divergences as divergences
     from swag import export as export
+    from swag import integrations as integrations
     from swag import metrics as metrics
     from swag import models as models
     from swag import uncertainty as uncertainty
@@ -54,6 +55,7 @@ __all__ = [  # noqa: RUF022 - in the order of `sorted`, which does not put capit
     "divergences",
     "errors",
     "export",
+    "integrations",
     "load",
     "metrics",
     "models",
@@ -80,6 +82,7 @@ _MODULES = {
     "datasets",
     "divergences",
     "export",
+    "integrations",
     "metrics",
     "models",
     "uncertainty",

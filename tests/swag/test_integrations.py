@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -49,6 +52,75 @@ class Seen:
             model.load_state_dict(self.states[step])
             posterior.update_parameters(model)
         return facts(posterior)
+
+
+def loops_of_the_tutorial() -> list[str]:
+    """The blocks on its first screen, in which steps are fewer here."""
+    text = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    screen = text.partition("## A posterior, in five lines")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", screen, re.DOTALL)
+    return [block.replace("start=1000, every=10", "start=2, every=2") for block in blocks]
+
+
+def names_of_the_tutorial(number: int) -> dict[str, Any]:
+    """What one of its loops is given."""
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.randn(8, 3, generator=generator) for _ in range(8)]
+
+    def train_step(*given: Any) -> None:
+        model, optimizer, batch = given[-3:]
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        optimizer.step()
+
+    model: Any = network()
+    optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.05)
+    names: dict[str, Any] = {
+        "swag": swag,
+        "train_step": train_step,
+        "loader": rows,
+        "accelerator": None,
+    }
+    if number == 1:
+        module = Module()
+        options: dict[str, Any] = {"max_epochs": 1, "accelerator": "cpu", "logger": False}
+        options |= {"enable_progress_bar": False, "enable_checkpointing": False}
+        pairs = torch.utils.data.TensorDataset(inputs := torch.cat(rows), inputs[:, :1])
+        loader = torch.utils.data.DataLoader(pairs, 8)
+        setattr(module, "train_dataloader", lambda: loader)  # noqa: B010
+        names |= {
+            "module": module,
+            "lightning": SimpleNamespace(Trainer=partial(pl.Trainer, **options)),
+        }
+    elif number == 2:
+        model = classifier()
+        names |= {
+            "transformers": transformers,
+            "data": texts(labels=True),
+            "arguments": transformers.TrainingArguments(
+                "out", max_steps=6, use_cpu=True, report_to=[], dataloader_pin_memory=False
+            ),
+        }
+    elif number == 3:
+        names["accelerator"] = accelerate.Accelerator(cpu=True)
+        model, optimizer = names["accelerator"].prepare(model, optimizer)
+    return {**names, "model": model, "optimizer": optimizer}
+
+
+@pytest.mark.parametrize(("number", "count"), [(0, 8), (1, 3), (2, 2), (3, 3)])
+def test_the_loops_of_the_tutorial_run(
+    number: int, count: int, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(scratch)
+    loops = loops_of_the_tutorial()
+    assert len(loops) == 4
+    lines = [line for line in loops[number].splitlines() if line and " import " not in line]
+    assert len(lines) <= 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(loops[number], names_of_the_tutorial(number))
+    with swag.load("memmap:./posterior") as posterior:
+        assert posterior.n_averaged == count
 
 
 class TrainingDiedError(Exception):
