@@ -19,14 +19,13 @@ from torch import Tensor, nn
 
 from swag._buffers import Buffers
 from swag._devices import Device
+from swag._parameters import SMALL_ITEMS
 from swag._statistics import Observed
 
 __all__ = ["Behind", "Brought", "Shared", "Staging", "Taken", "WeightsChangedError", "copy_alone"]
 
 _STRIDE = 4093
 """One of so many weights is in a sample: a prime, so that no row or column is always left out."""
-_PIECE_ITEMS = 1 << 14
-"""PyTorch shares out no operation on so few: the copying thread takes no core from training."""
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Of so many bytes: as integers, weights that are NaN can be compared."""
 _ALIGNMENT = 64
@@ -249,15 +248,15 @@ class Brought(Behind):
 def copy_alone(out: Tensor, parameter: Tensor) -> None:
     """`Tensor.copy_` on this thread alone, as far as that can be had."""
     contiguous = out.is_contiguous() and parameter.is_contiguous()
-    if not contiguous or out.numel() < _PIECE_ITEMS:
+    if not contiguous or out.numel() < SMALL_ITEMS:
         out.copy_(parameter)
     elif out.dtype == parameter.dtype:
         # One call, during which this thread does not have the interpreter.
         np.copyto(_bytes(out), _bytes(parameter))
     else:
         there, here = out.view(-1), parameter.view(-1)
-        for start in range(0, len(here), _PIECE_ITEMS):
-            piece = slice(start, start + _PIECE_ITEMS)
+        for start in range(0, len(here), SMALL_ITEMS):
+            piece = slice(start, start + SMALL_ITEMS)
             there[piece].copy_(here[piece])
 
 

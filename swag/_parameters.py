@@ -23,13 +23,15 @@ from swag._names import own_names
 from swag._selecting import Chosen, Parameters, choose, every
 from swag.errors import ModelError, StoreError
 
-__all__ = ["DTYPES", "Entry", "ParameterTable", "chosen_of"]
+__all__ = ["DTYPES", "SMALL_ITEMS", "Entry", "ParameterTable", "chosen_of"]
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 }
 """What parameters may be made of, by name."""
+SMALL_ITEMS = 1 << 14
+"""PyTorch shares out no operation on so few: a thread that copies takes no core from others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,7 @@ class ParameterTable:
             As `find`, or a parameter that is trained has no place in the vector.
         """
         there = self._all_of(model)
-        _refuse(self._new(model, there, chosen), " (trained now, and not when collection began)")
+        _refuse(self._new(there, chosen), " (trained now, and not when collection began)")
         return [there[entry.name] for entry in self.entries]
 
     def _all_of(self, model: nn.Module) -> dict[str, nn.Parameter]:
@@ -247,11 +249,17 @@ class ParameterTable:
     def differences(self, model: nn.Module, chosen: Chosen = every) -> list[str]:
         """What the model lacks, has in another shape, or trains without a place, in words."""
         there = _by_any_name(model)
-        return self._unlike(there) + self._new(model, there, chosen)
+        return self._unlike(there) + self._new(there, chosen)
 
-    def _new(self, model: nn.Module, there: dict[str, nn.Parameter], chosen: Chosen) -> list[str]:
-        placed = {id(there[entry.name]) for entry in self.entries if entry.name in there}
-        return [f"{name} is new" for name, p in _trained(model, chosen) if id(p) not in placed]
+    def _new(self, there: dict[str, nn.Parameter], chosen: Chosen) -> list[str]:
+        known = {id(there[entry.name]) for entry in self.entries if entry.name in there}
+        found = []
+        for name, parameter in there.items():
+            # The first name of a shared parameter is the one that counts.
+            if id(parameter) not in known and parameter.requires_grad and chosen(name, parameter):
+                found.append(f"{name} is new")
+            known.add(id(parameter))
+        return found
 
     def frozen(self, parameters: Sequence[nn.Parameter]) -> list[str]:
         """Names of those that are not trained any more, while others are."""
@@ -314,26 +322,73 @@ class ParameterTable:
             second row has the sums before rounding, where there is any.
         """
         rounds = torch.promote_types(out.dtype, self.common_dtype) != out.dtype
-        views = self.views(out)
-        sums = torch.empty(2 if rounds else 1, len(views))
+        sums = torch.empty(2 if rounds else 1, len(self.entries))
+        if not rounds and out.dtype in (torch.float32, torch.float64) and _are_here(parameters):
+            for first, last in self._stretches:
+                if last > first and all(p.dtype == out.dtype for p in parameters[first : last + 1]):
+                    self._collect_small(parameters, first, last, out, sums)
+                else:
+                    self._collect_each(parameters, first, last, out, sums, copy)
+            return sums
         for device, first, last in _runs(parameters):
-            inside = range(first, last + 1)
             if device.type == "cpu":
-                for i in inside:
-                    copy(views[i], parameters[i])
-                    sums[0, i] = _sum(views[i])
-                    if rounds:
-                        sums[1, i] = _sum(parameters[i])
+                self._collect_each(parameters, first, last, out, sums, copy)
                 continue
+            inside = range(first, last + 1)
             # Side by side over there: one transfer takes them home, not one for each parameter.
             parts = [parameters[i].detach().reshape(-1).to(out.dtype) for i in inside]
             out[self.entries[first].start : self.entries[last].stop].copy_(torch.cat(parts))
             for i in inside:
-                sums[0, i] = _sum(views[i])
+                sums[0, i] = _sum(out[self.entries[i].start : self.entries[i].stop])
             if rounds:
                 whole = [parameters[i].sum(dtype=torch.float32) for i in inside]
                 sums[1, first : last + 1] = torch.stack(whole).cpu()
         return sums
+
+    def _collect_each(
+        self,
+        parameters: Sequence[Tensor],
+        first: int,
+        last: int,
+        out: Tensor,
+        sums: Tensor,
+        copy: Callable[[Tensor, Tensor], object],
+    ) -> None:
+        """Copy parameters that are in host memory, and add them up, one after another."""
+        for i in range(first, last + 1):
+            entry = self.entries[i]
+            part = out[entry.start : entry.stop]
+            copy(part.view(entry.shape), parameters[i])
+            sums[0, i] = _sum(part)
+            if len(sums) > 1:
+                sums[1, i] = _sum(parameters[i])
+
+    def _collect_small(
+        self, parameters: Sequence[Tensor], first: int, last: int, out: Tensor, sums: Tensor
+    ) -> None:
+        """The same of several that are small, of the vector's dtype, at once."""
+        start = self.entries[first].start
+        part = out[start : self.entries[last].stop]
+        torch.cat([parameter.reshape(-1) for parameter in parameters[first : last + 1]], out=part)
+        # Of an empty one there is no sum: it would be an item of the next.
+        filled = [i for i in range(first, last + 1) if self._sizes[i]]
+        sums[0, first : last + 1] = 0
+        if filled:
+            starts = [self.entries[i].start - start for i in filled]
+            with np.errstate(over="ignore", invalid="ignore"):
+                added = np.add.reduceat(part.numpy(), starts)
+            sums[0, filled] = torch.from_numpy(added).to(sums.dtype)
+
+    @cached_property
+    def _stretches(self) -> list[tuple[int, int]]:
+        """First and last of parameters that are together as small as what one thread copies."""
+        found: list[tuple[int, int]] = []
+        for i, entry in enumerate(self.entries):
+            if found and entry.stop - self.entries[found[-1][0]].start <= SMALL_ITEMS:
+                found[-1] = found[-1][0], i
+            else:
+                found.append((i, i))
+        return found
 
     @torch.no_grad()
     def scatter(self, vector: Tensor, parameters: Sequence[Tensor]) -> None:
@@ -353,6 +408,11 @@ class ParameterTable:
                 for part, parameter, target in zip(parts, here, targets, strict=True)
             ]
             torch._foreach_copy_(targets, shaped)
+
+
+def _are_here(parameters: Sequence[Tensor]) -> bool:
+    """Whether all are in host memory."""
+    return all(parameter.device.type == "cpu" for parameter in parameters)
 
 
 def _sum(values: Tensor) -> float:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from swag._parameters import ParameterTable
 from swag.errors import ModelError, StoreError, SwagError
@@ -99,6 +99,24 @@ def test_weights_of_several_dtypes_are_held_by_the_widest_that_is_needed() -> No
     torch.testing.assert_close(
         out, torch.cat([p.detach().float().flatten() for p in halves.parameters()]), rtol=0, atol=0
     )
+
+
+def test_small_parameters_are_copied_together_as_they_are_alone() -> None:
+    torch.manual_seed(0)
+    sizes = [(3,), (0, 4), (2, 2), (20_000,), (0, 5), (1,), (9_000,), (9_000,), ()]
+    model = nn.ParameterList(nn.Parameter(torch.randn(size)) for size in sizes)
+    model[5].data.fill_(torch.inf)
+    model[2].data = model[2].data.t()
+    table = ParameterTable.of(model)
+    parameters = table.find(model)
+    out, alone = torch.empty(table.size), torch.empty(table.size)
+    sums = table.collect(parameters, out)
+    one_by_one = torch.empty_like(sums)
+    table._collect_each(parameters, 0, len(sizes) - 1, alone, one_by_one, Tensor.copy_)
+    assert torch.equal(out, alone)
+    assert torch.equal(out, torch.cat([p.detach().flatten() for p in parameters]))
+    torch.testing.assert_close(sums, one_by_one)
+    assert table.nonfinite(out, sums) == ["5"]
 
 
 def test_narrower_vectors_are_rounded_once_and_told_apart_by_the_sums() -> None:
