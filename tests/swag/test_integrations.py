@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import swag
+from swag.cli import app
 from swag.errors import StoreError, StoreExistsError
 from swag.integrations import Collector
 from tests.swag.nets import Facts, facts, network, same, stored
@@ -325,18 +327,34 @@ def test_a_killed_trainer_resumes(scratch: Path) -> None:
     assert same(stored(store), stored(whole))
 
 
-def test_adapters_alone(scratch: Path) -> None:
+@pytest.mark.parametrize("labels", [False, True])
+def test_adapters_alone(labels: bool, scratch: Path) -> None:
     torch.manual_seed(3)
-    adapted = peft.get_peft_model(
-        language_model(), peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)
-    )
+    model = classifier() if labels else language_model()
+    layers = ["query", "value"] if labels else ["c_attn"]
+    config = peft.LoraConfig(r=2, target_modules=layers, fan_in_fan_out=not labels)
+    adapted = peft.get_peft_model(model, config)
     fresh = copy.deepcopy(adapted)
     store, record = f"memmap:{scratch / 'posterior'}", Record()
-    train(adapted, scratch, record, TrainerCallback(store))
+    train(adapted, scratch, record, TrainerCallback(store), labels=labels)
     found = stored(store)
     assert found["mean"]
     assert all("lora_" in name for name in found["mean"])
     assert same(found, record.seen.in_a_plain_loop(fresh, [1, 2, 3, 4, 5, 6]))
+    ids = {"input_ids": torch.stack([text["input_ids"] for text in texts(labels=labels)])}
+    with swag.load(store) as posterior:
+        probabilities = posterior.predict(
+            adapted, [ids], activation=nn.Softmax(dim=-1), samples=3, generator=0
+        )
+        alone = posterior.window(rank=0, every=6).predict(
+            adapted, [ids], activation=nn.Softmax(dim=-1), samples=1, scale=0.0
+        )
+    assert probabilities.shape == ((16, 2) if labels else (16, 6, 16))
+    assert not torch.equal(probabilities, alone)
+    page = scratch / "report.html"
+    told = CliRunner().invoke(app, ["report", store, "--output", str(page)])
+    assert told.exit_code == 0, told.output
+    assert "6 iterates" in page.read_text(encoding="utf-8")
 
 
 # -- accelerate, and loops of one's own -----------------------------------------------------------
