@@ -64,15 +64,7 @@ class Ending(Collecting):
             raise ClosedError("collection has ended: the posterior is closed")
 
     def flush(self) -> None:
-        """Take a checkpoint, and return when everything collected so far is durable.
-
-        Of a model that is spread over processes, when it is durable in all of them.
-
-        Raises
-        ------
-        pmarray.errors.PMArrayError, OSError
-            As `update_parameters`.
-        """
+        """Take a checkpoint, and return when it is durable."""
         self._refuse_closed()
         self._screen.tell()
         progress, moments = (self._sync(), self._moments) if self._keeps_all else self._caught_up()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -242,24 +243,45 @@ class SWAG(Ending):
         self._refuse_closed()
         refuse_drawn(model)
         if not self._full and self._schedule.due(self._calls, self._calls + 1):
-            try:
-                with self._updating.running():
-                    self._update(model, loss)
-            except OSError as error:
-                if self._on_full == "raise" or not is_full(error):
-                    raise
-                self._stop()
+            with self._going_on(), self._updating.running():
+                self._update(model, loss)
         self._calls += 1
+
+    def flush(self) -> None:
+        """Take a checkpoint, and return when everything collected so far is durable.
+
+        Of a model that is spread over processes, when it is durable in all of them. Where the disk
+        is full, with ``on_full="stop"``, what finds room is durable, and collecting ends.
+
+        Raises
+        ------
+        pmarray.errors.PMArrayError, OSError
+            As `update_parameters`.
+        """
+        with self._going_on():
+            super().flush()
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Let training go on where the disk is full, if that is what is to be done."""
+        try:
+            yield
+        except OSError as error:
+            if self._on_full == "raise" or not is_full(error):
+                raise
+            self._stop()
 
     def _stop(self) -> None:
         """The disk is full: collect no more."""
+        if self._full:
+            return
         self._full = True
         self._attached.detach()
         warnings.warn(
             f"the disk of {self._store.url} is full: collecting has ended, and training goes on; "
             "the iterates that were durable are there for swag.load",
             SwagWarning,
-            stacklevel=3,
+            stacklevel=5,
         )
 
     def _update(self, model: nn.Module, loss: float | Tensor | None) -> None:

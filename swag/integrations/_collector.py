@@ -210,13 +210,13 @@ class Collector:
         """
         if self._posterior is None or self._group is None:
             return
-        count = self._posterior.n_averaged
-        row = [[step, count]]
-        saved = self._group[_ARRAY]
-        if not len(saved) or saved[-1].tolist() != row[0]:
-            with Joining(self._group):
-                saved.append(np.array(row))
-        self._posterior.flush()
+        with self._posterior._going_on():
+            row = [step, self._posterior.n_averaged]
+            saved = self._group[_ARRAY]
+            if not len(saved) or saved[-1].tolist() != row:
+                with Joining(self._group):
+                    saved.append(np.array([row]))
+            self._posterior.flush()
 
     def end(self) -> None:
         """Training has ended: note it as a checkpoint, and close."""

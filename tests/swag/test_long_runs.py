@@ -18,6 +18,7 @@ import swag
 from pmarray._system import osops
 from pmarray.errors import GroupNotFoundError
 from swag.errors import StoreError, SwagWarning, WindowError
+from swag.integrations import Collector
 from tests.swag.nets import network, steps
 
 
@@ -96,6 +97,36 @@ def test_training_goes_on_where_the_disk_is_full(
             assert torch.equal(read.iterate(i)["weight"][0], seen[i])
     with swag.SWAG(model, store=store, mode="a") as again:  # when there is room
         again.update_parameters(model)
+
+
+def test_training_goes_on_past_checkpoints_where_the_disk_is_full(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, model = f"memmap:{scratch / 'posterior'}", network()
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def train() -> None:
+        with monkeypatch.context() as patch, Collector(store, on_full="stop") as collector:
+            collector.begin(model)
+            for step, _ in enumerate(steps(model, 10), start=1):
+                collector.stepped(model, step)
+                if step == 4:
+                    collector.saving(step)
+                    patch.setattr(osops, "pwritev", full)
+                elif step > 5:
+                    collector.saving(step)  # as the framework writes its own, elsewhere
+
+    with pytest.warns(SwagWarning, match="is full") as told:
+        train()
+    assert len(told) == 1
+    with swag.load(store) as read:
+        assert read.n_averaged == 4
+    resumed = Collector(store)
+    resumed.begin(model, step=4)
+    assert resumed.posterior.n_averaged == 4
+    resumed.end()
 
 
 def test_a_full_disk_is_an_error_unless_told(
