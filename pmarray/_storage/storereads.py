@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pmarray._commits.snapshot import Snapshot
 from pmarray._geometry.spans import SpanSet
+from pmarray._system.keptfiles import Parts
 from pmarray.backends._protocols import Chunks
 from pmarray.errors import DamagedError
 
@@ -18,8 +19,6 @@ __all__ = ["STORE_ID", "StoreReads"]
 
 AnyArray = NDArray[Any]
 Chunk = tuple[int, ...]
-Parts = Sequence[tuple[int, NDArray[np.uint8]]]
-"""Where in a chunk, and where to."""
 
 STORE_ID = 0
 """Stands in the journal where a data file would: before-images name the object they are of."""

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from pmarray._system.descriptor import Descriptor
 from pmarray._system.filesystems import is_local
 
-__all__ = ["KeptFiles"]
+__all__ = ["KeptFiles", "Parts"]
 
 Parts = Sequence[tuple[int, NDArray[np.uint8]]]
+"""Where in a file or a chunk, and where to."""
 
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _MOST = 1024

@@ -15,6 +15,7 @@ from pmarray._geometry.reach import Reach
 from pmarray._geometry.requests import Request
 from pmarray._protocols import RememberedProtocol
 from pmarray._system.counter import Counter
+from pmarray._system.keptfiles import Parts
 from pmarray._url import URL
 
 __all__ = [
@@ -324,18 +325,11 @@ class Chunks(Protocol):
     def is_near(self) -> bool:
         """Whether a part comes as fast as a part of a local file."""
 
-    def read_parts_into(
-        self, chunk: tuple[int, ...], parts: Sequence[tuple[int, NDArray[np.uint8]]], /
-    ) -> None:
+    def read_parts_into(self, chunk: tuple[int, ...], parts: Parts, /) -> None:
         """Fill bytes of a chunk, of each part from its place on, as `read_into` would."""
 
-    def read_parts_at_hand(
-        self, chunk: tuple[int, ...], parts: Sequence[tuple[int, NDArray[np.uint8]]], /
-    ) -> bool:
-        """The same if that waits for nothing, and needs nothing that would have to be closed.
-
-        Else False, and the parts hold anything.
-        """
+    def read_parts_at_hand(self, chunk: tuple[int, ...], parts: Parts, /) -> bool:
+        """The same without waiting, or opening anything; else False, and they hold anything."""
 
     def write(self, chunk: tuple[int, ...], values: NDArray[Any], /) -> None:
         """Replace a whole chunk."""

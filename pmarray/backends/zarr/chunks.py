@@ -15,16 +15,15 @@ from zarr.core.sync import sync
 
 from pmarray._dtypes import without_gaps
 from pmarray._formats.metadata import ArrayMetadata
+from pmarray._system.keptfiles import Parts
 from pmarray.backends.zarr import translation as zarr_format
 from pmarray.backends.zarr.codecs import ChunkCodecs, damage_told
 from pmarray.backends.zarr.shards import Slabs, StoredObject, WholeFile
 from pmarray.errors import DamagedError
 
-__all__ = ["AnyArray", "Parts", "ZarrChunks"]
+__all__ = ["AnyArray", "ZarrChunks"]
 
 AnyArray = NDArray[Any]
-Parts = Sequence[tuple[int, NDArray[np.uint8]]]
-"""Where in a chunk, and where to."""
 _TRIES = 3
 
 

@@ -25,11 +25,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 
-import numpy as np
-from numpy.typing import NDArray
 from zarr.abc.store import (
     ByteRequest,
     OffsetByteRequest,
@@ -43,7 +41,7 @@ from pmarray._system import osops
 from pmarray._system.beneath import Below, entries, is_directory, status, walk
 from pmarray._system.descriptor import Descriptor
 from pmarray._system.files import barrier, keep_access, read_file, read_fully
-from pmarray._system.keptfiles import KeptFiles
+from pmarray._system.keptfiles import KeptFiles, Parts
 from pmarray._system.pastcache import write_new
 from pmarray.backends.zarr.shards import WholeFile
 from pmarray.errors import DamagedError, PoisonedError, SnapshotExpiredError, StorageError
@@ -145,9 +143,7 @@ class FileStore(Store):
         except OSError as error:
             raise StorageError(error.errno, f"cannot read: {error.strerror}", path) from error
 
-    def read_parts_into(
-        self, key: str, parts: Sequence[tuple[int, NDArray[np.uint8]]], nbytes: int
-    ) -> bool:
+    def read_parts_into(self, key: str, parts: Parts, nbytes: int) -> bool:
         """Fill memory with parts of an object that has `nbytes` bytes; False if there is none.
 
         Each part is given by its first byte, and by memory that is as long as it.
@@ -167,9 +163,7 @@ class FileStore(Store):
         self._kept.keep(key, path, descriptor)
         return True
 
-    def read_parts_at_hand(
-        self, key: str, parts: Sequence[tuple[int, NDArray[np.uint8]]], nbytes: int
-    ) -> bool:
+    def read_parts_at_hand(self, key: str, parts: Parts, nbytes: int) -> bool:
         """The same of an object that was read before, and is in memory.
 
         False where it has to be opened or waited for; the memory then holds anything.

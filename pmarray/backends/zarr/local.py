@@ -38,11 +38,12 @@ from pmarray._formats.metadata import (
 from pmarray._system import osops
 from pmarray._system.beneath import Below, entries, glance, is_directory, status, walk
 from pmarray._system.files import occupied_nbytes, read_file, replace_durably
+from pmarray._system.keptfiles import Parts
 from pmarray._system.lockfile import LockFile
 from pmarray.backends.files.region import FileRegion, if_there, make_journal_file
 from pmarray.backends.zarr import leftovers
 from pmarray.backends.zarr import translation as zarr_format
-from pmarray.backends.zarr.chunks import AnyArray, Parts, ZarrChunks
+from pmarray.backends.zarr.chunks import AnyArray, ZarrChunks
 from pmarray.backends.zarr.documents import Documents
 from pmarray.backends.zarr.files import FileStore, KeptObjects
 from pmarray.backends.zarr.shards import Slabs
