@@ -183,9 +183,13 @@ class Snapshot:
     def may_tell(self, file_id: int) -> bool:
         """Whether `is_unmoved` can be expected to be true."""
         counter = self._counter
-        if counter is not None and self._noted < 0:
-            self.read(_nothing, _nothing)  # nothing was read yet
         return counter is not None and self._is_as_read(file_id) and counter.value == self._noted
+
+    def could_tell(self, file_id: int) -> bool:
+        """The same, also where nothing was read yet."""
+        if self._counter is not None and self._noted < 0:
+            self.read(_nothing, _nothing)
+        return self.may_tell(file_id)
 
     def _is_as_read(self, file_id: int) -> bool:
         return file_id not in self.images and file_id not in self._given_up

@@ -263,7 +263,7 @@ class RegionStorage(CachedItems):
         before this one wrote, or before what a reader must not see.
         """
         snapshot, file_id = self.snapshot, self.file_id
-        if self._beside is None or (snapshot is not None and not snapshot.may_tell(file_id)):
+        if self._beside is None or (snapshot is not None and not snapshot.could_tell(file_id)):
             return None
         beside = self._beside.beside()
         requests = plan_requests(self.layout, axes, beside.offset)
