@@ -12,17 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from swag._buffers import Buffers
 from swag._devices import Device
-from swag._parameters import SMALL_ITEMS
 from swag._statistics import Observed
 
-__all__ = ["Behind", "Brought", "Shared", "Staging", "Taken", "WeightsChangedError", "copy_alone"]
+__all__ = ["Behind", "Brought", "Shared", "Staging", "Taken", "WeightsChangedError"]
 
 _STRIDE = 4093
 """One of so many weights is in a sample: a prime, so that no row or column is always left out."""
@@ -243,26 +240,6 @@ class Brought(Behind):
         with self._books:
             if self._changed is None:
                 self._changed = [_mark(p) for p in self._parameters] != self._marks
-
-
-def copy_alone(out: Tensor, parameter: Tensor) -> None:
-    """`Tensor.copy_` on this thread alone, as far as that can be had."""
-    contiguous = out.is_contiguous() and parameter.is_contiguous()
-    if not contiguous or out.numel() < SMALL_ITEMS:
-        out.copy_(parameter)
-    elif out.dtype == parameter.dtype:
-        # One call, during which this thread does not have the interpreter.
-        np.copyto(_bytes(out), _bytes(parameter))
-    else:
-        there, here = out.view(-1), parameter.view(-1)
-        for start in range(0, len(here), SMALL_ITEMS):
-            piece = slice(start, start + SMALL_ITEMS)
-            there[piece].copy_(here[piece])
-
-
-def _bytes(tensor: Tensor) -> NDArray[np.uint8]:
-    """Its memory."""
-    return tensor.detach().view(-1).view(torch.uint8).numpy()
 
 
 def _mark(parameter: Tensor) -> tuple[int, int, int]:

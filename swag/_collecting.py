@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import pmarray
 from pmarray.errors import ClosedError, LoanError
 from swag._attached import Attached
-from swag._behind import Behind, Brought, Shared, Staging, Taken, WeightsChangedError, copy_alone
+from swag._behind import Behind, Brought, Shared, Staging, Taken, WeightsChangedError
 from swag._buffers import Buffers
 from swag._devices import KINDS
 from swag._joining import Joining
@@ -388,10 +388,8 @@ class Collecting(Posterior):
     ) -> Tensor:
         """Write the next column, and see whether it is one; return its sums."""
         column = as_tensor(memory)
-        if behind is None:
-            sums = self._table.collect(parameters, column)
-        else:
-            sums = self._table.collect(parameters, column, copy_alone)
+        sums = self._table.collect(parameters, column)
+        if behind is not None:
             behind.check()
             behind.let_go()
         self._screen.look_at(

@@ -8,7 +8,7 @@ have been built in another.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import groupby
@@ -18,19 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from swag._copying import copy_and_sum, sum_of
 from swag._held import full_of, local_of, refuse_flattened, take
 from swag._names import own_names
 from swag._selecting import Chosen, Parameters, choose, every
 from swag.errors import ModelError, StoreError
 
-__all__ = ["DTYPES", "SMALL_ITEMS", "Entry", "ParameterTable", "chosen_of"]
+__all__ = ["DTYPES", "Entry", "ParameterTable", "chosen_of"]
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 }
 """What parameters may be made of, by name."""
-SMALL_ITEMS = 1 << 14
+_SMALL_ITEMS = 1 << 14
 """PyTorch shares out no operation on so few: a thread that copies takes no core from others."""
 
 
@@ -300,9 +301,8 @@ class ParameterTable:
         self,
         parameters: Sequence[Tensor],
         out: Tensor,
-        copy: Callable[[Tensor, Tensor], object] = Tensor.copy_,
     ) -> Tensor:
-        """Copy parameters into a vector, in one pass over memory.
+        """Copy parameters into a vector, in one pass over memory, on this thread alone.
 
         Parameters
         ----------
@@ -311,8 +311,6 @@ class ParameterTable:
         out
             Shape (size,), in host memory. Where its dtype is narrower than a parameter's, values
             are rounded to it once, to the nearest.
-        copy
-            Copies its second argument, on the CPU, into its first.
 
         Returns
         -------
@@ -328,18 +326,18 @@ class ParameterTable:
                 if last > first and all(p.dtype == out.dtype for p in parameters[first : last + 1]):
                     self._collect_small(parameters, first, last, out, sums)
                 else:
-                    self._collect_each(parameters, first, last, out, sums, copy)
+                    self._collect_each(parameters, first, last, out, sums)
             return sums
         for device, first, last in _runs(parameters):
             if device.type == "cpu":
-                self._collect_each(parameters, first, last, out, sums, copy)
+                self._collect_each(parameters, first, last, out, sums)
                 continue
             inside = range(first, last + 1)
             # Side by side over there: one transfer takes them home, not one for each parameter.
             parts = [parameters[i].detach().reshape(-1).to(out.dtype) for i in inside]
             out[self.entries[first].start : self.entries[last].stop].copy_(torch.cat(parts))
             for i in inside:
-                sums[0, i] = _sum(out[self.entries[i].start : self.entries[i].stop])
+                sums[0, i] = sum_of(out[self.entries[i].start : self.entries[i].stop])
             if rounds:
                 whole = [parameters[i].sum(dtype=torch.float32) for i in inside]
                 sums[1, first : last + 1] = torch.stack(whole).cpu()
@@ -352,16 +350,14 @@ class ParameterTable:
         last: int,
         out: Tensor,
         sums: Tensor,
-        copy: Callable[[Tensor, Tensor], object],
     ) -> None:
         """Copy parameters that are in host memory, and add them up, one after another."""
         for i in range(first, last + 1):
             entry = self.entries[i]
-            part = out[entry.start : entry.stop]
-            copy(part.view(entry.shape), parameters[i])
-            sums[0, i] = _sum(part)
+            part = out[entry.start : entry.stop].view(entry.shape)
+            sums[0, i] = copy_and_sum(part, parameters[i])
             if len(sums) > 1:
-                sums[1, i] = _sum(parameters[i])
+                sums[1, i] = sum_of(parameters[i])
 
     def _collect_small(
         self, parameters: Sequence[Tensor], first: int, last: int, out: Tensor, sums: Tensor
@@ -384,7 +380,7 @@ class ParameterTable:
         """First and last of parameters that are together as small as what one thread copies."""
         found: list[tuple[int, int]] = []
         for i, entry in enumerate(self.entries):
-            if found and entry.stop - self.entries[found[-1][0]].start <= SMALL_ITEMS:
+            if found and entry.stop - self.entries[found[-1][0]].start <= _SMALL_ITEMS:
                 found[-1] = found[-1][0], i
             else:
                 found.append((i, i))
@@ -413,15 +409,6 @@ class ParameterTable:
 def _are_here(parameters: Sequence[Tensor]) -> bool:
     """Whether all are in host memory."""
     return all(parameter.device.type == "cpu" for parameter in parameters)
-
-
-def _sum(values: Tensor) -> float:
-    """Their sum in host memory, as one thread adds them up: the same whatever PyTorch's threads."""
-    flat = values.detach().reshape(-1)
-    if values.dtype not in (torch.float32, torch.float64):
-        return sum(piece.float().sum().item() for piece in torch.split(flat, 1 << 14))
-    with np.errstate(over="ignore", invalid="ignore"):
-        return float(np.add.reduce(flat.numpy()))
 
 
 def chosen_of(parameters: Parameters | None, model: nn.Module) -> Chosen:

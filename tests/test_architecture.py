@@ -170,7 +170,7 @@ SWAG = Tower(
             "_space",
             "_stats",
         ),
-        ("_held", "_devices"),
+        ("_held", "_devices", "_copying"),
         ("datasets", "calibration", "gradients"),
         ("_arrays", "_boxes", "models", "metrics", "uncertainty", "convergence", "regression"),
         ("errors",),

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 import pmarray
 import swag
-from swag._behind import copy_alone
 from swag.errors import NonFiniteError, SwagWarning
 
 
@@ -424,17 +423,3 @@ def test_an_optimizer_does_not_keep_the_posterior(scratch: Path) -> None:
     gc.collect()
     assert gone() is None
     optimizer.step()
-
-
-@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (1, 1), (7, 5), (200, 101)])
-@pytest.mark.parametrize(
-    "dtypes", [("float32", "float32"), ("bfloat16",) * 2, ("bfloat16", "float32")]
-)
-def test_what_is_copied_on_one_thread(shape: tuple[int, ...], dtypes: tuple[str, str]) -> None:
-    narrow, wide = (getattr(torch, name) for name in dtypes)
-    source = torch.randn(shape).to(wide)
-    turned = source.mT.contiguous().mT if len(shape) > 1 else source
-    for parameter in (source, turned, source[..., None].expand(*shape, 1)[..., 0]):
-        out = torch.full(shape, 7, dtype=narrow)
-        copy_alone(out, parameter)
-        assert torch.equal(out, parameter.to(narrow))

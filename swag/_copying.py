@@ -1,0 +1,87 @@
+"""Weights are copied and added up in one pass over memory, on the thread that asks for it.
+
+Both are bound by memory, and so a piece is added up while it is in the processor's cache. One
+thread does it: whether PyTorch's threads are in the middle of a training step or have just come to
+the end of one, there is no core that another of them could have for nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["copy_and_sum", "sum_of"]
+
+_PIECE_ITEMS = 1 << 17
+"""Of so many float32, two fit into the cache of a core, and Python has little to do for each."""
+_SHARED_ITEMS = 1 << 14
+"""PyTorch shares out no operation on so few."""
+_PLAIN = (torch.float32, torch.float64)
+"""Dtypes that NumPy adds up as they are."""
+
+
+def copy_and_sum(out: Tensor, parameter: Tensor) -> float:
+    """Copy a parameter in host memory, and return the sum of what was copied.
+
+    Parameters
+    ----------
+    out
+        Where to, contiguous. Values are rounded to its dtype once, to the nearest.
+    parameter
+        Of the same shape.
+
+    Returns
+    -------
+    float
+        The same for the same values, whatever PyTorch's threads. Not finite if one of the values is
+        not, or if their sum is too large.
+
+    Examples
+    --------
+    >>> out = torch.empty(3)
+    >>> copy_and_sum(out, torch.arange(3.0)), out
+    (3.0, tensor([0., 1., 2.]))
+    """
+    contiguous = out.is_contiguous() and parameter.is_contiguous()
+    if not contiguous or out.numel() <= _SHARED_ITEMS:
+        out.copy_(parameter)
+        return sum_of(out)
+    there, here = out.view(-1), parameter.detach().view(-1)
+    if out.dtype != parameter.dtype:
+        for start in range(0, len(here), _SHARED_ITEMS):
+            piece = slice(start, start + _SHARED_ITEMS)
+            there[piece].copy_(here[piece])
+        return sum_of(out)
+    if out.dtype not in _PLAIN:
+        np.copyto(_bytes(there), _bytes(here))
+        return sum_of(out)
+    target, source, total = there.numpy(), here.numpy(), 0.0
+    for start in range(0, len(target), _PIECE_ITEMS):
+        piece = slice(start, start + _PIECE_ITEMS)
+        np.copyto(target[piece], source[piece])
+        total += _add_up(target[piece])
+    return total
+
+
+def sum_of(values: Tensor) -> float:
+    """Return the sum of values in host memory, as `copy_and_sum` does."""
+    flat = values.detach().reshape(-1)
+    if values.dtype not in _PLAIN:
+        return sum(piece.float().sum().item() for piece in torch.split(flat, _SHARED_ITEMS))
+    pieces = flat.numpy()
+    return sum(
+        _add_up(pieces[start : start + _PIECE_ITEMS])
+        for start in range(0, len(pieces), _PIECE_ITEMS)
+    )
+
+
+def _add_up(piece: NDArray[np.floating]) -> float:
+    # In half the time of `np.sum`, which adds more exactly; and it warns of no overflow.
+    return float(np.einsum("i->", piece))
+
+
+def _bytes(tensor: Tensor) -> NDArray[np.uint8]:
+    """Its memory; NumPy has no bfloat16."""
+    return tensor.view(torch.uint8).numpy()
