@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import mmap
 from collections import defaultdict
+from contextlib import suppress
 
 __all__ = ["BufferPool"]
+
+_HUGE_BYTES = 2 << 20
+_MADV_HUGEPAGE = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux
 
 
 class BufferPool:
@@ -39,7 +43,7 @@ class BufferPool:
             self._release_free()
         if self.allocated_bytes + size > self.budget_bytes:
             return None
-        buffer = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        buffer = _map(nbytes)
         self.allocated_bytes += size
         return memoryview(buffer)
 
@@ -56,6 +60,19 @@ class BufferPool:
         for nbytes, buffers in self._free.items():
             self.allocated_bytes -= _whole_pages(nbytes) * len(buffers)
             buffers.clear()
+
+
+def _map(nbytes: int) -> mmap.mmap:
+    """Map fresh memory, in huge pages where they fit.
+
+    A direct write looks up every page, and hands the device one request for each few hundred that
+    do not adjoin: of 11 MB, eleven instead of three.
+    """
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if nbytes >= _HUGE_BYTES and _MADV_HUGEPAGE is not None:
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(_MADV_HUGEPAGE)
+    return memory
 
 
 def _whole_pages(nbytes: int) -> int:

@@ -1,8 +1,9 @@
 """Writing a new file past the page cache (O_DIRECT), from memory that need not be aligned.
 
 What is to be durable at once gains nothing from the kernel's copy of it, and finding fresh pages
-for that costs more processor time than anything else. So it is copied, a piece at a time, to
-aligned memory that is used again.
+for that costs more processor time than anything else. From memory that is aligned, such as a
+cache's buffer, all but the last bytes go as they are, in one write. What is not is copied, a piece
+at a time, to aligned memory that is used again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import errno
 import fcntl
 import mmap
 import os
+
+import numpy as np
 
 from pmarray._geometry.layout import BLOCK_BYTES
 from pmarray._system import osops
@@ -48,7 +51,9 @@ def write_new(fd: int, data: memoryview, *, path: str) -> None:
     """
     if data.nbytes >= _MIN_BYTES and _set_direct(fd, True):
         try:
-            _write_pieces(fd, data, path)
+            start = data.nbytes // BLOCK_BYTES * BLOCK_BYTES if _is_aligned(data) else 0
+            write_fully(fd, [data[:start]], 0, path=path)
+            _write_pieces(fd, data[start:], start, path)
             return
         except StorageError as error:
             if error.errno != errno.EINVAL:
@@ -58,7 +63,10 @@ def write_new(fd: int, data: memoryview, *, path: str) -> None:
     write_fully(fd, [data], 0, path=path)
 
 
-def _write_pieces(fd: int, data: memoryview, path: str) -> None:
+def _write_pieces(fd: int, data: memoryview, offset: int, path: str) -> None:
+    """Copy what follows the first `offset` bytes of a file, and write it."""
+    if not data.nbytes:
+        return
     try:
         memory = _spare.pop()
     except IndexError:
@@ -69,11 +77,15 @@ def _write_pieces(fd: int, data: memoryview, path: str) -> None:
         piece = data[start : start + _PIECE_BYTES]
         whole = -(-piece.nbytes // BLOCK_BYTES) * BLOCK_BYTES
         memory[: piece.nbytes] = piece
-        write_fully(fd, [memory[:whole]], start, path=path)
+        write_fully(fd, [memory[:whole]], offset + start, path=path)
     if data.nbytes % BLOCK_BYTES:
-        osops.ftruncate(fd, data.nbytes)
+        osops.ftruncate(fd, offset + data.nbytes)
     if len(_spare) < _MAX_SPARE:
         _spare.append(memory)
+
+
+def _is_aligned(data: memoryview) -> bool:
+    return np.frombuffer(data, np.uint8).ctypes.data % BLOCK_BYTES == 0
 
 
 def _set_direct(fd: int, direct: bool) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import tempfile
 import threading
@@ -129,6 +130,30 @@ def test_tiny_chunks_cost_whole_pages(tmp_path: Path) -> None:
             assert group.cache_bytes <= 64 << 10
         assert len(group._session.cache._chunks) <= 16
         assert (array[...] == 1).all()
+
+
+def test_large_buffers_are_in_huge_pages_and_small_ones_are_not() -> None:
+    if not Path("/sys/kernel/mm/transparent_hugepage").exists():
+        pytest.skip("a kernel without huge pages")
+    pool = BufferPool(budget_bytes=16 << 20)
+    flags = []
+    for nbytes in (8 << 20, 64 << 10):
+        buffer = pool.take(nbytes)
+        assert buffer is not None
+        flags.append(_flags_of_mapping(np.frombuffer(buffer, np.uint8).ctypes.data))
+    assert "hg" in flags[0]
+    assert "hg" not in flags[1]
+
+
+def _flags_of_mapping(address: int) -> list[str]:
+    """Of the mapping at an address, as the kernel spells them: "hg" is advised to be huge."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if match := re.match("([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(match[1], 16) <= address < int(match[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    raise AssertionError(f"nothing is mapped at {address:x}")
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 40_000)), max_size=40))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import warnings
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ from pmarray.errors import StorageError
 _PIECE = pastcache._PIECE_BYTES
 _TURNS = (0, BLOCK_BYTES, pastcache._MIN_BYTES, _PIECE, 2 * _PIECE)
 _BYTES = np.random.default_rng(0).bytes(2 * _PIECE + 2 * BLOCK_BYTES)
+_ON_PAGES = memoryview(mmap.mmap(-1, len(_BYTES)))
+_ON_PAGES[:] = _BYTES
+_MIN_COLUMN_BYTES = 4 << 20
 
 
 def _write(path: Path, data: memoryview | bytes) -> float:
@@ -54,6 +58,59 @@ def test_a_file_holds_what_it_was_given(
     _write(path, data)
     assert path.read_bytes() == data
     path.unlink()
+
+
+@given(st.sampled_from(_TURNS), st.integers(-2, BLOCK_BYTES))
+def test_a_file_holds_what_lay_on_whole_pages(
+    tmp_path_factory: pytest.TempPathFactory, near: int, more: int
+) -> None:
+    path = tmp_path_factory.mktemp("new") / "file"
+    data = _ON_PAGES[: max(0, near + more)]
+    _write(path, data)
+    assert path.read_bytes() == data
+    path.unlink()
+
+
+def test_what_lies_on_whole_pages_is_written_at_once_and_only_its_end_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not _takes_direct(tmp_path):
+        pytest.skip("no O_DIRECT on the file system of the tests")
+    real, sizes = osops.pwritev, []
+
+    def seen(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        sizes.append(sum(buffer.nbytes for buffer in buffers))
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(osops, "pwritev", seen)
+    nbytes = 2 * _PIECE + 5
+    _write(tmp_path / "on pages", _ON_PAGES[:nbytes])
+    assert sizes == [2 * _PIECE, BLOCK_BYTES]
+    sizes.clear()
+    _write(tmp_path / "beside them", _ON_PAGES[1 : 1 + nbytes])
+    assert sizes == [_PIECE, _PIECE, BLOCK_BYTES]
+
+
+@pytest.mark.parametrize("scheme", ["zarr", "memmap"])
+def test_a_column_leaves_the_cache_without_a_copy(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not _takes_direct(tmp_path):
+        pytest.skip("no O_DIRECT on the file system of the tests")
+    real, sizes = osops.pwritev, []
+
+    def seen(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        sizes.append(sum(buffer.nbytes for buffer in buffers))
+        return real(fd, buffers, offset)
+
+    n = (_MIN_COLUMN_BYTES + _PIECE) // 4
+    with pmarray.open(f"{scheme}:{tmp_path}/x", (n, 0), "float32", layout="col", chunks=1) as array:
+        monkeypatch.setattr(osops, "pwritev", seen)
+        array.append(np.arange(n, dtype=np.float32), axis=1)
+        array.flush()
+        monkeypatch.undo()
+        assert max(sizes) >= 4 * n // BLOCK_BYTES * BLOCK_BYTES
+        np.testing.assert_array_equal(array[:, 0], np.arange(n, dtype=np.float32))
 
 
 def test_what_is_written_does_not_stay_in_the_page_cache(tmp_path: Path) -> None:
