@@ -371,7 +371,8 @@ class ChunkCache(Attempts):
         self.until(self._await_writer)
 
     def _send_all(self, source: ChunkSource | None) -> None:
-        chunks = [c for c in self._chunks.values() if source is None or c.source is source]
+        dirty = [chunk for chunk in self._chunks.values() if chunk.dirty]
+        chunks = [chunk for chunk in dirty if source is None or chunk.source is source]
         chunks.sort(key=lambda chunk: (id(chunk.source), chunk.source.address(chunk.index)))
         for chunk in chunks:
             self._send(chunk)

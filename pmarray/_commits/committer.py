@@ -218,7 +218,7 @@ class Committer:
             for storage, mark in marks.items():
                 storage.barrier(mark)
             record = self.saved._replace(metadata=last.metadata, transaction=last.number)
-            self._journal.commit(last.number, record.to_bytes())  # 4
+            self._journal.commit(last.number, record.to_record())  # 4
         except PoisonedError:
             raise
         except OSError as error:
