@@ -48,20 +48,22 @@ def copy_and_sum(out: Tensor, parameter: Tensor) -> float:
     if not contiguous or out.numel() <= _SHARED_ITEMS:
         out.copy_(parameter)
         return sum_of(out)
-    there, here = out.view(-1), parameter.detach().view(-1)
-    if out.dtype != parameter.dtype:
-        for start in range(0, len(here), _SHARED_ITEMS):
-            piece = slice(start, start + _SHARED_ITEMS)
-            there[piece].copy_(here[piece])
-        return sum_of(out)
+    there, here, total = out.view(-1), parameter.detach().view(-1), 0.0
     if out.dtype not in _PLAIN:
-        np.copyto(_bytes(there), _bytes(here))
-        return sum_of(out)
-    target, source, total = there.numpy(), here.numpy(), 0.0
-    for start in range(0, len(target), _PIECE_ITEMS):
-        piece = slice(start, start + _PIECE_ITEMS)
-        np.copyto(target[piece], source[piece])
-        total += _add_up(target[piece])
+        for start in range(0, len(here), _SHARED_ITEMS):
+            piece = there[start : start + _SHARED_ITEMS]
+            piece.copy_(here[start : start + _SHARED_ITEMS])
+            total += _add_up_wider(piece)
+    elif out.dtype == parameter.dtype:
+        target, source = there.numpy(), here.numpy()
+        for start in range(0, len(target), _PIECE_ITEMS):
+            part = target[start : start + _PIECE_ITEMS]
+            np.copyto(part, source[start : start + _PIECE_ITEMS])
+            total += _add_up(part)
+    else:
+        for start in range(0, len(here), _SHARED_ITEMS):
+            there[start : start + _SHARED_ITEMS].copy_(here[start : start + _SHARED_ITEMS])
+        total = sum_of(out)
     return total
 
 
@@ -69,9 +71,7 @@ def sum_of(values: Tensor) -> float:
     """Return the sum of values in host memory, as `copy_and_sum` does."""
     flat = values.detach().reshape(-1)
     if values.dtype not in _PLAIN:
-        return sum(
-            piece.sum(dtype=torch.float32).item() for piece in torch.split(flat, _SHARED_ITEMS)
-        )
+        return sum(map(_add_up_wider, torch.split(flat, _SHARED_ITEMS)))
     pieces = flat.numpy()
     return sum(
         _add_up(pieces[start : start + _PIECE_ITEMS])
@@ -84,6 +84,5 @@ def _add_up(piece: NDArray[np.floating]) -> float:
     return float(np.einsum("i->", piece))
 
 
-def _bytes(tensor: Tensor) -> NDArray[np.uint8]:
-    """Its memory; NumPy has no bfloat16."""
-    return tensor.view(torch.uint8).numpy()
+def _add_up_wider(piece: Tensor) -> float:
+    return piece.sum(dtype=torch.float32).item()
