@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from swag._parameters import ParameterTable
 from swag.errors import ModelError, StoreError, SwagError
@@ -112,7 +112,7 @@ def test_small_parameters_are_copied_together_as_they_are_alone() -> None:
     out, alone = torch.empty(table.size), torch.empty(table.size)
     sums = table.collect(parameters, out)
     one_by_one = torch.empty_like(sums)
-    table._collect_each(parameters, 0, len(sizes) - 1, alone, one_by_one, Tensor.copy_)
+    table._collect_each(parameters, 0, len(sizes) - 1, alone, one_by_one)
     assert torch.equal(out, alone)
     assert torch.equal(out, torch.cat([p.detach().flatten() for p in parameters]))
     torch.testing.assert_close(sums, one_by_one)
