@@ -480,6 +480,22 @@ def opening(
 
 
 @app.command()
+def loader(
+    rows: Annotated[int, typer.Option(min=2, help="Rows of training data.")] = 200_000,
+    columns: Annotated[int, typer.Option(min=1, help="Items of each.")] = 784,
+    rounds: Rounds = 5,
+    directory: Directory = RUNS,
+    output: Output = RESULTS,
+) -> None:
+    """Rows of training data a second, from a file and from memory."""
+    from benchmarks.loader import measure, tables
+
+    carry_out(
+        "loader", measure, tables, output, directory, rows=rows, columns=columns, rounds=rounds
+    )
+
+
+@app.command()
 def page(
     results: Annotated[Path, typer.Argument(help="Directory of JSON lines.")] = Path(
         "benchmarks/results"

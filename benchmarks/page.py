@@ -88,6 +88,11 @@ SECTIONS = (
         " last transaction had not ended.",
     ),
     Section("array", "Arrays, beside other libraries", "The everyday operations of one matrix."),
+    Section(
+        "loader",
+        "Training data larger than memory",
+        "A loader that reads blocks of rows in random order, beside one that has all in memory.",
+    ),
     Section("shelf", "Persistent memory", "Stores in place, and through the write cache."),
     Section("codecs", "Codecs", "What compression makes of a trajectory."),
     Section("imports", "Imports", "In fresh processes."),

@@ -121,6 +121,18 @@ def test_rss_checks_what_it_collected(scratch: Path, output: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
+def test_loaders_give_every_row(scratch: Path, output: Path) -> None:
+    out = run(
+        "loader", "--rows", "3000", "--columns", "20", "--rounds", "1",
+        "--directory", str(scratch), "--output", str(output),
+    )  # fmt: skip
+    _, *epochs = lines_of(output / "loader.jsonl")
+    assert len(epochs) == 5
+    assert {one["cold"] for one in epochs if "TensorDataset" in one["name"]} == {False}
+    assert "ArrayLoader" in out
+    assert list(scratch.iterdir()) == []
+
+
 def test_recovery_takes_no_longer_for_a_larger_array(scratch: Path, output: Path) -> None:
     run("opening", "--quick", "--directory", str(scratch), "--output", str(output))
     records = lines_of(output / "opening.jsonl")[1:]
