@@ -496,6 +496,26 @@ def loader(
 
 
 @app.command()
+def guest(
+    rows: Annotated[int, typer.Option(min=2, help="Items of a column.")] = 1 << 18,
+    columns: Annotated[int, typer.Option(min=1, help="Columns written.")] = 24,
+    rounds: Rounds = 5,
+    media: Annotated[
+        list[str] | None, typer.Option("--medium", help="One of them; may be repeated.")
+    ] = None,
+    directory: Directory = RUNS,
+    output: Output = RESULTS,
+) -> None:
+    """Columns on persistent memory of an emulated machine (as `make powercut`, it needs QEMU)."""
+    from benchmarks.guest import MEDIA, measure, tables
+
+    carry_out(
+        "guest", measure, tables, output, directory,
+        rows=rows, columns=columns, rounds=rounds, media=media or list(MEDIA),
+    )  # fmt: skip
+
+
+@app.command()
 def page(
     results: Annotated[Path, typer.Argument(help="Directory of JSON lines.")] = Path(
         "benchmarks/results"

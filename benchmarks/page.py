@@ -94,6 +94,11 @@ SECTIONS = (
         "A loader that reads blocks of rows in random order, beside one that has all in memory.",
     ),
     Section("shelf", "Persistent memory", "Stores in place, and through the write cache."),
+    Section(
+        "guest",
+        "Persistent memory, emulated",
+        "FS-DAX and Dev-DAX in the machine that `make powercut` boots.",
+    ),
     Section("codecs", "Codecs", "What compression makes of a trajectory."),
     Section("imports", "Imports", "In fresh processes."),
     Section(

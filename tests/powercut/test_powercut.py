@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks._records import Recording
+from benchmarks.guest import measure, tables
 from pmarray.testing import State, Workload
 from tests.powercut.__main__ import main
 from tests.powercut.campaign import Campaign
@@ -232,3 +234,14 @@ def test_the_verdict_knows_early_late_wrong_and_damaged_states() -> None:
     mixed = State(workload.states[2].arrays, workload.states[4].attrs)
     assert "not the state" in judge(workload, 3, 4, {"state": to_json(mixed), "damage": []})
     assert from_json(to_json(mixed)) == mixed
+
+
+def test_the_benchmark_in_the_machine_times_the_medium_beside_memory(
+    rig: Rig, tmp_path: Path
+) -> None:
+    found = Recording({"parameters": {"rows": 5000}})
+    measure(found, rows=5000, columns=3, rounds=2, media=["devdax"], directory=tmp_path)
+    assert [one["name"] for one in found.of("column")] == ["dram:", "medium"] * 2
+    assert all(one["seconds"] > 0 for one in found.of("column"))
+    (table,) = tables(found)
+    assert "Dev-DAX" in table.rows[0][0]
