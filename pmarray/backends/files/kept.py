@@ -115,8 +115,13 @@ class KeptMapping:
         """Fill `out` by system call, and know the pages that were in memory."""
         start = self.offset + offset
         there = self._read_resident(start, out) if out.nbytes >= _PAGE else 0
-        if there and self._count * _PAGE + there <= self.budget_bytes:
-            self._populate(-(-start // _PAGE), (start + there) // _PAGE)  # whole pages
+        first, stop = -(-start // _PAGE), (start + there) // _PAGE  # whole pages
+        if (
+            first < stop
+            and self._count * _PAGE + there <= self.budget_bytes
+            and self.known.find(0, first, stop) >= 0
+        ):
+            self._populate(first, stop)
         read_fully(self._fd, out[there:], start + there, path=self._path)
 
     def _read_resident(self, start: int, out: memoryview) -> int:
