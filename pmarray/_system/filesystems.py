@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
+from pmarray._system.descriptor import Descriptor
+
 __all__ = ["is_local", "read_ahead_nbytes"]
 
 _LOCAL = {b"ext4", b"xfs", b"btrfs", b"tmpfs"}
 _MOUNTS = "/proc/self/mountinfo"
 _BLOCK = "/sys/dev/block"
+_PART_BYTES = 1 << 16
 
 
 def is_local(device: int) -> bool:
@@ -21,11 +24,10 @@ def is_local(device: int) -> bool:
     if sys.platform != "linux":
         return False
     number = f"{os.major(device)}:{os.minor(device)}".encode()
-    with open(_MOUNTS, "rb") as file:
-        for line in file:
-            fields, _, rest = line.partition(b" - ")
-            if fields.split()[2] == number:
-                return rest.split()[0] in _LOCAL
+    for line in _contents(_MOUNTS).splitlines():
+        fields, _, rest = line.partition(b" - ")
+        if fields.split()[2] == number:
+            return rest.split()[0] in _LOCAL
     return False
 
 
@@ -34,8 +36,16 @@ def read_ahead_nbytes(device: int) -> int:
     here = f"{_BLOCK}/{os.major(device)}:{os.minor(device)}"
     for queue in ("queue", "../queue"):  # that of a partition is its disk's
         try:
-            with open(f"{here}/{queue}/read_ahead_kb", "rb") as file:
-                return int(file.read()) << 10
+            return int(_contents(f"{here}/{queue}/read_ahead_kb")) << 10
         except (OSError, ValueError):
             continue
     return 0
+
+
+def _contents(path: str) -> bytes:
+    # An exception that a signal raises in a `with open` would leave the file open.
+    (descriptor,) = map(Descriptor, map(os.open, (path,), (os.O_RDONLY | os.O_CLOEXEC,)))
+    parts = []
+    while part := os.read(descriptor.fileno(), _PART_BYTES):
+        parts.append(part)
+    return b"".join(parts)
