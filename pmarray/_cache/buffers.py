@@ -6,7 +6,7 @@ import mmap
 from collections import defaultdict
 from contextlib import suppress
 
-__all__ = ["BufferPool"]
+__all__ = ["BufferPool", "expect_all"]
 
 _HUGE_BYTES = 2 << 20
 _MADV_HUGEPAGE = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux
@@ -43,7 +43,7 @@ class BufferPool:
             self._release_free()
         if self.allocated_bytes + size > self.budget_bytes:
             return None
-        buffer = _map(nbytes)
+        buffer = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.allocated_bytes += size
         return memoryview(buffer)
 
@@ -62,17 +62,21 @@ class BufferPool:
             buffers.clear()
 
 
-def _map(nbytes: int) -> mmap.mmap:
-    """Map fresh memory, in huge pages where they fit.
+def expect_all(buffer: memoryview) -> None:
+    """All of a buffer that was taken is about to be written to: huge pages are worth while.
 
     A direct write looks up every page, and hands the device one request for each few hundred that
-    do not adjoin: of 11 MB, eleven instead of three.
+    do not adjoin: of 11 MB, eleven instead of three. Who touches a few pages of fresh memory would
+    wait for the kernel to clear all of a huge one.
     """
-    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if nbytes >= _HUGE_BYTES and _MADV_HUGEPAGE is not None:
+    memory = buffer.obj
+    if (
+        buffer.nbytes >= _HUGE_BYTES
+        and _MADV_HUGEPAGE is not None
+        and isinstance(memory, mmap.mmap)
+    ):
         with suppress(OSError):  # a kernel without them
             memory.madvise(_MADV_HUGEPAGE)
-    return memory
 
 
 def _whole_pages(nbytes: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._cache.buffers import expect_all
 from pmarray._cache.cache import ChunkCache
 from pmarray._cache.lull import Lull
 from pmarray._cache.source import CachedChunk, Pin, Write
@@ -186,6 +187,8 @@ class CachedItems(ABC):
             chunk = self._cache.acquire(self, extent.chunk, self._chunk_nbytes)
             self._cache.await_medium(chunk, start, stop)
             self._cache.prepare_write(chunk, start, stop, exact=True)
+            if stop - start == self._chunk_nbytes:
+                expect_all(chunk.buffer)
             self._cache.lend(chunk, start, stop, pin)
             return chunk
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import pmarray
 from pmarray._cache import attempts
-from pmarray._cache.buffers import BufferPool
+from pmarray._cache.buffers import BufferPool, expect_all
 from pmarray.errors import BudgetError, LayoutError, LoanError, SelectionError
 from tests.sampling import examples
 
@@ -132,7 +132,7 @@ def test_tiny_chunks_cost_whole_pages(tmp_path: Path) -> None:
         assert (array[...] == 1).all()
 
 
-def test_large_buffers_are_in_huge_pages_and_small_ones_are_not() -> None:
+def test_large_buffers_that_are_filled_are_in_huge_pages_and_small_ones_are_not() -> None:
     if not Path("/sys/kernel/mm/transparent_hugepage").exists():
         pytest.skip("a kernel without huge pages")
     pool = BufferPool(budget_bytes=16 << 20)
@@ -140,7 +140,10 @@ def test_large_buffers_are_in_huge_pages_and_small_ones_are_not() -> None:
     for nbytes in (8 << 20, 64 << 10):
         buffer = pool.take(nbytes)
         assert buffer is not None
-        flags.append(_flags_of_mapping(np.frombuffer(buffer, np.uint8).ctypes.data))
+        address = np.frombuffer(buffer, np.uint8).ctypes.data
+        assert "hg" not in _flags_of_mapping(address)
+        expect_all(buffer)
+        flags.append(_flags_of_mapping(address))
     assert "hg" in flags[0]
     assert "hg" not in flags[1]
 

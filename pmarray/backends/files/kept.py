@@ -210,13 +210,15 @@ class KeptMapping:
 
         What goes wrong is told by who asks for them again.
         """
-        if not self.reaches(self.offset + reach.stop):
+        if not self.reaches(self._nbytes):
             return
         for first, stop in self._page_runs(reach):
-            start = first * _PAGE
-            nbytes = min(stop * _PAGE, self._nbytes) - start
+            # Whole windows: of pages that begin in the middle of one, little is read ahead.
+            low = first // _WINDOW_PAGES * _WINDOW_PAGES
+            high = min(-(-stop // _WINDOW_PAGES) * _WINDOW_PAGES, len(self.known))
+            start, nbytes = low * _PAGE, min(high * _PAGE, self._nbytes) - low * _PAGE
             self._map.madvise(mmap.MADV_SEQUENTIAL, start, nbytes)
-            self._populate(first, stop)
+            self._populate(low, high)
             self._map.madvise(mmap.MADV_RANDOM, start, nbytes)
 
     def _page_runs(self, reach: Reach) -> Iterator[tuple[int, int]]:
