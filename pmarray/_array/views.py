@@ -36,6 +36,10 @@ class ViewItems(Items):
         """What makes this view of its base: equal for views that were made alike."""
 
     @property
+    def run_nbytes(self) -> int:
+        return self._items.run_nbytes
+
+    @property
     def chunk_shape(self) -> tuple[int, ...]:
         return self.layout.chunk_shape(TARGET_CHUNK_BYTES, TARGET_CHUNK_BYTES)
 

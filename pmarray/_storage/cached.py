@@ -41,6 +41,7 @@ class CachedItems(ABC):
     layout: Layout
     chunk_shape: tuple[int, ...]
     near: Near | None = None
+    run_nbytes = 1
     _dtype: DType
     _cache: ChunkCache
     _chunk_nbytes: int

@@ -124,6 +124,8 @@ class ChunkStorage(CachedItems):
 
     def _adopt(self, layout: Layout) -> None:
         self.layout = layout
+        fast = layout.slow_to_fast[-1]
+        self.run_nbytes = self.chunk_shape[fast] * layout.itemsize
         self._grid = ChunkGrid(layout, self.chunk_shape)
         self._all_nbytes = math.prod(self._grid.shape) * self._grid.chunk_nbytes
 

@@ -72,6 +72,11 @@ class Items(Protocol):
     """Reads what is at hand; set by `come_near`, and to be asked first."""
 
     @property
+    def run_nbytes(self) -> int:
+        """Adjacent bytes that are read as fast as a few of them."""
+        return 1
+
+    @property
     def chunk_shape(self) -> tuple[int, ...]:
         """The unit of caching."""
 

@@ -28,6 +28,7 @@ class MappedStorage:
     """Items in byte-addressable memory: NumPy works on them in place."""
 
     near: Near | None = None
+    run_nbytes = 1
 
     def __init__(
         self,

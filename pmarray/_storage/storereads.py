@@ -24,6 +24,8 @@ STORE_ID = 0
 """Stands in the journal where a data file would: before-images name the object they are of."""
 _PART_BYTES = 64 << 10
 """Parts of a chunk begin and end at multiples of this: who wants a row wants the next one too."""
+_FAR_PART_BYTES = 1 << 20
+"""The same of a store where a request costs as much as to receive so many bytes."""
 
 
 class StoreReads:
@@ -86,7 +88,8 @@ class StoreReads:
             valid.covers(spans[0][0], spans[-1][1]) or all(valid.covers(*span) for span in spans)
         ):
             return []
-        unit = -(-_PART_BYTES // least) * least
+        part = _PART_BYTES if self._chunks.is_near else _FAR_PART_BYTES
+        unit = -(-part // least) * least
         while valid is not None and unit < valid.nbytes:
             unit *= 2
         parts = SpanSet.of(

@@ -20,7 +20,7 @@ from pmarray._config import config
 from pmarray._sizes import parse_bytes
 from pmarray._streams.reading import Sight, is_at_hand, show_pieces
 from pmarray.errors import LayoutError
-from pmarray.linalg._plans import cut, plan_tile
+from pmarray.linalg._plans import RUN_BYTES, cut, plan_tile
 
 __all__ = [
     "AnyArray",
@@ -114,8 +114,10 @@ class Matrix:
 
     @property
     def is_at_hand(self) -> bool:
-        """Whether what is looked at of it is in memory."""
-        return not isinstance(self.array, StoredArray) or is_at_hand(self.array)
+        """Whether what is looked at of it is in memory, in runs of any length."""
+        return not isinstance(self.array, StoredArray) or (
+            self.array._storage.run_nbytes <= RUN_BYTES and is_at_hand(self.array)
+        )
 
     @property
     def fast(self) -> int:

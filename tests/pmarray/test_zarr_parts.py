@@ -31,6 +31,7 @@ from tests.sampling import examples
 @pytest.fixture
 def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storereads, "_PART_BYTES", 64)
+    monkeypatch.setattr(storereads, "_FAR_PART_BYTES", 64)
     monkeypatch.setattr(ZarrChunks, "_least_of_shard", 1)
 
 
