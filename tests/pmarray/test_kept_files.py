@@ -50,7 +50,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def files(path: Path) -> Iterator[KeptFiles]:
-    files = KeptFiles()
+    files = KeptFiles(str(path.parent))
     keep(files, path)
     assert read(files, path) == b"a" * 100
     yield files
@@ -103,7 +103,7 @@ def test_a_process_keeps_a_part_of_its_descriptors(
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (40, 40))
     before = len(os.listdir("/proc/self/fd"))
-    groups = [KeptFiles(), KeptFiles()]
+    groups = [KeptFiles(str(tmp_path)), KeptFiles(str(tmp_path / "not there"))]
     others = sum(len(one._files) for one in KeptFiles._all)
     paths = [tmp_path / str(i) for i in range(60)]
     for i, path in enumerate(paths):

@@ -75,7 +75,7 @@ class FileStore(Store):
         self._reached: set[str] = {self.root}
         """Directories whose names, and those of all above, are durable, or will be by then."""
         self._books = threading.Lock()
-        self._kept = KeptFiles()
+        self._kept = KeptFiles(root)
         """Objects of which parts were read."""
 
     def with_read_only(self, read_only: bool = False) -> FileStore:
