@@ -136,12 +136,12 @@ class WholeChunks:
         return True
 
     def _fetch_at_hand(self, extent: Extent, out: AnyArray) -> bool:
-        if out.shape != self._grid.chunk_shape:
+        in_columns = self._grid.layout.order == "col"
+        in_order = out.flags.f_contiguous if in_columns else out.flags.c_contiguous
+        if out.shape != self._grid.chunk_shape or not in_order:
             return False
         data = out.reshape(-1, order="A").view(np.uint8)
-        return np.may_share_memory(data, out) and self._reads.read_windows_at_hand(
-            [(extent.chunk, 0, data)]
-        )
+        return self._reads.read_windows_at_hand([(extent.chunk, 0, data)])
 
     def _fetch(self, extent: Extent, out: AnyArray) -> None:
         if out.shape == self._grid.chunk_shape:

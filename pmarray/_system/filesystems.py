@@ -24,7 +24,11 @@ def is_local(device: int) -> bool:
     if sys.platform != "linux":
         return False
     number = f"{os.major(device)}:{os.minor(device)}".encode()
-    for line in _contents(_MOUNTS).splitlines():
+    try:
+        mounts = _contents(_MOUNTS)
+    except OSError:
+        return False  # /proc is not there, as in a bare chroot
+    for line in mounts.splitlines():
         fields, _, rest = line.partition(b" - ")
         if fields.split()[2] == number:
             return rest.split()[0] in _LOCAL

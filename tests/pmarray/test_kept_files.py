@@ -8,12 +8,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
 import pmarray
-from pmarray._system import keptfiles
+from pmarray._system import filesystems, keptfiles
 from pmarray._system.descriptor import Descriptor
 from pmarray._system.keptfiles import KeptFiles
 from tests.machine import forget_files
@@ -116,6 +117,39 @@ def test_a_process_keeps_a_part_of_its_descriptors(
     assert max(there) > 20
     del groups[:]
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_without_proc_nothing_is_kept_and_everything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filesystems, "_MOUNTS", str(tmp_path / "not there"))
+    with pmarray.open_group(f"zarr:{tmp_path}/g", cache="1 MiB") as group:
+        x = group.create("x", (20_000, 30), "float32", layout="col", chunks=1, codecs=[])
+        x[...] = 3
+        group.flush()
+        for _ in range(2):
+            assert (x[5] == 3).all()
+        assert not [name for name in open_below(tmp_path) if "/x/c/" in name]
+
+
+@pytest.mark.parametrize("layout", ["col", "row"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_whole_chunk_goes_into_memory_of_either_order(
+    tmp_path: Path, layout: pmarray.LayoutName, order: Literal["C", "F"]
+) -> None:
+    values = np.arange(400_000.0).reshape(1000, 400)
+    with pmarray.open_group(f"zarr:{tmp_path}/g", cache="1 MiB") as group:
+        x = group.create("x", values.shape, layout=layout, chunks=(200, 100), codecs=[])
+        x[...] = values
+        group.flush()
+        block = np.s_[400:600, 100:200]
+        assert np.array_equal(x[block], values[block])  # the file is open from here on
+        assert open_below(tmp_path / "g/x")
+        fill = x._storage.deferred((slice(400, 600, 1), slice(100, 200, 1)))
+        assert fill is not None
+        out = np.empty((200, 100), order=order)
+        assert fill(out)
+        assert np.array_equal(out, values[block])
 
 
 def test_a_group_closes_them(tmp_path: Path) -> None:
