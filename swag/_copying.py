@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["copy_and_sum", "sum_of"]
+__all__ = ["SHARED_ITEMS", "copy_and_sum", "sum_of"]
 
 _PIECE_ITEMS = 1 << 17
 """Of so many float32, two fit into the cache of a core, and Python has little to do for each."""
-_SHARED_ITEMS = (1 << 15) - 64
-"""PyTorch shares out no operation on so few: it begins with 32,768."""
+SHARED_ITEMS = (1 << 15) - 64
+"""PyTorch shares out no operation on so few (it begins with 32,768), and takes no core for it."""
 _PLAIN = (torch.float32, torch.float64)
 """Dtypes that NumPy adds up as they are."""
 
@@ -45,14 +45,14 @@ def copy_and_sum(out: Tensor, parameter: Tensor) -> float:
     (3.0, tensor([0., 1., 2.]))
     """
     contiguous = out.is_contiguous() and parameter.is_contiguous()
-    if not contiguous or out.numel() <= _SHARED_ITEMS:
+    if not contiguous or out.numel() <= SHARED_ITEMS:
         out.copy_(parameter)
         return sum_of(out)
     there, here, total = out.view(-1), parameter.detach().view(-1), 0.0
     if out.dtype not in _PLAIN:
-        for start in range(0, len(here), _SHARED_ITEMS):
-            piece = there[start : start + _SHARED_ITEMS]
-            piece.copy_(here[start : start + _SHARED_ITEMS])
+        for start in range(0, len(here), SHARED_ITEMS):
+            piece = there[start : start + SHARED_ITEMS]
+            piece.copy_(here[start : start + SHARED_ITEMS])
             total += _add_up_wider(piece)
     elif out.dtype == parameter.dtype:
         target, source = there.numpy(), here.numpy()
@@ -61,8 +61,8 @@ def copy_and_sum(out: Tensor, parameter: Tensor) -> float:
             np.copyto(part, source[start : start + _PIECE_ITEMS])
             total += _add_up(part)
     else:
-        for start in range(0, len(here), _SHARED_ITEMS):
-            there[start : start + _SHARED_ITEMS].copy_(here[start : start + _SHARED_ITEMS])
+        for start in range(0, len(here), SHARED_ITEMS):
+            there[start : start + SHARED_ITEMS].copy_(here[start : start + SHARED_ITEMS])
         total = sum_of(out)
     return total
 
@@ -71,7 +71,7 @@ def sum_of(values: Tensor) -> float:
     """Return the sum of values in host memory, as `copy_and_sum` does."""
     flat = values.detach().reshape(-1)
     if values.dtype not in _PLAIN:
-        return sum(map(_add_up_wider, torch.split(flat, _SHARED_ITEMS)))
+        return sum(map(_add_up_wider, torch.split(flat, SHARED_ITEMS)))
     pieces = flat.numpy()
     return sum(
         _add_up(pieces[start : start + _PIECE_ITEMS])

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from swag._copying import copy_and_sum, sum_of
+from swag._copying import SHARED_ITEMS, copy_and_sum, sum_of
 from swag._held import full_of, local_of, refuse_flattened, take
 from swag._names import own_names
 from swag._selecting import Chosen, Parameters, choose, every
@@ -31,8 +31,6 @@ DTYPES = {
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 }
 """What parameters may be made of, by name."""
-_SMALL_ITEMS = 1 << 14
-"""PyTorch shares out no operation on so few: a thread that copies takes no core from others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +378,7 @@ class ParameterTable:
         """First and last of parameters that are together as small as what one thread copies."""
         found: list[tuple[int, int]] = []
         for i, entry in enumerate(self.entries):
-            if found and entry.stop - self.entries[found[-1][0]].start <= _SMALL_ITEMS:
+            if found and entry.stop - self.entries[found[-1][0]].start <= SHARED_ITEMS:
                 found[-1] = found[-1][0], i
             else:
                 found.append((i, i))

@@ -71,18 +71,24 @@ def test_a_file_holds_what_lay_on_whole_pages(
     path.unlink()
 
 
-def test_what_lies_on_whole_pages_is_written_at_once_and_only_its_end_is_copied(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not _takes_direct(tmp_path):
+def _sizes_written(directory: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes of each write from now on, where writes go past the cache."""
+    if not _takes_direct(directory):
         pytest.skip("no O_DIRECT on the file system of the tests")
-    real, sizes = osops.pwritev, []
+    real, sizes = osops.pwritev, list[int]()
 
     def seen(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
         sizes.append(sum(buffer.nbytes for buffer in buffers))
         return real(fd, buffers, offset)
 
     monkeypatch.setattr(osops, "pwritev", seen)
+    return sizes
+
+
+def test_what_lies_on_whole_pages_is_written_at_once_and_only_its_end_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = _sizes_written(tmp_path, monkeypatch)
     nbytes = 2 * _PIECE + 5
     _write(tmp_path / "on pages", _ON_PAGES[:nbytes])
     assert sizes == [2 * _PIECE, BLOCK_BYTES]
@@ -95,17 +101,9 @@ def test_what_lies_on_whole_pages_is_written_at_once_and_only_its_end_is_copied(
 def test_a_column_leaves_the_cache_without_a_copy(
     scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not _takes_direct(tmp_path):
-        pytest.skip("no O_DIRECT on the file system of the tests")
-    real, sizes = osops.pwritev, []
-
-    def seen(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
-        sizes.append(sum(buffer.nbytes for buffer in buffers))
-        return real(fd, buffers, offset)
-
     n = (_MIN_COLUMN_BYTES + _PIECE) // 4
     with pmarray.open(f"{scheme}:{tmp_path}/x", (n, 0), "float32", layout="col", chunks=1) as array:
-        monkeypatch.setattr(osops, "pwritev", seen)
+        sizes = _sizes_written(tmp_path, monkeypatch)
         array.append(np.arange(n, dtype=np.float32), axis=1)
         array.flush()
         monkeypatch.undo()
