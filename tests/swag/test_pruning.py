@@ -101,7 +101,14 @@ import torch, swag, pmarray
 from tests.swag.nets import facts
 
 source, target, count = sys.argv[1:]
-pmarray.copy_group(source, target)
+for _ in range(20):
+    try:
+        pmarray.copy_group(source, target)
+        break
+    except pmarray.errors.SnapshotExpiredError:  # the ring has gone round, and nothing was left
+        pass
+else:
+    raise RuntimeError("twenty copies have expired")
 with swag.load(source) as posterior:
     torch.save(facts(posterior), count)
 """
