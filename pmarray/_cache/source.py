@@ -63,13 +63,15 @@ class ChunkSource(Protocol):
 
 
 class Pin:
-    """Keeps a chunk in memory for as long as the pin itself is kept."""
+    """Keeps a chunk in memory until it has ended, or nobody keeps the pin itself."""
 
-    __slots__ = ("__weakref__", "holder")
+    __slots__ = ("__weakref__", "ended", "holder")
 
     def __init__(self, holder: int | None) -> None:
         self.holder = holder
         """The thread that has it; None for one of our own, which ends by itself."""
+        self.ended = False
+        """Set without a call, in which an exception could arrive that keeps the pin alive."""
 
 
 class CachedChunk:
@@ -103,7 +105,7 @@ class CachedChunk:
     @property
     def pins(self) -> list[Pin]:
         """Those that somebody has."""
-        return [pin for ref in self._pins if (pin := ref()) is not None]
+        return [pin for ref in self._pins if (pin := ref()) is not None and not pin.ended]
 
     @property
     def evictable(self) -> bool:
@@ -127,6 +129,7 @@ class CachedChunk:
 
     def unpin(self, pin: Pin) -> None:
         """Stay for others only."""
+        pin.ended = True  # first: what follows may be torn away
         self._pins = tuple([ref for ref in self._pins if ref() is not pin])
 
     def told_of(self, pin: Pin) -> list[Callable[[Any], object]]:

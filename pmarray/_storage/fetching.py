@@ -73,10 +73,8 @@ class Fetches:
                 return
             chunk = self._cache.acquire(self._source, index, self._nbytes, needed=needed)
             items = self._as_chunk(chunk.buffer)
-            # Noted before it begins: the thread must not fill memory that nobody keeps for it.
             pin = Pin(None)
-            self._cache.pin(chunk, pin)
-            fetch = self._coming[index] = _Fetch(
+            fetch = _Fetch(
                 chunk,
                 pin,
                 missing,
@@ -87,14 +85,22 @@ class Fetches:
             )
             # Whoever is torn away before it has a thread has left it to who wants the memory.
             self._cache.memory.before_eviction.append(
-                lambda: None if handed_over else start(fetch.task)
+                lambda: None if handed_over else self._start_noted(index, fetch)
             )
+            # Before it begins: the thread must not fill memory that nobody keeps for it. Noted with
+            # no call after the pin: one that nobody knew of would be kept by an exception's frames.
+            self._cache.pin(chunk, pin)
+            self._coming[index] = fetch
             start(fetch.task)
             handed_over = True
 
         self._cache.until(attempt)
         coming = self._coming.get(index)
         return None if coming is None or coming.task.over else coming.task
+
+    def _start_noted(self, index: Chunk, fetch: _Fetch) -> None:
+        if self._coming.get(index) is fetch:
+            start(fetch.task)
 
     def _arrived(self, index: Chunk, fetch: _Fetch) -> None:
         # A chunk that nobody comes for must not stay pinned; an error waits for who comes. Not
@@ -129,13 +135,13 @@ class Fetches:
         """Keep the books of a chunk that has arrived, or has not; under the cache's lock."""
         if self._coming.get(index) is not fetch:
             return  # somebody else was faster
-        del self._coming[index]  # first: it must not be noted a second time
-        try:
-            if fetch.task.error is None:
-                for part in fetch.parts:
-                    fetch.chunk.valid.add(*part)
-        finally:
-            self._cache.unpin(fetch.chunk, fetch.pin)
+        if fetch.task.error is None:
+            for part in fetch.parts:
+                fetch.chunk.valid.add(*part)
+        # Without a call in between: torn away, it is noted again, or is over.
+        del self._coming[index]
+        fetch.pin.ended = True
+        self._cache.unpin(fetch.chunk, fetch.pin)
 
 
 class _Fetch(NamedTuple):

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 import pmarray
+from pmarray._cache.cache import ChunkCache
 from pmarray._storage import fetching
 from pmarray._storage.uncached import Scattered, WholeChunks
 from pmarray._system import dropped, pmem
@@ -468,6 +469,38 @@ def test_memory_for_a_chunk_that_no_thread_was_told_to_fetch_is_given_back(
             with suppress(KeyboardInterrupt):
                 x[:, j]
             assert vars(fetching)["start"] is real
+        assert books.left_open(group) == []
+        assert (x[:, 1] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("owner", "call"), [(fetching, "Task"), (fetching, "start"), (ChunkCache, "unpin")]
+)
+def test_an_exception_that_is_kept_keeps_no_chunk_of_a_torn_fetch(
+    owner: Any, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A debugger, a notebook or a logger keeps it, and with it the frames it came through."""
+    url = f"zarr:{tmp_path}/g"
+    with pmarray.open_group(url) as group:
+        x = group.create("x", (2048, 40), layout="col", chunks=1, codecs=["zstd"])
+        x[...] = 1
+    real = getattr(owner, call)
+    kept = []
+
+    def torn(*_: Any) -> None:
+        monkeypatch.setattr(owner, call, real)
+        raise KeyboardInterrupt
+
+    with pmarray.open_group(url, mode="r", cache="128 KiB") as group:
+        x = group["x"]
+        for j in range(0, 40, 3):  # the cache has room for eight
+            monkeypatch.setattr(owner, call, torn)
+            try:
+                x[5:50, j : j + 2]
+            except KeyboardInterrupt as error:
+                kept.append(error)
+        monkeypatch.setattr(owner, call, real)
+        assert kept
         assert books.left_open(group) == []
         assert (x[:, 1] == 1).all()
 
