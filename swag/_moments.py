@@ -19,7 +19,7 @@ checkpoint instead of being stored after every step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
@@ -45,6 +45,7 @@ def accumulate(
     mean: Vector,
     sum_of_squares: Vector,
     count: int,
+    distances: Sequence[Vector] | None = None,
 ) -> None:
     """Take further columns into the moments, in place; other threads run meanwhile.
 
@@ -59,6 +60,8 @@ def accumulate(
         Moments of the columns before, shape (n,), float32, contiguous; changed.
     count
         Number of columns before.
+    distances
+        Where the columns less the anchor go, shape (n,) each; may be the columns. None: nowhere.
 
     Examples
     --------
@@ -76,11 +79,12 @@ def accumulate(
             block = slice(start, min(start + _BLOCK_ITEMS, len(mean)))
             m, squares = mean[block], sum_of_squares[block]
             d, t = deviation[: len(m)], change[: len(m)]
-            for column, reciprocal in zip(columns, reciprocals, strict=True):
+            for i, (column, reciprocal) in enumerate(zip(columns, reciprocals, strict=True)):
                 if anchor is None:
                     x: NDArray[np.generic] = column[block]
                 else:
-                    from_anchor(column[block], anchor[block], x := distance[: len(m)])
+                    x = distance[: len(m)] if distances is None else distances[i][block]
+                    from_anchor(column[block], anchor[block], x)
                 np.subtract(x, m, out=d)
                 np.multiply(d, reciprocal, out=t)
                 np.add(m, t, out=m)
@@ -142,8 +146,9 @@ class Moments:
         self,
         crew: Crew,
         columns: Sequence[NDArray[np.generic]],
-        anchor: NDArray[np.generic] | None,
+        anchor: NDArray[np.generic],
         count: int,
+        distances: Sequence[Vector] | None = None,
     ) -> None:
         """`accumulate` further columns, with the help of threads."""
 
@@ -151,10 +156,11 @@ class Moments:
             here = slice(start, start + _BLOCK_ITEMS)
             accumulate(
                 [column[here] for column in columns],
-                None if anchor is None else anchor[here],
+                anchor[here],
                 self.mean[here],
                 self.sum_of_squares[here],
                 count,
+                None if distances is None else [distance[here] for distance in distances],
             )
 
         starts = range(0, len(self.mean), _BLOCK_ITEMS)
@@ -199,20 +205,22 @@ class OnDemand:
             len(columns) == self.count and columns.iterates[begun.count :] == since.iterates
         )
 
-    def along(self, pieces: Pieces, crew: Crew) -> tuple[Pieces, Moments]:
-        """Take them from pieces that are read, less the anchor, which may then be written to.
+    def along(
+        self, columns: Columns, blocks: Iterable[tuple[int, int]], memory_bytes: int, crew: Crew
+    ) -> tuple[Pieces, Moments]:
+        """Take them on the way, where somebody reads all columns (`come_by`).
 
         Parameters
         ----------
-        pieces
-            Of all columns; see `Columns.pieces_of`.
+        columns, blocks, memory_bytes
+            What is read; see `Columns.pieces_of`.
         crew
             Helps.
 
         Returns
         -------
         pieces : iterator
-            The same.
+            What `Columns.pieces_of` yields.
         moments : Moments
             Those of all, in the rows whose last piece has come by; bit for bit as `moments` has
             them.
@@ -221,10 +229,15 @@ class OnDemand:
         taken = Moments(self.count, begun.mean.copy(), begun.sum_of_squares.copy())
 
         def passing() -> Pieces:
-            for block, which, values in pieces:
+            for block, which, weights in columns.weights_of(blocks, memory_bytes):
+                anchor = columns.anchor[slice(*block)]
+                values = columns.memory_for(weights)
                 count = max(begun.count, which.start)
-                fresh = values[count - which.start :]
-                taken.rows(*block).take_in(crew, list(fresh), None, count)
+                known = count - which.start
+                from_anchor(weights[:known], anchor, values[:known])
+                # The rest in the same pass: a piece is larger than the processor's cache.
+                fresh, room = list(weights[known:]), list(values[known:])
+                taken.rows(*block).take_in(crew, fresh, anchor, count, room)
                 yield block, which, values
 
         return passing(), taken

@@ -31,6 +31,10 @@ Pieces = Iterator[tuple[tuple[int, int], slice, NDArray[np.float32]]]
 
 BLOCK_ROWS = 1 << 16
 """Blocks of rows begin at multiples of this: 256 KiB of a float32 column, a long run on a disk."""
+_LONG_ROWS = 1 << 18
+"""A megabyte of a float32 column: a run as long as a device wants."""
+_MANY_BYTES = 64 << 20
+"""A block is no larger for the sake of longer runs: fresh memory takes its time to be cleared."""
 _ITEMSIZE = 4
 _PIECES = 4
 """Of the memory: for what is worked on, for what comes next, and for what is read meanwhile."""
@@ -60,15 +64,18 @@ def row_blocks(n: int, k: int, memory_bytes: int) -> Iterator[tuple[int, int]]:
     n, k
         Shape of what is read.
     memory_bytes
-        Size of a block. One has at least `BLOCK_ROWS` rows all the same; columns that find no room
-        then are read in several pieces.
+        Size of a block, at most: one that has `_LONG_ROWS` rows and `_MANY_BYTES` is large enough.
+        One has at least `BLOCK_ROWS` rows all the same; columns that find no room then are read in
+        several pieces.
 
     Examples
     --------
     >>> list(row_blocks(150_000, 100, memory_bytes=64 << 20))
     [(0, 131072), (131072, 150000)]
     """
-    rows = BLOCK_ROWS * max(1, memory_bytes // (BLOCK_ROWS * _ITEMSIZE * max(1, k)))
+    row_bytes = _ITEMSIZE * max(1, k)
+    nbytes = min(memory_bytes, max(_MANY_BYTES, _LONG_ROWS * row_bytes))
+    rows = BLOCK_ROWS * max(1, nbytes // (BLOCK_ROWS * row_bytes))
     for start in range(0, n, rows):
         yield start, min(start + rows, n)
 
@@ -202,15 +209,19 @@ class Columns:
     def _from_anchor(
         self, weights: NDArray[np.generic], start: int, stop: int
     ) -> NDArray[np.float32]:
-        # In place where that is possible: they were read into memory of their own.
-        anchor = self.anchor[start:stop]
-        if weights.dtype == anchor.dtype == np.float32:
+        anchor, out = self.anchor[start:stop], self.memory_for(weights)
+        if out is weights:
             there = torch.from_numpy(weights)
             there -= torch.from_numpy(anchor)  # on several threads
-            return cast(NDArray[np.float32], weights)
-        out = np.empty(weights.shape, np.float32)
-        from_anchor(weights, anchor, out)
+        else:
+            from_anchor(weights, anchor, out)
         return out
+
+    def memory_for(self, weights: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Where weights less the anchor may go: in place, where that is possible."""
+        if weights.dtype == self.anchor.dtype == np.float32:
+            return cast(NDArray[np.float32], weights)  # read into memory of their own
+        return np.empty(weights.shape, np.float32)
 
     def _index(self, block: tuple[int, int], which: slice) -> tuple[slice, slice]:
         slots = self.slots[which]

@@ -225,23 +225,34 @@ def draw(plan: Plan, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> Tensor:
     """
     table = plan.gaussian.table
     result = torch.empty(len(plan), table.size, dtype=table.dtype)
-    for start, stop, block in drawn(plan, memory_bytes):
-        result[:, start:stop] = block
+    for _ in drawn(plan, memory_bytes, result):
+        pass
     return result
 
 
-def drawn(plan: Plan, memory_bytes: int) -> Iterator[tuple[int, int, Tensor]]:
+def drawn(
+    plan: Plan, memory_bytes: int, result: Tensor | None = None
+) -> Iterator[tuple[int, int, Tensor]]:
     """Draw weights, block by block; the trajectory is read once for all draws.
 
     Moments that are still to be taken are taken in the same pass, where it reads what they are of.
+
+    Parameters
+    ----------
+    plan
+        The draws.
+    memory_bytes
+        For a block of the trajectory and of the draws.
+    result
+        Where all of them go, shape (draws, n), of the table's dtype.
 
     Yields
     ------
     start, stop : int
         The weights of the block.
     block : torch.Tensor
-        Shape (draws, stop - start), of the table's dtype, in host memory, which is used again for
-        the next.
+        Shape (draws, stop - start), of the table's dtype, in host memory: a part of `result`, or
+        what is used again for the next.
     """
     gaussian, seeds, scale = plan.gaussian, plan.seeds, plan.scale
     if not len(seeds):
@@ -255,25 +266,32 @@ def drawn(plan: Plan, memory_bytes: int) -> Iterator[tuple[int, int, Tensor]]:
     blocks = list(row_blocks(gaussian.table.size, held, memory_bytes))
     pieces: Pieces = iter(()) if columns is None else columns.pieces_of(blocks, memory_bytes)
     on_demand = gaussian.on_demand
+    in_place = result is not None and result.dtype == torch.float32
     with Crew(len(seeds) * gaussian.table.size) as crew:
         if columns is not None and on_demand.come_by(columns):
-            pieces, moments = on_demand.along(pieces, crew)
+            pieces, moments = on_demand.along(columns, blocks, memory_bytes, crew)
         else:
             moments = on_demand.moments()
         diagonal = _Diagonal(seeds, scale, blocks if has_diagonal else [], crew)
         # Fresh memory would cost more than what is computed in it.
-        memory = torch.empty(len(seeds) * max((b - a for a, b in blocks), default=0))
+        rows = 0 if in_place else max((b - a for a, b in blocks), default=0)
+        memory = torch.empty(len(seeds) * rows)
         for start, stop in blocks:
             here = moments.rows(start, stop)
-            block = memory[: len(seeds) * (stop - start)].view(len(seeds), -1).zero_()
+            if result is not None and in_place:
+                block = result[:, start:stop].zero_()
+            else:
+                block = memory[: len(seeds) * (stop - start)].view(len(seeds), -1).zero_()
             if low_rank is not None:
                 low_rank.add_to(block, here.mean, pieces)
             if has_diagonal:
                 diagonal.add_to(block, here)
             block += torch.from_numpy(here.mean)
             anchor = gaussian.anchor[start:stop]
-            same = anchor.dtype == block.dtype
-            yield start, stop, block.add_(anchor) if same else anchor + block
+            block = block.add_(anchor) if anchor.dtype == block.dtype else anchor + block
+            if result is not None and not in_place:
+                result[:, start:stop] = block
+            yield start, stop, block
     on_demand.learn(moments)
 
 
