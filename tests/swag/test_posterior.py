@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 import swag
+from swag._crew import Crew
 from swag._moments import Moments, OnDemand
-from swag._trajectory import BLOCK_ROWS, Columns
+from swag._trajectory import BLOCK_ROWS, Columns, row_blocks
 from swag.errors import WindowError
 from swag.posterior import Posterior
 from swag.sampling import Center, Gaussian, Part
@@ -225,6 +226,38 @@ def test_moments_taken_in_the_pass_of_a_draw_are_those_of_their_own_pass(
         for name in expected:
             assert torch.equal(got[name], expected[name])
             assert torch.equal(other.variance()[name], variance[name])
+
+
+@given(
+    known=st.integers(0, 9),
+    dtype=st.sampled_from([None, torch.bfloat16, torch.float16]),
+    memory_bytes=st.sampled_from([0, 1 << 18, 1 << 24]),
+)
+def test_moments_of_the_first_iterates_go_on_where_all_are_read(
+    tmp_path_factory: pytest.TempPathFactory,
+    known: int,
+    dtype: torch.dtype | None,
+    memory_bytes: int,
+) -> None:
+    """As those of a checkpoint of a ring that has room for more."""
+    location = f"memmap:{tmp_path_factory.mktemp('moments')}/store"
+    n = 2 * BLOCK_ROWS + 100
+    collect(random_walk(n, 9), location, dtype=dtype).close()
+    with swag.load(location) as posterior, Crew(2 << 20) as crew:
+        columns_of = posterior._store.columns
+        begun = OnDemand(Moments.none(n), columns_of(range(known)) if known else None).moments()
+        expected = OnDemand(Moments.none(n), columns_of(range(9))).moments()
+        on_demand = OnDemand(begun, columns_of(range(known, 9)) if known < 9 else None)
+        columns = columns_of(range(9))
+        blocks = list(row_blocks(n, 9, memory_bytes))
+        assert on_demand.come_by(columns) == (known < 9)
+        pieces, moments = on_demand.along(columns, blocks, memory_bytes, crew)
+        right = columns.pieces_of(blocks, memory_bytes)
+        for (block, which, values), (*place, distances) in zip(pieces, right, strict=True):
+            assert [block, which] == place
+            np.testing.assert_array_equal(values, distances)
+        np.testing.assert_array_equal(moments.mean, expected.mean)
+        np.testing.assert_array_equal(moments.sum_of_squares, expected.sum_of_squares)
 
 
 def test_a_draw_reads_a_trajectory_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
