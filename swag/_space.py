@@ -9,7 +9,7 @@ from pathlib import Path
 
 __all__ = ["bytes_in_words", "free_bytes", "is_full"]
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCAL = re.compile(r"(memmap|zarr|icechunk|shelf):(?!\w+://)([^?#]*)")
 _ESCAPED = {"%23": "#", "%3F": "?", "%25": "%"}
 
@@ -36,7 +36,10 @@ def free_bytes(url: str) -> int | None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether something could not be written since the disk is full, or the quota used up."""
+    """Whether something could not be written since the disk is full, or a quota or limit reached.
+
+    A file may be no larger than the file system can have it, or than ``ulimit -f`` says.
+    """
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _FULL:

@@ -6,6 +6,7 @@ import errno
 import logging
 import multiprocessing
 import os
+import resource
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -127,6 +128,26 @@ def test_training_goes_on_past_checkpoints_where_the_disk_is_full(
     resumed.begin(model, step=4)
     assert resumed.posterior.n_averaged == 4
     resumed.end()
+
+
+def test_training_goes_on_where_a_file_may_not_grow(scratch: Path) -> None:
+    """`ulimit -f`, or the largest file of a file system."""
+    store, model = f"memmap:{scratch / 'posterior'}", network()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    posterior = swag.SWAG(model, store=store, on_full="stop")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.warns(SwagWarning, match="is full: collecting has ended") as told:
+            for _ in steps(model, 1_000):
+                posterior.update_parameters(model)
+        posterior.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(told) == 1
+    with swag.load(store) as read:
+        assert 3 < read.n_averaged < 1_000
+    with swag.SWAG(model, store=store, mode="a") as again:  # where it may
+        again.update_parameters(model)
 
 
 def test_a_full_disk_is_an_error_unless_told(
