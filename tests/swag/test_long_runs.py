@@ -135,11 +135,15 @@ def test_training_goes_on_where_a_file_may_not_grow(scratch: Path) -> None:
     store, model = f"memmap:{scratch / 'posterior'}", network()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     posterior = swag.SWAG(model, store=store, on_full="stop")
+
+    def train() -> None:
+        for _ in steps(model, 1_000):
+            posterior.update_parameters(model)
+
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     try:
         with pytest.warns(SwagWarning, match="is full: collecting has ended") as told:
-            for _ in steps(model, 1_000):
-                posterior.update_parameters(model)
+            train()
         posterior.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
