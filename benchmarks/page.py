@@ -99,7 +99,12 @@ SECTIONS = (
         "Persistent memory, emulated",
         "FS-DAX and Dev-DAX in the machine that `make powercut` boots.",
     ),
-    Section("codecs", "Codecs", "What compression makes of a trajectory."),
+    Section(
+        "codecs",
+        "Codecs",
+        "What compression makes of a trajectory, of the store that `swag train memmap:./runs/demo"
+        " --epochs 3 --burn-in 2 --fresh` has collected.",
+    ),
     Section("imports", "Imports", "In fresh processes."),
     Section(
         "mnist",

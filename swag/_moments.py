@@ -41,7 +41,7 @@ _BLOCK_ITEMS = 1 << 15
 
 def accumulate(
     columns: Sequence[NDArray[np.generic]],
-    anchor: NDArray[np.generic] | None,
+    anchor: NDArray[np.generic],
     mean: Vector,
     sum_of_squares: Vector,
     count: int,
@@ -54,8 +54,7 @@ def accumulate(
     columns
         Weights, each of shape (n,), of any dtype that a trajectory has, contiguous.
     anchor
-        What is taken off each, shape (n,), float32, or float64 where the columns are; None where
-        it has been, and they are float32.
+        What is taken off each, shape (n,), float32, or float64 where the columns are.
     mean, sum_of_squares
         Moments of the columns before, shape (n,), float32, contiguous; changed.
     count
@@ -80,11 +79,8 @@ def accumulate(
             m, squares = mean[block], sum_of_squares[block]
             d, t = deviation[: len(m)], change[: len(m)]
             for i, (column, reciprocal) in enumerate(zip(columns, reciprocals, strict=True)):
-                if anchor is None:
-                    x: NDArray[np.generic] = column[block]
-                else:
-                    x = distance[: len(m)] if distances is None else distances[i][block]
-                    from_anchor(column[block], anchor[block], x)
+                x = distance[: len(m)] if distances is None else distances[i][block]
+                from_anchor(column[block], anchor[block], x)
                 np.subtract(x, m, out=d)
                 np.multiply(d, reciprocal, out=t)
                 np.add(m, t, out=m)

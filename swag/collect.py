@@ -84,9 +84,9 @@ class SWAG(Ending):
     on_nonfinite
         ``"skip"``, as above, or ``"raise"``, to raise `NonFiniteError` instead.
     on_full
-        ``"raise"`` the error when the disk is full or the quota used up; or ``"stop"`` collecting
-        then, with a `SwagWarning`, and let training go on: further calls do nothing. The iterates
-        that were durable stay.
+        ``"raise"`` the error when the disk is full, the quota used up, or a file as large as it may
+        be (``ulimit -f``); or ``"stop"`` collecting then, with a `SwagWarning`, and let training go
+        on: further calls do nothing. The iterates that were durable stay.
     expected
         Iterates that the run will collect, if that is known. Where they, or those of `max_rank`, do
         not find room on the disk, a `SwagWarning` says so at once.
@@ -269,9 +269,9 @@ class SWAG(Ending):
         except OSError as error:
             if self._on_full == "raise" or not is_full(error):
                 raise
-            self._stop()
+            self._stop(error)
 
-    def _stop(self) -> None:
+    def _stop(self, error: OSError) -> None:
         """The disk is full: collect no more."""
         if self._full:
             return
@@ -279,7 +279,7 @@ class SWAG(Ending):
         self._attached.detach()
         warnings.warn(
             f"the disk of {self._store.url} is full: collecting has ended, and training goes on; "
-            "the iterates that were durable are there for swag.load",
+            f"the iterates that were durable are there for swag.load ({error.strerror})",
             SwagWarning,
             stacklevel=5,
         )
