@@ -158,7 +158,7 @@ class Ending(Collecting):
             if self._ended is None:
                 count = self._moments.count
                 skipped = self._screen.skipped
-                self._ended = Progress(count, count, count, skipped, skipped)
+                self._ended = Progress(count, count, count, skipped, skipped, 0)
             self._attached.detach()
             self._worker.stop()
             self._summing.stop()

@@ -37,8 +37,6 @@ class Iterates(ABC):
         self.configuration = configuration
         self.table = configuration.table
         self._latest: tuple[range, OnDemand] | None = None
-        self.rewound = 0
-        """How often iterates were cut off here: what was asked for before may be no more."""
 
     @property
     @abstractmethod
@@ -48,6 +46,11 @@ class Iterates(ABC):
     @abstractmethod
     def progress(self) -> Progress:
         """How far collection has come."""
+
+    @property
+    def rewound(self) -> int:
+        """See `Progress`."""
+        return self.progress().rewound
 
     def furthest(self) -> int:
         """Iterates that were collected wherever most were."""
@@ -138,16 +141,21 @@ class Iterates(ABC):
 
     def refuse_rewound(self, rewound: int) -> None:
         """Raise if iterates were cut off since this was the value of `rewound`."""
-        if rewound != self.rewound:
+        self._refuse_rewound(rewound, self.rewound)
+
+    @staticmethod
+    def _refuse_rewound(then: int, now: int) -> None:
+        if then != now:
             raise WindowError(
                 "collection went back to a checkpoint since, and the iterates may be others by "
-                "now: ask for the window again"
+                "now: ask for the window again, or load the posterior anew"
             )
 
     def _refuse_gone(self, iterates: range, rewound: int) -> None:
         """Raise unless the columns of some iterates hold these; called after they were read."""
-        self.refuse_rewound(rewound)
-        collected = self.progress().collected
+        progress = self.progress()
+        self._refuse_rewound(rewound, progress.rewound)
+        collected = progress.collected
         if not iterates:
             return
         if iterates[-1] >= collected:

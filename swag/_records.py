@@ -12,7 +12,7 @@ from swag.errors import StoreError
 
 __all__ = ["Configuration", "Progress", "Skipped", "refuse_other_format"]
 
-_FORMAT = 4
+_FORMAT = 5
 
 
 def refuse_other_format(found: object, known: int) -> None:
@@ -142,6 +142,9 @@ class Progress:
     """What was left out."""
     skipped_before: Skipped
     """The same at the checkpoint."""
+    rewound: int
+    """How often iterates were cut off or numbered anew: what was read of them before may be of
+    others by now."""
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
@@ -155,8 +158,8 @@ class Progress:
         skipped, before = value["skipped"], value["skipped_before"]
         in_moments = value["in_moments"]
         numbers = [value["collected"], value["checkpointed"]]
-        numbers += [0 if in_moments is None else in_moments, *skipped, *before]
-        if len(numbers) != 7 or any(
+        numbers += [0 if in_moments is None else in_moments, value["rewound"], *skipped, *before]
+        if len(numbers) != 8 or any(
             type(number) is not int or not 0 <= number < 1 << 53 for number in numbers
         ):
             raise ValueError(f"{numbers!r:.80} are no counts")
@@ -165,8 +168,10 @@ class Progress:
                 f"of {numbers[0]} iterates {numbers[1]} are checkpointed, {numbers[2]} of them in "
                 "the moments"
             )
-        collected, checkpointed, in_moments = numbers[:3]
-        return cls(collected, checkpointed, in_moments, Skipped(*skipped), Skipped(*before))
+        collected, checkpointed, in_moments, rewound = numbers[:4]
+        return cls(
+            collected, checkpointed, in_moments, Skipped(*skipped), Skipped(*before), rewound
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As the attribute holds it."""
@@ -176,4 +181,5 @@ class Progress:
             "in_moments": self.in_moments,
             "skipped": [self.skipped.nonfinite, self.skipped.repeated],
             "skipped_before": [self.skipped_before.nonfinite, self.skipped_before.repeated],
+            "rewound": self.rewound,
         }

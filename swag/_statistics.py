@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pmarray
+from swag._following import Following
 from swag._projections import COUNT, Path
 
 __all__ = ["NAME", "Observed", "Recorded", "Statistics"]
@@ -68,8 +69,9 @@ class Recorded:
 class Statistics:
     """The statistics in a group."""
 
-    def __init__(self, group: pmarray.Group) -> None:
+    def __init__(self, group: pmarray.Group, following: Following) -> None:
         self._group = group
+        self._following = following
 
     def record(self, iterate: int, observed: Observed, path: Path | None) -> None:
         """Write down what is known of an iterate, `path` being of it alone; in a transaction."""
@@ -126,6 +128,9 @@ class Statistics:
         )
 
     def _columns(self, iterates: range) -> Floats:
+        return self._following.read(lambda: self._columns_of(iterates))
+
+    def _columns_of(self, iterates: range) -> Floats:
         columns = np.zeros((_ROWS, len(iterates)))
         if NAME in self._group:
             array = self._group[NAME]

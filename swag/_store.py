@@ -34,7 +34,8 @@ C, and the trajectory's dtype. The attribute ``swag.progress`` holds what does: 
 ``collected``; the iterates at the last checkpoint, ``checkpointed``; the iterates in the moments,
 ``in_moments`` (null while they are being written, which can only be seen where a program kept a
 transaction of its own in which it was interrupted); and how many weights were ``skipped``, now and
-at the checkpoint, since they were not finite, or the last iterate again.
+at the checkpoint, since they were not finite, or the last iterate again; and how often iterates
+were ``rewound``: cut off, or numbered anew.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ import pmarray
 from pmarray.errors import ForeignDataError, GroupNotFoundError
 from swag._buffers import Buffers
 from swag._earlier import NAMES, Earlier
+from swag._following import Following
 from swag._iterates import Iterates
 from swag._joining import Joining
 from swag._moments import Moments
@@ -99,7 +101,8 @@ class Store(Iterates):
         self.group = group
         self.owned = owned
         """Whether the group was opened here, and is closed here; nobody else has it then."""
-        self.statistics = Statistics(group)
+        self._following = Following(group, moves=owned)
+        self.statistics = Statistics(group, self._following)
         self._earlier = Earlier.of(group)
         try:
             self._anchor = group["anchor"]
@@ -220,7 +223,7 @@ class Store(Iterates):
             group.create("sum_of_squares", (n,), "float32")
             if configuration.max_rank != 0:
                 group.create("trajectory", (n, 0), dtype, layout="col")
-            none = Progress(0, 0, 0, Skipped(), Skipped())
+            none = Progress(0, 0, 0, Skipped(), Skipped(), 0)
             if mark is not None and configuration.max_rank == 0:
                 Earlier.make(group, n, none)
             group.attrs.update({**(mark or {}), _PROGRESS: none.to_json()})
@@ -251,7 +254,8 @@ class Store(Iterates):
                 url = group.url
                 group.close()
                 group, owned = _open(url, "r", configuration)
-            return cls(group, configuration, owned=owned)
+            following = Following(group, moves=owned)
+            return following.read(lambda: cls(group, configuration, owned=owned))
         except BaseException:
             if owned:
                 group.close()
@@ -299,18 +303,18 @@ class Store(Iterates):
         The moments are those of the first iterates: of all, of all but the last, or, where all are
         kept, of a few.
         """
-        there = self.group.attrs[_PROGRESS]
-        if there["in_moments"] != moments.count:
+        attribute, there = self.group.attrs[_PROGRESS], self.progress()
+        if attribute["in_moments"] != moments.count:
             if self._earlier is not None:
-                self._earlier.keep(self.progress(), self._mean, self._squares)
+                self._earlier.keep(there, self._mean, self._squares)
             # First the mark, then the bytes: torn, they must not be taken for moments.
-            self.group.attrs[_PROGRESS] = {**there, "in_moments": None}
+            self.group.attrs[_PROGRESS] = {**attribute, "in_moments": None}
             self._mean[:] = moments.mean
             self._squares[:] = moments.sum_of_squares
         if self.ring is not None:
             first = collected - self.ring
             self._forget(range(max(0, first), first + self.configuration.checkpoint_every))
-        self._note(Progress(collected, collected, moments.count, skipped, skipped))
+        self._note(Progress(collected, collected, moments.count, skipped, skipped, there.rewound))
 
     def rewind(self, to: int | None = None) -> None:
         """Cut off what was collected since the last checkpoint, or after so many iterates.
@@ -336,7 +340,6 @@ class Store(Iterates):
             )
         if progress.collected == count and progress.skipped == progress.skipped_before:
             return
-        self.rewound += 1
         with Joining(self.group):
             self.cut(count)
             self._forget(range(count, progress.collected))
@@ -347,17 +350,18 @@ class Store(Iterates):
                     checkpointed=min(count, progress.checkpointed),
                     in_moments=progress.in_moments if progress.in_moments <= count else 0,
                     skipped=progress.skipped_before,
+                    rewound=progress.rewound + 1,
                 )
             )
 
     def _go_back(self, earlier: Earlier) -> None:
         """Make the earlier checkpoint the last one."""
-        self.rewound += 1
         moments = earlier.moments()
+        rewound = self.progress().rewound + 1
         with Joining(self.group):
             self._mean[:] = moments.mean
             self._squares[:] = moments.sum_of_squares
-            self._note(earlier.progress())
+            self._note(replace(earlier.progress(), rewound=rewound))
 
     def cut(self, collected: int) -> None:
         """Cut off a column that came to nothing."""
@@ -388,7 +392,7 @@ class Store(Iterates):
     @property
     def rows(self) -> Trajectory | None:
         """The trajectory."""
-        return self.trajectory
+        return None if self.trajectory is None else self._following.rows(self.trajectory)
 
     @property
     def numpy_dtype(self) -> np.dtype[np.generic]:
@@ -404,7 +408,8 @@ class Store(Iterates):
 
     def read_anchor(self) -> Tensor:
         """The first iterate, shape (n,), of the table's dtype."""
-        return as_tensor(np.array(self._anchor[:])).to(self.table.dtype)
+        anchor = self._following.read(lambda: self._anchor[:])
+        return as_tensor(np.array(anchor)).to(self.table.dtype)
 
     def write_anchor(self, anchor: Tensor) -> None:
         """Store the first iterate, which the trajectory's dtype holds exactly."""
@@ -412,6 +417,9 @@ class Store(Iterates):
 
     def stored_moments(self, collected: int) -> Moments:
         """The moments that are stored, if they are of at most so many iterates; else of none."""
+        return self._following.read(lambda: self._stored_moments(collected))
+
+    def _stored_moments(self, collected: int) -> Moments:
         count = -1
         while count != (count := self.progress().in_moments):  # until none came in between
             moments = Moments(count, self._mean[:], self._squares[:])
@@ -423,7 +431,8 @@ class Store(Iterates):
         """The model's buffers at the last iterate."""
         if "buffers" not in self.group:
             return Buffers()
-        return Buffers.from_bytes(np.asarray(self.group["buffers"][:]))
+        data = self._following.read(lambda: self.group["buffers"][:])
+        return Buffers.from_bytes(np.asarray(data))
 
     def write_buffers(self, buffers: Buffers) -> None:
         """Store them, where they differ from what is there; in a transaction."""

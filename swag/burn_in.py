@@ -110,12 +110,12 @@ class BurnIn(Generic[P]):
 
 def suggest(
     store: Iterates,
+    collected: int,
     window: Callable[..., P],
     loss: ArrayLike | None = None,
     gradients: Gradients | None = None,
 ) -> BurnIn[P]:
-    """`Posterior.suggest_burn_in` of the posterior in a store, with its method `window`."""
-    collected = store.progress().collected
+    """`Posterior.suggest_burn_in` of a posterior of so many iterates, with its method `window`."""
     held = range(collected - store.kept(collected), collected)
     if len(held) < FEWEST:
         raise WindowError(

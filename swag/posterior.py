@@ -176,7 +176,7 @@ class Posterior(Analysis, Installing):
         >>> 5 < found.start < 20, found.window().n_averaged == 200 - found.start
         (True, True)
         """
-        return suggest(self._store, self.window, loss, gradients)
+        return suggest(self._store, self._collected(), self.window, loss, gradients)
 
 
 class StoredPosterior(Posterior):
@@ -193,8 +193,11 @@ class StoredPosterior(Posterior):
         held: range,
         center: Center,
         known: Known,
+        collected: int,
     ) -> None:
         self._store = store
+        self._of = collected
+        """All iterates that are seen: `window` chooses among them."""
         self._iterates = iterates
         self._held = held
         self._center = center
@@ -230,15 +233,22 @@ class StoredPosterior(Posterior):
         *,
         stop: int | None = None,
     ) -> StoredPosterior:
-        """The posterior of some of the iterates; of all in the store, not only those in this one.
+        """The posterior of some of the iterates; of all that were seen, not only those in this one.
 
         See `Posterior.window`.
         """
-        known = Known(None, None, self._store.read_buffers())
+        known = Known(None, None, self._buffers)
+        self._store.refuse_rewound(self._rewound)
         return window(self._store, self._collected(), start, every, rank, center, stop, known)
 
+    def iterate(self, index: int) -> dict[str, Tensor]:
+        """The weights of one iterate; see `Posterior.iterate`."""
+        weights = super().iterate(index)
+        self._store.refuse_rewound(self._rewound)
+        return weights
+
     def _collected(self) -> int:
-        return self._store.progress().collected
+        return self._of
 
     def _gaussian(self) -> Gaussian:
         return self._cached_gaussian
@@ -246,7 +256,6 @@ class StoredPosterior(Posterior):
     @cached_property
     def _cached_gaussian(self) -> Gaussian:
         store = self._store
-        store.refuse_rewound(self._rewound)
         if not self._iterates:
             raise WindowError("nothing has been collected yet")
         if self._known.moments is not None:
@@ -257,6 +266,7 @@ class StoredPosterior(Posterior):
             moments = store.moments_of(self._iterates)
         columns = store.columns(self._held) if self._held else None
         anchor = store.read_anchor() if self._known.anchor is None else self._known.anchor
+        store.refuse_rewound(self._rewound)  # last: what was read before is of these iterates
         return Gaussian(store.table, anchor, moments, columns, self._center)
 
     def _last_buffers(self) -> Buffers:
@@ -281,10 +291,14 @@ class StoredPosterior(Posterior):
 def load(store: Location) -> StoredPosterior:
     """Open the posterior in a store, to draw from it and to choose windows of it.
 
-    The store is opened for reading, and may be of a training that still runs: what is seen is what
-    was durable when it was opened. What several processes have collected of a sharded model is one
-    posterior, and can be opened by any number of processes: every draw, mean and density is the
-    same as if one process had collected it.
+    The store is opened for reading, and may be of a training that still runs: what is seen are the
+    iterates that were durable when it was opened, for as long as collection keeps them. A group
+    that is given is left at its commit: where training has gone on for so long that this is gone,
+    reading raises `pmarray.errors.SnapshotExpiredError`, and the group has to be refreshed.
+
+    What several processes have collected of a sharded model is one posterior, and can be opened by
+    any number of processes: every draw, mean and density is the same as if one process had
+    collected it.
 
     Parameters
     ----------
@@ -317,10 +331,11 @@ def load(store: Location) -> StoredPosterior:
     """
     opened = open_iterates(store)
     try:
-        collected = opened.progress().collected
+        collected = -1
+        while collected != (collected := opened.progress().collected):  # until none came between
+            known = Known(None, None, opened.read_buffers())
         held = range(collected - opened.kept(collected), collected)
-        known = Known(None, None, opened.read_buffers())
-        return StoredPosterior(opened, range(collected), held, "running", known)
+        return StoredPosterior(opened, range(collected), held, "running", known, collected)
     except BaseException:
         opened.close()
         raise
@@ -362,4 +377,4 @@ def window(
     if rank is not None:
         held = held[max(0, len(held) - rank) :]
     known = known if whole else known._replace(moments=None)
-    return StoredPosterior(store, iterates, held, center, known)
+    return StoredPosterior(store, iterates, held, center, known, collected)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 import pmarray
 from swag._joining import Joining
-from swag._records import Configuration, Progress
+from swag._records import Configuration
 from swag._sharding.manifest import PART, read_manifest
 from swag._store import Location, Store
 from swag.errors import StoreError, WindowError
@@ -105,7 +107,15 @@ def _prune(group: pmarray.Group, start: int, every: int) -> int:
         store.statistics.keep(kept)
         store.cut(len(kept))
         group["anchor"][:] = trajectory[:, 0]
-        store._note(Progress(len(kept), len(kept), 0, progress.skipped, progress.skipped_before))
+        store._note(
+            replace(
+                progress,
+                collected=len(kept),
+                checkpointed=len(kept),
+                in_moments=0,
+                rewound=progress.rewound + 1,
+            )
+        )
         if _CHECKPOINTS in group and len(group[_CHECKPOINTS]):
             # Of the checkpoints of training, all iterates that are left are known at the last.
             last = int(group[_CHECKPOINTS][-1, 0])

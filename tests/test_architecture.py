@@ -157,7 +157,7 @@ SWAG = Tower(
         ("batchnorm", "sampling", "_records", "_statistics"),
         ("_buffers", "_parameters"),
         ("_state", "_selecting", "_moments", "_reductions", "_projections"),
-        ("_crew",),
+        ("_crew", "_following"),
         (
             "_forward",
             "_names",

@@ -87,6 +87,7 @@ class JoinedIterates(Iterates):
             in_moments=min(progress.in_moments for progress in all_of_them),
             skipped=last.skipped,
             skipped_before=last.skipped_before,
+            rewound=sum(progress.rewound for progress in all_of_them),
         )
 
     def furthest(self) -> int:
