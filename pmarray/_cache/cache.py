@@ -44,13 +44,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from pmarray._cache import copies
+from pmarray._cache import aside, copies
 from pmarray._cache.attempts import Attempts
 from pmarray._cache.lull import Lull
 from pmarray._cache.memory import Memory
 from pmarray._cache.source import CachedChunk, ChunkSource, Commit, Pin, Sink, Write
 from pmarray._cache.waiting import MustWait
 from pmarray._cache.writer import Writer
+from pmarray._geometry.spans import SpanSet
 
 __all__ = [
     "ChunkCache",
@@ -73,7 +74,9 @@ class ChunkCache(Attempts):
         super().__init__()
         self._chunks: OrderedDict[tuple[int, tuple[int, ...]], CachedChunk] = OrderedDict()
         self._dirty_bytes = 0
-        self.memory = Memory(budget_bytes, self.waiting, self._chunks.values, self._make_room)
+        self.memory = Memory(
+            budget_bytes, self.waiting, self._chunks.values, self._make_room, self._evict_one
+        )
         self._writer = Writer(
             self.lock, self.health, self._taken, self._landed, self.waiting.signal, sink
         )
@@ -245,6 +248,14 @@ class ChunkCache(Attempts):
         if not copies.free(self._writer.queue, self.memory, chunk, low, high):
             raise MustWait
 
+    def set_aside(
+        self, chunk: CachedChunk, spans: Iterable[tuple[int, int]], *, whole: bool
+    ) -> None:
+        """Keep the old bytes of what is written next, for the journal; see `aside.set_aside`."""
+        if self.transaction is not None:
+            blocks = [self._blocks(chunk, start, stop) for start, stop in spans]
+            aside.set_aside(chunk, blocks, self.memory, whole=whole)
+
     def write(
         self,
         chunk: CachedChunk,
@@ -295,9 +306,11 @@ class ChunkCache(Attempts):
         self._dirty_bytes -= before - chunk.dirty.nbytes
 
     def revert(self, chunk: CachedChunk, start: int, stop: int) -> None:
-        """Go back to what the medium has in ``[start, stop)``, unless it is on its way there."""
-        if not chunk.dirty.intersects(start, stop) and not chunk.is_leaving(start, stop):
-            self.invalidate(chunk, start, stop)
+        """Go back to what the medium has in ``[start, stop)``, but for what is on its way there."""
+        under_way = [(copy.start, copy.stop) for copy in chunk.copies]
+        kept = SpanSet.of([*chunk.dirty, *chunk.inflight, *under_way])
+        for gap in kept.gaps(start, stop):
+            self.invalidate(chunk, *gap)
 
     def discard(self, source: ChunkSource) -> None:
         """Forget every chunk of `source`, written or not, after what is in flight has landed."""
@@ -412,8 +425,10 @@ class ChunkCache(Attempts):
             inflight = chunk.inflight.with_span(start, stop)
             dirty = chunk.dirty.with_span(0, 0)
             dirty.remove(start, stop)
-            write = Write(chunk.source, chunk, start, stop, self.transaction)
+            olds, left = aside.take_along(chunk, start, stop)
+            write = Write(chunk.source, chunk, start, stop, self.transaction, olds=olds)
             # Rule 8: no call from here to the one that hands it over.
+            chunk.old = left
             chunk.dirty = dirty
             chunk.inflight = inflight
             hand_over(write)
@@ -427,6 +442,7 @@ class ChunkCache(Attempts):
     def _landed(self, write: Write, succeeded: bool) -> None:
         """Called by the writer, under the lock, when a write is over."""
         chunk = write.chunk
+        aside.landed(write, self.memory)
         if write.copy is None:
             chunk.inflight.remove(write.start, write.stop)
         else:
@@ -448,9 +464,9 @@ class ChunkCache(Attempts):
             raise MustWait
         return dirty is not None  # it has been written at once, where there is no other thread
 
-    def _evict_one(self) -> bool:
+    def _evict_one(self, but: CachedChunk | None = None) -> bool:
         for key, chunk in self._chunks.items():
-            if chunk.evictable:
+            if chunk.evictable and chunk is not but:
                 self._forget(key, chunk)
                 return True
         return False
@@ -461,6 +477,7 @@ class ChunkCache(Attempts):
 
     def _forget(self, key: tuple[int, tuple[int, ...]], chunk: CachedChunk) -> None:
         self.invalidate(chunk, 0, chunk.buffer.nbytes)
+        aside.give_back(chunk, self.memory)
         del self._chunks[key]
         self.memory.give(chunk.buffer)
 
@@ -468,6 +485,7 @@ class ChunkCache(Attempts):
         """Forget a chunk, or the bytes of one that somebody holds."""
         if chunk.pins:
             self.invalidate(chunk, 0, chunk.buffer.nbytes)
+            aside.give_back(chunk, self.memory)  # what the medium has may be another's by now
         else:
             self._forget(key, chunk)
 

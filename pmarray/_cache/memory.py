@@ -18,6 +18,8 @@ __all__ = ["Memory"]
 WRITE_THROUGH_BYTES = 1 << 20
 """The transient chunk of a group that was opened with ``cache=0``."""
 MIN_BUDGET_BYTES = 16 * 1024
+_SHARE_OF_OLD = 2
+"""Of the memory, the part that old bytes may take (`_cache.aside`)."""
 
 
 class Memory:
@@ -34,6 +36,8 @@ class Memory:
     make_room
         Called where there is no room: evicts a chunk, or raises `MustWait` for one that is on its
         way to the medium. Returns false where none may go.
+    evict
+        Evicts a chunk other than one that is given; returns false where none may go.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Memory:
         waiting: Waiting,
         chunks: Callable[[], Iterable[CachedChunk]],
         make_room: Callable[[], bool],
+        evict: Callable[[CachedChunk], bool],
     ) -> None:
         if 0 < budget_bytes < MIN_BUDGET_BYTES:
             raise BudgetError(
@@ -53,6 +58,8 @@ class Memory:
         self._waiting = waiting
         self._chunks = chunks
         self._make_room = make_room
+        self._evict = evict
+        self._old_bytes = 0
         self.before_eviction: deque[Callable[[], None]] = deque()
         """What other threads want done, under the lock, at the latest when memory is wanted."""
 
@@ -94,6 +101,22 @@ class Memory:
         except (MemoryError, OSError):  # the system has none
             return None
 
+    def for_old(self, nbytes: int, chunk: CachedChunk) -> memoryview | None:
+        """Return a buffer for old bytes of a chunk, if there is one without waiting."""
+        if self._old_bytes + nbytes > self.budget_bytes // _SHARE_OF_OLD:
+            return None
+        while (buffer := self.spare(nbytes)) is None:
+            if not self._evict(chunk):
+                return None
+        self._old_bytes += nbytes
+        return buffer
+
+    def give_old(self, buffer: memoryview | None) -> None:
+        """Take it back."""
+        if buffer is not None:
+            self._old_bytes -= buffer.nbytes
+            self.give(buffer)
+
     def give(self, buffer: memoryview) -> None:
         """Take a buffer back."""
         self._pool.give(buffer)
@@ -102,7 +125,9 @@ class Memory:
         """Take it that what is cached is all that is lent: a buffer may have got lost."""
         chunks = list(self._chunks())
         copies = [write.copy for chunk in chunks for write in chunk.copies if write.copy]
-        self._pool.count_anew([*(chunk.buffer for chunk in chunks), *copies])
+        olds = [old for chunk in chunks for old in chunk.olds.values()]
+        self._old_bytes = sum(old.nbytes for old in olds)
+        self._pool.count_anew([*(chunk.buffer for chunk in chunks), *copies, *olds])
 
     def _refuse_if_hopeless(self, *, needed: bool) -> None:
         holders = {pin.holder for chunk in self._chunks() for pin in chunk.pins}

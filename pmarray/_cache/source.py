@@ -16,6 +16,7 @@ __all__ = [
     "ChunkSource",
     "Commit",
     "CommittedStorage",
+    "Old",
     "Pin",
     "Sink",
     "Write",
@@ -74,6 +75,14 @@ class Pin:
         """Set without a call, in which an exception could arrive that keeps the pin alive."""
 
 
+class Old(NamedTuple):
+    """What the medium has in bytes ``[start, stop)`` of a chunk that is newer in memory."""
+
+    start: int
+    stop: int
+    data: memoryview
+
+
 class CachedChunk:
     """One chunk in DRAM, and the state of its bytes."""
 
@@ -84,6 +93,8 @@ class CachedChunk:
         "dirty",
         "index",
         "inflight",
+        "old",
+        "olds",
         "rewritten",
         "source",
         "valid",
@@ -98,6 +109,10 @@ class CachedChunk:
         self.inflight = SpanSet()
         self.copies: tuple[Write, ...] = ()
         """Those of its bytes that are on their way, and may have changed here since."""
+        self.old: tuple[Old, ...] = ()
+        """What the medium has where the next writes go (`_cache.aside`), in ascending order."""
+        self.olds: dict[int, memoryview] = {}
+        """The memory of these, and of those that writes on their way have taken along."""
         self.rewritten = False
         """Whether bytes in flight were ever to be written again."""
         self._pins: tuple[weakref.ref[Pin], ...] = ()
@@ -149,6 +164,8 @@ class Write(NamedTuple):
     """The transaction they belong to, if any."""
     copy: memoryview | None = None
     """The bytes, where those of the chunk may have changed since (`_cache.copies`)."""
+    olds: tuple[Old, ...] = ()
+    """What the medium has there until this is written, as far as it was set aside."""
 
     @property
     def address(self) -> int:

@@ -135,6 +135,10 @@ class CachedItems(ABC):
     def shown(self, axes: Axes, /) -> Shown | None:
         return None
 
+    def _set_aside(self, chunk: CachedChunk, extent: Extent) -> None:
+        """Keep the old bytes of what is written next, where the journal wants them."""
+        return
+
     def _has_some_of(self, extent: Extent) -> bool:
         """Whether any of these bytes is cached; called under the cache's lock."""
         chunk = self._cache.peek(self, extent.chunk)
@@ -165,6 +169,9 @@ class CachedItems(ABC):
         cache.take_out_of_flight(chunk, extent.spans[0][0], extent.spans[-1][1])
         for start, stop in extent.spans:
             cache.prepare_write(chunk, start, stop, exact=extent.exact)
+        self._set_aside(chunk, extent)
+        if extent.exact and extent.spans[-1][1] - extent.spans[0][0] == self._chunk_nbytes:
+            expect_all(chunk.buffer)
         cache.write(chunk, extent.spans, self._items(chunk)[extent.within], values)
 
     def lend(self, axes: Axes, /) -> Loan:
@@ -188,6 +195,7 @@ class CachedItems(ABC):
             chunk = self._cache.acquire(self, extent.chunk, self._chunk_nbytes)
             self._cache.await_medium(chunk, start, stop)
             self._cache.prepare_write(chunk, start, stop, exact=True)
+            self._set_aside(chunk, extent)
             if stop - start == self._chunk_nbytes:
                 expect_all(chunk.buffer)
             self._cache.lend(chunk, start, stop, pin)

@@ -1,25 +1,84 @@
-"""Old bytes on their way into the journal: several requests under way while others are written."""
+"""Old bytes on their way into the journal: several requests under way while others are written.
+
+What is still in memory is not read (`_cache.aside`).
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-from pmarray._commits.journal import IMAGES_UNDER_WAY
+from pmarray._cache.source import Write
+from pmarray._commits.journal import IMAGES_UNDER_WAY, MAX_PAYLOAD_BYTES
 from pmarray._config import config
 from pmarray._formats.records import Image
 from pmarray._geometry.layout import BLOCK_BYTES
 from pmarray._geometry.requests import Request
+from pmarray._geometry.spans import SpanSet
 from pmarray._system.crew import readers
 from pmarray._system.uninterrupted import Task
 from pmarray.backends._protocols import Beside, ReadsBeside, Region
 
-__all__ = ["images_of"]
+__all__ = ["images_before", "images_of"]
 
 Memory = Callable[[int], memoryview]
 _MIN_BYTES = 1 << 20
 """Less is read before a thread has woken up."""
+
+
+def images_before(
+    region: Region,
+    beside: ReadsBeside | None,
+    file_id: int,
+    writes: Iterable[Write],
+    dead: SpanSet,
+    end: int,
+    memory: Memory,
+) -> Iterator[Image]:
+    """Yield images of what a region has where some writes go.
+
+    What a write has with it is not read.
+
+    Parameters
+    ----------
+    region, beside, file_id, memory
+        See `images_of`.
+    writes
+        To the region.
+    dead
+        Bytes that nobody wants.
+    end
+        No byte from here on is wanted either.
+    """
+    pieces: list[tuple[int, int]] = []
+    for write in writes:
+        address = write.address - write.start
+        for first, stop in _living(write, dead, end):
+            rest = SpanSet.of([(first, stop)])
+            for old in write.olds:
+                low = max(first, -(-(address + old.start) // BLOCK_BYTES) * BLOCK_BYTES)
+                high = min(stop, (address + old.stop) // BLOCK_BYTES * BLOCK_BYTES)
+                data = old.data[low - address - old.start : high - address - old.start]
+                for start, nbytes in _cut(low, high):
+                    yield Image(file_id, start, data[start - low : start - low + nbytes])
+                rest.remove(low, high)
+            for gap in rest:
+                pieces += _cut(*gap)
+    yield from images_of(region, beside, file_id, pieces, memory)
+
+
+def _living(write: Write, dead: SpanSet, end: int) -> Iterable[tuple[int, int]]:
+    """Return the stretches of blocks where a write goes that somebody wants."""
+    low = write.address // BLOCK_BYTES * BLOCK_BYTES
+    high = -(-(write.address + write.stop - write.start) // BLOCK_BYTES) * BLOCK_BYTES
+    return dead.gaps(low, min(high, end))
+
+
+def _cut(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield start and length of pieces that a record has room for."""
+    for at in range(start, stop, MAX_PAYLOAD_BYTES):
+        yield at, min(MAX_PAYLOAD_BYTES, stop - at)
 
 
 def images_of(

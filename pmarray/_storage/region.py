@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from pmarray._cache.cache import ChunkCache
 from pmarray._cache.lull import Lull
 from pmarray._cache.source import CachedChunk, CommittedStorage, Write
-from pmarray._commits.journal import MAX_PAYLOAD_BYTES
 from pmarray._commits.snapshot import Snapshot
 from pmarray._config import config
 from pmarray._dtypes import DType
@@ -25,14 +25,13 @@ from pmarray._geometry.chunking import unfilled
 from pmarray._geometry.layout import BLOCK_BYTES, Extent, Layout
 from pmarray._geometry.reach import meeting, reach_of
 from pmarray._geometry.requests import plan_requests
-from pmarray._geometry.spans import SpanSet
 from pmarray._selection.fancy import FancySelection
 from pmarray._storage.ahead import ReadAhead
 from pmarray._storage.arriving import Arrival
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.dead import DeadBytes, Spans
 from pmarray._storage.items import Axes, Loan, Shown, as_array, make_room, nothing
-from pmarray._storage.oldbytes import images_of
+from pmarray._storage.oldbytes import images_before
 from pmarray._storage.runs import runs_of
 from pmarray._storage.warm import LONG_RUN_BYTES, WarmReads
 from pmarray.backends._protocols import (
@@ -151,21 +150,19 @@ class RegionStorage(CachedItems):
         memory: Callable[[int], memoryview],
         /,
     ) -> Iterator[Image]:
+        end = min(-(-self._read_nbytes // BLOCK_BYTES) * BLOCK_BYTES, self.region.capacity)
         dead = committed.dead_in(self.file_id)
-        pieces = [piece for write in writes for piece in self._living_pieces(write, dead)]
-        return images_of(self.region, self._beside, self.file_id, pieces, memory)
+        return images_before(self.region, self._beside, self.file_id, writes, dead, end, memory)
 
-    def _living_pieces(self, write: Write, dead: SpanSet) -> Iterator[tuple[int, int]]:
-        """Yield start and length of the committed bytes where a write goes, a record's at most."""
-        low = write.address // BLOCK_BYTES * BLOCK_BYTES
-        high = min(
-            -(-(write.address + write.stop - write.start) // BLOCK_BYTES) * BLOCK_BYTES,
-            -(-self._read_nbytes // BLOCK_BYTES) * BLOCK_BYTES,
-            self.region.capacity,
-        )
-        for first, stop in dead.gaps(low, high):
-            for start in range(first, stop, MAX_PAYLOAD_BYTES):
-                yield start, min(MAX_PAYLOAD_BYTES, stop - start)
+    def _set_aside(self, chunk: CachedChunk, extent: Extent) -> None:
+        address = self.address(chunk.index)
+        if self.block_bytes % BLOCK_BYTES or address >= self.protected_nbytes:
+            return
+        dead = self.dead.at_begin
+        spans = [(a, b) for a, b in extent.spans if not dead.covers(address + a, address + b)]
+        items = sum(stop - start for start, stop in spans) // self._dtype.itemsize
+        whole = extent.exact and items == math.prod(self.chunk_shape)
+        self._cache.set_aside(chunk, spans, whole=whole)
 
     def images_of_deletes(self, mark: int, /) -> Iterable[Image]:
         return ()

@@ -436,6 +436,26 @@ def test_loans_that_fail_leave_the_old_values(column: pmarray.PMArray) -> None:
         assert (again[:, 6] == 0).all()
 
 
+def test_a_loan_that_fails_shows_no_memory_of_others(scratch: Path) -> None:
+    """A part of what was lent is on its way: the rest is what the medium has."""
+    with pmarray.open(scratch / "g", (30_000, 4), "float32", layout="col", cache="1 MiB") as array:
+        array[...] = 1
+        array.group.flush()
+        array.group._session.cache.forget()  # whose memory has ones, and not zeros
+        array[...] = 2
+        array.group.flush()
+        array.group._session.cache.forget()
+        array[:, :] = 3
+        array.group.flush()
+        array.group._session.cache.forget()
+        array[100, :] = 4  # a block of each column is dirty
+        with pytest.raises(KeyError), array.writing(np.s_[:, 1]) as out:
+            out[20_000:] = 5
+            raise KeyError
+        assert (array[5_000:, 1] == 3).all()
+        assert (array[100, :] == 4).all()
+
+
 def test_loans_beyond_the_budget_are_refused_and_change_nothing(scratch: Path) -> None:
     array = pmarray.open(scratch / "g", (30_000, 0), "float32", layout="col", cache="1 MiB")
     open_loans: list[Any] = []
