@@ -6,7 +6,7 @@ import mmap
 from collections import defaultdict
 from contextlib import suppress
 
-__all__ = ["BufferPool", "expect_all"]
+__all__ = ["BufferPool", "expect_long"]
 
 _HUGE_BYTES = 2 << 20
 _MADV_HUGEPAGE = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux
@@ -62,8 +62,8 @@ class BufferPool:
             buffers.clear()
 
 
-def expect_all(buffer: memoryview) -> None:
-    """All of a buffer that was taken is about to be written to: huge pages are worth while.
+def expect_long(buffer: memoryview, nbytes: int) -> None:
+    """So many bytes in a row of a buffer are about to be written to: are huge pages worth while?
 
     A direct write looks up every page, and hands the device one request for each few hundred that
     do not adjoin: of 11 MB, eleven instead of three. Who touches a few pages of fresh memory would
@@ -71,7 +71,8 @@ def expect_all(buffer: memoryview) -> None:
     """
     memory = buffer.obj
     if (
-        buffer.nbytes >= _HUGE_BYTES
+        nbytes >= _HUGE_BYTES // 2
+        and buffer.nbytes >= _HUGE_BYTES
         and _MADV_HUGEPAGE is not None
         and isinstance(memory, mmap.mmap)
     ):

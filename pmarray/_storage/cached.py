@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pmarray._cache.buffers import expect_all
+from pmarray._cache.buffers import expect_long
 from pmarray._cache.cache import ChunkCache
 from pmarray._cache.lull import Lull
 from pmarray._cache.source import CachedChunk, Pin, Write
@@ -170,8 +170,7 @@ class CachedItems(ABC):
         for start, stop in extent.spans:
             cache.prepare_write(chunk, start, stop, exact=extent.exact)
         self._set_aside(chunk, extent)
-        if extent.exact and extent.spans[-1][1] - extent.spans[0][0] == self._chunk_nbytes:
-            expect_all(chunk.buffer)
+        expect_long(chunk.buffer, extent.spans[0][1] - extent.spans[0][0])
         cache.write(chunk, extent.spans, self._items(chunk)[extent.within], values)
 
     def lend(self, axes: Axes, /) -> Loan:
@@ -196,8 +195,7 @@ class CachedItems(ABC):
             self._cache.await_medium(chunk, start, stop)
             self._cache.prepare_write(chunk, start, stop, exact=True)
             self._set_aside(chunk, extent)
-            if stop - start == self._chunk_nbytes:
-                expect_all(chunk.buffer)
+            expect_long(chunk.buffer, stop - start)
             self._cache.lend(chunk, start, stop, pin)
             return chunk
 

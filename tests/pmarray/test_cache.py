@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import pmarray
 from pmarray._cache import attempts
-from pmarray._cache.buffers import BufferPool, expect_all
+from pmarray._cache.buffers import BufferPool, expect_long
 from pmarray.errors import BudgetError, LayoutError, LoanError, SelectionError
 from tests.sampling import examples
 
@@ -132,7 +132,7 @@ def test_tiny_chunks_cost_whole_pages(tmp_path: Path) -> None:
         assert (array[...] == 1).all()
 
 
-def test_large_buffers_that_are_filled_are_in_huge_pages_and_small_ones_are_not() -> None:
+def test_long_runs_are_in_huge_pages_and_short_ones_are_not() -> None:
     if not Path("/sys/kernel/mm/transparent_hugepage").exists():
         pytest.skip("a kernel without huge pages")
     pool = BufferPool(budget_bytes=16 << 20)
@@ -142,7 +142,9 @@ def test_large_buffers_that_are_filled_are_in_huge_pages_and_small_ones_are_not(
         assert buffer is not None
         address = np.frombuffer(buffer, np.uint8).ctypes.data
         assert "hg" not in _flags_of_mapping(address)
-        expect_all(buffer)
+        expect_long(buffer, 64 << 10)
+        assert "hg" not in _flags_of_mapping(address)
+        expect_long(buffer, buffer.nbytes // 4)
         flags.append(_flags_of_mapping(address))
     assert "hg" in flags[0]
     assert "hg" not in flags[1]
