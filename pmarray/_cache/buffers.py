@@ -63,7 +63,7 @@ class BufferPool:
 
 
 def expect_long(buffer: memoryview, nbytes: int) -> None:
-    """So many bytes in a row of a buffer are about to be written to: are huge pages worth while?
+    """Ask for huge pages, if so many bytes in a row of a buffer, about to be written, are worth it.
 
     A direct write looks up every page, and hands the device one request for each few hundred that
     do not adjoin: of 11 MB, eleven instead of three. Who touches a few pages of fresh memory would
