@@ -67,9 +67,7 @@ class ViewItems(Items):
 
     def arriving(self, axes: Axes, /) -> Arrival | None:
         arrival = self._items.arriving(self._translate(axes))
-        if arrival is None:
-            return None
-        return arrival._replace(look=lambda block: self._shown(arrival.look(block)))
+        return None if arrival is None else arrival.seen_by(self._shown)
 
     def shown(self, axes: Axes, /) -> Shown | None:
         found = self._items.shown(self._translate(axes))

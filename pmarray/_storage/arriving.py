@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from pmarray._geometry.layout import BLOCK_BYTES
 from pmarray._geometry.requests import Requests
 from pmarray.backends._protocols import Beside
 
-__all__ = ["Arrival"]
+__all__ = ["Arrival", "FileArrival"]
 
 AnyArray = NDArray[Any]
 
@@ -28,8 +28,40 @@ _LOOKS = 16
 _LOOK_BYTES = 256 << 10
 
 
-class Arrival(NamedTuple):
+class Arrival(Protocol):
     """How a selection is read beside everything else, into a buffer that begins on a page."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of the buffer."""
+
+    @property
+    def is_right(self) -> Callable[[], bool]:
+        """Tells, once all has been read, whether the array holds just that."""
+
+    @property
+    def in_place(self) -> Callable[[], None] | None:
+        """What has the items come into memory where they lie, for who only looks.
+
+        With one call after another, in their order. None where to read them into a buffer is
+        better.
+        """
+
+    def calls(self, buffer: memoryview, *, direct: bool) -> Iterator[Callable[[], None]]:
+        """Yield what fills the buffer, on any threads and in any order."""
+
+    def is_at_hand(self) -> bool:
+        """Whether the bytes are in the system's cache, as far as that is seen at a glance."""
+
+    def block(self, buffer: memoryview) -> AnyArray:
+        """Look at the items in the buffer."""
+
+    def seen_by(self, look: Callable[[AnyArray], AnyArray]) -> Self:
+        """Return the same for who looks at the items another way."""
+
+
+class FileArrival(NamedTuple):
+    """An `Arrival` of items that lie in one file."""
 
     requests: Requests
     """From where to where."""
@@ -40,34 +72,31 @@ class Arrival(NamedTuple):
     shape: tuple[int, ...]
     """Of the selection in the array that is stored."""
     is_right: Callable[[], bool]
-    """Tells, once all has been read, whether the array holds just that."""
     look: Callable[[AnyArray], AnyArray] = lambda block: block
     """Looks at it as whoever asked does."""
     in_place: Callable[[], None] | None = None
-    """Has the items come into memory where they lie, for who only looks: with one call after
-    another, in their order. None where to read them into a buffer is better."""
 
     @property
     def nbytes(self) -> int:
-        """Of the buffer."""
         return self.requests.nbytes
 
     def calls(self, buffer: memoryview, *, direct: bool) -> Iterator[Callable[[], None]]:
-        """Yield what fills the buffer, on any threads and in any order."""
         nbytes = max(1, config.request_bytes // BLOCK_BYTES) * BLOCK_BYTES
         for one in self.requests.cut(nbytes):
             out = buffer[one.place : one.place + one.stop - one.start]
             yield partial(self.beside.read, one, out, direct=direct)
 
     def is_at_hand(self) -> bool:
-        """Whether a look here and there finds the bytes in the system's cache."""
         start, length, step, count = self.requests.stretches
         stop = start + (count - 1) * step + length
         places = range(start, stop, max(1, (stop - start) // _LOOKS))
         return all(self.beside.is_resident(at, min(stop, at + _LOOK_BYTES)) for at in places)
 
+    def seen_by(self, look: Callable[[AnyArray], AnyArray]) -> FileArrival:
+        before = self.look
+        return self._replace(look=lambda block: look(before(block)))
+
     def block(self, buffer: memoryview) -> AnyArray:
-        """Look at the items in the buffer."""
         strides = self.requests.strides
         found: AnyArray = np.ndarray(
             self.shape, self.dtype, buffer, self.requests.offset, strides=strides

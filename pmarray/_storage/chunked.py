@@ -30,12 +30,13 @@ from pmarray._formats.metadata import GroupMetadata
 from pmarray._formats.records import Image
 from pmarray._geometry.grid import ChunkGrid
 from pmarray._geometry.layout import Extent, Layout
+from pmarray._storage.arriving import Arrival
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.dead import DeadBytes
 from pmarray._storage.fetching import Fetches
 from pmarray._storage.items import Axes, Loan, as_array, nothing
 from pmarray._storage.storereads import STORE_ID, StoreReads
-from pmarray._storage.uncached import uncached
+from pmarray._storage.uncached import ArrivingChunks, are_whole, uncached
 from pmarray._system.chunkthreads import THREADS, on_a_thread, on_threads, start
 from pmarray.backends._protocols import ChunkBackend, Chunks
 from pmarray.errors import BudgetError
@@ -112,6 +113,8 @@ class ChunkStorage(CachedItems):
             snapshot,
             lambda chunk: chunk in self._doomed,
         )
+        self._events = 0
+        """How often something was done that may change what the array holds."""
         self._marks = 0
         self._sealed: dict[int, tuple[ChunkGrid, set[Chunk]]] = {}
         """By the mark that `seal` returned: shape and doomed chunks of a transaction."""
@@ -281,6 +284,15 @@ class ChunkStorage(CachedItems):
 
         return wait
 
+    def arriving(self, axes: Axes, /) -> Arrival | None:
+        """Plan to read whole chunks past the cache; as `RegionStorage.arriving`."""
+        if not (are_whole(axes, self._grid) and self._may_pass_cache()):
+            return None
+        events = self._events
+        return ArrivingChunks(
+            axes, self._grid, self._dtype, self._reads, lambda: self._events == events
+        )
+
     def item(self, position: tuple[int, ...], offset: int, /) -> Any:
         if self._dtype.kind == "V" or not position:
             return None
@@ -303,6 +315,7 @@ class ChunkStorage(CachedItems):
         return data.view(self._dtype)[0] if there else None
 
     def lend(self, axes: Axes, /) -> Loan:
+        self._events += 1
         extents = list(self._extents(axes))
         if (
             len(extents) == 1
@@ -321,10 +334,12 @@ class ChunkStorage(CachedItems):
         return Loan(block, nothing, nothing)
 
     def write(self, axes: Axes, values: AnyArray, /) -> None:
+        self._events += 1
         self._fetches.land_all()
         super().write(axes, values)
 
     def set_shape(self, shape: tuple[int, ...], /) -> list[Axes] | None:
+        self._events += 1
         self._cache.raise_failure()
         self._fetches.land_all()
         before = self._grid
@@ -375,6 +390,7 @@ class ChunkStorage(CachedItems):
         return {self: self._marks}
 
     def roll_back(self, layout: Layout, /) -> None:
+        self._events += 1
         self._fetches.land_all()
         self._cache.discard(self)  # what was fetched ahead may be what is taken back now
         tried = self._grid

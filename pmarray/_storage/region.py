@@ -27,7 +27,7 @@ from pmarray._geometry.reach import meeting, reach_of
 from pmarray._geometry.requests import plan_requests
 from pmarray._selection.fancy import FancySelection
 from pmarray._storage.ahead import ReadAhead
-from pmarray._storage.arriving import Arrival
+from pmarray._storage.arriving import Arrival, FileArrival
 from pmarray._storage.cached import CachedItems
 from pmarray._storage.dead import DeadBytes, Spans
 from pmarray._storage.items import Axes, Loan, Shown, as_array, make_room, nothing
@@ -271,7 +271,7 @@ class RegionStorage(CachedItems):
             if self._cache.has_any(self) and any(map(self._has_some_of, self._extents(axes))):
                 return None
         events = self._events
-        return Arrival(
+        return FileArrival(
             requests,
             beside,
             self._dtype,

@@ -11,9 +11,9 @@ Those files stay in the system's cache, as far as there is room. So
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from pmarray._dtypes import DType
 from pmarray._geometry.grid import ChunkGrid
 from pmarray._geometry.layout import Extent
+from pmarray._storage.items import Axes
 from pmarray._storage.storereads import StoreReads
 from pmarray._system.chunkthreads import on_threads
 
-__all__ = ["Scattered", "WholeChunks", "uncached"]
+__all__ = ["ArrivingChunks", "Scattered", "WholeChunks", "are_whole", "uncached"]
 
 AnyArray = NDArray[Any]
 
@@ -132,7 +133,10 @@ class WholeChunks:
     def read(self, out: AnyArray) -> bool:
         """Fill a block with the items of the selection; takes no lock."""
         if len(self._extents) > 1 or not self._fetch_at_hand(self._extents[0], out):
-            on_threads(partial(self._fetch, one, out[one.block]) for one in self._extents)
+            on_threads(
+                partial(_fetch, self._reads, self._grid, one, out[one.block])
+                for one in self._extents
+            )
         return True
 
     def _fetch_at_hand(self, extent: Extent, out: AnyArray) -> bool:
@@ -143,13 +147,66 @@ class WholeChunks:
         data = out.reshape(-1, order="A").view(np.uint8)
         return self._reads.read_windows_at_hand([(extent.chunk, 0, data)])
 
-    def _fetch(self, extent: Extent, out: AnyArray) -> None:
-        if out.shape == self._grid.chunk_shape:
-            self._reads.read_into(extent.chunk, out)
-        else:
-            whole = self._reads.fresh()
-            self._reads.read_into(extent.chunk, whole)
-            out[...] = whole[extent.within]
+
+def _fetch(reads: StoreReads, grid: ChunkGrid, extent: Extent, out: AnyArray) -> None:
+    """Fill a block with a chunk, as far as the array goes."""
+    if out.shape == grid.chunk_shape:
+        reads.read_into(extent.chunk, out)
+    else:
+        whole = reads.fresh()
+        reads.read_into(extent.chunk, whole)
+        out[...] = whole[extent.within]
+
+
+class ArrivingChunks(NamedTuple):
+    """An `Arrival` of whole chunks, as far as the array goes; see `_storage.arriving`."""
+
+    axes: Axes
+    """The selection."""
+    grid: ChunkGrid
+    dtype: DType
+    reads: StoreReads
+    is_right: Callable[[], bool]
+    look: Callable[[AnyArray], AnyArray] = lambda block: block
+
+    @property
+    def in_place(self) -> None:
+        return None  # files are many, and each would be a mapping of its own
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return tuple(len(range(one.start, one.stop, one.step)) for one in self.axes)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self._shape) * self.dtype.itemsize
+
+    def calls(self, buffer: memoryview, *, direct: bool) -> Iterator[Callable[[], None]]:
+        out = self._items(buffer)
+        for extent in self.grid.extents(self.axes):
+            yield partial(_fetch, self.reads, self.grid, extent, out[extent.block])
+
+    def is_at_hand(self) -> bool:
+        return False  # to copy them takes threads as well
+
+    def block(self, buffer: memoryview) -> AnyArray:
+        return self.look(self._items(buffer))
+
+    def _items(self, buffer: memoryview) -> AnyArray:
+        order: Literal["F", "C"] = "F" if self.grid.layout.order == "col" else "C"
+        return np.ndarray(self._shape, self.dtype, buffer, order=order)
+
+    def seen_by(self, look: Callable[[AnyArray], AnyArray]) -> ArrivingChunks:
+        before = self.look
+        return self._replace(look=lambda block: look(before(block)))
+
+
+def are_whole(axes: Axes, grid: ChunkGrid) -> bool:
+    """Whether a selection is of whole chunks, as far as the array goes."""
+    return all(
+        one.step == 1 and one.start % size == 0 and (one.stop % size == 0 or one.stop == n)
+        for one, size, n in zip(axes, grid.chunk_shape, grid.layout.shape, strict=True)
+    )
 
 
 def uncached(

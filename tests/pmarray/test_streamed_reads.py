@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import pmarray
 from pmarray._config import config
 from pmarray._geometry.layout import Layout
 from pmarray._geometry.requests import plan_requests
+from pmarray._storage.uncached import ArrivingChunks
 from pmarray._streams.reading import read_pieces
 from pmarray.errors import ClosedError, DamagedError, LayoutError, SelectionError
 from tests.machine import forget_files
@@ -27,12 +29,31 @@ COLUMNS = [(slice(0, SHAPE[0], 1), slice(j, j + 1, 1)) for j in range(SHAPE[1])]
 ROOM = 4 << 20
 
 
-def make(path: Path, layout: pmarray.LayoutName = "col") -> np.ndarray:
-    values = np.random.default_rng(1).standard_normal(SHAPE).astype(np.float32)
-    with pmarray.open_group(path) as group:
-        group.create("x", SHAPE, "float32", layout=layout)[...] = values
-    forget_files(path)
-    return values
+class Place:
+    """A group that holds one array, on a disk, and is larger than its cache."""
+
+    def __init__(self, path: Path, scheme: str) -> None:
+        self.path, self.scheme = path, scheme
+
+    def make(self, layout: pmarray.LayoutName = "col", chunks: Any = (30_000, 1)) -> np.ndarray:
+        values = np.random.default_rng(1).standard_normal(SHAPE).astype(np.float32)
+        extra = {} if self.scheme == "memmap" else {"chunks": chunks}
+        with self.open("a") as group:
+            group.create("x", SHAPE, "float32", layout=layout, **extra)[...] = values
+        forget_files(self.path)
+        return values
+
+    def open(self, mode: pmarray.Mode = "a") -> pmarray.Group:
+        return pmarray.open_group(f"{self.scheme}:{self.path}", mode=mode, cache="2 MiB")
+
+
+@pytest.fixture(params=["memmap", "zarr"])
+def place(tmp_path: Path, request: pytest.FixtureRequest) -> Place:
+    return Place(tmp_path / "g", request.param)
+
+
+def make(path: Path) -> np.ndarray:
+    return Place(path, "memmap").make()
 
 
 @st.composite
@@ -100,15 +121,15 @@ def test_both_ways_read_the_same(tmp_path: Path, direct: bool) -> None:
 
 @pytest.mark.parametrize("mode", ["r", "r+"])
 @pytest.mark.parametrize("layout", ["col", "row"])
-def test_pieces_are_numpys(tmp_path: Path, mode: pmarray.Mode, layout: pmarray.LayoutName) -> None:
-    values = make(tmp_path / "g", layout)
+def test_pieces_are_numpys(place: Place, mode: pmarray.Mode, layout: pmarray.LayoutName) -> None:
+    values = place.make(layout, chunks=(9000, 5))
     for n in (1, 3, 8):
         pieces = [
             (slice(i, min(i + 9000, SHAPE[0]), 1), slice(0, SHAPE[1], n))
             for i in range(0, SHAPE[0], 9000)
         ]
-        forget_files(tmp_path / "g")
-        with pmarray.open_group(tmp_path / "g", mode=mode) as group, config.set(read_requests=n):
+        forget_files(place.path)
+        with place.open(mode) as group, config.set(read_requests=n):
             for piece, block in zip(
                 pieces, read_pieces(group["x"], pieces, ROOM // n), strict=True
             ):
@@ -117,9 +138,41 @@ def test_pieces_are_numpys(tmp_path: Path, mode: pmarray.Mode, layout: pmarray.L
             assert group["x"].sum() == pytest.approx(values.sum(dtype=float), abs=1)
 
 
-def test_what_is_written_meanwhile_is_read(tmp_path: Path) -> None:
-    values = make(tmp_path / "g")
-    with pmarray.open_group(tmp_path / "g") as group:
+def test_whole_chunks_of_a_directory_arrive(tmp_path: Path) -> None:
+    place = Place(tmp_path / "g", "zarr")
+    values = place.make(chunks=(30_000, 5))
+    with place.open("r+") as group:
+        x = group["x"]
+        x[0, 0] = values[0, 0]  # from here on it is no reader
+        group.flush()
+        for columns in (slice(0, 5, 1), slice(5, 20, 1), slice(20, 24, 1)):
+            for rows in (slice(0, 60_000, 1), slice(60_000, SHAPE[0], 1)):
+                arrival = x._storage.arriving((rows, columns))
+                assert isinstance(arrival, ArrivingChunks)
+                buffer = memoryview(mmap.mmap(-1, arrival.nbytes))
+                for call in arrival.calls(buffer, direct=False):
+                    call()
+                assert np.array_equal(arrival.block(buffer), values[rows, columns])
+                assert arrival.is_right()
+        for axes in ((slice(0, 60_000, 1), slice(0, 4, 1)), (slice(0, 60_000, 2), slice(0, 5, 1))):
+            assert x._storage.arriving(axes) is None
+        whole = slice(0, 30_000, 1), slice(0, 5, 1)
+        changes: tuple[Callable[[], object], ...] = (
+            lambda: x.__setitem__((0, 0), 1),
+            lambda: x.resize((SHAPE[0], 30)),
+            lambda: x._storage.lend(whole).done(),
+        )
+        for change in changes:
+            arrival = x._storage.arriving(whole)
+            assert arrival is not None
+            change()
+            assert not arrival.is_right()
+            group.flush()
+
+
+def test_what_is_written_meanwhile_is_read(place: Place) -> None:
+    values = place.make()
+    with place.open() as group:
         x = group["x"]
         for j, block in enumerate(read_pieces(x, COLUMNS, ROOM)):
             assert np.array_equal(block[:, 0], values[:, j])
@@ -129,9 +182,9 @@ def test_what_is_written_meanwhile_is_read(tmp_path: Path) -> None:
                     group.flush()
 
 
-def test_a_block_that_is_rolled_back_leaves_nothing_in_what_comes(tmp_path: Path) -> None:
-    values = make(tmp_path / "g")
-    with pmarray.open_group(tmp_path / "g") as group:
+def test_a_block_that_is_rolled_back_leaves_nothing_in_what_comes(place: Place) -> None:
+    values = place.make()
+    with place.open() as group:
         x = group["x"]
         reads = read_pieces(x, COLUMNS, ROOM)
         for _ in range(3):
@@ -144,11 +197,11 @@ def test_a_block_that_is_rolled_back_leaves_nothing_in_what_comes(tmp_path: Path
         assert np.array_equal(next(reads)[:, 0], values[:, 4])
 
 
-def test_a_reader_reads_its_commit_beside_a_writer(tmp_path: Path) -> None:
-    values = make(tmp_path / "g")
+def test_a_reader_reads_its_commit_beside_a_writer(place: Place) -> None:
+    values = place.make()
     with (
-        pmarray.open_group(tmp_path / "g", mode="r") as reader,
-        pmarray.open_group(tmp_path / "g") as writer,
+        place.open("r") as reader,
+        place.open() as writer,
     ):
         reads = read_pieces(reader["x"], COLUMNS, ROOM)
         for j, block in enumerate(reads):
@@ -158,9 +211,9 @@ def test_a_reader_reads_its_commit_beside_a_writer(tmp_path: Path) -> None:
                     writer["x"][:, j : j + 8] = j
 
 
-def test_an_array_that_shrinks_or_closes_ends_the_reading(tmp_path: Path) -> None:
-    make(tmp_path / "g")
-    group = pmarray.open_group(tmp_path / "g")
+def test_an_array_that_shrinks_or_closes_ends_the_reading(place: Place) -> None:
+    place.make()
+    group = place.open()
     reads = read_pieces(group["x"], COLUMNS, ROOM)
     next(reads)
     group["x"].resize((SHAPE[0], 12))

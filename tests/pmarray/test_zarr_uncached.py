@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pmarray
+from pmarray._storage import uncached
 from pmarray._storage.uncached import Scattered, WholeChunks
 from pmarray._system.chunkthreads import THREADS
 from pmarray._system.uninterrupted import Task
@@ -327,14 +328,14 @@ def test_what_has_not_begun_when_an_interrupt_comes_never_does(
         monkeypatch.setattr(Task, "wait", real)
         raise KeyboardInterrupt
 
-    def fetch(whole: WholeChunks, extent: Any, out: np.ndarray) -> None:
+    def fetch(reads: Any, grid: Any, extent: Any, out: np.ndarray) -> None:
         begun.append(extent.chunk)
         going_on.wait(30)
 
     with open_group(url, "r") as group:
         x = group["x"]
         with monkeypatch.context() as patch:
-            patch.setattr(WholeChunks, "_fetch", fetch)
+            patch.setattr(uncached, "_fetch", fetch)
             monkeypatch.setattr(Task, "wait", wait)
             with pytest.raises(KeyboardInterrupt):
                 x[...]
