@@ -73,6 +73,13 @@ class ChunkGrid:
             result = result * self.shape[axis] + chunk[axis]
         return result
 
+    def meets(self, chunk: tuple[int, ...], axes: tuple[slice, ...]) -> bool:
+        """Whether a chunk has items of a selection, of one ascending slice an axis, step 1."""
+        return all(
+            one.start < (i + 1) * size and i * size < one.stop
+            for i, size, one in zip(chunk, self.chunk_shape, axes, strict=True)
+        )
+
     def holds(self, chunk: Chunk) -> bool:
         """Whether a chunk holds items of the array."""
         return all(i < n for i, n in zip(chunk, self.shape, strict=True))

@@ -285,12 +285,15 @@ class ChunkStorage(CachedItems):
         return wait
 
     def arriving(self, axes: Axes, /) -> Arrival | None:
-        """Plan to read whole chunks past the cache; as `RegionStorage.arriving`."""
+        """Plan to read whole chunks past the cache, which has none; as `RegionStorage.arriving`."""
         if not (are_whole(axes, self._grid) and self._may_pass_cache()):
             return None
-        events = self._events
+        for chunk, _, _ in self._cache.cached(self):
+            if self._grid.meets(chunk, axes):
+                return None
+        events, find_room = self._events, self._all_nbytes <= self._cache.memory.budget_bytes
         return ArrivingChunks(
-            axes, self._grid, self._dtype, self._reads, lambda: self._events == events
+            axes, self._grid, self._dtype, self._reads, find_room, lambda: self._events == events
         )
 
     def item(self, position: tuple[int, ...], offset: int, /) -> Any:
