@@ -22,6 +22,9 @@ from swag.gradients import Gradients
 
 __all__ = ["Attached", "has_spare_core"]
 
+_LONG_COPY_BYTES = 64 << 20
+"""To copy so much takes tens of milliseconds, and no more beside training on all cores."""
+
 
 class Attached:
     """The optimizers that wait for a copy before they step.
@@ -116,18 +119,23 @@ class Attached:
             all(id(p) in stepped for p in parameters)
             and all(map(_is_plain, held))
             and len({parameter.device for parameter in held}) == 1
-            and (held[0].device.type in KINDS or (held[0].is_cpu and has_spare_core()))
+            and (held[0].device.type in KINDS or (held[0].is_cpu and _is_worth_it(held)))
             # An embedding with a maximal norm shortens its weights in the forward pass.
             and all(getattr(m, "max_norm", None) is None for m in model.modules())
             and not any(map(is_summoned, model.modules()))
         )
 
 
+def _is_worth_it(held: Sequence[Tensor]) -> bool:
+    """Whether training is held up less by a copy beside it, in host memory."""
+    return sum(parameter.nbytes for parameter in held) >= _LONG_COPY_BYTES or has_spare_core()
+
+
 def has_spare_core() -> bool:
     """Whether training leaves a core to the thread that copies.
 
     PyTorch's threads wait for the slowest of them. Beside as many as there are cores, one more
-    costs them more than the copy takes.
+    costs them more than a short copy takes.
     """
     if hasattr(os, "sched_getaffinity"):
         return torch.get_num_threads() < len(os.sched_getaffinity(0))

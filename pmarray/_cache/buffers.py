@@ -6,16 +6,17 @@ import mmap
 from collections import defaultdict
 from contextlib import suppress
 
-__all__ = ["BufferPool", "expect_long"]
+__all__ = ["HUGE_BYTES", "BufferPool", "expect_long"]
 
-_HUGE_BYTES = 2 << 20
+HUGE_BYTES = 2 << 20
+"""A huge page."""
 _MADV_HUGEPAGE = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux
 
 
 class BufferPool:
     """Lends page-aligned buffers, never more than `budget_bytes` of them in all.
 
-    Returned buffers are kept, and counted, for the next taker of the same size; they are given
+    Returned buffers are kept, and counted, for the next taker of as many pages; they are given
     back to the system only when another size needs their room. Not thread-safe: the cache calls
     it under its lock.
 
@@ -24,41 +25,52 @@ class BufferPool:
     >>> third is None
     True
     >>> pool.give(first)
-    >>> pool.take(4096) is first
+    >>> pool.take(4000).obj is first.obj
     True
     """
 
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
         self.allocated_bytes = 0
-        self._free: defaultdict[int, list[memoryview]] = defaultdict(list)
+        self._free: defaultdict[int, list[mmap.mmap]] = defaultdict(list)
 
     def take(self, nbytes: int) -> memoryview | None:
         """Return a writable buffer of `nbytes` bytes, or None where the budget has no room."""
-        free = self._free[nbytes]
-        if free:
-            return free.pop()
         size = _whole_pages(nbytes)
+        free = self._free[size]
+        if free:
+            return memoryview(free.pop())[:nbytes]
         if self.allocated_bytes + size > self.budget_bytes:
             self._release_free()
         if self.allocated_bytes + size > self.budget_bytes:
             return None
-        buffer = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.allocated_bytes += size
-        return memoryview(buffer)
+        return memoryview(buffer)[:nbytes]
+
+    def has_free(self, nbytes: int) -> bool:
+        """Whether there is a buffer of this size that is kept."""
+        return bool(self._free[_whole_pages(nbytes)])
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether there is room for another buffer of this size, beside those that are lent."""
+        free = sum(size * len(buffers) for size, buffers in self._free.items())
+        return self.allocated_bytes - free + _whole_pages(nbytes) <= self.budget_bytes
 
     def give(self, buffer: memoryview) -> None:
         """Take a buffer back; its contents are no longer anybody's."""
-        self._free[buffer.nbytes].append(buffer)
+        memory = buffer.obj
+        assert isinstance(memory, mmap.mmap)
+        self._free[len(memory)].append(memory)
 
     def count_anew(self, lent: list[memoryview]) -> None:
         """Take it that `lent` is all that is lent: one that was taken may have got lost."""
-        free = [buffer for buffers in self._free.values() for buffer in buffers]
-        self.allocated_bytes = sum(_whole_pages(buffer.nbytes) for buffer in [*lent, *free])
+        free = sum(size * len(buffers) for size, buffers in self._free.items())
+        self.allocated_bytes = free + sum(_whole_pages(buffer.nbytes) for buffer in lent)
 
     def _release_free(self) -> None:
-        for nbytes, buffers in self._free.items():
-            self.allocated_bytes -= _whole_pages(nbytes) * len(buffers)
+        for size, buffers in self._free.items():
+            self.allocated_bytes -= size * len(buffers)
             buffers.clear()
 
 
@@ -71,8 +83,8 @@ def expect_long(buffer: memoryview, nbytes: int) -> None:
     """
     memory = buffer.obj
     if (
-        nbytes >= _HUGE_BYTES // 2
-        and buffer.nbytes >= _HUGE_BYTES
+        nbytes >= HUGE_BYTES // 2
+        and buffer.nbytes >= HUGE_BYTES
         and _MADV_HUGEPAGE is not None
         and isinstance(memory, mmap.mmap)
     ):

@@ -6,10 +6,11 @@ import mmap
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from pmarray._cache.buffers import BufferPool
+from pmarray._cache.buffers import HUGE_BYTES, BufferPool, expect_long
 from pmarray._cache.source import CachedChunk
 from pmarray._cache.waiting import MustWait, Waiting
 from pmarray._sizes import format_bytes
+from pmarray._system.touching import touch_behind
 from pmarray._system.uninterrupted import caller
 from pmarray.errors import BudgetError
 
@@ -100,6 +101,22 @@ class Memory:
             return self._pool.take(nbytes)
         except (MemoryError, OSError):  # the system has none
             return None
+
+    def make_another_ready(self, chunk: CachedChunk) -> None:
+        """Have memory for another chunk as large as one, touched behind where it is fresh.
+
+        It takes the room of what would make room for that chunk.
+        """
+        nbytes, pool = chunk.buffer.nbytes, self._pool
+        if nbytes < HUGE_BYTES:
+            return
+        while not (pool.has_free(nbytes) or pool.has_room(nbytes)):
+            if not self._evict(chunk):
+                return
+        if not pool.has_free(nbytes) and (buffer := self.spare(nbytes)) is not None:
+            expect_long(buffer, nbytes)
+            touch_behind(buffer)
+            pool.give(buffer)
 
     def for_old(self, nbytes: int, chunk: CachedChunk) -> memoryview | None:
         """Return a buffer for old bytes of a chunk, if there is one without waiting."""

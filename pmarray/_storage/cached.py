@@ -191,7 +191,10 @@ class CachedItems(ABC):
         start, stop = extent.spans[0]
 
         def attempt() -> CachedChunk:
+            is_new = self._cache.peek(self, extent.chunk) is None
             chunk = self._cache.acquire(self, extent.chunk, self._chunk_nbytes)
+            if is_new and stop - start == self._chunk_nbytes:
+                self._cache.memory.make_another_ready(chunk)  # who fills one fills the next
             self._cache.await_medium(chunk, start, stop)
             self._cache.prepare_write(chunk, start, stop, exact=True)
             self._set_aside(chunk, extent)

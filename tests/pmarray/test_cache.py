@@ -176,6 +176,31 @@ def test_the_pool_counts_what_it_lends_and_keeps(steps: list[tuple[bool, int]]) 
         assert sum(b.nbytes for b in lent) <= pool.allocated_bytes <= 100_000
 
 
+@pytest.mark.parametrize("cache", ["16 MiB", "7 MiB"])
+def test_who_fills_a_large_chunk_finds_memory_for_the_next(scratch: Path, cache: str) -> None:
+    """Chunks that nobody needs to keep make room for it; those that are on loan do not."""
+    rows = 800_000  # 3.2 MB
+    with pmarray.open_group(scratch / "g", cache=cache) as group:
+        small = group.create("small", 100_000, chunks=10_000)
+        small[:] = 1
+        x = group.create("x", (rows, 0), "float32", layout="col", chunks=1)
+        memory = group._session.cache.memory
+        for j in range(6):
+            group.flush()
+            with x.appending() as out:
+                assert memory._pool.has_free(out.nbytes)
+                assert memory.used_bytes <= memory.budget_bytes
+                out[...] = j
+        if cache == "7 MiB":
+            group.flush()
+            with x.appending() as one, x.appending() as other:
+                assert not memory._pool.has_free(rows * 4)
+                one[...] = other[...] = 6
+        for j in range(x.shape[1]):
+            assert (x[:, j] == min(j, 6)).all()
+        assert (small[:] == 1).all()
+
+
 @pytest.mark.parametrize("cache", [1, 16_383, "1 kB"])
 def test_a_budget_too_small_to_work_with_is_refused(tmp_path: Path, cache: Any) -> None:
     with pytest.raises(BudgetError, match="too small"):

@@ -160,8 +160,12 @@ def test_a_core_is_to_spare_where_training_has_not_all_of_them() -> None:
         torch.set_num_threads(before)
 
 
-def test_without_one_an_iterate_is_collected_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("long", [False, True])
+def test_without_one_an_iterate_is_collected_at_once_unless_it_is_large(
+    monkeypatch: pytest.MonkeyPatch, long: bool
+) -> None:
     monkeypatch.setattr(swag._attached, "has_spare_core", lambda: False)
+    monkeypatch.setattr(swag._attached, "_LONG_COPY_BYTES", 64 if long else 1 << 40)
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with swag.SWAG(model) as posterior:
@@ -170,5 +174,8 @@ def test_without_one_an_iterate_is_collected_at_once(monkeypatch: pytest.MonkeyP
             model(torch.ones(2, 3)).sum().backward()
             optimizer.step()
             posterior.update_parameters(model)
-            assert posterior._behind is None
-            assert posterior.stats().collected == count
+            if long and count > 1:
+                assert posterior._behind is not None
+            else:
+                assert posterior._behind is None
+                assert posterior.stats().collected == count
