@@ -310,9 +310,10 @@ class SWAG(Ending):
 
         An iterate is copied behind where each optimizer has stepped since the last one, together
         they have every parameter collected, all in host memory or on one CUDA device, no embedding
-        has a maximal norm, and the group was opened by the posterior; from host memory, where
-        PyTorch trains on fewer threads than there are cores (`torch.set_num_threads`), since a
-        copy beside a training that has all cores costs more than one before it. Otherwise, and
+        has a maximal norm, and the group was opened by the posterior; from host memory, where the
+        weights take 64 MB or more, or PyTorch trains on fewer threads than there are cores
+        (`torch.set_num_threads`): a short copy beside a training that has all cores costs more
+        than one before it. Otherwise, and
         where a checkpoint is due, or with ``max_rank=0``, `update_parameters` copies before it
         returns. What it raises about an iterate that was copied behind, the next call raises.
 
