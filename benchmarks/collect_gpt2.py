@@ -25,7 +25,9 @@ __all__ = ["measure", "tables"]
 _MARGIN = 1.25
 """Of the time that the device takes for a column: training may take the disk's time, too."""
 _TRIAL_STEPS = 3
-_WARM_UP_INTERVALS = 2
+_WARM_UP_INTERVALS = 5
+"""After so many iterates the store has used all memory that it will have: the host of a virtual
+machine may take longer to give it than training to fill it."""
 
 
 class _Alone:
