@@ -12,8 +12,8 @@ there is none left for them, images are read.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 
 from pmarray._cache.memory import Memory
@@ -31,12 +31,16 @@ def set_aside(
     Called under the lock by who will write to these spans next: all items of the chunk, if `whole`.
     """
     nbytes = chunk.buffer.nbytes
+    if chunk.olds and not chunk.old and chunk.evictable:
+        give_back(chunk, memory)  # who set them aside was torn away
     if whole and _is_as_stored(chunk, 0, nbytes) and not (chunk.old or chunk.pins):
         _change_buffer(chunk, memory)
         return
     found = []
-    for start, stop in _not_kept(chunk, SpanSet.of(spans)):
-        if _is_as_stored(chunk, start, stop):
+    for span in SpanSet.of(spans):
+        for start, stop in _not_kept(chunk, *span):
+            if not _is_as_stored(chunk, start, stop):
+                continue
             buffer = memory.for_old(stop - start, chunk)
             if buffer is None:
                 break
@@ -55,16 +59,19 @@ def _is_as_stored(chunk: CachedChunk, start: int, stop: int) -> bool:
     )
 
 
-def _not_kept(chunk: CachedChunk, spans: SpanSet) -> Iterable[tuple[int, int]]:
-    """Yield what of some spans is neither dirty nor set aside already."""
-    if not (chunk.dirty or chunk.old):
-        return spans
-    rest = spans.with_span(0, 0)
-    for start, stop in chunk.dirty:
-        rest.remove(start, stop)
-    for old in chunk.old:
-        rest.remove(old.start, old.stop)
-    return rest
+def _not_kept(chunk: CachedChunk, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield what of a span is neither dirty nor set aside already."""
+    olds = chunk.old
+    for low, high in list(chunk.dirty.gaps(start, stop)):
+        at = low
+        for old in olds[bisect_right(olds, low, key=_stop) :]:
+            if old.start >= high:
+                break
+            if at < old.start:
+                yield at, old.start
+            at = old.stop
+        if at < high:
+            yield at, high
 
 
 def _change_buffer(chunk: CachedChunk, memory: Memory) -> None:
@@ -86,7 +93,7 @@ def take_along(chunk: CachedChunk, start: int, stop: int) -> tuple[tuple[Old, ..
     olds = chunk.old
     if not olds:
         return (), ()
-    first = bisect_left(olds, start, key=_stop)  # they do not overlap
+    first = bisect_right(olds, start, key=_stop)  # they do not overlap
     last = bisect_left(olds, stop, key=_start)
     return olds[first:last], (*olds[:first], *olds[last:])
 

@@ -252,9 +252,8 @@ class ChunkCache(Attempts):
         self, chunk: CachedChunk, spans: Iterable[tuple[int, int]], *, whole: bool
     ) -> None:
         """Keep the old bytes of what is written next, for the journal; see `aside.set_aside`."""
-        if self.transaction is not None:
-            blocks = [self._blocks(chunk, start, stop) for start, stop in spans]
-            aside.set_aside(chunk, blocks, self.memory, whole=whole)
+        blocks = [self._blocks(chunk, start, stop) for start, stop in spans]
+        aside.set_aside(chunk, blocks, self.memory, whole=whole)
 
     def write(
         self,

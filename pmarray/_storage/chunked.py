@@ -291,9 +291,9 @@ class ChunkStorage(CachedItems):
         for chunk, _, _ in self._cache.cached(self):
             if self._grid.meets(chunk, axes):
                 return None
-        events, find_room = self._events, self._all_nbytes <= self._cache.memory.budget_bytes
+        events = self._events
         return ArrivingChunks(
-            axes, self._grid, self._dtype, self._reads, find_room, lambda: self._events == events
+            axes, self._grid, self._dtype, self._reads, lambda: self._events == events
         )
 
     def item(self, position: tuple[int, ...], offset: int, /) -> Any:

@@ -155,8 +155,10 @@ class RegionStorage(CachedItems):
         return images_before(self.region, self._beside, self.file_id, writes, dead, end, memory)
 
     def _set_aside(self, chunk: CachedChunk, extent: Extent) -> None:
+        if self._cache.transaction is None or self.block_bytes % BLOCK_BYTES:
+            return
         address = self.address(chunk.index)
-        if self.block_bytes % BLOCK_BYTES or address >= self.protected_nbytes:
+        if address >= self.protected_nbytes:
             return
         dead = self.dead.at_begin
         spans = [(a, b) for a, b in extent.spans if not dead.covers(address + a, address + b)]

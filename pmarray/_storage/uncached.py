@@ -31,7 +31,6 @@ AnyArray = NDArray[Any]
 
 _FEWEST = 4
 """Of fewer chunks, the cache keeps what is around the items for who comes again."""
-_LOOKS = 16
 _MOST_BYTES = 64 << 10
 _SHARE = 8
 """Who wants more of a chunk than one of so many parts may want the rest, too."""
@@ -167,8 +166,6 @@ class ArrivingChunks(NamedTuple):
     grid: ChunkGrid
     dtype: DType
     reads: StoreReads
-    find_room: bool
-    """Whether all chunks of the array find room in the cache, for who reads them again."""
     is_right: Callable[[], bool]
     look: Callable[[AnyArray], AnyArray] = lambda block: block
 
@@ -190,14 +187,7 @@ class ArrivingChunks(NamedTuple):
             yield partial(_fetch, self.reads, self.grid, extent, out[extent.block])
 
     def is_at_hand(self) -> bool:
-        if not self.find_room:
-            return False  # to copy them again and again takes threads as well
-        count, item = math.prod(self.grid.shape), np.empty(1, np.uint8)
-        looked_at = np.arange(0, count, max(1, count // _LOOKS))
-        return all(
-            self.reads.read_windows_at_hand([(tuple(map(int, chunk)), 0, item)])
-            for chunk in zip(*np.unravel_index(looked_at, self.grid.shape), strict=True)
-        )
+        return False  # to copy them takes threads as well
 
     def block(self, buffer: memoryview) -> AnyArray:
         return self.look(self._items(buffer))

@@ -18,7 +18,7 @@ from pmarray._config import config
 from pmarray._geometry.layout import Layout
 from pmarray._geometry.requests import plan_requests
 from pmarray._storage.uncached import ArrivingChunks
-from pmarray._streams.reading import is_at_hand, read_pieces
+from pmarray._streams.reading import read_pieces
 from pmarray.errors import ClosedError, DamagedError, LayoutError, SelectionError
 from tests.machine import forget_files
 from tests.sampling import examples
@@ -43,8 +43,8 @@ class Place:
         forget_files(self.path)
         return values
 
-    def open(self, mode: pmarray.Mode = "a", cache: str = "2 MiB") -> pmarray.Group:
-        return pmarray.open_group(f"{self.scheme}:{self.path}", mode=mode, cache=cache)
+    def open(self, mode: pmarray.Mode = "a") -> pmarray.Group:
+        return pmarray.open_group(f"{self.scheme}:{self.path}", mode=mode, cache="2 MiB")
 
 
 @pytest.fixture(params=["memmap", "zarr"])
@@ -171,23 +171,6 @@ def test_whole_chunks_of_a_directory_arrive(tmp_path: Path) -> None:
             assert not arrival.is_right()
             group.flush()
             group._session.cache.forget()
-
-
-@pytest.mark.usefixtures("counting")
-def test_chunks_that_find_room_in_the_cache_go_there_once_they_are_in_memory(
-    tmp_path: Path,
-) -> None:
-    place = Place(tmp_path / "g", "zarr")
-    values = place.make()
-    for cache, finds_room in (("2 MiB", False), ("10 MiB", True)):
-        with place.open("r", cache) as group:
-            x = group["x"]
-            assert not is_at_hand(x)  # no file of theirs is open
-            for _ in range(3):
-                total = np.sum(x)
-                assert total == pytest.approx(values.sum(dtype=float), abs=1)
-            assert is_at_hand(x) is finds_room
-            assert (group.cache_bytes > values.nbytes) is finds_room
 
 
 def test_what_is_written_meanwhile_is_read(place: Place) -> None:
