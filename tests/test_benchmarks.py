@@ -104,7 +104,7 @@ def test_collect_tells_the_longest_pause_of_a_larger_network(scratch: Path, outp
     (found,) = (one for one in lines_of(output / "collect-gpt2.jsonl") if "pauses" in one)
     assert found["weights"] == 64 * (50257 + 1024 + 2) + 49984
     assert found["nbytes"] == 4 * found["weights"]
-    assert len(found["pauses"]) == 1 + 2 * 2 + 2 * 2 - 1, "a trial has one"
+    assert len(found["pauses"]) == 1 + 5 * 2 + 2 * 2 - 1, "a trial has one"
     assert min(found["pauses"]) >= 0
     assert "steps from one iterate to the next: 2" in " ".join(out.split())
     assert list(scratch.iterdir()) == []
