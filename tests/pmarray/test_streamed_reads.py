@@ -19,7 +19,13 @@ from pmarray._geometry.layout import Layout
 from pmarray._geometry.requests import plan_requests
 from pmarray._storage.uncached import ArrivingChunks
 from pmarray._streams.reading import read_pieces
-from pmarray.errors import ClosedError, DamagedError, LayoutError, SelectionError
+from pmarray.errors import (
+    ClosedError,
+    DamagedError,
+    LayoutError,
+    SelectionError,
+    SnapshotExpiredError,
+)
 from tests.machine import forget_files
 from tests.sampling import examples
 
@@ -202,16 +208,32 @@ def test_a_block_that_is_rolled_back_leaves_nothing_in_what_comes(place: Place) 
 
 def test_a_reader_reads_its_commit_beside_a_writer(place: Place) -> None:
     values = place.make()
+    overwritten: set[int] = set()
     with (
         place.open("r") as reader,
         place.open() as writer,
     ):
         reads = read_pieces(reader["x"], COLUMNS, ROOM)
-        for j, block in enumerate(reads):
+        for j in range(SHAPE[1]):
+            try:
+                block = next(reads)
+            except SnapshotExpiredError:
+                # A directory keeps the old chunks until the commit; a file, until its journal is
+                # used anew, after far more than this. Which chunks had arrived is the disk's.
+                assert place.scheme == "zarr"
+                assert j in overwritten
+                break
             assert np.array_equal(block[:, 0], values[:, j])
             if j in (2, 9):
                 with writer.transaction():
                     writer["x"][:, j : j + 8] = j
+                overwritten |= set(range(j, j + 8))
+        reader.refresh()
+        new = reader["x"][...]
+    values[:, 2:10] = 2
+    if 16 in overwritten:
+        values[:, 9:17] = 9
+    assert np.array_equal(new, values)
 
 
 def test_an_array_that_shrinks_or_closes_ends_the_reading(place: Place) -> None:
