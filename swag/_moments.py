@@ -21,14 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from swag._crew import Crew
-from swag._trajectory import Columns, Pieces, from_anchor, row_blocks
+from swag._trajectory import Columns, Pieces, as_tensor, from_anchor, row_blocks
 
 __all__ = ["Moments", "OnDemand", "accumulate"]
 
@@ -36,7 +35,8 @@ Vector = NDArray[np.float32]
 
 _ROLL_MEMORY_BYTES = 256 << 20
 _BLOCK_ITEMS = 1 << 15
-"""What is done to one block at a time, over all columns, stays in the processor's cache."""
+"""What is done to one block at a time, over all columns, stays in the processor's cache. PyTorch
+shares out what is longer among its threads."""
 
 
 def accumulate(
@@ -46,6 +46,7 @@ def accumulate(
     sum_of_squares: Vector,
     count: int,
     distances: Sequence[Vector] | None = None,
+    threads: int = 1,
 ) -> None:
     """Take further columns into the moments, in place; other threads run meanwhile.
 
@@ -61,6 +62,8 @@ def accumulate(
         Number of columns before.
     distances
         Where the columns less the anchor go, shape (n,) each; may be the columns. None: nowhere.
+    threads
+        Of PyTorch's, how many work; 1 leaves them to who else computes.
 
     Examples
     --------
@@ -70,23 +73,24 @@ def accumulate(
     >>> mean, sum_of_squares
     (array([3.], dtype=float32), array([14.], dtype=float32))
     """
-    reciprocals = [np.float32(1 / i) for i in range(count + 1, count + len(columns) + 1)]
-    distance, deviation, change = np.empty((3, min(_BLOCK_ITEMS, len(mean))), np.float32)
-    # Weights may be finite and their squares not: infinity is what the variance then is.
-    with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, len(mean), _BLOCK_ITEMS):
-            block = slice(start, min(start + _BLOCK_ITEMS, len(mean)))
-            m, squares = mean[block], sum_of_squares[block]
-            d, t = deviation[: len(m)], change[: len(m)]
-            for i, (column, reciprocal) in enumerate(zip(columns, reciprocals, strict=True)):
-                x = distance[: len(m)] if distances is None else distances[i][block]
-                from_anchor(column[block], anchor[block], x)
-                np.subtract(x, m, out=d)
-                np.multiply(d, reciprocal, out=t)
-                np.add(m, t, out=m)
-                np.subtract(x, m, out=t)
-                np.multiply(d, t, out=t)
-                np.add(squares, t, out=squares)
+    reciprocals = [float(np.float32(1 / i)) for i in range(count + 1, count + len(columns) + 1)]
+    xs, room = [as_tensor(x) for x in columns], [as_tensor(x) for x in distances or ()]
+    off, means, squares = map(as_tensor, (anchor, mean, sum_of_squares))
+    rows = _BLOCK_ITEMS if threads == 1 else 2 * _BLOCK_ITEMS * threads
+    distance, deviation, change = torch.empty(3, min(rows, len(means))).unbind()
+    for start in range(0, len(means), rows):
+        here = slice(start, min(start + rows, len(means)))
+        a, m, s = off[here], means[here], squares[here]
+        d, t = deviation[: len(m)], change[: len(m)]
+        for i, reciprocal in enumerate(reciprocals):
+            x = room[i][here] if room else distance[: len(m)]
+            torch.sub(xs[i][here], a, out=x)
+            torch.sub(x, m, out=d)
+            torch.mul(d, reciprocal, out=t)
+            torch.add(m, t, out=m)
+            torch.sub(x, m, out=t)
+            torch.mul(d, t, out=t)
+            torch.add(s, t, out=s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,37 +134,15 @@ class Moments:
 
         Reads every column once, in blocks of rows; copies.
         """
-        result = self.copy()
+        result, threads = self.copy(), torch.get_num_threads()
         blocks = row_blocks(len(self.mean), len(columns), _ROLL_MEMORY_BYTES)
-        with Crew(len(self.mean) * len(columns)) as crew:
-            for block, which, weights in columns.weights_of(blocks, _ROLL_MEMORY_BYTES):
-                anchor, count = columns.anchor[slice(*block)], self.count + which.start
-                result.rows(*block).take_in(crew, list(weights), anchor, count)
-        return Moments(self.count + len(columns), result.mean, result.sum_of_squares)
-
-    def take_in(
-        self,
-        crew: Crew,
-        columns: Sequence[NDArray[np.generic]],
-        anchor: NDArray[np.generic],
-        count: int,
-        distances: Sequence[Vector] | None = None,
-    ) -> None:
-        """`accumulate` further columns, with the help of threads."""
-
-        def rows(start: int) -> None:
-            here = slice(start, start + _BLOCK_ITEMS)
+        for block, which, weights in columns.weights_of(blocks, _ROLL_MEMORY_BYTES):
+            here, anchor = result.rows(*block), columns.anchor[slice(*block)]
+            count = self.count + which.start
             accumulate(
-                [column[here] for column in columns],
-                anchor[here],
-                self.mean[here],
-                self.sum_of_squares[here],
-                count,
-                None if distances is None else [distance[here] for distance in distances],
+                list(weights), anchor, here.mean, here.sum_of_squares, count, threads=threads
             )
-
-        starts = range(0, len(self.mean), _BLOCK_ITEMS)
-        crew.begin([partial(rows, start) for start in starts]).finish()
+        return Moments(self.count + len(columns), result.mean, result.sum_of_squares)
 
 
 class OnDemand:
@@ -202,7 +184,7 @@ class OnDemand:
         )
 
     def along(
-        self, columns: Columns, blocks: Iterable[tuple[int, int]], memory_bytes: int, crew: Crew
+        self, columns: Columns, blocks: Iterable[tuple[int, int]], memory_bytes: int
     ) -> tuple[Pieces, Moments]:
         """Take them on the way, where somebody reads all columns (`come_by`).
 
@@ -210,8 +192,6 @@ class OnDemand:
         ----------
         columns, blocks, memory_bytes
             What is read; see `Columns.pieces_of`.
-        crew
-            Helps.
 
         Returns
         -------
@@ -226,14 +206,15 @@ class OnDemand:
 
         def passing() -> Pieces:
             for block, which, weights in columns.weights_of(blocks, memory_bytes):
-                anchor = columns.anchor[slice(*block)]
+                here, anchor = taken.rows(*block), columns.anchor[slice(*block)]
                 values = columns.memory_for(weights)
                 count = max(begun.count, which.start)
                 known = count - which.start
                 from_anchor(weights[:known], anchor, values[:known])
                 # The rest in the same pass: a piece is larger than the processor's cache.
                 fresh, room = list(weights[known:]), list(values[known:])
-                taken.rows(*block).take_in(crew, fresh, anchor, count, room)
+                m, s, threads = here.mean, here.sum_of_squares, torch.get_num_threads()
+                accumulate(fresh, anchor, m, s, count, room, threads)
                 yield block, which, values
 
         return passing(), taken

@@ -80,11 +80,26 @@ def row_blocks(n: int, k: int, memory_bytes: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + rows, n)
 
 
+class _LentForReading:
+    """Memory that must not be written to, as what can be: a tensor knows no such difference."""
+
+    def __init__(self, memory: NDArray[np.generic]) -> None:
+        self._memory = memory  # kept for as long as what is made of this
+        interface = memory.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+
+
 def as_tensor(stored: NDArray[np.generic]) -> Tensor:
-    """Share the memory of stored weights with a tensor; of bfloat16, too, which NumPy lacks."""
-    if stored.dtype.name == "bfloat16":
-        return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(stored)
+    """Share the memory of stored weights with a tensor; of bfloat16, too, which NumPy lacks.
+
+    Where the memory is read-only the tensor must not be written to, and PyTorch cannot see to it.
+    """
+    is_bfloat16 = stored.dtype.name == "bfloat16"
+    memory = stored.view(np.int16) if is_bfloat16 else stored
+    if not memory.flags.writeable:
+        memory = np.asarray(_LentForReading(memory))
+    tensor = torch.from_numpy(memory)
+    return tensor.view(torch.bfloat16) if is_bfloat16 else tensor
 
 
 def from_anchor(
@@ -102,7 +117,7 @@ def from_anchor(
         Shape of `weights`; may be `weights`.
     """
     if weights.dtype.name in ("float16", "bfloat16"):
-        torch.sub(as_tensor(weights), torch.from_numpy(anchor), out=torch.from_numpy(out))
+        torch.sub(as_tensor(weights), as_tensor(anchor), out=torch.from_numpy(out))
     else:
         np.subtract(weights, anchor, out=out, casting="same_kind")
 

@@ -269,7 +269,7 @@ def drawn(
     in_place = result is not None and result.dtype == torch.float32
     with Crew(len(seeds) * gaussian.table.size) as crew:
         if columns is not None and on_demand.come_by(columns):
-            pieces, moments = on_demand.along(columns, blocks, memory_bytes, crew)
+            pieces, moments = on_demand.along(columns, blocks, memory_bytes)
         else:
             moments = on_demand.moments()
         diagonal = _Diagonal(seeds, scale, blocks if has_diagonal else [], crew)
