@@ -33,8 +33,12 @@ BLOCK_ROWS = 1 << 16
 """Blocks of rows begin at multiples of this: 256 KiB of a float32 column, a long run on a disk."""
 _LONG_ROWS = 1 << 18
 """A megabyte of a float32 column: a run as long as a device wants."""
+_FEW_COLUMNS = 16
+"""In so many at a time, columns are read while others are worked on."""
 _MANY_BYTES = 64 << 20
 """A block is no larger for the sake of longer runs: fresh memory takes its time to be cleared."""
+_PIECE_BYTES = 32 << 20
+"""Columns that are worked on together: more would have left the processor's cache meanwhile."""
 _ITEMSIZE = 4
 _PIECES = 4
 """Of the memory: for what is worked on, for what comes next, and for what is read meanwhile."""
@@ -56,8 +60,11 @@ class Trajectory(Protocol):
         """The same for one index after another, in memory that is used again for the next."""
 
 
-def row_blocks(n: int, k: int, memory_bytes: int) -> Iterator[tuple[int, int]]:
+def row_blocks(n: int, k: int, memory_bytes: int, held: int = 0) -> Iterator[tuple[int, int]]:
     """Bounds of the blocks in which n rows of k columns are read.
+
+    All columns of a block find room, where that leaves runs as long as a device wants; where it
+    would not, such as are in several pieces (`Columns.weights_of`).
 
     Parameters
     ----------
@@ -65,17 +72,24 @@ def row_blocks(n: int, k: int, memory_bytes: int) -> Iterator[tuple[int, int]]:
         Shape of what is read.
     memory_bytes
         Size of a block, at most: one that has `_LONG_ROWS` rows and `_MANY_BYTES` is large enough.
-        One has at least `BLOCK_ROWS` rows all the same; columns that find no room then are read in
-        several pieces.
+        One has at least `BLOCK_ROWS` rows all the same.
+    held
+        Further columns, which are in memory for as long as a block is worked on.
 
     Examples
     --------
     >>> list(row_blocks(150_000, 100, memory_bytes=64 << 20))
-    [(0, 131072), (131072, 150000)]
+    [(0, 150000)]
+    >>> list(row_blocks(150_000, 10, memory_bytes=4 << 20))
+    [(0, 65536), (65536, 131072), (131072, 150000)]
     """
-    row_bytes = _ITEMSIZE * max(1, k)
-    nbytes = min(memory_bytes, max(_MANY_BYTES, _LONG_ROWS * row_bytes))
-    rows = BLOCK_ROWS * max(1, nbytes // (BLOCK_ROWS * row_bytes))
+    row_bytes = _ITEMSIZE * max(1, k + held)
+    rows = min(memory_bytes, max(_MANY_BYTES, _LONG_ROWS * row_bytes)) // row_bytes
+    if rows < _LONG_ROWS:
+        rows = min(
+            _LONG_ROWS, memory_bytes // (_ITEMSIZE * max(1, 2 * held + min(k, _FEW_COLUMNS)))
+        )
+    rows = BLOCK_ROWS * max(1, rows // BLOCK_ROWS)
     for start in range(0, n, rows):
         yield start, min(start + rows, n)
 
@@ -200,10 +214,11 @@ class Columns:
         """
         itemsize = self.array.dtype.itemsize
         held = _ITEMSIZE if itemsize == _ITEMSIZE else _ITEMSIZE + itemsize
+        nbytes = min(memory_bytes // _PIECES, _PIECE_BYTES)
         pieces = [
             (block, which)
             for block in blocks
-            for which in self._cut(memory_bytes // _PIECES // max(1, (block[1] - block[0]) * held))
+            for which in self._cut(nbytes // max(1, (block[1] - block[0]) * held))
         ]
         indices = [self._index(block, which) for block, which in pieces]
         # A part is for what is converted.

@@ -20,7 +20,7 @@ far from the anchor does not cancel in float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from swag._crew import Batch, Crew
+from swag._crew import Crew
 from swag._moments import Moments, OnDemand
 from swag._parameters import ParameterTable
 from swag._trajectory import BLOCK_ROWS, Columns, Pieces, row_blocks
@@ -224,7 +224,10 @@ def draw(plan: Plan, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> Tensor:
         Shape (draws, n), of the table's dtype, in host memory.
     """
     table = plan.gaussian.table
-    result = torch.empty(len(plan), table.size, dtype=table.dtype)
+    if table.dtype == torch.float32:
+        result = _fresh(len(plan), table.size)
+    else:
+        result = torch.empty(len(plan), table.size, dtype=table.dtype)
     for _ in drawn(plan, memory_bytes, result):
         pass
     return result
@@ -261,9 +264,8 @@ def drawn(
     has_low_rank = scale > 0 and plan.part != "diagonal" and rank(gaussian) > 1
     low_rank = _LowRank(gaussian, seeds, scale) if has_low_rank else None
     columns = gaussian.columns if has_low_rank else None
-    # A block has its columns and the sums of the draws.
-    held = len(seeds) + (0 if columns is None else len(columns))
-    blocks = list(row_blocks(gaussian.table.size, held, memory_bytes))
+    k = 0 if columns is None else len(columns)
+    blocks = list(row_blocks(gaussian.table.size, k, memory_bytes, held=len(seeds)))
     pieces: Pieces = iter(()) if columns is None else columns.pieces_of(blocks, memory_bytes)
     on_demand = gaussian.on_demand
     in_place = result is not None and result.dtype == torch.float32
@@ -272,19 +274,21 @@ def drawn(
             pieces, moments = on_demand.along(columns, blocks, memory_bytes)
         else:
             moments = on_demand.moments()
-        diagonal = _Diagonal(seeds, scale, blocks if has_diagonal else [], crew)
+        diagonal = _Diagonal(seeds, scale, crew) if has_diagonal else None
         # Fresh memory would cost more than what is computed in it.
         rows = 0 if in_place else max((b - a for a, b in blocks), default=0)
-        memory = torch.empty(len(seeds) * rows)
+        memory = _fresh(len(seeds) * rows)
         for start, stop in blocks:
             here = moments.rows(start, stop)
             if result is not None and in_place:
-                block = result[:, start:stop].zero_()
+                block = result[:, start:stop]
             else:
-                block = memory[: len(seeds) * (stop - start)].view(len(seeds), -1).zero_()
+                block = memory[: len(seeds) * (stop - start)].view(len(seeds), -1)
             if low_rank is not None:
-                low_rank.add_to(block, here.mean, pieces)
-            if has_diagonal:
+                low_rank.fill(block, here.mean, pieces)
+            else:
+                block.zero_()
+            if diagonal is not None:
                 diagonal.add_to(block, here)
             block += torch.from_numpy(here.mean)
             anchor = gaussian.anchor[start:stop]
@@ -295,47 +299,38 @@ def drawn(
     on_demand.learn(moments)
 
 
+def _fresh(*shape: int) -> Tensor:
+    """Memory for float32; NumPy has it in pages that are large, and so soon there."""
+    return torch.from_numpy(np.empty(shape, np.float32))
+
+
 def rank(gaussian: Gaussian) -> int:
     """Columns of the low-rank part; fewer than two make none."""
     return 0 if gaussian.columns is None else len(gaussian.columns)
 
 
 class _Diagonal:
-    """The diagonal part of some draws, block by block; numbers are made a block ahead."""
+    """The diagonal part of some draws, block by block."""
 
-    def __init__(
-        self, seeds: Seeds, scale: float, blocks: Iterable[tuple[int, int]], crew: Crew
-    ) -> None:
+    def __init__(self, seeds: Seeds, scale: float, crew: Crew) -> None:
         self._seeds = seeds
         self._scale = np.float32(math.sqrt(scale))
         self._streams = [torch.Generator().manual_seed(seed) for seed in seeds.diagonal]
-        self._blocks = iter(blocks)
         self._crew = crew
-        self._free: list[Tensor] = []
-        self._coming = self._begin()
-
-    def _begin(self) -> tuple[Tensor, Batch] | None:
-        block = next(self._blocks, None)
-        if block is None:
-            return None
-        count = block[1] - block[0]
-        size = len(self._streams) * count  # the last block may be smaller
-        numbers = self._free.pop()[:size] if self._free else torch.empty(size)
-        numbers = numbers.view(len(self._streams), count)
-        streams = zip(numbers, self._streams, strict=True)
-        return numbers, self._crew.begin([partial(_fill, row, stream) for row, stream in streams])
+        self._memory = _fresh(0)
 
     def add_to(self, block: Tensor, moments: Moments) -> None:
         """Add it to the next block, whose weights the moments are of."""
-        assert self._coming is not None
-        numbers, batch = self._coming
-        batch.finish()
-        self._coming = self._begin()
+        if len(self._memory) < block.numel():  # the last block may be smaller
+            self._memory = _fresh(block.numel())
+        numbers = self._memory[: block.numel()].view(block.shape)
+        streams = zip(numbers, self._streams, strict=True)
+        # Not beside the products: threads that share an operation wait for the last of them.
+        self._crew.begin([partial(_fill, row, stream) for row, stream in streams]).finish()
         if min(self._seeds.signs) < 0:
             numbers *= torch.tensor(self._seeds.signs)[:, None]
         numbers *= torch.from_numpy(np.sqrt(moments.variance) * self._scale)
         block += numbers
-        self._free.append(numbers.view(-1))
 
 
 def _fill(numbers: Tensor, stream: torch.Generator) -> None:
@@ -362,8 +357,8 @@ class _LowRank:
         self._of_columns = torch.from_numpy(np.array(of_columns, np.float32))
         self._of_mean = torch.tensor(of_mean, dtype=torch.float32)
 
-    def add_to(self, block: Tensor, mean: NDArray[np.float32], pieces: Pieces) -> None:
-        """Add it to a block of shape (draws, weights), `mean` being that of these weights.
+    def fill(self, block: Tensor, mean: NDArray[np.float32], pieces: Pieces) -> None:
+        """Fill a block of shape (draws, weights) with it, `mean` being that of these weights.
 
         The mean may become what it is while the pieces are read.
         """
@@ -375,7 +370,7 @@ class _LowRank:
                 origin = piece[0].clone()
             if origin is not None:
                 piece -= origin
-            block.addmm_(self._of_columns[:, which], piece)
+            block.addmm_(self._of_columns[:, which], piece, beta=min(which.start, 1))
             if which.stop == len(self._columns):
                 break
         if self._of_mean.any():

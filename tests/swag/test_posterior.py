@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 import swag
-from swag._crew import Crew
 from swag._moments import Moments, OnDemand
 from swag._trajectory import BLOCK_ROWS, Columns, row_blocks
 from swag.errors import WindowError
@@ -243,7 +242,7 @@ def test_moments_of_the_first_iterates_go_on_where_all_are_read(
     location = f"memmap:{tmp_path_factory.mktemp('moments')}/store"
     n = 2 * BLOCK_ROWS + 100
     collect(random_walk(n, 9), location, dtype=dtype).close()
-    with swag.load(location) as posterior, Crew(2 << 20) as crew:
+    with swag.load(location) as posterior:
         columns_of = posterior._store.columns
         begun = OnDemand(Moments.none(n), columns_of(range(known)) if known else None).moments()
         expected = OnDemand(Moments.none(n), columns_of(range(9))).moments()
@@ -251,7 +250,7 @@ def test_moments_of_the_first_iterates_go_on_where_all_are_read(
         columns = columns_of(range(9))
         blocks = list(row_blocks(n, 9, memory_bytes))
         assert on_demand.come_by(columns) == (known < 9)
-        pieces, moments = on_demand.along(columns, blocks, memory_bytes, crew)
+        pieces, moments = on_demand.along(columns, blocks, memory_bytes)
         right = columns.pieces_of(blocks, memory_bytes)
         for (block, which, values), (*place, distances) in zip(pieces, right, strict=True):
             assert [block, which] == place
