@@ -48,8 +48,11 @@ AnyArray = NDArray[Any]
 Index = tuple[slice, ...]
 
 _UNLIMITED = 1 << 62
-_IN_CACHE_BYTES = 8 << 20
-"""A piece that is read once more is still in the processor's cache then."""
+_PIECES = 16
+"""In so many at least a long array is reduced: threads read those that follow."""
+_LEAST_PIECE_BYTES, _MOST_PIECE_BYTES = 4 << 20, 16 << 20
+"""Between shorter ones, the interpreter takes as long as they do. Of longer ones, what is looked at
+once more has left the processor's cache."""
 
 # (a ∘ b) ∘ c = a ∘ (b ∘ c), so that pieces can be reduced before they are put together.
 _ASSOCIATIVE = {
@@ -328,7 +331,9 @@ def reduce(
     if ufunc is np.add and kind.kind in "fc":
         # What changes no sum: from 0.0, as NumPy begins, the sum of -0.0 would be 0.0.
         later = {"initial": kind.type(-0.0 if kind.kind == "f" else complex(-0.0, -0.0))}
-    pieces = list(walk(shape, 2 * array.itemsize, array.layout, _IN_CACHE_BYTES) if axes else ())
+    most = min(max(array.nbytes // _PIECES, _LEAST_PIECE_BYTES), _MOST_PIECE_BYTES)
+    # A piece may be copied.
+    pieces = list(walk(shape, 2 * array.itemsize, array.layout, 2 * most) if axes else ())
     sights = show_pieces(array, pieces, config.work_memory // 2)
     for piece, sight in zip(pieces, sights, strict=True):
         mask = part_of(where, shape, piece)

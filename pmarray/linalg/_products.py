@@ -32,6 +32,9 @@ _AHEAD_FROM_BYTES = 4 << 20
 _LONG_RUN_BYTES = 1 << 20
 """Runs of a column that are best for a device. A tile has fewer columns then, and what each adds to
 the result is as long: with several columns of the result that takes longer than reading."""
+_SHORT_RUN_BYTES = 64 << 10
+"""Runs of what is looked at in memory, for one column of the result: what each tile adds to it
+takes longer than all else."""
 _FEW = 16
 """With so many columns of the result it still takes less than to read from a device."""
 Operand = StoredArray | ArrayLike
@@ -295,10 +298,17 @@ def _multiply_streamed(
     converted = n * working.itemsize if right.dtype != working else 0
     item = left.dtype.itemsize + (working.itemsize if left.dtype != working else 0)
 
-    long_run = _LONG_RUN_BYTES * (1 if left.is_at_hand else min(n, _FEW)) // n
+    at_hand = left.is_at_hand
+    # A tile that is looked at need leave no room for the next one. It adds to the result at once
+    # what is a column, or short; else it should be as short as one that is read.
+    is_large = at_hand and (n == 1 or fast == 1)
+    if at_hand and n == 1:
+        run_bytes = _SHORT_RUN_BYTES
+    else:
+        run_bytes = max(RUN_BYTES, _LONG_RUN_BYTES * (1 if at_hand else min(n, _FEW)) // n)
 
     def plan(sums: int) -> tuple[int, int]:
-        if left.stored and nbytes >= _AHEAD_FROM_BYTES:
+        if left.stored and not is_large and nbytes >= _AHEAD_FROM_BYTES:
             with suppress(BudgetError):  # so wide that a quarter has no room for one row
                 return plan_within(sums, nbytes // 4)
         return plan_within(sums, nbytes * 3 // 4)
@@ -314,7 +324,7 @@ def _multiply_streamed(
             along="lines" if fast == 0 else "fast",
             per_fast=per_row if fast == 0 else per_inner,
             per_line=per_row if fast == 1 else per_inner,
-            run_bytes=max(RUN_BYTES, long_run) if direct else RUN_BYTES,
+            run_bytes=run_bytes if direct else RUN_BYTES,
         )
 
     size = plan(0)

@@ -43,7 +43,8 @@ def test_moments_overflow_where_numpys_do(memory: int) -> None:
                     np.testing.assert_allclose(function(array), function(model), rtol=1e-6)
 
 
-REDUCED = ["subtract", "divide", "add", "multiply", "maximum", "hypot", "power", "logaddexp"]
+# Not "power": of a column of float32, NumPy 2.4 reduces 2, 2, 2, 1, ... to 4.
+REDUCED = ["subtract", "divide", "add", "multiply", "maximum", "hypot", "logaddexp"]
 
 
 @given(

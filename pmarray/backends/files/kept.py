@@ -192,13 +192,13 @@ class KeptMapping:
         """
         if not self._windows or not self.reaches(self.offset + reach.stop):
             return False
-        runs = list(self._page_runs(reach))
-        unknown = [run for run in runs if self.known.find(0, *run) >= 0]
+        runs = self._page_runs(reach)
+        unknown = self._unknown_of(runs)
         # Of what was known the kernel may have taken pages back: a look at some of it shows that,
         # and a page that it does not show is read when it is loaded.
         some = [
             (first, min(stop, first + _FEW_PAGES))
-            for first, stop in runs[:: -(-len(runs) // _LOOKS)]
+            for first, stop in runs[:: -(-len(runs) // _LOOKS)].tolist()
         ]
         for first, stop in (*some, *unknown):
             if not residents(self._all[first * _PAGE : stop * _PAGE]).all():
@@ -212,7 +212,7 @@ class KeptMapping:
         """
         if not self.reaches(self._nbytes):
             return
-        for first, stop in self._page_runs(reach):
+        for first, stop in self._page_runs(reach).tolist():
             # Whole windows: of pages that begin in the middle of one, little is read ahead.
             low = first // _WINDOW_PAGES * _WINDOW_PAGES
             high = min(-(-stop // _WINDOW_PAGES) * _WINDOW_PAGES, len(self.known))
@@ -221,14 +221,26 @@ class KeptMapping:
             self._populate(low, high)
             self._map.madvise(mmap.MADV_RANDOM, start, nbytes)
 
-    def _page_runs(self, reach: Reach) -> Iterator[tuple[int, int]]:
-        """Yield where the pages of `reach` begin and end, with those between near stretches."""
+    def _page_runs(self, reach: Reach) -> NDArray[np.int64]:
+        """Return where the pages of `reach` begin and end, with those between near stretches.
+
+        Shape (runs, 2).
+        """
         start, step, nbytes = self.offset + reach.start, reach.step, reach.nbytes
         if reach.stretches == 1 or step - nbytes <= _FEW_PAGES * _PAGE:
-            yield start // _PAGE, (self.offset + reach.stop - 1) // _PAGE + 1
-            return
-        for at in range(start, start + reach.stretches * step, step):
-            yield at // _PAGE, (at + nbytes - 1) // _PAGE + 1
+            return np.array([[start // _PAGE, (self.offset + reach.stop - 1) // _PAGE + 1]])
+        starts = start + step * np.arange(reach.stretches)
+        return np.stack([starts // _PAGE, (starts + (nbytes - 1)) // _PAGE + 1], axis=1)
+
+    def _unknown_of(self, runs: NDArray[np.int64]) -> list[tuple[int, int]]:
+        """Return those of some runs of pages of which not all are known."""
+        if len(runs) == 1:
+            known = self.known.find(0, *runs[0].tolist()) < 0
+            return [] if known else [tuple(runs[0].tolist())]
+        first, stop = runs[:, :1], runs[:, 1:]
+        pages = first + np.arange(int((stop - first).max()))
+        known = self._known_pages[np.minimum(pages, stop - 1)].all(axis=1)
+        return [(low, high) for low, high in runs[~known].tolist()]
 
     def expect(self, reach: Reach) -> None:
         """Hint that the bytes of `reach` are wanted soon, and what lies between."""
@@ -241,7 +253,7 @@ class KeptMapping:
 
     def let_go(self, reach: Reach) -> None:
         """Give up the pages of `reach`: they count as the process's."""
-        runs = list(self._page_runs(reach))
+        runs = self._page_runs(reach).tolist()
         # Around each end the kernel has mapped what was there, which is much of many short runs.
         beside = _FAULT_PAGES if len(runs) > 1 else 0
         for first, stop in runs:
