@@ -173,7 +173,7 @@ class Collecting(Posterior):
 
     def _catch_up(self, collected: int) -> None:
         """Take the moments of so many iterates."""
-        if self._store.ring is not None:
+        if self._store.ring is not None and self._store.trajectory is not None:
             self._summing.put(partial(self._take_in, collected, 1))
             self._summing.settle()
         if since := range(self._moments.count, collected):  # there, it says why it has failed

@@ -9,6 +9,7 @@ request was put or it was not, and a wait that was torn away is simply begun aga
 from __future__ import annotations
 
 import atexit
+import logging
 import threading
 import weakref
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from queue import SimpleQueue
 __all__ = ["Worker"]
 
 _LOOK_SECONDS = 0.1
+_LOG = logging.getLogger("swag")
 
 Request = Callable[[], object]
 
@@ -50,7 +52,7 @@ class Worker:
         _WORKERS.add(self)
 
     def put(self, request: Request) -> None:
-        """Have something done. If it raises an `Exception`, nobody is told."""
+        """Have something done. An `Exception` that it raises goes to the log, at level DEBUG."""
         self._queue.put(request)
 
     def settle(self) -> None:
@@ -82,7 +84,7 @@ def _run(queue: SimpleQueue[Request | None]) -> None:
             request()
         except Exception:
             # What was left undone its owner finds undone, tries itself, and meets the error.
-            pass
+            _LOG.debug("work behind was left undone", exc_info=True)
         del request  # what it holds must not live until the next one
 
 

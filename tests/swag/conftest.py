@@ -25,3 +25,16 @@ def location(request: pytest.FixtureRequest) -> Iterator[str]:
 def spare_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is attached copies behind, however many cores and threads there are here."""
     monkeypatch.setattr(swag._attached, "has_spare_core", lambda: True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_undone(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Work behind that fails is done again, at a price that no result shows: here it is an error.
+
+    A test in which it should fail clears the log.
+    """
+    caplog.set_level("DEBUG", "swag")
+    yield
+    told = caplog.get_records("call")
+    undone = [one for one in told if one.message == "work behind was left undone"]
+    assert not undone, undone[0].exc_text
