@@ -488,7 +488,7 @@ class Collecting(Posterior):
         if self._anchor is None or not progress.collected:
             raise WindowError("nothing has been collected yet")
         kept = range(progress.collected - self._store.kept(progress.collected), progress.collected)
-        columns = self._store.columns(kept) if kept else None
+        columns = self._store.columns(kept, self._anchor) if kept else None
         return Gaussian(self._table, self._anchor, OnDemand(moments.copy()), columns, "running")
 
     def _last_buffers(self) -> Buffers:

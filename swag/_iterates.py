@@ -99,17 +99,18 @@ class Iterates(ABC):
         """Index of the column that holds an iterate."""
         return iterate if self.ring is None else iterate % self.ring
 
-    def columns(self, iterates: range) -> Columns:
-        """The columns of some iterates.
+    def columns(self, iterates: range, anchor: Tensor | None = None) -> Columns:
+        """The columns of some iterates; the anchor is read where it is not given.
 
         Reading them raises `WindowError` once one of them is overwritten or cut off.
         """
         rows, rewound = self._kept_rows(), self.rewound
+        anchor = self.read_anchor() if anchor is None else anchor
 
         def check() -> None:
             self._refuse_gone(iterates, rewound)
 
-        return Columns(rows, self.read_anchor().numpy(), iterates, self.ring, check)
+        return Columns(rows, anchor.numpy(), iterates, self.ring, check)
 
     def iterate(self, index: int, collected: int) -> Tensor:
         """The weights of an iterate, shape (n,), as the trajectory holds them.
@@ -174,15 +175,20 @@ class Iterates(ABC):
 
     # -- moments --------------------------------------------------------------------------------
 
-    def moments_of(self, iterates: range) -> OnDemand:
-        """Moments of some iterates, which must be held; the latest ones asked for are at hand."""
+    def moments_of(self, iterates: range, anchor: Tensor | None = None) -> OnDemand:
+        """Moments of some iterates, which must be held; the latest ones asked for are at hand.
+
+        See `columns`.
+        """
         if self._latest is None or self._latest[0] != iterates:
             none = Moments.none(self.table.size)
-            self._latest = iterates, OnDemand(none, self.columns(iterates))
+            self._latest = iterates, OnDemand(none, self.columns(iterates, anchor))
         return self._latest[1]
 
-    def moments(self, collected: int) -> OnDemand:
+    def moments(self, collected: int, anchor: Tensor | None = None) -> OnDemand:
         """Moments of the first so many iterates: those that are stored, rolled forward.
+
+        See `columns`.
 
         Raises
         ------
@@ -191,4 +197,4 @@ class Iterates(ABC):
         """
         moments = self.stored_moments(collected)
         since = range(moments.count, collected)
-        return OnDemand(moments, self.columns(since) if since else None)
+        return OnDemand(moments, self.columns(since, anchor) if since else None)

@@ -20,7 +20,7 @@ checkpoint instead of being stored after every step.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -120,6 +120,8 @@ class Moments:
 
     def copy(self) -> Moments:
         """The same in memory of their own."""
+        if not self.count:
+            return Moments.none(len(self.mean))  # which takes no memory before it is written to
         return Moments(self.count, self.mean.copy(), self.sum_of_squares.copy())
 
     def with_columns(
@@ -202,7 +204,7 @@ class OnDemand:
             them.
         """
         begun, _ = self._taken
-        taken = Moments(self.count, begun.mean.copy(), begun.sum_of_squares.copy())
+        taken = replace(begun.copy(), count=self.count)
 
         def passing() -> Pieces:
             for block, which, weights in columns.weights_of(blocks, memory_bytes):

@@ -409,7 +409,7 @@ class Store(Iterates):
     def read_anchor(self) -> Tensor:
         """The first iterate, shape (n,), of the table's dtype."""
         anchor = self._following.read(lambda: self._anchor[:])
-        return as_tensor(np.array(anchor)).to(self.table.dtype)
+        return as_tensor(np.asarray(anchor)).to(self.table.dtype)
 
     def write_anchor(self, anchor: Tensor) -> None:
         """Store the first iterate, which the trajectory's dtype holds exactly."""

@@ -258,14 +258,14 @@ class StoredPosterior(Posterior):
         store = self._store
         if not self._iterates:
             raise WindowError("nothing has been collected yet")
+        anchor = store.read_anchor() if self._known.anchor is None else self._known.anchor
         if self._known.moments is not None:
             moments = OnDemand(self._known.moments)
         elif self._iterates == range(len(self._iterates)):
-            moments = store.moments(len(self._iterates))
+            moments = store.moments(len(self._iterates), anchor)
         else:
-            moments = store.moments_of(self._iterates)
-        columns = store.columns(self._held) if self._held else None
-        anchor = store.read_anchor() if self._known.anchor is None else self._known.anchor
+            moments = store.moments_of(self._iterates, anchor)
+        columns = store.columns(self._held, anchor) if self._held else None
         store.refuse_rewound(self._rewound)  # last: what was read before is of these iterates
         return Gaussian(store.table, anchor, moments, columns, self._center)
 

@@ -18,7 +18,9 @@ from typer.testing import CliRunner, Result
 
 import pmarray
 import swag
-from swag._trajectory import Columns
+from swag import _trajectory
+from swag._store import Store
+from swag._trajectory import Columns, row_blocks
 from swag.cli import app
 from swag.errors import WindowError
 from tests.sampling import examples
@@ -133,6 +135,43 @@ def test_the_trajectory_is_read_once_for_all_draws(
     read = 0
     posterior.sample(20, part="diagonal")
     assert read == 0
+
+
+def test_the_anchor_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collected(500, 9, location=str(tmp_path / "p")).close()
+    reads: list[Store] = []
+    real = Store.read_anchor
+
+    def noted(self: Store) -> Tensor:
+        reads.append(self)
+        return real(self)
+
+    monkeypatch.setattr(Store, "read_anchor", noted)
+    with swag.load(str(tmp_path / "p")) as posterior:
+        posterior.sample(3)
+        posterior.mean()
+        assert len(reads) == 1  # it is as large as the model
+        posterior.window(start=2).sample(3)
+        assert len(reads) == 2
+
+
+@given(
+    st.integers(0, 1 << 24),
+    st.integers(0, 5000),
+    st.integers(0, 200),
+    st.sampled_from([0, 1 << 20, 1 << 24, 1 << 28, 1 << 30, 1 << 34]),
+)
+def test_blocks_are_long_and_find_room(n: int, k: int, held: int, memory_bytes: int) -> None:
+    blocks = list(row_blocks(n, k, memory_bytes, held))
+    edges = [0, *(stop for _, stop in blocks)]
+    assert [*(start for start, _ in blocks), n] == edges
+    rows = max((stop - start for start, stop in blocks), default=0)
+    least = _trajectory.BLOCK_ROWS
+    assert all(start % least == 0 for start, _ in blocks)
+    if rows > least:  # what is held, and some columns at a time
+        assert 4 * rows * (held + min(k, 16)) <= memory_bytes
+    if memory_bytes >= 4 * (1 << 18) * (2 * held + 16):
+        assert rows >= min(n, 1 << 18)
 
 
 def test_the_parts_add_up() -> None:

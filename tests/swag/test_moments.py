@@ -134,15 +134,14 @@ def test_threads_change_nothing_and_memory_may_be_lent_for_reading(
 ) -> None:
     xs = [x.astype(getattr(ml_dtypes, dtype, dtype)) for x in columns(0, 300_001, 4)]
     anchor = xs[1].astype(np.float64 if dtype == "float64" else np.float32)
-    expected = np.zeros((2, 300_001), np.float32)
-    accumulate(xs, anchor, *expected, 0)
+    expected, got = np.zeros((2, 2, 300_001), np.float32)
+    accumulate(xs, anchor, expected[0], expected[1], 0)
     for one in (*xs, anchor):
         one.flags.writeable = False
     distances = [np.empty(300_001, np.float32) for _ in xs]
-    got = np.zeros((2, 300_001), np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        accumulate(xs, anchor, *got, 0, distances, threads)
+        accumulate(xs, anchor, got[0], got[1], 0, distances, threads)
     np.testing.assert_array_equal(got, expected)
     exact = [(x.astype(np.float64) - anchor.astype(np.float64)).astype(np.float32) for x in xs]
     np.testing.assert_array_equal(distances, exact)

@@ -336,8 +336,8 @@ class KeptMapping:
         self._known_pages[first:stop] = False
 
     def is_crowded(self) -> bool:
-        """Whether too many pages are known: they count as the process's."""
-        return self._count * _PAGE > self.budget_bytes
+        """Whether too many pages of items are known: they count as the process's."""
+        return self._count * _PAGE > self.budget_bytes + self.offset
 
     def _unknown(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         known = self._known_pages[first:stop]
