@@ -105,7 +105,7 @@ class Analysis(Distribution):
         variance = torch.from_numpy(self._gaussian().variance)
         if not 0 <= count <= len(variance):
             raise ValueError(f"count={count}: there are {len(variance)} weights")
-        chosen = torch.zeros(len(variance), dtype=torch.bool)
+        chosen = torch.zeros(len(variance), dtype=torch.bool, device="cpu")
         chosen[variance.argsort(descending=True, stable=True)[:count]] = True
         return self._table.by_name(chosen)
 

@@ -128,7 +128,7 @@ class Staging:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._memory = torch.empty(0, dtype=torch.uint8, device="cpu")
 
     def places(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Memory for tensors; what those of the last call have is used again."""
@@ -198,7 +198,7 @@ class Brought(Behind):
     def _bring_now(self, tensor: Tensor) -> Tensor:
         """Host memory that gets what a tensor holds now, also if it changes before."""
         if tensor.device != self._parameters[0].device:
-            return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu").copy_(tensor)
         return self._bring(tensor.clone())
 
     def _bring(self, tensor: Tensor) -> Tensor:

@@ -195,7 +195,7 @@ class _Old:
 
 
 def _copied(tensor: Tensor) -> Tensor:
-    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu").copy_(tensor)
 
 
 def _persistent(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

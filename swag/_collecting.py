@@ -470,7 +470,11 @@ class Collecting(Posterior):
     def _own_moments(self) -> tuple[int, Tensor, Tensor]:
         """Iterates, and mean and variance of what is in the store of this process."""
         progress, moments = self._caught_up()
-        anchor = torch.zeros(self._table.size) if self._anchor is None else self._anchor
+        anchor = (
+            torch.zeros(self._table.size, dtype=torch.float32, device="cpu")
+            if self._anchor is None
+            else self._anchor
+        )
         mean = anchor + torch.from_numpy(moments.mean)
         return progress.collected, mean, torch.from_numpy(moments.variance)
 

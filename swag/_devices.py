@@ -54,7 +54,7 @@ class CUDA:
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """See `Device`."""
-        return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)
+        return torch.empty(tuple(shape), dtype=dtype, pin_memory=True, device="cpu")
 
     @torch.no_grad()
     def bring(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> torch.cuda.Event:

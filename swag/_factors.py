@@ -105,7 +105,7 @@ class GaussianFactors:
         squares = torch.from_numpy(moments.sum_of_squares[start:stop]).double()
         variance = squares * (self.scale / max(1, moments.count))
         if not self.rank:
-            return variance, torch.empty(0, stop - start, dtype=torch.float64)
+            return variance, torch.empty(0, stop - start, dtype=torch.float64, device="cpu")
         factor = self._deviations(start, stop, memory_bytes)
         return variance, factor.mul_(math.sqrt(self.scale / (self.rank - 1)))
 
@@ -115,7 +115,7 @@ class GaussianFactors:
         n, k = moments.count, len(columns)
         first = torch.from_numpy(columns.first(start, stop)).double()
         mean = torch.from_numpy(moments.mean[start:stop]).double() - first
-        x = torch.empty(k, stop - start, dtype=torch.float64)
+        x = torch.empty(k, stop - start, dtype=torch.float64, device="cpu")
         for which, values in columns.pieces(start, stop, memory_bytes // (2 * _COPIES)):
             x[which] = torch.from_numpy(values)
         x -= first

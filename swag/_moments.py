@@ -77,7 +77,9 @@ def accumulate(
     xs, room = [as_tensor(x) for x in columns], [as_tensor(x) for x in distances or ()]
     off, means, squares = map(as_tensor, (anchor, mean, sum_of_squares))
     rows = _BLOCK_ITEMS if threads == 1 else 2 * _BLOCK_ITEMS * threads
-    distance, deviation, change = torch.empty(3, min(rows, len(means))).unbind()
+    distance, deviation, change = torch.empty(
+        3, min(rows, len(means)), dtype=torch.float32, device="cpu"
+    ).unbind()
     for start in range(0, len(means), rows):
         here = slice(start, min(start + rows, len(means)))
         a, m, s = off[here], means[here], squares[here]

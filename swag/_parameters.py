@@ -205,7 +205,7 @@ class ParameterTable:
         first = self.entries[0]
         _refuse([f"{e.name} is missing" for e in self.entries if e.name not in weights])
         lead = weights[first.name].shape[: weights[first.name].ndim - len(first.shape)]
-        vectors = torch.empty(lead.numel(), self.size, dtype=dtype or self.dtype)
+        vectors = torch.empty(lead.numel(), self.size, dtype=dtype or self.dtype, device="cpu")
         for entry, view in zip(self.entries, self.views(vectors), strict=True):
             value = full_of(weights[entry.name])
             shape, fitting = value.shape, lead + entry.shape
@@ -318,7 +318,7 @@ class ParameterTable:
             second row has the sums before rounding, where there is any.
         """
         rounds = torch.promote_types(out.dtype, self.common_dtype) != out.dtype
-        sums = torch.empty(2 if rounds else 1, len(self.entries))
+        sums = torch.empty(2 if rounds else 1, len(self.entries), dtype=torch.float32, device="cpu")
         if not rounds and out.dtype in (torch.float32, torch.float64) and _are_here(parameters):
             for first, last in self._stretches:
                 if last > first and all(p.dtype == out.dtype for p in parameters[first : last + 1]):

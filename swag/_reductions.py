@@ -179,7 +179,7 @@ class GaussianMixture:
         if isinstance(noise, str) and noise != "learned":
             raise ValueError(f'noise={noise!r}: use a variance, "learned" or None')
         if isinstance(noise, float | int | Tensor) and not bool(
-            (torch.as_tensor(noise) >= 0).all()
+            (torch.as_tensor(noise, device="cpu") >= 0).all()
         ):
             raise ValueError("noise is a variance, and one is negative")
         self._factors = _factors(networks, shares)

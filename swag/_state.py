@@ -175,7 +175,7 @@ def _tensor(value: list[Any], data: NDArray[np.uint8]) -> Tensor:
             f" the data at {data.size:,}"
         )
     try:
-        tensor = torch.empty(tuple(shape), dtype=_DTYPES[name])
+        tensor = torch.empty(tuple(shape), dtype=_DTYPES[name], device="cpu")
     except RuntimeError as error:  # an extent of 0 lets the others be anything
         raise StoreError(f"a saved state is damaged: no tensor has the shape {shape}") from error
     tensor.view(-1).view(torch.uint8).copy_(torch.from_numpy(np.ascontiguousarray(raw)))

@@ -114,6 +114,7 @@ class Target:
         """
         reshard(self.model)
         self._table.scatter(vector, self.parameters)
+        _forget_old_weights()
         if statistics is not None:
             _copy(self.model.buffers(), statistics)
             return
@@ -155,8 +156,14 @@ def _restore(
 ) -> None:
     reshard(model)
     _copy(changed, saved)
+    _forget_old_weights()
     for module, training in modes.items():
         module.training = training
+
+
+def _forget_old_weights() -> None:
+    """Have autocast look again: until its block ends, it keeps what it has made of weights."""
+    torch.clear_autocast_cache()
 
 
 @torch.no_grad()

@@ -111,7 +111,7 @@ class Covariance:
         dict of str to torch.Tensor
             By parameter, with its shape, float64.
         """
-        result = torch.empty(self._factors.size, dtype=torch.float64)
+        result = torch.empty(self._factors.size, dtype=torch.float64, device="cpu")
         for start, stop in self._blocks(0):
             v, f = self._rows(start, stop)
             result[start:stop] = v + f.square_().sum(dim=0)
@@ -240,7 +240,9 @@ class Covariance:
         variances, left = self._picked(rows)
         result = left.T @ self._picked(columns)[1]
         same = rows[:, None] == columns
-        return result + torch.where(same, variances[:, None], torch.zeros((), dtype=torch.float64))
+        return result + torch.where(
+            same, variances[:, None], torch.zeros((), dtype=torch.float64, device="cpu")
+        )
 
     # -- blocks -----------------------------------------------------------------------------------
 
@@ -257,9 +259,9 @@ class Covariance:
         """
         k = self.rank
         refuse_rank(k)
-        gram = None if self._root is not None else torch.eye(k, dtype=torch.float64)
-        along = torch.zeros(k, count, dtype=torch.float64)
-        squares = torch.zeros(count, dtype=torch.float64)
+        gram = None if self._root is not None else torch.eye(k, dtype=torch.float64, device="cpu")
+        along = torch.zeros(k, count, dtype=torch.float64, device="cpu")
+        squares = torch.zeros(count, dtype=torch.float64, device="cpu")
         logarithms, still = 0.0, 0
         if gram is not None or count:
             for start, stop in self._blocks(count):
@@ -282,7 +284,7 @@ class Covariance:
         return self._root, along, squares
 
     def _times(self, vectors: Tensor) -> Tensor:
-        along = torch.zeros(self.rank, len(vectors), dtype=torch.float64)
+        along = torch.zeros(self.rank, len(vectors), dtype=torch.float64, device="cpu")
         result = torch.empty_like(vectors)
         for start, stop in self._blocks(len(vectors)):
             v, f = self._rows(start, stop)
@@ -332,17 +334,17 @@ class Covariance:
             if name not in entries:
                 raise ModelError(f"there is no parameter {name}; there are {', '.join(entries)}")
             entry = entries[name]
-            inside = torch.arange(entry.start, entry.stop)
+            inside = torch.arange(entry.start, entry.stop, device="cpu")
             if isinstance(weights, Mapping):
                 index = weights[name].cpu()
                 inside = inside[index.flatten() if index.dtype == torch.bool else index]
             places.append(inside.flatten())
-        return torch.cat(places) if places else torch.empty(0, dtype=torch.int64)
+        return torch.cat(places) if places else torch.empty(0, dtype=torch.int64, device="cpu")
 
     def _picked(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Both factors at some places of the vector, shape (places,) and (k, places)."""
-        variances = torch.empty(len(places), dtype=torch.float64)
-        factor = torch.empty(self.rank, len(places), dtype=torch.float64)
+        variances = torch.empty(len(places), dtype=torch.float64, device="cpu")
+        factor = torch.empty(self.rank, len(places), dtype=torch.float64, device="cpu")
         for start, stop in self._blocks(0):
             here = torch.nonzero((places >= start) & (places < stop)).flatten()
             if len(here):
@@ -354,4 +356,4 @@ class Covariance:
 
 
 def _none(start: int, stop: int) -> Tensor:
-    return torch.empty(0, stop - start, dtype=torch.float64)
+    return torch.empty(0, stop - start, dtype=torch.float64, device="cpu")

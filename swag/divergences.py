@@ -143,9 +143,9 @@ def _relative(one: GaussianFactors, other: GaussianFactors, memory_bytes: int) -
     """``tr(C'^-1 C) + (m' - m)^T C'^-1 (m' - m)``, one reading of each."""
     k = other.rank
     refuse_rank(k)
-    inner = torch.eye(k, dtype=torch.float64)
-    spread = torch.zeros(k, k, dtype=torch.float64)
-    across = torch.zeros(k, one.rank + 1, dtype=torch.float64)
+    inner = torch.eye(k, dtype=torch.float64, device="cpu")
+    spread = torch.zeros(k, k, dtype=torch.float64, device="cpu")
+    across = torch.zeros(k, one.rank + 1, dtype=torch.float64, device="cpu")
     total, still = 0.0, 0
     for start, stop in blocks(one.size, k + one.rank + 1, memory_bytes):
         v, f = one.rows(start, stop, memory_bytes // 2)

@@ -304,7 +304,7 @@ def reliability(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_BI
     probabilities = _checked(probabilities, labels)
     confidence, guess = probabilities.max(dim=1)
     # The edges in float32 and bins closed on the left, as torchmetrics has them.
-    edges = torch.linspace(0, 1, bins + 1, device=confidence.device)
+    edges = torch.linspace(0, 1, bins + 1, device=confidence.device, dtype=torch.float32)
     index = (torch.bucketize(confidence.float(), edges, right=True) - 1).clamp(max=bins - 1)
     count = torch.bincount(index, minlength=bins)
     right = (guess == labels).double()

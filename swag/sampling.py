@@ -227,7 +227,7 @@ def draw(plan: Plan, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> Tensor:
     if table.dtype == torch.float32:
         result = _fresh(len(plan), table.size)
     else:
-        result = torch.empty(len(plan), table.size, dtype=table.dtype)
+        result = torch.empty(len(plan), table.size, dtype=table.dtype, device="cpu")
     for _ in drawn(plan, memory_bytes, result):
         pass
     return result
@@ -328,7 +328,7 @@ class _Diagonal:
         # Not beside the products: threads that share an operation wait for the last of them.
         self._crew.begin([partial(_fill, row, stream) for row, stream in streams]).finish()
         if min(self._seeds.signs) < 0:
-            numbers *= torch.tensor(self._seeds.signs)[:, None]
+            numbers *= torch.tensor(self._seeds.signs, device="cpu")[:, None]
         numbers *= torch.from_numpy(np.sqrt(moments.variance) * self._scale)
         block += numbers
 
@@ -350,12 +350,12 @@ class _LowRank:
         for seed, sign in zip(seeds.low_rank, seeds.signs, strict=True):
             stream = torch.Generator().manual_seed(seed)
             # One vector for all parameters of the draw: it is what correlates the layers.
-            z = torch.randn(k, generator=stream, dtype=torch.float64)
+            z = torch.randn(k, generator=stream, dtype=torch.float64, device="cpu")
             columns, mean = gaussian.coefficients(z.numpy() * (sign * math.sqrt(scale / (k - 1))))
             of_columns.append(columns)
             of_mean.append(mean)
         self._of_columns = torch.from_numpy(np.array(of_columns, np.float32))
-        self._of_mean = torch.tensor(of_mean, dtype=torch.float32)
+        self._of_mean = torch.tensor(of_mean, dtype=torch.float32, device="cpu")
 
     def fill(self, block: Tensor, mean: NDArray[np.float32], pieces: Pieces) -> None:
         """Fill a block of shape (draws, weights) with it, `mean` being that of these weights.

@@ -164,10 +164,10 @@ class Subspace:
             target.put(self._vectors(prior_scale * z))
             return float(log_likelihood(model)) / temperature
 
-        points = torch.empty(n, self.k)
+        points = torch.empty(n, self.k, dtype=torch.float32, device="cpu")
         with target.borrowed(), torch.no_grad():
             model.eval()
-            z = torch.zeros(self.k)
+            z = torch.zeros(self.k, dtype=torch.float32, device="cpu")
             height = log_density(z)
             if math.isnan(height):
                 raise ValueError("the log likelihood is NaN at the mean of the weights")
@@ -275,10 +275,10 @@ def elliptical_slice(
     z, height
         Where it is then.
     """
-    direction = torch.randn(z.shape, generator=source)
-    u = torch.rand((), generator=source).item()
+    direction = torch.randn(z.shape, generator=source, dtype=torch.float32, device="cpu")
+    u = torch.rand((), generator=source, dtype=torch.float32, device="cpu").item()
     level = height + math.log(max(u, 1e-300))
-    angle = 2 * math.pi * torch.rand((), generator=source).item()
+    angle = 2 * math.pi * torch.rand((), generator=source, dtype=torch.float32, device="cpu").item()
     low, high = angle - 2 * math.pi, angle
     while True:
         there = z * math.cos(angle) + direction * math.sin(angle)
@@ -286,7 +286,11 @@ def elliptical_slice(
         if found > level or high - low < 1e-12:
             return (there, found) if found > level else (z, height)
         low, high = (angle, high) if angle < 0 else (low, angle)
-        angle = low + (high - low) * torch.rand((), generator=source).item()
+        angle = (
+            low
+            + (high - low)
+            * torch.rand((), generator=source, dtype=torch.float32, device="cpu").item()
+        )
 
 
 @dataclass(frozen=True)
@@ -315,7 +319,7 @@ def spectrum(gaussian: Gaussian, memory_bytes: int = MEMORY_BYTES) -> Spectrum:
     factors = GaussianFactors(gaussian, 1.0)
     r = factors.rank
     refuse_rank(r)
-    gram = torch.zeros(r, r, dtype=torch.float64)
+    gram = torch.zeros(r, r, dtype=torch.float64, device="cpu")
     for start, stop in blocks(factors.size, r, memory_bytes):
         part = factors.rows(start, stop, memory_bytes)[1]
         gram.addmm_(part, part.T)
@@ -334,7 +338,7 @@ def principal(gaussian: Gaussian, buffers: Buffers, k: int, memory_bytes: int) -
         )
     found = spectrum(gaussian, memory_bytes)
     # Those of F are left singular vectors times their singular values: as long as is wanted.
-    basis = torch.empty(k, factors.size)
+    basis = torch.empty(k, factors.size, dtype=torch.float32, device="cpu")
     for start, stop in blocks(factors.size, r, memory_bytes):
         basis[:, start:stop] = found.mixing[:k] @ factors.rows(start, stop, memory_bytes)[1]
     mean = gaussian.anchor + torch.from_numpy(gaussian.moments.mean)

@@ -66,6 +66,7 @@ class Agreement:
                 -iterate,
             ],
             dtype=torch.int64,
+            device="cpu",
         )
         self._wait(dist.all_reduce(said, dist.ReduceOp.MAX, self._group, async_op=True))
         failed, nonfinite, moved, most, least = said.tolist()
@@ -85,7 +86,7 @@ class Agreement:
 
     def least(self, number: int) -> int:
         """The smallest number that one of them has."""
-        said = torch.tensor([number], dtype=torch.int64)
+        said = torch.tensor([number], dtype=torch.int64, device="cpu")
         self._wait(dist.all_reduce(said, dist.ReduceOp.MIN, self._group, async_op=True))
         return int(said)
 

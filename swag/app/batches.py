@@ -87,4 +87,4 @@ class ShuffledBatches(Iterator[Tensor]):
         # SeedSequence mixes the two numbers: seed 1 of epoch 0 and seed 0 of epoch 1 are unrelated.
         mixed = np.random.SeedSequence([self._seed, self._epoch]).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(mixed[0]))
-        return torch.randperm(self._length, generator=generator)
+        return torch.randperm(self._length, generator=generator, device="cpu")

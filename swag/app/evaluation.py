@@ -174,7 +174,9 @@ def out_of_distribution(inputs: Tensor) -> dict[str, Tensor]:
         ``"rotated"``, these turned by 90 degrees, and ``"noise"``, grey values drawn evenly from
         black to white, always the same; shape and scale as `inputs`.
     """
-    grey = torch.rand(inputs.shape, generator=torch.Generator().manual_seed(0))
+    grey = torch.rand(
+        inputs.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu"
+    )
     return {"rotated": inputs.rot90(1, (2, 3)), "noise": (grey - MNIST_MEAN) / MNIST_STD}
 
 

@@ -106,7 +106,7 @@ class Trainer(Iterator[Step]):
             anneal_strategy=recipe.anneal_strategy,
         )
         self._step = 0
-        self._losses = torch.full((self.n_steps,), math.nan, dtype=torch.float64)
+        self._losses = torch.full((self.n_steps,), math.nan, dtype=torch.float64, device="cpu")
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
