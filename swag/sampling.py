@@ -224,10 +224,7 @@ def draw(plan: Plan, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> Tensor:
         Shape (draws, n), of the table's dtype, in host memory.
     """
     table = plan.gaussian.table
-    if table.dtype == torch.float32:
-        result = _fresh(len(plan), table.size)
-    else:
-        result = torch.empty(len(plan), table.size, dtype=table.dtype, device="cpu")
+    result = torch.empty(len(plan), table.size, dtype=table.dtype, device="cpu")
     for _ in drawn(plan, memory_bytes, result):
         pass
     return result
@@ -277,7 +274,7 @@ def drawn(
         diagonal = _Diagonal(seeds, scale, crew) if has_diagonal else None
         # Fresh memory would cost more than what is computed in it.
         rows = 0 if in_place else max((b - a for a, b in blocks), default=0)
-        memory = _fresh(len(seeds) * rows)
+        memory = torch.empty(len(seeds) * rows, dtype=torch.float32, device="cpu")
         for start, stop in blocks:
             here = moments.rows(start, stop)
             if result is not None and in_place:
@@ -299,11 +296,6 @@ def drawn(
     on_demand.learn(moments)
 
 
-def _fresh(*shape: int) -> Tensor:
-    """Memory for float32; NumPy has it in pages that are large, and so soon there."""
-    return torch.from_numpy(np.empty(shape, np.float32))
-
-
 def rank(gaussian: Gaussian) -> int:
     """Columns of the low-rank part; fewer than two make none."""
     return 0 if gaussian.columns is None else len(gaussian.columns)
@@ -317,12 +309,12 @@ class _Diagonal:
         self._scale = np.float32(math.sqrt(scale))
         self._streams = [torch.Generator().manual_seed(seed) for seed in seeds.diagonal]
         self._crew = crew
-        self._memory = _fresh(0)
+        self._memory = torch.empty(0, dtype=torch.float32, device="cpu")
 
     def add_to(self, block: Tensor, moments: Moments) -> None:
         """Add it to the next block, whose weights the moments are of."""
         if len(self._memory) < block.numel():  # the last block may be smaller
-            self._memory = _fresh(block.numel())
+            self._memory = torch.empty(block.numel(), dtype=torch.float32, device="cpu")
         numbers = self._memory[: block.numel()].view(block.shape)
         streams = zip(numbers, self._streams, strict=True)
         # Not beside the products: threads that share an operation wait for the last of them.
