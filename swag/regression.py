@@ -74,11 +74,8 @@ class GaussianPrediction:
         """The central interval that an observation is in with a probability, low end and high."""
         if not 0 < level < 1:
             raise ValueError(f"a level is between 0 and 1, not {level}")
-        width = (
-            self.std
-            * math.sqrt(2)
-            * float(torch.erfinv(torch.tensor(level, device="cpu").double()))
-        )
+        exact = torch.tensor(level, dtype=torch.float64, device="cpu")
+        width = self.std * math.sqrt(2) * float(torch.erfinv(exact))
         return self.mean - width, self.mean + width
 
     def fitted_noise(self, targets: Tensor) -> Tensor:

@@ -320,7 +320,7 @@ class _Diagonal:
         # Not beside the products: threads that share an operation wait for the last of them.
         self._crew.begin([partial(_fill, row, stream) for row, stream in streams]).finish()
         if min(self._seeds.signs) < 0:
-            numbers *= torch.tensor(self._seeds.signs, device="cpu")[:, None]
+            numbers *= torch.tensor(self._seeds.signs, dtype=torch.float32, device="cpu")[:, None]
         numbers *= torch.from_numpy(np.sqrt(moments.variance) * self._scale)
         block += numbers
 

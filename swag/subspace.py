@@ -276,9 +276,9 @@ def elliptical_slice(
         Where it is then.
     """
     direction = torch.randn(z.shape, generator=source, dtype=torch.float32, device="cpu")
-    u = torch.rand((), generator=source, dtype=torch.float32, device="cpu").item()
+    u = _uniform(source)
     level = height + math.log(max(u, 1e-300))
-    angle = 2 * math.pi * torch.rand((), generator=source, dtype=torch.float32, device="cpu").item()
+    angle = 2 * math.pi * _uniform(source)
     low, high = angle - 2 * math.pi, angle
     while True:
         there = z * math.cos(angle) + direction * math.sin(angle)
@@ -286,11 +286,11 @@ def elliptical_slice(
         if found > level or high - low < 1e-12:
             return (there, found) if found > level else (z, height)
         low, high = (angle, high) if angle < 0 else (low, angle)
-        angle = (
-            low
-            + (high - low)
-            * torch.rand((), generator=source, dtype=torch.float32, device="cpu").item()
-        )
+        angle = low + (high - low) * _uniform(source)
+
+
+def _uniform(source: torch.Generator) -> float:
+    return torch.rand((), generator=source, dtype=torch.float32, device="cpu").item()
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
     scores = _scores(inside, outside)
     # Their ranks: torchmetrics puts what lies beyond 0 to 1 through a sigmoid, which makes ties.
     unique, ranks = torch.unique(scores, return_inverse=True)
-    is_outside = torch.arange(len(scores), device="cpu") >= len(inside)
+    is_outside = torch.arange(len(scores), device=scores.device) >= len(inside)
     return float(binary_auroc(ranks.double() / len(unique), is_outside.long()))
 
 
@@ -228,8 +228,8 @@ def risk_coverage(probabilities: Tensor, labels: Tensor) -> RiskCoverage:
         )
     confidence, chosen = probabilities.max(dim=1)
     order = confidence.argsort(descending=True, stable=True)
-    kept = torch.arange(1, len(labels) + 1, dtype=torch.float64, device="cpu")
     wrong = (chosen != labels)[order].double().cumsum(dim=0)
+    kept = torch.arange(1, len(labels) + 1, dtype=torch.float64, device=wrong.device)
     return RiskCoverage(coverage=kept / len(labels), risk=wrong / kept)
 
 

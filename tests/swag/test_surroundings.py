@@ -19,7 +19,10 @@ CREATORS = {
     "arange", "asarray", "as_tensor", "empty", "eye", "full", "linspace", "logspace", "ones",
     "rand", "randint", "randn", "randperm", "scalar_tensor", "tensor", "zeros",
 }  # fmt: skip
-FLOATS = {"empty", "eye", "linspace", "logspace", "ones", "rand", "randn", "zeros"}
+FLOATS = {
+    "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randn", "scalar_tensor",
+    "tensor", "zeros",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("file", sorted(Path(swag.__file__).parent.rglob("*.py")), ids=str)
