@@ -20,7 +20,7 @@ from swag._devices import KINDS
 from swag._held import is_summoned
 from swag.gradients import Gradients
 
-__all__ = ["Attached", "has_spare_core"]
+__all__ = ["Attached", "has_spare_core", "is_better_beside"]
 
 _LONG_COPY_BYTES = 64 << 20
 """To copy so much takes tens of milliseconds, and no more beside training on all cores."""
@@ -119,16 +119,23 @@ class Attached:
             all(id(p) in stepped for p in parameters)
             and all(map(_is_plain, held))
             and len({parameter.device for parameter in held}) == 1
-            and (held[0].device.type in KINDS or (held[0].is_cpu and _is_worth_it(held)))
+            and (held[0].device.type in KINDS or (held[0].is_cpu and _all_beside(held)))
             # An embedding with a maximal norm shortens its weights in the forward pass.
             and all(getattr(m, "max_norm", None) is None for m in model.modules())
             and not any(map(is_summoned, model.modules()))
         )
 
 
-def _is_worth_it(held: Sequence[Tensor]) -> bool:
-    """Whether training is held up less by a copy beside it, in host memory."""
-    return sum(parameter.nbytes for parameter in held) >= _LONG_COPY_BYTES or has_spare_core()
+def _all_beside(held: Sequence[Tensor]) -> bool:
+    return is_better_beside(sum(parameter.nbytes for parameter in held))
+
+
+def is_better_beside(nbytes: int) -> bool:
+    """Whether training is held up less by what is done beside it to so many bytes in host memory.
+
+    If not, it is done while training waits, which then has all cores for it.
+    """
+    return nbytes >= _LONG_COPY_BYTES or has_spare_core()
 
 
 def has_spare_core() -> bool:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 import pmarray
 from pmarray.errors import ClosedError, LoanError
-from swag._attached import Attached
+from swag._attached import Attached, is_better_beside
 from swag._behind import Behind, Brought, Shared, Staging, Taken, WeightsChangedError
 from swag._buffers import Buffers
 from swag._devices import KINDS
@@ -34,6 +33,7 @@ from swag._sharding.parts import Part
 from swag._statistics import Observed
 from swag._stats import Clock
 from swag._store import Store
+from swag._summing import Summing
 from swag._trajectory import as_tensor
 from swag._worker import Worker
 from swag.errors import StoreError, SwagWarning, WindowError
@@ -41,9 +41,6 @@ from swag.posterior import Posterior
 from swag.sampling import Gaussian
 
 __all__ = ["Collecting"]
-
-_MOST_AT_ONCE = 8
-_AT_ONCE_BYTES = 96 << 20
 
 Column = NDArray[np.generic]
 
@@ -94,12 +91,9 @@ class Collecting(Posterior):
         has_stripes = part is None and n > COUNT * WEIGHTS
         self._projections = Projections(n) if has_stripes else None
         """Taken behind; of smaller networks the trajectory is read as quickly."""
-        most = _AT_ONCE_BYTES // (store.column_bytes or 1)
-        self._columns_at_once = max(1, min(_MOST_AT_ONCE, most))
-        """Columns in one pass over the moments, of which the cache has to hold that many."""
         try:
             self._worker = Worker("swag-collecting")
-            self._summing = Worker("swag-moments")
+            self._summing = Summing(store)
             self._load()
         except BaseException:
             store.close()
@@ -109,9 +103,7 @@ class Collecting(Posterior):
         """Begin from what the store holds."""
         progress = self._store.progress()
         self._screen.skipped = progress.skipped
-        self._moments = self._store.stored_moments(progress.collected)
-        """Of the first iterates; where all are kept, of as many as somebody has asked for. Those of
-        a ring are taken on a thread, which alone replaces them while it is not waited for."""
+        self._summing.load(progress.collected)
         self._left = progress.collected
         """Iterates when this collected last: if there are others, something else has happened."""
         self._buffers = self._store.read_buffers()
@@ -143,11 +135,11 @@ class Collecting(Posterior):
             self._left = progress.collected
         if self._store.trajectory is None:
             # Between checkpoints, memory is all there is.
-            if self._moments.count < progress.collected:
+            if self._summing.moments.count < progress.collected:
                 self._load()
-            count = self._moments.count
+            count = self._summing.moments.count
             progress = replace(progress, collected=count, skipped=self._screen.skipped)
-        elif not progress.in_moments <= self._moments.count <= progress.collected:
+        elif not progress.in_moments <= self._summing.moments.count <= progress.collected:
             self._load()
         if not progress.collected:
             self._anchor = None
@@ -169,15 +161,16 @@ class Collecting(Posterior):
         """The same, and the moments of everything collected."""
         progress = self._sync()
         self._catch_up(progress.collected)
-        return progress, self._moments
+        return progress, self._summing.moments
 
     def _catch_up(self, collected: int) -> None:
         """Take the moments of so many iterates."""
-        if self._store.ring is not None and self._store.trajectory is not None:
-            self._summing.put(partial(self._take_in, collected, 1))
-            self._summing.settle()
-        if since := range(self._moments.count, collected):  # there, it says why it has failed
-            self._moments = self._moments.rolled_forward(self._store.columns(since))
+        is_ring = self._store.ring is not None and self._store.trajectory is not None
+        if collected and is_ring:
+            self._summing.catch_up(collected, self._origin)
+        moments = self._summing.moments
+        if since := range(moments.count, collected):  # there, it says why it has failed
+            self._summing.moments = moments.rolled_forward(self._store.columns(since))
 
     # -- one iterate ----------------------------------------------------------------------------
 
@@ -329,14 +322,11 @@ class Collecting(Posterior):
             if self._part is None:
                 store.statistics.record(progress.collected, taken.observed, path)
             if due:
-                self._checkpoint(count, self._moments)
+                self._checkpoint(count, self._summing.moments)
         self._screen.note(progress.collected, sums)
         self._left = count
         if store.ring is not None and not due:
-            # Fewer at once where a checkpoint is near, so that it has little to wait for.
-            every = store.configuration.checkpoint_every
-            some = min(self._columns_at_once, max(1, (every - count % every) // 2))
-            self._summing.put(partial(self._take_in, count, some))
+            self._summing.follow(count, self._origin, at_once=self._is_at_once(taken, behind))
 
     def _prepare_checkpoint(self, collected: int) -> None:
         """Have the moments of all iterates so far, which a checkpoint stores beside one more.
@@ -361,14 +351,22 @@ class Collecting(Posterior):
         self._spare_of = count
         if not due:
             self._buffers = taken.buffers
-            self._summing.put(partial(self._accumulate, column))
+            self._summing.accumulate(column, self._origin)
         else:
-            moments = self._moments.copy().with_columns([column], self._origin)
+            moments = self._summing.moments.copy().with_columns([column], self._origin)
             begun = self._begun = Joining(self._store.group)
             with begun:
                 self._store_diagonal(progress, moments, taken.buffers)
-            self._moments, self._buffers = moments, taken.buffers
+            self._summing.moments, self._buffers = moments, taken.buffers
         self._screen.note(progress.collected, sums)
+
+    def _is_at_once(self, taken: Taken, behind: Behind | None) -> bool:
+        """Whether moments are taken while training waits.
+
+        Beside training on all cores they take more than twice the time of all of these.
+        """
+        nbytes, here = self._store.column_bytes, all(tensor.is_cpu for tensor in taken.weights)
+        return behind is None and here and not is_better_beside(nbytes)
 
     def _borrow(self, iterate: int) -> AbstractContextManager[Column]:
         """The memory of the next column, shape (n,) or (n, 1)."""
@@ -415,29 +413,6 @@ class Collecting(Posterior):
     def _origin(self) -> Column:
         assert self._anchor is not None
         return self._anchor.numpy()
-
-    def _take_in(self, count: int, some: int) -> None:
-        """Take the moments of the first `count` columns, if `some` are missing; on the thread.
-
-        They follow from the trajectory: if this fails, or does not come to it, `_caught_up` does.
-        """
-        trajectory, moments = self._store.trajectory, self._moments
-        assert trajectory is not None
-        while (missing := count - moments.count) >= some:
-            stop = moments.count + min(missing, self._columns_at_once)
-            with ExitStack() as loans:
-                columns = [
-                    loans.enter_context(
-                        trajectory.reading((slice(None), self._store.slot(iterate)))
-                    )
-                    for iterate in range(moments.count, stop)
-                ]
-                moments = moments.with_columns(columns, self._origin)
-            self._moments = moments
-
-    def _accumulate(self, column: Column) -> None:
-        """Take the moments of a column that is not stored; on the thread."""
-        self._moments = self._moments.with_columns([column], self._origin)
 
     def _checkpoint(self, collected: int, moments: Moments) -> None:
         """Store the moments and what the caller adds; in a transaction."""

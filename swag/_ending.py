@@ -67,7 +67,9 @@ class Ending(Collecting):
         """Take a checkpoint, and return when it is durable."""
         self._refuse_closed()
         self._screen.tell()
-        progress, moments = (self._sync(), self._moments) if self._keeps_all else self._caught_up()
+        progress, moments = (
+            (self._sync(), self._summing.moments) if self._keeps_all else self._caught_up()
+        )
         if (
             progress.collected != progress.checkpointed
             or moments.count != progress.in_moments
@@ -156,7 +158,7 @@ class Ending(Collecting):
         finally:
             # Again at a second call, should an interrupt come in between.
             if self._ended is None:
-                count = self._moments.count
+                count = max(0, self._summing.moments.count)  # below zero: torn
                 skipped = self._screen.skipped
                 self._ended = Progress(count, count, count, skipped, skipped, 0)
             self._attached.detach()

@@ -127,10 +127,10 @@ class Moments:
         return Moments(self.count, self.mean.copy(), self.sum_of_squares.copy())
 
     def with_columns(
-        self, columns: Sequence[NDArray[np.generic]], anchor: NDArray[np.generic]
+        self, columns: Sequence[NDArray[np.generic]], anchor: NDArray[np.generic], threads: int = 1
     ) -> Moments:
         """Take further columns in, in place; as `accumulate`."""
-        accumulate(columns, anchor, self.mean, self.sum_of_squares, self.count)
+        accumulate(columns, anchor, self.mean, self.sum_of_squares, self.count, threads=threads)
         return Moments(self.count + len(columns), self.mean, self.sum_of_squares)
 
     def rolled_forward(self, columns: Columns) -> Moments:

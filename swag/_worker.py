@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "attempt"]
 
 _LOOK_SECONDS = 0.1
 _LOG = logging.getLogger("swag")
@@ -78,13 +78,17 @@ class Worker:
             self._queue.put(None)
 
 
+def attempt(request: Request) -> None:
+    """Do something that its owner finds undone if it fails, tries again, and meets the error."""
+    try:
+        request()
+    except Exception:
+        _LOG.debug("work behind was left undone", exc_info=True)
+
+
 def _run(queue: SimpleQueue[Request | None]) -> None:
     while (request := queue.get()) is not None:
-        try:
-            request()
-        except Exception:
-            # What was left undone its owner finds undone, tries itself, and meets the error.
-            _LOG.debug("work behind was left undone", exc_info=True)
+        attempt(request)
         del request  # what it holds must not live until the next one
 
 

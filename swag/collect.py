@@ -220,7 +220,8 @@ class SWAG(Ending):
         Takes one pass over memory. Waits only where a checkpoint is due, where another thread has a
         transaction open in the group, where the cache is full because the medium is slower than
         training, or, with ``max_rank=0``, where the moments of the previous iterate are still being
-        taken.
+        taken. With `max_rank`, where training has all cores and the weights take less than 64 MB,
+        it takes the moments as well: beside training they would hold it up longer.
 
         Parameters
         ----------
@@ -390,7 +391,7 @@ class SWAG(Ending):
         if self._ended is not None:
             collected = self._ended.collected
         elif self._store.trajectory is None:
-            collected = self._moments.count
+            collected = self._summing.moments.count
         else:
             collected = self._store.progress().collected
         skipped, behind = self._screen.skipped, self._behind
@@ -426,8 +427,8 @@ class SWAG(Ending):
         self._refuse_part()
         if self._keeps_all:
             progress = self._sync()
-            at_hand = self._moments.count == progress.collected
-            moments = self._moments.copy() if at_hand else None
+            at_hand = self._summing.moments.count == progress.collected
+            moments = self._summing.moments.copy() if at_hand else None
         else:
             progress, last = self._caught_up()
             moments = last.copy()

@@ -145,6 +145,7 @@ SWAG = Tower(
         ("collect", "export", "mixture"),
         ("_ending", "_beginning"),
         ("_collecting",),
+        ("_summing",),
         ("posterior",),
         ("_analysis", "_installing", "burn_in"),
         ("_predictor", "subspace", "divergences", "pruning"),

@@ -210,12 +210,12 @@ def test_where_all_is_kept_moments_are_taken_when_they_are_asked_for(scratch: Pa
     with swag.SWAG(models[0], store, checkpoint_every=2) as posterior:
         for model in models[:5]:
             posterior.update_parameters(model)
-        assert posterior._moments.count == 0
+        assert posterior._summing.moments.count == 0
         half = posterior.mean()
-        assert posterior._moments.count == 5
+        assert posterior._summing.moments.count == 5
         for model in models[5:]:
             posterior.update_parameters(model)
-        assert posterior._moments.count == 5
+        assert posterior._summing.moments.count == 5
     with swag.load(store) as stored:
         assert stored._store.progress().in_moments == 5
         assert torch.equal(stored.window(start=0).mean()["0.bias"], stored.mean()["0.bias"])

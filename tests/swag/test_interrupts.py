@@ -27,6 +27,7 @@ from torch import nn
 
 import pmarray
 import swag
+import swag._attached
 from swag.errors import StoreError
 from tests.sampling import examples
 
@@ -101,11 +102,13 @@ def assert_moments(posterior: swag.Posterior, accepted: list[int]) -> None:
     max_rank=st.sampled_from([None, 0, 2]),
     every=st.integers(1, 4),
     lines=st.lists(st.integers(0, 700), min_size=3, max_size=12),
+    spare=st.booleans(),
 )
 def test_whoever_was_interrupted_goes_on(
-    scheme: str, max_rank: int | None, every: int, lines: list[int]
+    scheme: str, max_rank: int | None, every: int, lines: list[int], spare: bool
 ) -> None:
-    with place(scheme) as location:
+    with place(scheme) as location, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(swag._attached, "has_spare_core", lambda: spare)
         posterior = swag.SWAG(Step(0), location, max_rank, checkpoint_every=every)
         accepted: list[int] = []
         for step, line in enumerate(lines, 1):
@@ -138,10 +141,14 @@ def test_whoever_was_interrupted_goes_on(
         check(location, accepted, max_rank, every)
 
 
-def test_every_line_of_a_collection() -> None:
+@pytest.mark.parametrize("max_rank", [None, 2])
+def test_every_line_of_a_collection(monkeypatch: pytest.MonkeyPatch, max_rank: int | None) -> None:
+    # The moments of a ring are then taken here, and torn in the middle of them.
+    monkeypatch.setattr(swag._attached, "has_spare_core", lambda: False)
+    every = 2 if max_rank is None else 5
     for line in range(1, 3000):
         model, group = Step(1), pmarray.open_group("dram:")
-        posterior = swag.SWAG(model, group, checkpoint_every=2)
+        posterior = swag.SWAG(model, group, max_rank, checkpoint_every=every)
         posterior.update_parameters(model)
         try:
             with interrupted_at(line) as seen:
@@ -151,7 +158,9 @@ def test_every_line_of_a_collection() -> None:
             with group.transaction():
                 group.attrs["mine"] = line
         count = posterior.n_averaged
-        assert group["trajectory"].shape[1] == count == group.attrs["swag.progress"]["collected"]
+        assert count == group.attrs["swag.progress"]["collected"]
+        if max_rank is None:
+            assert group["trajectory"].shape[1] == count
         assert_moments(posterior, [1, 2][:count])
         posterior.update_parameters(Step(3))
         assert_moments(posterior, [1, 2, 3] if count == 2 else [1, 3])

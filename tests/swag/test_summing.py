@@ -1,4 +1,4 @@
-"""Moments of a ring, which are taken on a thread: nobody waits for them, and they are right."""
+"""Moments of a ring: on a thread, for which nobody waits, or at once where no core is to spare."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from torch import nn
 import swag
 import swag._attached
 import swag._moments
+import swag.errors
 from swag._attached import has_spare_core
 from tests.sampling import examples
 from tests.swag.test_collect import flat, in_a_row, network, wandering
@@ -35,10 +36,10 @@ class Gate:
         self.open = threading.Event()
         self._accumulate = swag._moments.accumulate
 
-    def accumulate(self, *arguments: Any) -> None:
+    def accumulate(self, *arguments: Any, **others: Any) -> None:
         self.reached.set()
         assert self.open.wait(PATIENCE_S)
-        self._accumulate(*arguments)
+        self._accumulate(*arguments, **others)
 
 
 @pytest.fixture
@@ -106,6 +107,13 @@ def test_what_was_rolled_back_meanwhile_is_in_no_moment(gate: Gate) -> None:
 def test_any_order_of_what_ends_and_goes_on(data: st.DataObject) -> None:
     """Collecting, checkpoints, rollbacks, rewinding, reading and reopening, in any order."""
     every = data.draw(st.integers(1, 9), "checkpoint_every")
+    spare = data.draw(st.booleans(), "a core to spare")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(swag._attached, "has_spare_core", lambda: spare)
+        in_any_order(data, every)
+
+
+def in_any_order(data: st.DataObject, every: int) -> None:
     location = f"dram:{uuid.uuid4().hex}"
     models = iter(wandering(network(), 120, seed=every))
     first = network()
@@ -179,3 +187,60 @@ def test_without_one_an_iterate_is_collected_at_once_unless_it_is_large(
             else:
                 assert posterior._behind is None
                 assert posterior.stats().collected == count
+
+
+def test_without_one_moments_are_taken_at_once(
+    monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
+    monkeypatch.setattr(swag._attached, "has_spare_core", lambda: False)
+    callers = set()
+    accumulate = swag._moments.accumulate
+
+    def noted(*arguments: Any, **others: Any) -> None:
+        callers.add(threading.current_thread())
+        accumulate(*arguments, **others)
+
+    monkeypatch.setattr(swag._moments, "accumulate", noted)
+    models = wandering(network(), 30)
+    with swag.SWAG(models[0], store=location, max_rank=4, checkpoint_every=100) as posterior:
+        for count, model in enumerate(models, 1):
+            posterior.update_parameters(model)
+            assert posterior._summing.moments.count == count
+        assert callers == {threading.current_thread()}
+        right(posterior, models)
+
+
+def test_what_came_to_be_taken_on_the_thread_is_waited_for_first(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = wandering(network(), 20)
+    with swag.SWAG(models[0], max_rank=4, checkpoint_every=100) as posterior:
+        for model in models[:12]:
+            posterior.update_parameters(model)
+        assert gate.reached.wait(PATIENCE_S)
+        monkeypatch.setattr(swag._attached, "has_spare_core", lambda: False)
+        threading.Timer(0.2, gate.open.set).start()
+        posterior.update_parameters(models[12])
+        assert gate.open.is_set()
+        assert posterior._summing.moments.count == 13
+        for model in models[13:]:
+            posterior.update_parameters(model)
+        right(posterior, models)
+
+
+def test_moments_that_cannot_be_taken_are_taken_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(swag._attached, "has_spare_core", lambda: False)
+    accumulate, fails = swag._moments.accumulate, True
+
+    def failing(*arguments: Any, **others: Any) -> None:
+        accumulate(*arguments, **others)
+        if fails:
+            raise swag.errors.StoreError("there is no memory")
+
+    monkeypatch.setattr(swag._moments, "accumulate", failing)
+    models = wandering(network(), 12)
+    with swag.SWAG(models[0], max_rank=4, checkpoint_every=100) as posterior:
+        for step, model in enumerate(models):
+            fails = 3 <= step < 6
+            posterior.update_parameters(model)
+        right(posterior, models)

@@ -13,6 +13,7 @@ import torch
 
 import pmarray
 import swag
+import swag._attached
 from tests.crash.interrupts.scenarios import GivenUpError, Scenario, Stage
 
 if TYPE_CHECKING:
@@ -30,15 +31,21 @@ class Collect(Scenario):
     ----------
     max_rank, checkpoint_every
         As for `swag.SWAG`.
+    spare
+        Whether there is a core to spare. If not, moments of a ring are taken by who trains.
     """
 
-    def __init__(self, max_rank: int | None, checkpoint_every: int = 3) -> None:
+    def __init__(
+        self, max_rank: int | None, checkpoint_every: int = 3, *, spare: bool = True
+    ) -> None:
         self._max_rank = max_rank
         self._checkpoint_every = checkpoint_every
+        self._spare = spare
 
     def prepare(self, stage: Stage) -> None:
         """Collect two iterates without being interrupted."""
         torch.set_num_threads(1)
+        setattr(swag._attached, "has_spare_core", lambda: self._spare)  # noqa: B010
         stage.kept["model"] = torch.nn.Linear(*_WEIGHTS, bias=False)
         stage.kept["done"] = []
         stage.kept["trying"] = None
@@ -204,6 +211,7 @@ class FlushCollection(Collect):
 COLLECTION: dict[str, Scenario] = {
     "collect": Collect(None),
     "collect-ring": Collect(2, 2),
+    "collect-ring-at-once": Collect(2, 5, spare=False),
     "collect-diagonal": Collect(0, 2),
     "collect-flush": FlushCollection(None),
     "collect-close": CloseCollection(None),

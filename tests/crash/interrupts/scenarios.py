@@ -559,8 +559,8 @@ SCENARIOS: dict[str, Scenario] = {
     "appending": Appending(),
 }
 _COLLECTING = (
-    "collect", "collect-ring", "collect-diagonal", "collect-flush", "collect-close",
-    "collect-failing",
+    "collect", "collect-ring", "collect-ring-at-once", "collect-diagonal", "collect-flush",
+    "collect-close", "collect-failing",
 )  # fmt: skip
 _LARGE = (
     "many-item", "many-item-again", "many-row", "many-columns", "many-streams", "in-place",
