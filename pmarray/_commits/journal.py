@@ -38,11 +38,13 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from pmarray._commits.sidewrites import SideWrites
 from pmarray._formats.records import (
     HEAD_ROOM,
     MAGIC,
@@ -83,6 +85,8 @@ _COPIED_BYTES = 64 << 10
 """Shorter records are copied into one buffer."""
 _WRITE_BYTES = 4 << 20
 """So much is written at a time: one request after another leaves the device idle in between."""
+_WRITES_UNDER_WAY = 2
+"""How many such writes other threads do at most, while further records are made."""
 _INITIAL_BYTES = 4 << 20
 _INITIAL_REACH = FIRST + (64 << 10)
 """Where the first records end at the latest; every opener looks so far."""
@@ -117,9 +121,14 @@ class Journal:
         self._header = _Header()
         """The one in force."""
         self._header_is_durable = True
-        self._staging = memoryview(mmap.mmap(-1, 2 * BLOCK_BYTES + MAX_PAYLOAD_BYTES))
+        self._beside = SideWrites(region, _WRITES_UNDER_WAY)
+        self._stagings = deque(
+            memoryview(mmap.mmap(-1, 2 * BLOCK_BYTES + MAX_PAYLOAD_BYTES))
+            for _ in range(_WRITES_UNDER_WAY + 1)
+        )
+        """One for the records that wait, the others of writes under way."""
         self._staged = 0
-        """Bytes of it that are in `_waiting`."""
+        """Bytes of the first that are in `_waiting`."""
         self._waiting: list[memoryview] = []
         """Records, in whole blocks, that follow `position` and are not written yet."""
         self._waiting_nbytes = 0
@@ -249,12 +258,13 @@ class Journal:
 
         It is used again: fresh memory takes the kernel longer to clear than the image to read. When
         it comes round, what it held is written. What is not is `_WRITE_BYTES` of records and one
-        more, the images for the next, in whole blocks as many as a head has room for, an image
-        that did not fit, and those that are still being read.
+        more, as much for each write under way, the images for the next, in whole blocks as many as
+        a head has room for, an image that did not fit, and those that are still being read.
         """
         if self._memory is None:
-            images = 6 + IMAGES_UNDER_WAY
-            self._memory = memoryview(mmap.mmap(-1, _WRITE_BYTES + images * MAX_PAYLOAD_BYTES))
+            written = (1 + _WRITES_UNDER_WAY) * (_WRITE_BYTES + MAX_PAYLOAD_BYTES)
+            images = 5 + IMAGES_UNDER_WAY
+            self._memory = memoryview(mmap.mmap(-1, written + images * MAX_PAYLOAD_BYTES))
         if self._used + nbytes > len(self._memory):
             self._used = 0
         start = self._used
@@ -264,6 +274,18 @@ class Journal:
     def before(self, number: int, images: Iterable[Image]) -> bool:
         """Append before-images, in as few records as they fit; return whether there were any."""
         self._forget_waiting()  # of one that has failed
+        try:
+            found = self._append_images(number, images)
+            self._write()
+            self._beside.settle()
+        except BaseException:
+            # No barrier has covered what failed, and no record behind it says so.
+            failed = self._beside.abandon()
+            self.position = self.position if failed is None else failed
+            raise
+        return found
+
+    def _append_images(self, number: int, images: Iterable[Image]) -> bool:
         batch: list[Image] = []
         table = payload = 0
         found = False
@@ -274,13 +296,12 @@ class Journal:
                 self._append(number, batch)
                 batch, table, payload = [], 0, 0
                 if self._waiting_nbytes >= _WRITE_BYTES:
-                    self._write()
+                    self._begin_write()
             batch.append(image)
             table += room
             payload += nbytes
         if batch:
             self._append(number, batch)
-        self._write()
         return found
 
     def commit(self, number: int, metadata: bytes) -> None:
@@ -293,6 +314,7 @@ class Journal:
 
     def barrier(self) -> None:
         """Return when all records are durable."""
+        self._beside.settle()
         position = self.position
         self.region.barrier()
         self.durable_to, self._header_is_durable = position, True
@@ -333,13 +355,13 @@ class Journal:
 
     def _stage(self, nbytes: int) -> memoryview:
         """Aligned memory until the next write."""
-        if nbytes > len(self._staging):
+        if nbytes > len(self._stagings[0]):
             return memoryview(mmap.mmap(-1, nbytes))
-        if self._staged + nbytes > len(self._staging):
+        if self._staged + nbytes > len(self._stagings[0]):
             self._write()
         start = self._staged
         self._staged += nbytes
-        return self._staging[start : self._staged]
+        return self._stagings[0][start : self._staged]
 
     def _write(self) -> None:
         """Write the records that wait."""
@@ -347,6 +369,20 @@ class Journal:
             self.region.write(self.position, self._waiting)
             self.position += self._waiting_nbytes
         self._forget_waiting()
+
+    def _begin_write(self) -> None:
+        """The same on another thread: to make records takes half as long as to write them.
+
+        What is not durable has no consequences, so that no order of the writes is a wrong one.
+        """
+        if self.region.memory is not None:
+            self._write()
+            return
+        start, waiting = self.position, self._waiting
+        self.position += self._waiting_nbytes
+        self._stagings.rotate(-1)
+        self._forget_waiting()
+        self._beside.begin(start, waiting)
 
     def _forget_waiting(self) -> None:
         self._waiting, self._waiting_nbytes, self._staged = [], 0, 0

@@ -66,10 +66,10 @@ class Region(Protocol):
         """Fill `out` from `offset` on. May run on any thread, also during `write`."""
 
     def will_read(self, offset: int, nbytes: int, /) -> None:
-        """A hint that these bytes are wanted next; returns at once."""
+        """A hint that these bytes are wanted next."""
 
     def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
-        """Write `buffers` one after another from `offset` on; on one thread at a time."""
+        """Write `buffers` from `offset` on; on one thread at a time, if `memory` is not None."""
 
     def barrier(self) -> None:
         """Return when everything written before is durable."""

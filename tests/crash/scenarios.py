@@ -700,7 +700,7 @@ class Growing(Transactions):
     def surroundings(self) -> Iterator[None]:
         """Where a journal begins with ten blocks, two of them for records, and grows by a few.
 
-        Old bytes are read on threads, as where there are many.
+        Old bytes are read, and written to it, on threads, as where there are many.
         """
         sizes = (
             (journal, "_INITIAL_BYTES", 40 << 10),
@@ -709,6 +709,9 @@ class Growing(Transactions):
             (committer, "_MAX_IDLE_JOURNAL_BYTES", 40 << 10),
             (committer, "_MAX_BUSY_JOURNAL_BYTES", 40 << 10),
             (oldbytes, "_MIN_BYTES", 1),
+            (oldbytes, "MAX_PAYLOAD_BYTES", 8 << 10),
+            (journal, "MAX_PAYLOAD_BYTES", 8 << 10),
+            (journal, "_WRITE_BYTES", 4 << 10),
         )
         saved = [(module, name, getattr(module, name)) for module, name, _ in sizes]
         for module, name, nbytes in sizes:
