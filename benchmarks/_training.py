@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 import swag
 from benchmarks._harness import Contender
-from benchmarks._reference import RowMajorCollector
+from benchmarks._reference import PlainCopies, RowMajorCollector
 from swag.app.recipe import Recipe
 from swag.app.training import Trainer
 from swag.datasets import mnist
@@ -52,7 +52,7 @@ class TrainingContenders:
 
     def __init__(self, model: str, *, steps: int, directory: Path) -> None:
         self._data: TensorDataset = mnist().train
-        self._directory = directory
+        self._directory, self._steps = directory, steps
         steps_per_epoch = math.ceil(len(self._data) / 100)
         self._recipe = Recipe(
             model=model, epochs=math.ceil(steps / steps_per_epoch), lr=0.05, swa_lr=0.05,
@@ -159,6 +159,28 @@ class TrainingContenders:
 
         where = "np.memmap" if mapped else "in DRAM"
         return Contender(f"row-major {where}", start, most_steps)
+
+    def plain(self, *, write: bool) -> Contender:
+        """Training, and what cannot be left out: the weights are copied, and written by a thread.
+
+        Parameters
+        ----------
+        write
+            Whether they are written.
+        """
+
+        @contextmanager
+        def start() -> Iterator[TrainingRun]:
+            model = self._model()
+            size = sum(p.numel() for p in model.parameters())
+            with self._scratch() as path:
+                plain = PlainCopies(size, self._steps, Path(path, "plain") if write else None)
+                try:
+                    yield TrainingRun(self._trainer(model, plain.collect), plain.flush)
+                finally:
+                    plain.close()
+
+        return Contender("copied and written, no more" if write else "copied, no more", start)
 
     def calling(
         self, name: str, start: Callable[[nn.Module], AbstractContextManager[Collecting]]

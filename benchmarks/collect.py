@@ -33,7 +33,8 @@ def compare(
 ) -> None:
     """Time training alone, with collection on each backend, and with the reference.
 
-    Collection keeps every iterate or the last 20, attached to the optimizer and not.
+    What copying and writing take by themselves is the limit. Collection keeps every iterate or the
+    last 20, attached to the optimizer and not.
 
     The bandwidths of the device and of fresh memory are measured once a round. After 30 steps
     of warming up with 4fc, a cache of 256 MiB has gone round once: its memory has been touched, and
@@ -54,6 +55,8 @@ def compare(
         ways = TrainingContenders(model, steps=steps + warm_up, directory=where)
         contenders = [
             ways.alone(),
+            ways.plain(write=False),
+            ways.plain(write=True),
             *(
                 ways.collecting(scheme, attached=attached, max_rank=max_rank)
                 for scheme in ("dram", "memmap")
