@@ -58,6 +58,8 @@ def test_collect_compares_every_way_with_training_alone(scratch: Path, output: P
     rows = {cells[0]: cells for cells in lines if len(cells) == 11}
     assert list(rows) == [
         "training alone",
+        "copied, no more",
+        "copied and written, no more",
         "SWAG on dram:",
         "SWAG on dram:, attached",
         "SWAG on dram:, rank 20",
@@ -80,6 +82,24 @@ def test_collect_compares_every_way_with_training_alone(scratch: Path, output: P
     timings = [one for one in records if one["what"] == "timing"]
     assert [one["name"] for one in timings[::2]] == list(rows)
     assert all(one["steps"] == 2 and one["cpu_seconds"] > 0 for one in timings)
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_the_plain_copies_are_those_of_the_weights(scratch: Path, writes: bool) -> None:
+    model = torch.nn.Linear(40, 30)
+    size = sum(p.numel() for p in model.parameters())
+    plain = PlainCopies(size, 11, scratch / "plain" if writes else None)
+    expected = []
+    for step in range(11):
+        with torch.no_grad():
+            model.weight.fill_(step)
+        plain.collect(model)
+        expected.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy())
+    plain.flush()
+    plain.close()
+    if writes:
+        found = np.fromfile(scratch / "plain", np.float32).reshape(11, -1)[:, :size]
+        np.testing.assert_array_equal(found, np.stack(expected))
 
 
 def test_collect_leaves_out_each_part_in_turn(scratch: Path, output: Path) -> None:
