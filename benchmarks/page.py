@@ -38,8 +38,9 @@ SECTIONS = (
     Section(
         "collect",
         "Collection",
-        "A network trains alone, with every iterate collected, and with the row-major matrix that"
-        " one would write first.",
+        "A network trains alone; with a copy of its weights a step, and with a copy that a thread"
+        " writes, which is the least that collecting can cost; with every iterate collected; and"
+        " with the row-major matrix that one would write first.",
     ),
     Section(
         "collect-parts",

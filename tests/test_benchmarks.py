@@ -22,6 +22,7 @@ from benchmarks import _cgroup, _keepers, limits, mnist, paper, peers, regime, s
 from benchmarks.__main__ import app
 from benchmarks._harness import Contender, race, table_of
 from benchmarks._records import Recording, read, recording
+from benchmarks._reference import PlainCopies
 from benchmarks._tables import Table
 from benchmarks.page import SECTIONS
 
