@@ -19,6 +19,7 @@ from pmarray._geometry.layout import (
 from pmarray._group.catalog import NewArray
 from pmarray._group.kinds import kind_of
 from pmarray._sizes import available_memory_bytes, parse_bytes
+from pmarray._system import lifetime
 from pmarray._system.dropped import await_closing
 from pmarray._system.uninterrupted import uninterrupted
 from pmarray._url import DEFAULT_NAME, URL
@@ -276,9 +277,14 @@ def open(
         )
         try:
             return find_or_create(group)
-        except BaseException:
+        except BaseException as error:
             group._catalog.forget_changes()
             group.close()
+            if isinstance(error, ArrayNotFoundError) and lifetime.is_written_here(group.url):
+                raise ArrayNotFoundError(
+                    f"{error}; what another handle of this process has created there is seen after "
+                    "its flush() or close()"
+                ) from None
             raise
 
     def find_or_create(group: Group) -> PMArray:

@@ -394,7 +394,5 @@ def refuse_unaddressable(shape: tuple[int, ...], itemsize: int) -> None:
         raise LayoutError(f"a shape of {len(shape)} axes: an array has at most {_MAX_AXES}")
     # Padding adds a quarter at most.
     if math.prod(max(1, n) for n in shape) * itemsize > _MAX_NBYTES:
-        raise LayoutError(
-            f"shape {shape} with items of {itemsize} bytes is more than the 4 EiB that an array "
-            "can have"
-        )
+        items = f" with items of {itemsize} bytes" if itemsize > 1 else ""
+        raise LayoutError(f"shape {shape}{items} is more than the 4 EiB that an array can have")

@@ -13,10 +13,15 @@ from typing import Protocol
 
 from pmarray._system.dropped import await_closing
 
-__all__ = ["begin", "call_after_closing", "close_before_threads_end", "end"]
+__all__ = ["begin", "call_after_closing", "close_before_threads_end", "end", "is_written_here"]
 
 
 class _Group(Protocol):
+    url: str
+
+    @property
+    def is_writer(self) -> bool: ...
+
     def close(self) -> None: ...
 
     def abandon(self) -> None: ...
@@ -34,6 +39,11 @@ def begin(group: _Group) -> None:
 def end(group: _Group) -> None:
     """The group is closed."""
     _OPEN.discard(group)
+
+
+def is_written_here(url: str) -> bool:
+    """Whether a handle of this process has a group open for writing."""
+    return any(group.url == url and group.is_writer for group in list(_OPEN))
 
 
 def call_after_closing(function: Callable[[], object]) -> None:

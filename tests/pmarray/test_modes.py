@@ -132,6 +132,23 @@ def test_an_array_that_is_not_there(filled: str, mode: Any) -> None:
         pmarray.open(f"{filled}#z", mode=mode)
 
 
+@pytest.mark.parametrize("mode", ["a", "r+", "r"])
+def test_what_another_handle_here_has_not_committed_is_hinted_at(tmp_path: Path, mode: Any) -> None:
+    """As in a notebook: made in one cell, opened in the next."""
+    url = f"memmap:{tmp_path / 'g'}"
+    with pmarray.open(url, (4, 3), mode="w") as x:
+        x[:] = 1
+        with pytest.raises(
+            ArrayNotFoundError, match=r"another handle of this process .* flush\(\)"
+        ):
+            pmarray.open(url, mode=mode)
+        x.flush()
+        assert pmarray.open(url, mode=mode).shape == (4, 3)
+    with pytest.raises(ArrayNotFoundError) as caught:
+        pmarray.open(f"{url}#y", mode=mode)
+    assert "another handle" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
