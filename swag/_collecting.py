@@ -6,7 +6,10 @@ no interrupt and no rollback can set the two at odds; `Collecting._sync` finds i
 
 from __future__ import annotations
 
+import os
+import threading
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
@@ -69,6 +72,10 @@ class Collecting(Posterior):
         on_checkpoint: Callable[[pmarray.Group], object] | None,
         part: Part | None,
     ) -> None:
+        self._turn = threading.RLock()
+        """Held by whoever collects, or asks what was collected: what one has begun, another thread
+        would take for something that an interrupt has left."""
+        _ALL.add(self)
         self._store = store
         self._part = part
         self._screen = screen
@@ -444,14 +451,15 @@ class Collecting(Posterior):
 
     def _own_moments(self) -> tuple[int, Tensor, Tensor]:
         """Iterates, and mean and variance of what is in the store of this process."""
-        progress, moments = self._caught_up()
-        anchor = (
-            torch.zeros(self._table.size, dtype=torch.float32, device="cpu")
-            if self._anchor is None
-            else self._anchor
-        )
-        mean = anchor + torch.from_numpy(moments.mean)
-        return progress.collected, mean, torch.from_numpy(moments.variance)
+        with self._turn:
+            progress, moments = self._caught_up()
+            anchor = (
+                torch.zeros(self._table.size, dtype=torch.float32, device="cpu")
+                if self._anchor is None
+                else self._anchor
+            )
+            mean = anchor + torch.from_numpy(moments.mean)
+            return progress.collected, mean, torch.from_numpy(moments.variance)
 
     def _refuse_part(self) -> None:
         """Raise if there is only a part of the posterior here."""
@@ -463,12 +471,29 @@ class Collecting(Posterior):
 
     def _gaussian(self) -> Gaussian:
         self._refuse_part()
-        progress, moments = self._caught_up()
-        if self._anchor is None or not progress.collected:
-            raise WindowError("nothing has been collected yet")
-        kept = range(progress.collected - self._store.kept(progress.collected), progress.collected)
-        columns = self._store.columns(kept, self._anchor) if kept else None
-        return Gaussian(self._table, self._anchor, OnDemand(moments.copy()), columns, "running")
+        with self._turn:
+            progress, moments = self._caught_up()
+            if self._anchor is None or not progress.collected:
+                raise WindowError("nothing has been collected yet")
+            kept = range(
+                progress.collected - self._store.kept(progress.collected), progress.collected
+            )
+            columns = self._store.columns(kept, self._anchor) if kept else None
+            return Gaussian(self._table, self._anchor, OnDemand(moments.copy()), columns, "running")
 
     def _last_buffers(self) -> Buffers:
-        return self._buffers if self._store.trajectory is None else self._store.read_buffers()
+        with self._turn:
+            has_columns = self._store.trajectory is not None
+            return self._store.read_buffers() if has_columns else self._buffers
+
+
+_ALL: weakref.WeakSet[Collecting] = weakref.WeakSet()
+
+
+def _begin_in_child() -> None:
+    for collecting in list(_ALL):
+        collecting._turn = threading.RLock()  # another thread of the parent may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_in_child)

@@ -65,26 +65,27 @@ class Ending(Collecting):
 
     def flush(self) -> None:
         """Take a checkpoint, and return when it is durable."""
-        self._refuse_closed()
-        self._screen.tell()
-        progress, moments = (
-            (self._sync(), self._summing.moments) if self._keeps_all else self._caught_up()
-        )
-        if (
-            progress.collected != progress.checkpointed
-            or moments.count != progress.in_moments
-            or self._screen.skipped != progress.skipped_before
-        ):
-            if not self._keeps_all:
-                self._make_durable_in_all_parts()
-            begun = self._begun = Joining(self._store.group)
-            with begun:
-                if self._store.trajectory is None:
-                    self._store_diagonal(progress, moments, self._buffers)
-                else:
-                    self._checkpoint(progress.collected, moments)
-            self._begun = None
-        self._everywhere(self._store.group.flush)
+        with self._turn:
+            self._refuse_closed()
+            self._screen.tell()
+            progress, moments = (
+                (self._sync(), self._summing.moments) if self._keeps_all else self._caught_up()
+            )
+            if (
+                progress.collected != progress.checkpointed
+                or moments.count != progress.in_moments
+                or self._screen.skipped != progress.skipped_before
+            ):
+                if not self._keeps_all:
+                    self._make_durable_in_all_parts()
+                begun = self._begun = Joining(self._store.group)
+                with begun:
+                    if self._store.trajectory is None:
+                        self._store_diagonal(progress, moments, self._buffers)
+                    else:
+                        self._checkpoint(progress.collected, moments)
+                self._begun = None
+            self._everywhere(self._store.group.flush)
 
     def rewind(self, to: int | None = None) -> int:
         """Go back to the last checkpoint, or to so many iterates, forgetting what came after.
@@ -108,23 +109,24 @@ class Ending(Collecting):
         WindowError
             There are not so many; or, with `max_rank`, the last checkpoint has more.
         """
-        self._refuse_closed()
-        progress = self._sync()
-        if self._part is not None:
-            agreement = self._part.agreement
-            least = agreement.least(progress.checkpointed if to is None else to)
-            # Of a ring, no part goes behind its moments; every part has come as far as these.
-            to = max(least, -agreement.least(-progress.in_moments)) if to is None else least
-
-        def cut() -> None:
-            self._store.rewind(to)
+        with self._turn:
+            self._refuse_closed()
+            progress = self._sync()
             if self._part is not None:
-                self._store.group.flush()  # before any process collects others in their place
+                agreement = self._part.agreement
+                least = agreement.least(progress.checkpointed if to is None else to)
+                # Of a ring, no part goes behind its moments; every part has come as far as these.
+                to = max(least, -agreement.least(-progress.in_moments)) if to is None else least
 
-        self._everywhere(cut)
-        self._load()
-        self._calls = self._calls_before()
-        return self._sync().collected
+            def cut() -> None:
+                self._store.rewind(to)
+                if self._part is not None:
+                    self._store.group.flush()  # before any process collects others in their place
+
+            self._everywhere(cut)
+            self._load()
+            self._calls = self._calls_before()
+            return self._sync().collected
 
     def close(self) -> None:
         """Flush and end collection; the group is closed too, unless it was given open.
@@ -141,7 +143,8 @@ class Ending(Collecting):
 
     def _close(self, *, checkpoint: bool) -> None:
         try:
-            self._end(checkpoint=checkpoint)
+            with self._turn:
+                self._end(checkpoint=checkpoint)
         except OSError as error:
             if not self._full or not is_full(error):
                 raise

@@ -51,6 +51,9 @@ class SWAG(Ending):
     Inside a transaction of your own in the group, on the same thread, collecting is a part of it.
     With ``max_rank=0`` iterates are in memory until a checkpoint, and only that takes part.
 
+    Other threads may ask for the posterior while one collects, or collect into it, too: they take
+    turns. A model is one thread's: each predicts with one of its own.
+
     Parameters
     ----------
     model
@@ -174,27 +177,30 @@ class SWAG(Ending):
     @property
     def n_averaged(self) -> int:
         """Iterates collected."""
-        if (
-            self._behind is None
-            and self._begun is None
-            and self._loan is None
-            and self._store.trajectory is not None
-            and not self.closed
-        ):
-            return self._store.progress().collected  # no need to wait for the thread
-        return self._sync().collected
+        with self._turn:
+            if (
+                self._behind is None
+                and self._begun is None
+                and self._loan is None
+                and self._store.trajectory is not None
+                and not self.closed
+            ):
+                return self._store.progress().collected  # no need to wait for the thread
+            return self._sync().collected
 
     @property
     def n_nonfinite(self) -> int:
         """Weights that were not collected since they were not finite."""
-        self._sync()
-        return self._screen.skipped.nonfinite
+        with self._turn:
+            self._sync()
+            return self._screen.skipped.nonfinite
 
     @property
     def n_repeated(self) -> int:
         """Weights that were not collected since they were those of the last iterate."""
-        self._sync()
-        return self._screen.skipped.repeated
+        with self._turn:
+            self._sync()
+            return self._screen.skipped.repeated
 
     @property
     def group(self) -> pmarray.Group:
@@ -241,12 +247,13 @@ class SWAG(Ending):
             An earlier iterate could not be written. Nothing more can be collected: open the store
             again to go on from the last checkpoint.
         """
-        self._refuse_closed()
         refuse_drawn(model)
-        if not self._full and self._schedule.due(self._calls, self._calls + 1):
-            with self._going_on(), self._updating.running():
-                self._update(model, loss)
-        self._calls += 1
+        with self._turn:
+            self._refuse_closed()
+            if not self._full and self._schedule.due(self._calls, self._calls + 1):
+                with self._going_on(), self._updating.running():
+                    self._update(model, loss)
+            self._calls += 1
 
     def flush(self) -> None:
         """Take a checkpoint, and return when everything collected so far is durable.
@@ -375,7 +382,7 @@ class SWAG(Ending):
         self._wait()
 
     def stats(self) -> Stats:
-        """What collecting has cost so far, and what room there is; waits for nothing.
+        """What collecting has cost so far, and what room there is; waits for no work behind.
 
         Examples
         --------
@@ -388,12 +395,13 @@ class SWAG(Ending):
         (1, 16, True)
         >>> posterior.close()
         """
-        if self._ended is not None:
-            collected = self._ended.collected
-        elif self._store.trajectory is None:
-            collected = self._summing.moments.count
-        else:
-            collected = self._store.progress().collected
+        with self._turn:
+            if self._ended is not None:
+                collected = self._ended.collected
+            elif self._store.trajectory is None:
+                collected = self._summing.moments.count
+            else:
+                collected = self._store.progress().collected
         skipped, behind = self._screen.skipped, self._behind
         return Stats(
             collected=collected,
@@ -425,12 +433,13 @@ class SWAG(Ending):
         raises `WindowError`.
         """
         self._refuse_part()
-        if self._keeps_all:
-            progress = self._sync()
-            at_hand = self._summing.moments.count == progress.collected
-            moments = self._summing.moments.copy() if at_hand else None
-        else:
-            progress, last = self._caught_up()
-            moments = last.copy()
-        known = Known(moments, self._anchor, self._last_buffers())
-        return window(self._store, progress.collected, start, every, rank, center, stop, known)
+        with self._turn:
+            if self._keeps_all:
+                progress = self._sync()
+                at_hand = self._summing.moments.count == progress.collected
+                moments = self._summing.moments.copy() if at_hand else None
+            else:
+                progress, last = self._caught_up()
+                moments = last.copy()
+            known = Known(moments, self._anchor, self._last_buffers())
+            return window(self._store, progress.collected, start, every, rank, center, stop, known)
