@@ -124,7 +124,7 @@ class Store(Iterates):
             trajectory.shape[:1] != (n,) or trajectory.dtype.name != dtype
         ):
             raise self._damaged(f"its trajectory is {trajectory.dtype}, {trajectory.shape}")
-        self.progress()  # raises if it cannot be
+        self._refuse_lost(self.progress())  # both raise if that cannot be
 
     @classmethod
     def create(
@@ -274,7 +274,7 @@ class Store(Iterates):
         StoreError
             That cannot be: there are fewer columns than iterates.
         """
-        stored = self.group.attrs.get(_PROGRESS)  # a group that was closed says so itself
+        stored: Any = self.group.attrs.get(_PROGRESS)  # a group that was closed says so itself
         try:
             progress = Progress.from_json(stored)
         except (KeyError, TypeError, ValueError) as error:
@@ -288,9 +288,15 @@ class Store(Iterates):
         columns, ring = self.trajectory.shape[1], self.ring
         if columns < (collected if ring is None else min(collected, ring)):
             raise self._damaged(f"{collected} iterates are counted, and {columns} columns are held")
-        if ring is not None and collected - progress.in_moments > ring:
-            raise self._damaged(f"only {columns} columns are held since its last checkpoint")
+        # None: they are being replaced, by a thread that is in the middle of a checkpoint.
+        if stored["in_moments"] is not None:
+            self._refuse_lost(progress)
         return progress
+
+    def _refuse_lost(self, progress: Progress) -> None:
+        """Raise unless there are moments of all iterates of a ring that are overwritten."""
+        if self.ring is not None and progress.collected - progress.in_moments > self.ring:
+            raise self._damaged(f"only {self.ring} columns are held since its last checkpoint")
 
     def record(self, collected: int, skipped: Skipped) -> None:
         """Note that so many iterates are collected; in the transaction that adds the last."""
