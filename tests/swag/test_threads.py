@@ -96,7 +96,7 @@ def test_several_collect_into_one(location: str) -> None:
         beside(some, collect, collect, posterior.flush)
         assert posterior.n_averaged == len(models)
         found = {float(posterior.iterate(i)["0.weight"].sum()) for i in range(len(models))}
-        assert found == {float(one[0].weight.detach().sum()) for one in models}
+        assert found == {float(one.get_parameter("0.weight").detach().sum()) for one in models}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
