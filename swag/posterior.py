@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from functools import cached_property
 from types import TracebackType
-from typing import NamedTuple, Self, get_args
+from typing import NamedTuple, NoReturn, Self, get_args
 
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -45,6 +45,12 @@ class Posterior(Analysis, Installing):
     @abstractmethod
     def _collected(self) -> int:
         """Iterates in the store, when all is there that was collected."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a posterior cannot be copied or pickled, since it has threads and an open store: give "
+            f"the URL {self._store.url}, and open it there with swag.load"
+        )
 
     @abstractmethod
     def window(

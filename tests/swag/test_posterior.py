@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -462,3 +464,17 @@ def test_a_draw_needs_a_count() -> None:
     assert posterior.sample(0)["head"].shape == (0, 2)
     with pytest.raises(ValueError, match="n must be"):
         posterior.sample(-1)
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_posterior_is_given_to_others_by_its_url(
+    scratch: Path, copied: Callable[[object], object]
+) -> None:
+    url = f"memmap:{scratch / 'p'}"
+    model = nn.Linear(3, 1)
+    with swag.SWAG(model, url) as posterior:
+        posterior.update_parameters(model)
+        with pytest.raises(TypeError, match=f"give the URL {url}"):
+            copied(posterior)
+    with swag.load(url) as stored, pytest.raises(TypeError, match=r"swag\.load"):
+        copied(stored.window(0))
