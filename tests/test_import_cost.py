@@ -42,9 +42,9 @@ def test_pmarray_does_not_import_swag(after_pmarray: set[str]) -> None:
 def test_pmarray_adds_few_modules_to_those_of_numpy(after_pmarray: set[str]) -> None:
     added = after_pmarray - loaded_by("import numpy")
     assert "pmarray" in added
-    # 130 when this was written, each for half a millisecond or less. A framework that slips in
+    # 150 when this was written, each for half a millisecond or less. A framework that slips in
     # brings hundreds.
-    assert len(added) < 150, sorted(added)
+    assert len(added) < 170, sorted(added)
 
 
 def test_pmarray_generates_almost_no_classes() -> None:

@@ -281,7 +281,7 @@ def test_a_reader_computes_of_one_commit_beside_a_writer_at_full_speed(
                     continue
                 assert low == high
                 assert (product == low * SHAPE[1]).all()
-                assert total == low * SHAPE[0] * SHAPE[1]
+                assert total == float(low) * SHAPE[0] * SHAPE[1]  # more than a float32 holds
                 seen.add(float(low))
                 if turn % 3 == 0:
                     reader.refresh()
