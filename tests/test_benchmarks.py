@@ -98,6 +98,8 @@ def test_the_plain_copies_are_those_of_the_weights(scratch: Path, writes: bool) 
         expected.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach().numpy())
     plain.flush()
     plain.close()
+    last = plain._vectors[10 % len(plain._vectors)][:size].numpy()
+    np.testing.assert_array_equal(last, expected[-1])
     if writes:
         found = np.fromfile(scratch / "plain", np.float32).reshape(11, -1)[:, :size]
         np.testing.assert_array_equal(found, np.stack(expected))

@@ -66,7 +66,7 @@ class Region(Protocol):
         """Fill `out` from `offset` on. May run on any thread, also during `write`."""
 
     def will_read(self, offset: int, nbytes: int, /) -> None:
-        """A hint that these bytes are wanted next."""
+        """A hint that these bytes are wanted next; returns at once."""
 
     def write(self, offset: int, buffers: Sequence[memoryview], /) -> None:
         """Write `buffers` from `offset` on; on one thread at a time, if `memory` is not None."""
