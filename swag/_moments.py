@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from swag._trajectory import Columns, Pieces, as_tensor, from_anchor, row_blocks
 
-__all__ = ["Moments", "OnDemand", "accumulate"]
+__all__ = ["InPassing", "Moments", "OnDemand", "accumulate"]
 
 Vector = NDArray[np.float32]
 
@@ -114,7 +114,11 @@ class Moments:
     @property
     def variance(self) -> Vector:
         """S / n, shape (n,)."""
-        return self.sum_of_squares / np.float32(max(1, self.count))
+        return self.variance_into(np.empty_like(self.sum_of_squares))
+
+    def variance_into(self, out: Vector) -> Vector:
+        """The same, in memory of the caller's."""
+        return np.divide(self.sum_of_squares, np.float32(max(1, self.count)), out=out)
 
     def rows(self, start: int, stop: int) -> Moments:
         """The same of the weights ``[start, stop)``."""
@@ -188,9 +192,11 @@ class OnDemand:
         )
 
     def along(
-        self, columns: Columns, blocks: Iterable[tuple[int, int]], memory_bytes: int
-    ) -> tuple[Pieces, Moments]:
+        self, columns: Columns, blocks: Sequence[tuple[int, int]], memory_bytes: int
+    ) -> tuple[Pieces, Moments | InPassing]:
         """Take them on the way, where somebody reads all columns (`come_by`).
+
+        They are kept where they find room in half of `memory_bytes`.
 
         Parameters
         ----------
@@ -201,15 +207,19 @@ class OnDemand:
         -------
         pieces : iterator
             What `Columns.pieces_of` yields.
-        moments : Moments
-            Those of all, in the rows whose last piece has come by; bit for bit as `moments` has
+        moments : Moments or InPassing
+            Those of all, in the block whose last piece has come by; bit for bit as `moments` has
             them.
         """
         begun, _ = self._taken
-        taken = replace(begun.copy(), count=self.count)
+        kept = begun.mean.nbytes + begun.sum_of_squares.nbytes <= memory_bytes // 2
+        passing = None if kept else InPassing(begun, self.count, blocks)
+        taken = begun.copy() if passing is None else passing
 
-        def passing() -> Pieces:
+        def come_by() -> Pieces:
             for block, which, weights in columns.weights_of(blocks, memory_bytes):
+                if passing is not None and which.start == 0:
+                    passing.begin(*block)
                 here, anchor = taken.rows(*block), columns.anchor[slice(*block)]
                 values = columns.memory_for(weights)
                 count = max(begun.count, which.start)
@@ -221,4 +231,39 @@ class OnDemand:
                 accumulate(fresh, anchor, m, s, count, room, threads)
                 yield block, which, values
 
-        return passing(), taken
+        if isinstance(taken, Moments):
+            taken = replace(taken, count=self.count)
+        return come_by(), taken
+
+
+class InPassing:
+    """Moments of one block of rows at a time, in memory that is used again for the next.
+
+    Those of all rows may be more than there is memory for.
+
+    Parameters
+    ----------
+    begun
+        Moments of the first columns.
+    count
+        How many columns there will be in them.
+    blocks
+        Of rows, one after another.
+    """
+
+    def __init__(self, begun: Moments, count: int, blocks: Iterable[tuple[int, int]]) -> None:
+        self._begun = begun
+        self._count = count
+        self._memory = np.empty((2, max((b - a for a, b in blocks), default=0)), np.float32)
+
+    def begin(self, start: int, stop: int) -> None:
+        """Go on to the weights ``[start, stop)``, of which the first columns are in already."""
+        begun, here = self._begun.rows(start, stop), self.rows(start, stop)
+        here.mean[:], here.sum_of_squares[:] = begun.mean, begun.sum_of_squares
+
+    def rows(self, start: int, stop: int) -> Moments:
+        """The same of the weights ``[start, stop)``, the block that was begun last or comes next.
+
+        They become what they are while the block is read.
+        """
+        return Moments(self._count, *self._memory[:, : stop - start])

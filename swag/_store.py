@@ -426,12 +426,14 @@ class Store(Iterates):
         return self._following.read(lambda: self._stored_moments(collected))
 
     def _stored_moments(self, collected: int) -> Moments:
-        count = -1
+        none, count = Moments.none(self.table.size), -1
         while count != (count := self.progress().in_moments):  # until none came in between
-            moments = Moments(count, self._mean[:], self._squares[:])
+            moments = none
+            if 0 < count <= collected:  # else two vectors as large as the model are of no use
+                moments = Moments(count, self._mean[:], self._squares[:])
         if count > collected and self._earlier is not None:
             moments = self._earlier.moments()
-        return moments if 0 < moments.count <= collected else Moments.none(self.table.size)
+        return moments if 0 < moments.count <= collected else none
 
     def read_buffers(self) -> Buffers:
         """The model's buffers at the last iterate."""

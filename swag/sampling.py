@@ -293,7 +293,8 @@ def drawn(
             if result is not None and not in_place:
                 result[:, start:stop] = block
             yield start, stop, block
-    on_demand.learn(moments)
+    if isinstance(moments, Moments):
+        on_demand.learn(moments)
 
 
 def rank(gaussian: Gaussian) -> int:
@@ -310,18 +311,24 @@ class _Diagonal:
         self._streams = [torch.Generator().manual_seed(seed) for seed in seeds.diagonal]
         self._crew = crew
         self._memory = torch.empty(0, dtype=torch.float32, device="cpu")
+        self._deviation = np.empty(0, np.float32)
 
     def add_to(self, block: Tensor, moments: Moments) -> None:
         """Add it to the next block, whose weights the moments are of."""
         if len(self._memory) < block.numel():  # the last block may be smaller
             self._memory = torch.empty(block.numel(), dtype=torch.float32, device="cpu")
+            self._deviation = np.empty(block.shape[1], np.float32)
         numbers = self._memory[: block.numel()].view(block.shape)
         streams = zip(numbers, self._streams, strict=True)
         # Not beside the products: threads that share an operation wait for the last of them.
         self._crew.begin([partial(_fill, row, stream) for row, stream in streams]).finish()
         if min(self._seeds.signs) < 0:
             numbers *= torch.tensor(self._seeds.signs, dtype=torch.float32, device="cpu")[:, None]
-        numbers *= torch.from_numpy(np.sqrt(moments.variance) * self._scale)
+        deviation = self._deviation[: block.shape[1]]
+        moments.variance_into(deviation)
+        np.sqrt(deviation, out=deviation)
+        deviation *= self._scale
+        numbers *= torch.from_numpy(deviation)
         block += numbers
 
 

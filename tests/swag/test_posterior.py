@@ -253,12 +253,16 @@ def test_moments_of_the_first_iterates_go_on_where_all_are_read(
         blocks = list(row_blocks(n, 9, memory_bytes))
         assert on_demand.come_by(columns) == (known < 9)
         pieces, moments = on_demand.along(columns, blocks, memory_bytes)
+        assert isinstance(moments, Moments) == (memory_bytes >= 16 * n)
         right = columns.pieces_of(blocks, memory_bytes)
         for (block, which, values), (*place, distances) in zip(pieces, right, strict=True):
             assert [block, which] == place
             np.testing.assert_array_equal(values, distances)
-        np.testing.assert_array_equal(moments.mean, expected.mean)
-        np.testing.assert_array_equal(moments.sum_of_squares, expected.sum_of_squares)
+            if which.stop == 9:
+                here, there = moments.rows(*block), expected.rows(*block)
+                assert here.count == there.count
+                np.testing.assert_array_equal(here.mean, there.mean)
+                np.testing.assert_array_equal(here.sum_of_squares, there.sum_of_squares)
 
 
 def test_a_draw_reads_a_trajectory_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -282,6 +286,24 @@ def test_a_draw_reads_a_trajectory_once(monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert read == iterates.nbytes // 2  # the draw has taken the moments
         posterior.window(start=4).sample(3, generator=0)
         assert read == (iterates.nbytes + iterates[:, 4:].nbytes) // 2
+    with swag.load(f"memmap:{tmp_path}/store") as posterior:
+        read = 0
+        posterior.sample(3, generator=0, memory_bytes=1 << 20)
+        assert read == iterates.nbytes // 2
+        posterior.mean()
+        assert read == iterates.nbytes  # there was no memory to keep them
+
+
+def test_what_no_moments_are_in_is_not_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two vectors as large as the model: of GPT-2's size they took longer than two draws."""
+    collect(random_walk(50, 12), f"memmap:{tmp_path}/store").close()
+    with swag.load(f"memmap:{tmp_path}/store") as posterior:
+        for vector in ("_mean", "_squares"):
+            monkeypatch.setattr(posterior._store, vector, None)
+        expected = random_walk(50, 12).mean(axis=1)
+        np.testing.assert_allclose(joined(posterior.mean()), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_window_is_of_the_iterates_there_were() -> None:
