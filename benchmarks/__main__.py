@@ -278,6 +278,7 @@ def array(
         int, typer.Option(min=2, help="Weights of the posterior that is drawn from.")
     ] = 2_797_010,
     iterates: Annotated[int, typer.Option(min=0, help="Iterates in it; 0 for no draws.")] = 160,
+    draws: Annotated[int, typer.Option(min=1, help="Draws from it.")] = 32,
     probe_mib: Probe = 256,
     directory: Directory = RUNS,
     output: Output = RESULTS,
@@ -289,7 +290,7 @@ def array(
         "array", compare, tables, output, directory,
         rows=rows, columns=columns, rounds=rounds, only=only or [], peers=peer or [],
         enough_seconds=enough_seconds, probe_bytes=probe_mib << 20,
-        weights=weights, iterates=iterates,
+        weights=weights, iterates=iterates, draws=draws,
     )  # fmt: skip
 
 

@@ -21,7 +21,6 @@ __all__ = ["THREADED", "Trajectory", "race_plain", "race_threads", "tables_of_sc
 
 THREADED = ("pmarray memmap:", "pmarray zarr:", "np.memmap", "zarr-python")
 _THREADS = (1, 2, 4, 8)
-_DRAWS = 32
 _WHOLE = ("sum", "a @ z")
 
 
@@ -93,8 +92,9 @@ def _columns_a_second(
 class Trajectory:
     """A posterior that was collected, to be drawn from."""
 
-    def __init__(self, path: Path, weights: int, columns: int) -> None:
+    def __init__(self, path: Path, weights: int, columns: int, draws: int) -> None:
         self._path = path
+        self._draws = draws
         model = torch.nn.Linear(weights, 1, bias=False)
         collected = swag.SWAG(model, store=str(path))
         for _ in range(columns):
@@ -110,15 +110,17 @@ class Trajectory:
     def race(self, run: Recording, turn: int) -> None:
         """Draw, compute the moments of a window, and read the file, cold."""
         race_plain(run, "trajectory", self.file, turn)
-        for name, work in (("32 draws", self._draw), ("moments of a window", self._moments)):
+        for name, work in (
+            (f"{self._draws} draws", self._draw),
+            ("moments of a window", self._moments),
+        ):
             with swag.load(str(self._path)) as posterior:
                 drop_caches(self._path)
                 seconds = _seconds(lambda work=work: work(posterior))  # type: ignore[misc]
             run.add("scan", of="trajectory", name=name, round=turn, seconds=seconds)
 
-    @staticmethod
-    def _draw(posterior: swag.StoredPosterior) -> None:
-        posterior.sample(_DRAWS, generator=0)
+    def _draw(self, posterior: swag.StoredPosterior) -> None:
+        posterior.sample(self._draws, generator=0)
 
     @staticmethod
     def _moments(posterior: swag.StoredPosterior) -> None:

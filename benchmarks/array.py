@@ -114,6 +114,7 @@ def compare(
     probe_bytes: int,
     weights: int,
     iterates: int,
+    draws: int,
 ) -> None:
     """Time every operation of every library, interleaved, and what reads whole files."""
 
@@ -143,7 +144,7 @@ def compare(
         trajectory = None
         if iterates and is_wanted("draws"):
             run.report(f"collecting {iterates} iterates of {weights:,} weights")
-            trajectory = Trajectory(Path(scratch) / "trajectory", weights, iterates)
+            trajectory = Trajectory(Path(scratch) / "trajectory", weights, iterates, draws)
         for turn in range(rounds):
             for limit, bandwidth in (
                 ("device", write_bandwidth(Path(scratch), nbytes=probe_bytes)),
