@@ -347,6 +347,7 @@ class Group(Contents):
         self.close()
 
     def __repr__(self) -> str:
-        there = f"{len(self._catalog.metadata.arrays)} arrays"
+        count = len(self._catalog.metadata.arrays)
+        there = f"{count} array{'s' * (count != 1)}"
         state = there if self._session.holds_resources else "closed"
         return f"<Group {self.url} mode={self.mode!r} {state}>"

@@ -52,9 +52,9 @@ class Distribution(ABC):
         """Iterates in the mean and the variance."""
 
     @property
+    @abstractmethod
     def rank(self) -> int:
         """Columns of the low-rank part; fewer than two make none."""
-        return rank(self._gaussian())
 
     def mean(self) -> dict[str, Tensor]:
         """The mean of the weights, known as SWA.

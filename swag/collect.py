@@ -189,6 +189,11 @@ class SWAG(Ending):
             return self._sync().collected
 
     @property
+    def rank(self) -> int:
+        """Columns of the low-rank part, the iterates that are held; fewer than two make none."""
+        return self._store.kept(self.n_averaged)
+
+    @property
     def n_nonfinite(self) -> int:
         """Weights that were not collected since they were not finite."""
         with self._turn:
@@ -412,6 +417,12 @@ class SWAG(Ending):
             update_seconds=self._updating.seconds,
             step_seconds=self._stepping.seconds,
         )
+
+    def __repr__(self) -> str:
+        count, size = self.stats().collected, self._table.size
+        iterates = f"{count:,} iterate{'s' * (count != 1)} of {size:,} weights"
+        kept = f"max_rank={self._store.configuration.max_rank}"
+        return f"<SWAG {self._store.url} {iterates}, {kept}{', closed' * self.closed}>"
 
     # -- the posterior so far -------------------------------------------------------------------
 

@@ -253,6 +253,11 @@ class StoredPosterior(Posterior):
         self._store.refuse_rewound(self._rewound)
         return weights
 
+    def __repr__(self) -> str:
+        count, size = self.n_averaged, self._table.size
+        iterates = f"{count:,} iterate{'s' * (count != 1)} of {size:,} weights"
+        return f"<StoredPosterior {self._store.url} {iterates}, rank {self.rank:,}>"
+
     def _collected(self) -> int:
         return self._of
 

@@ -159,6 +159,21 @@ def test_an_iterate_comes_back_to_the_bit(location: str, dtype: torch.dtype) -> 
                 posterior.iterate(outside)
 
 
+@pytest.mark.parametrize("max_rank", [None, 0, 3])
+def test_a_posterior_says_what_it_is(location: str, max_rank: int | None) -> None:
+    models = wandering(network(), 4)
+    size = sum(p.numel() for p in models[0].parameters())
+    posterior = swag.SWAG(models[0], location, max_rank=max_rank)
+    assert f" 0 iterates of {size} weights, max_rank={max_rank}>" in repr(posterior)
+    for model in models:
+        posterior.update_parameters(model)
+    assert f" 4 iterates of {size} weights, max_rank={max_rank}>" in repr(posterior)
+    held = 4 if max_rank is None else max_rank
+    assert repr(posterior.window()).endswith(f" 4 iterates of {size} weights, rank {held}>")
+    posterior.close()
+    assert repr(posterior).endswith(f" 4 iterates of {size} weights, max_rank={max_rank}, closed>")
+
+
 def test_a_ring_has_its_last_iterates(location: str) -> None:
     models = wandering(network(), 9)
     with swag.SWAG(models[0], location, max_rank=3, checkpoint_every=2) as posterior:

@@ -277,9 +277,12 @@ def test_a_draw_reads_a_trajectory_once(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
     monkeypatch.setattr(Columns, "weights_of", counted)
     iterates = random_walk(70_000, 12)
-    collect(iterates, f"memmap:{tmp_path}/store").close()
+    with collect(iterates, f"memmap:{tmp_path}/store") as collecting:
+        assert (collecting.rank, collecting.n_averaged, read) == (12, 12, 0)
+        assert collecting.stats().collected == 12
+        assert read == 0
     with swag.load(f"memmap:{tmp_path}/store") as posterior:
-        read = 0
+        assert (posterior.rank, posterior.n_averaged, read) == (12, 12, 0)
         posterior.sample(3, generator=0)
         assert read == iterates.nbytes // 2
         posterior.mean()
