@@ -158,9 +158,8 @@ class Analysis(Distribution):
                 f"{k} columns are held, and a covariance of {n} weights that has an inverse needs "
                 "more than that"
             )
-        factor = factors.rows(0, n, 1 << 62)[1]
-        mean = (gaussian.anchor + torch.from_numpy(gaussian.moments.mean)).double()
-        root, failed = torch.linalg.cholesky_ex(factor.T @ factor)
+        (rows,) = factors.read([(0, n)], 1 << 62)
+        root, failed = torch.linalg.cholesky_ex(rows.factor.T @ rows.factor)
         if failed:
             raise WindowError("the covariance is singular: some weights did not vary")
-        return torch.distributions.MultivariateNormal(mean, scale_tril=root)
+        return torch.distributions.MultivariateNormal(rows.center, scale_tril=root)

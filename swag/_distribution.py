@@ -335,7 +335,7 @@ class Distribution(ABC):
         """
         plan = self._plan(n, **options)
         metadata = {
-            "n_averaged": str(plan.gaussian.moments.count),
+            "n_averaged": str(plan.gaussian.on_demand.count),
             "rank": str(rank(plan.gaussian)),
             "scale": repr(plan.scale),
             "part": plan.part,

@@ -1,7 +1,7 @@
 """A covariance in two factors, a diagonal and as many columns as its low-rank part has.
 
 Every covariance here is ``C = diag(v) + F^T F`` with v of shape (n,) and F of shape (k, n), and
-neither is ever held as a whole: `rows` gives both for some of the weights, from one reading of
+neither is ever held as a whole: `read` gives both, block by block of weights, from one reading of
 their part of the trajectory. For a posterior (`swag.sampling`)::
 
     v = scale * S / n        F = sqrt(scale / (k - 1)) * deviations
@@ -12,11 +12,10 @@ Deviations are taken in float64, in coordinates in which the first column held i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,8 +38,26 @@ MAX_RANK = 3000
 
 _LEAST_ROWS = 1 << 10
 """Fewer would make a run on a disk too short, and a product too thin."""
+_LONG_ROWS = 1 << 16
+_MANY_ITEMS = 1 << 22
+"""More than so many rows, or items of a block, make nothing faster, and take fresh memory."""
 _COPIES = 4
 """Arrays as large as a block of F, in float64, that are in use at a time."""
+
+
+class Rows(NamedTuple):
+    """What there is to know of the weights ``[start, stop)``."""
+
+    start: int
+    """The first of them."""
+    stop: int
+    """Where they end."""
+    variance: Tensor
+    """v, shape (stop - start,), float64."""
+    factor: Tensor
+    """F, shape (k, stop - start), float64. It may be written to, and is used again for the next."""
+    center: Tensor
+    """The mean of the weights, shape (stop - start,), float64."""
 
 
 class Factors(Protocol):
@@ -54,16 +71,8 @@ class Factors(Protocol):
     def rank(self) -> int:
         """Columns of the low-rank part, k."""
 
-    def rows(self, start: int, stop: int, memory_bytes: int) -> tuple[Tensor, Tensor]:
-        """The factors of the weights ``[start, stop)``.
-
-        Returns
-        -------
-        v : torch.Tensor
-            Shape (stop - start,), float64.
-        f : torch.Tensor
-            Shape (k, stop - start), float64.
-        """
+    def read(self, blocks: Sequence[tuple[int, int]], memory_bytes: int) -> Iterator[Rows]:
+        """Read the factors of some blocks of weights, one after another."""
 
 
 def blocks(size: int, columns: int, memory_bytes: int) -> Iterator[tuple[int, int]]:
@@ -74,7 +83,8 @@ def blocks(size: int, columns: int, memory_bytes: int) -> Iterator[tuple[int, in
     >>> list(blocks(5000, 100, memory_bytes=0))[-1]
     (4096, 5000)
     """
-    rows = max(_LEAST_ROWS, memory_bytes // (8 * _COPIES * (columns + 1)))
+    rows = memory_bytes // (8 * _COPIES * (columns + 1))
+    rows = max(_LEAST_ROWS, min(rows, max(_LONG_ROWS, _MANY_ITEMS // (columns + 1))))
     for start in range(0, size, rows):
         yield start, min(start + rows, size)
 
@@ -99,38 +109,48 @@ class GaussianFactors:
         k = rank(self.gaussian)
         return k if k > 1 else 0
 
-    def rows(self, start: int, stop: int, memory_bytes: int) -> tuple[Tensor, Tensor]:
-        """The factors of the weights ``[start, stop)``."""
-        moments = self.gaussian.moments
-        squares = torch.from_numpy(moments.sum_of_squares[start:stop]).double()
-        variance = squares * (self.scale / max(1, moments.count))
-        if not self.rank:
-            return variance, torch.empty(0, stop - start, dtype=torch.float64, device="cpu")
-        factor = self._deviations(start, stop, memory_bytes)
-        return variance, factor.mul_(math.sqrt(self.scale / (self.rank - 1)))
+    def read(self, blocks: Sequence[tuple[int, int]], memory_bytes: int) -> Iterator[Rows]:
+        """Read the factors of some blocks of weights, one after another."""
+        gaussian, k = self.gaussian, self.rank
+        columns = gaussian.columns if k else None
+        pieces, moments = gaussian.read(columns, blocks, memory_bytes // (2 * _COPIES))
+        longest = max((stop - start for start, stop in blocks), default=0)
+        memory = torch.empty(k * longest, dtype=torch.float64, device="cpu")
+        for start, stop in blocks:
+            x = memory[: k * (stop - start)].view(k, -1) if k else memory.view(0, stop - start)
+            for _, which, values in pieces:
+                x[which] = torch.from_numpy(values)
+                if which.stop == k:
+                    break
+            here = moments.rows(start, stop)  # when all columns have been seen
+            mean = torch.from_numpy(here.mean).double()
+            if k:
+                self._make_deviations(x, mean, here.count)
+                x *= math.sqrt(self.scale / (k - 1))
+            squares = torch.from_numpy(here.sum_of_squares).double()
+            variance = squares.mul_(self.scale / max(1, here.count))
+            yield Rows(start, stop, variance, x, mean + gaussian.anchor[start:stop])
+        gaussian.learn(moments)
 
-    def _deviations(self, start: int, stop: int, memory_bytes: int) -> Tensor:
-        columns, moments = self.gaussian.columns, self.gaussian.moments
-        assert columns is not None
-        n, k = moments.count, len(columns)
-        first = torch.from_numpy(columns.first(start, stop)).double()
-        mean = torch.from_numpy(moments.mean[start:stop]).double() - first
-        x = torch.empty(k, stop - start, dtype=torch.float64, device="cpu")
-        for which, values in columns.pieces(start, stop, memory_bytes // (2 * _COPIES)):
-            x[which] = torch.from_numpy(values)
+    def _make_deviations(self, x: Tensor, mean: Tensor, n: int) -> None:
+        """Turn columns less the anchor into deviations, `mean` being that of n columns."""
+        first, k = x[0].clone(), len(x)
         x -= first
+        mean = mean - first
         if self.gaussian.center == "mean":
-            return x.sub_(mean)
-        running = x.cumsum(dim=0)
-        if k < n:
-            running += n * mean - running[-1]  # what the iterates before those held sum to
-        counts = torch.from_numpy(np.arange(n - k + 1, n + 1, dtype=np.float64))
-        return x.sub_(running.div_(counts[:, None]))
+            x -= mean
+            return
+        # What the iterates before those held sum to.
+        total = n * mean - x.sum(dim=0) if k < n else torch.zeros_like(mean)
+        share = torch.empty_like(mean)
+        for i in range(k):
+            total += x[i]
+            x[i] -= torch.div(total, n - k + 1 + i, out=share)
 
 
 @dataclass(frozen=True, slots=True)
 class MeanFactors:
-    """The factors of ``(C + C') / 2``."""
+    """The factors of ``(C + C') / 2``, and the mean of both centres."""
 
     one: Factors
     """Of C."""
@@ -147,11 +167,13 @@ class MeanFactors:
         """Columns of both."""
         return self.one.rank + self.other.rank
 
-    def rows(self, start: int, stop: int, memory_bytes: int) -> tuple[Tensor, Tensor]:
-        """The factors of the weights ``[start, stop)``."""
-        v, f = self.one.rows(start, stop, memory_bytes // 2)
-        w, g = self.other.rows(start, stop, memory_bytes // 2)
-        return (v + w) / 2, torch.cat([f, g]).mul_(math.sqrt(0.5))
+    def read(self, blocks: Sequence[tuple[int, int]], memory_bytes: int) -> Iterator[Rows]:
+        """Read the factors of some blocks of weights, one after another."""
+        both = (each.read(blocks, memory_bytes // 2) for each in (self.one, self.other))
+        for (start, stop, v, f, m), (_, _, w, g, c) in zip(*both, strict=True):
+            yield Rows(
+                start, stop, (v + w) / 2, torch.cat([f, g]).mul_(math.sqrt(0.5)), (m + c) / 2
+            )
 
 
 def refuse_rank(k: int) -> None:

@@ -136,7 +136,7 @@ class Iterates(ABC):
                 f"those from {collected - self.kept(collected)} on are"
             )
         rows, slot, rewound = self._kept_rows(), self.slot(number), self.rewound
-        weights = as_tensor(np.array(rows[:, slot : slot + 1][:, 0]))
+        weights = as_tensor(np.ascontiguousarray(rows[:, slot : slot + 1][:, 0]))
         self._refuse_gone(range(number, number + 1), rewound)
         return weights
 

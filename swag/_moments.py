@@ -196,7 +196,8 @@ class OnDemand:
     ) -> tuple[Pieces, Moments | InPassing]:
         """Take them on the way, where somebody reads all columns (`come_by`).
 
-        They are kept where they find room in half of `memory_bytes`.
+        They are kept where the blocks are of all rows, and they find room in half of
+        `memory_bytes`.
 
         Parameters
         ----------
@@ -212,7 +213,8 @@ class OnDemand:
             them.
         """
         begun, _ = self._taken
-        kept = begun.mean.nbytes + begun.sum_of_squares.nbytes <= memory_bytes // 2
+        of_all = sum(stop - start for start, stop in blocks) == len(begun.mean)
+        kept = of_all and begun.mean.nbytes + begun.sum_of_squares.nbytes <= memory_bytes // 2
         passing = None if kept else InPassing(begun, self.count, blocks)
         taken = begun.copy() if passing is None else passing
 

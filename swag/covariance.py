@@ -14,14 +14,14 @@ M is summed over blocks of weights in float64: its eigenvalues sum to about the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import overload
 
 import torch
 from torch import Tensor
 
 from pmarray.errors import BudgetError
-from swag._factors import Factors, GaussianFactors, blocks, refuse_rank, refuse_still
+from swag._factors import Factors, GaussianFactors, Rows, blocks, refuse_rank, refuse_still
 from swag._parameters import ParameterTable
 from swag.errors import ModelError
 from swag.sampling import Gaussian
@@ -31,8 +31,8 @@ __all__ = ["Covariance", "Weights"]
 Weights = str | Sequence[str] | Mapping[str, Tensor]
 """Some weights: a parameter, several, or, by parameter, a mask of its shape or flat indices."""
 
-Block = Callable[[int, int], Tensor]
-"""Gives the weights ``[start, stop)`` of some vectors, shape (vectors, stop - start), float64."""
+Block = Callable[[Rows], Tensor]
+"""Gives these weights of some vectors, shape (vectors, stop - start), float64."""
 
 
 class Covariance:
@@ -112,8 +112,7 @@ class Covariance:
             By parameter, with its shape, float64.
         """
         result = torch.empty(self._factors.size, dtype=torch.float64, device="cpu")
-        for start, stop in self._blocks(0):
-            v, f = self._rows(start, stop)
+        for start, stop, v, f, _ in self._read(0):
             result[start:stop] = v + f.square_().sum(dim=0)
         return self._table.by_name(result)
 
@@ -249,8 +248,9 @@ class Covariance:
     def _blocks(self, vectors: int) -> list[tuple[int, int]]:
         return list(blocks(self._factors.size, self.rank + vectors, self._memory_bytes))
 
-    def _rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        return self._factors.rows(start, stop, self._memory_bytes)
+    def _read(self, vectors: int) -> Iterator[Rows]:
+        """One reading of all blocks, beside so many vectors."""
+        return self._factors.read(self._blocks(vectors), self._memory_bytes)
 
     def _factored(self, points: Block, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """L, ``F (b / v)`` of shape (k, count), and ``b^T (b / v)`` of some vectors b.
@@ -264,17 +264,18 @@ class Covariance:
         squares = torch.zeros(count, dtype=torch.float64, device="cpu")
         logarithms, still = 0.0, 0
         if gram is not None or count:
-            for start, stop in self._blocks(count):
-                v, f = self._rows(start, stop)
+            for rows in self._read(count):
+                v, f = rows.variance, rows.factor
                 still += int((v == 0).sum())
                 if still:
                     continue
-                b = points(start, stop)
+                b = points(rows)
                 squares += (b.square() / v).sum(dim=1)
                 along.addmm_(f, (b / v).T)
                 if gram is not None:
-                    gram.addmm_(f / v, f.T)
                     logarithms += float(v.log().sum())
+                    f /= v.sqrt_()
+                    gram.addmm_(f, f.T)
         refuse_still(still, self._factors.size)
         if gram is not None:
             # The logarithms first: who finds the root finds them.
@@ -286,25 +287,25 @@ class Covariance:
     def _times(self, vectors: Tensor) -> Tensor:
         along = torch.zeros(self.rank, len(vectors), dtype=torch.float64, device="cpu")
         result = torch.empty_like(vectors)
-        for start, stop in self._blocks(len(vectors)):
-            v, f = self._rows(start, stop)
+        for start, stop, v, f, _ in self._read(len(vectors)):
             along.addmm_(f, vectors[:, start:stop].T)
             result[:, start:stop] = vectors[:, start:stop] * v
         if self.rank:
-            for start, stop in self._blocks(len(vectors)):
-                result[:, start:stop].addmm_(along.T, self._rows(start, stop)[1])
+            for start, stop, _, f, _ in self._read(len(vectors)):
+                result[:, start:stop].addmm_(along.T, f)
         return result
 
     def _divided(self, vectors: Tensor) -> Tensor:
-        root, along, _ = self._factored(lambda start, stop: vectors[:, start:stop], len(vectors))
+        root, along, _ = self._factored(
+            lambda rows: vectors[:, rows.start : rows.stop], len(vectors)
+        )
         result = vectors.clone()
         if not self.rank:
-            for start, stop in self._blocks(len(vectors)):
-                result[:, start:stop] /= self._rows(start, stop)[0]
+            for start, stop, v, _, _ in self._read(len(vectors)):
+                result[:, start:stop] /= v
             return result
         inside = torch.cholesky_solve(along, root)
-        for start, stop in self._blocks(len(vectors)):
-            v, f = self._rows(start, stop)
+        for start, stop, v, f, _ in self._read(len(vectors)):
             result[:, start:stop] -= inside.T @ f
             result[:, start:stop] /= v
         return result
@@ -345,15 +346,17 @@ class Covariance:
         """Both factors at some places of the vector, shape (places,) and (k, places)."""
         variances = torch.empty(len(places), dtype=torch.float64, device="cpu")
         factor = torch.empty(self.rank, len(places), dtype=torch.float64, device="cpu")
+        wanted = []
         for start, stop in self._blocks(0):
-            here = torch.nonzero((places >= start) & (places < stop)).flatten()
+            here = places[(places >= start) & (places < stop)]
             if len(here):
-                first, last = int(places[here].min()), int(places[here].max()) + 1
-                v, f = self._rows(first, last)
-                variances[here] = v[places[here] - first]
-                factor[:, here] = f[:, places[here] - first]
+                wanted.append((int(here.min()), int(here.max()) + 1))
+        for first, last, v, f, _ in self._factors.read(wanted, self._memory_bytes):
+            here = torch.nonzero((places >= first) & (places < last)).flatten()
+            variances[here] = v[places[here] - first]
+            factor[:, here] = f[:, places[here] - first]
         return variances, factor
 
 
-def _none(start: int, stop: int) -> Tensor:
-    return torch.empty(0, stop - start, dtype=torch.float64, device="cpu")
+def _none(rows: Rows) -> Tensor:
+    return torch.empty(0, rows.stop - rows.start, dtype=torch.float64, device="cpu")

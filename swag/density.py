@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from swag._factors import Rows
 from swag.covariance import Covariance
 from swag.sampling import Gaussian
 
@@ -40,8 +41,8 @@ def log_density(gaussian: Gaussian, weights: Tensor, scale: float, memory_bytes:
     """
     covariance = Covariance.of(gaussian, scale, memory_bytes)
 
-    def off(start: int, stop: int) -> Tensor:
-        return weights[:, start:stop].double() - gaussian.center_of(start, stop)
+    def off(rows: Rows) -> Tensor:
+        return weights[:, rows.start : rows.stop].double() - rows.center
 
     squares = covariance.mahalanobis(off, len(weights))
     return -0.5 * (squares + covariance.logdet() + len(gaussian.anchor) * math.log(2 * math.pi))

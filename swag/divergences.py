@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from swag._distribution import MEMORY_BYTES, Distribution, scale_of
-from swag._factors import GaussianFactors, MeanFactors, blocks, refuse_rank, refuse_still
+from swag._factors import GaussianFactors, MeanFactors, Rows, blocks, refuse_rank, refuse_still
 from swag.covariance import Covariance
 from swag.errors import ModelError
 
@@ -135,7 +135,12 @@ def bhattacharyya_distance(
         Covariance(table, factors, memory_bytes)
         for factors in (one, other, MeanFactors(one, other))
     )
-    distance = float(middle.mahalanobis(lambda *rows: _apart(one, other, *rows)[None], 1))
+
+    def apart(rows: Rows) -> Tensor:
+        place = rows.start, rows.stop
+        return (other.gaussian.center_of(*place) - one.gaussian.center_of(*place))[None]
+
+    distance = float(middle.mahalanobis(apart, 1))
     return distance / 8 + (middle.logdet() - (mine.logdet() + theirs.logdet()) / 2) / 2
 
 
@@ -147,11 +152,11 @@ def _relative(one: GaussianFactors, other: GaussianFactors, memory_bytes: int) -
     spread = torch.zeros(k, k, dtype=torch.float64, device="cpu")
     across = torch.zeros(k, one.rank + 1, dtype=torch.float64, device="cpu")
     total, still = 0.0, 0
-    for start, stop in blocks(one.size, k + one.rank + 1, memory_bytes):
-        v, f = one.rows(start, stop, memory_bytes // 2)
-        w, g = other.rows(start, stop, memory_bytes // 2)
+    places = list(blocks(one.size, k + one.rank + 1, memory_bytes))
+    both = (each.read(places, memory_bytes // 2) for each in (one, other))
+    for (_, _, v, f, m), (_, _, w, g, c) in zip(*both, strict=True):
         still += int(((v == 0) | (w == 0)).sum())
-        columns = torch.cat([f, _apart(one, other, start, stop)[None]])
+        columns = torch.cat([f, (c - m)[None]])
         total += float((v / w).sum() + (columns.square() / w).sum())
         weighted = g / w
         inner.addmm_(weighted, g.T)
@@ -163,10 +168,6 @@ def _relative(one: GaussianFactors, other: GaussianFactors, memory_bytes: int) -
         total -= float(torch.cholesky_solve(spread, root).trace())
         total -= float(torch.linalg.solve_triangular(root, across, upper=False).square().sum())
     return total
-
-
-def _apart(one: GaussianFactors, other: GaussianFactors, start: int, stop: int) -> Tensor:
-    return other.gaussian.center_of(start, stop) - one.gaussian.center_of(start, stop)
 
 
 def _factors(

@@ -20,7 +20,7 @@ far from the anchor does not cancel in float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from swag._crew import Crew
-from swag._moments import Moments, OnDemand
+from swag._moments import InPassing, Moments, OnDemand
 from swag._parameters import ParameterTable
 from swag._trajectory import BLOCK_ROWS, Columns, Pieces, row_blocks
 from swag.errors import WindowError
@@ -89,6 +89,39 @@ class Gaussian:
         """The mean of the weights ``[start, stop)``, float64."""
         mean = torch.from_numpy(self.moments.mean[start:stop])
         return self.anchor[start:stop].double() + mean.double()
+
+    def read(
+        self, columns: Columns | None, blocks: Sequence[tuple[int, int]], memory_bytes: int
+    ) -> tuple[Pieces, Moments | InPassing]:
+        """Read some columns, and have the moments of the rows; on the way, where that is possible.
+
+        Parameters
+        ----------
+        columns
+            Which; None for none.
+        blocks
+            Of rows, one after another.
+        memory_bytes
+            For what is read.
+
+        Returns
+        -------
+        pieces : iterator
+            What `Columns.pieces_of` yields.
+        moments : Moments or InPassing
+            Of a block of rows when its last piece has been yielded. Whoever has seen all of them
+            calls `learn`.
+        """
+        if columns is None:
+            return iter(()), self.moments
+        if self.on_demand.come_by(columns):
+            return self.on_demand.along(columns, blocks, memory_bytes)
+        return columns.pieces_of(blocks, memory_bytes), self.moments
+
+    def learn(self, moments: Moments | InPassing) -> None:
+        """Note the moments of all weights, if that is what they are."""
+        if isinstance(moments, Moments):
+            self.on_demand.learn(moments)
 
     def coefficients(self, z: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
         """Turn the coefficients of deviations into those of columns and of the mean.
@@ -263,14 +296,9 @@ def drawn(
     columns = gaussian.columns if has_low_rank else None
     k = 0 if columns is None else len(columns)
     blocks = list(row_blocks(gaussian.table.size, k, memory_bytes, held=len(seeds)))
-    pieces: Pieces = iter(()) if columns is None else columns.pieces_of(blocks, memory_bytes)
-    on_demand = gaussian.on_demand
+    pieces, moments = gaussian.read(columns, blocks, memory_bytes)
     in_place = result is not None and result.dtype == torch.float32
     with Crew(len(seeds) * gaussian.table.size) as crew:
-        if columns is not None and on_demand.come_by(columns):
-            pieces, moments = on_demand.along(columns, blocks, memory_bytes)
-        else:
-            moments = on_demand.moments()
         diagonal = _Diagonal(seeds, scale, crew) if has_diagonal else None
         # Fresh memory would cost more than what is computed in it.
         rows = 0 if in_place else max((b - a for a, b in blocks), default=0)
@@ -293,8 +321,7 @@ def drawn(
             if result is not None and not in_place:
                 result[:, start:stop] = block
             yield start, stop, block
-    if isinstance(moments, Moments):
-        on_demand.learn(moments)
+    gaussian.learn(moments)
 
 
 def rank(gaussian: Gaussian) -> int:

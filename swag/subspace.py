@@ -320,9 +320,8 @@ def spectrum(gaussian: Gaussian, memory_bytes: int = MEMORY_BYTES) -> Spectrum:
     r = factors.rank
     refuse_rank(r)
     gram = torch.zeros(r, r, dtype=torch.float64, device="cpu")
-    for start, stop in blocks(factors.size, r, memory_bytes):
-        part = factors.rows(start, stop, memory_bytes)[1]
-        gram.addmm_(part, part.T)
+    for rows in factors.read(list(blocks(factors.size, r, memory_bytes)), memory_bytes):
+        gram.addmm_(rows.factor, rows.factor.T)
     squares, vectors = torch.linalg.eigh(gram)
     return Spectrum(squares.flip(0).clamp(min=0).sqrt(), vectors.flip(1).T)
 
@@ -339,7 +338,10 @@ def principal(gaussian: Gaussian, buffers: Buffers, k: int, memory_bytes: int) -
     found = spectrum(gaussian, memory_bytes)
     # Those of F are left singular vectors times their singular values: as long as is wanted.
     basis = torch.empty(k, factors.size, dtype=torch.float32, device="cpu")
-    for start, stop in blocks(factors.size, r, memory_bytes):
-        basis[:, start:stop] = found.mixing[:k] @ factors.rows(start, stop, memory_bytes)[1]
-    mean = gaussian.anchor + torch.from_numpy(gaussian.moments.mean)
+    mean = torch.empty_like(gaussian.anchor)
+    for start, stop, _, f, center in factors.read(
+        list(blocks(factors.size, r, memory_bytes)), memory_bytes
+    ):
+        basis[:, start:stop] = found.mixing[:k] @ f
+        mean[start:stop] = center
     return Subspace(gaussian.table, mean, basis, found.singular_values, buffers)

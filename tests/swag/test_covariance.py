@@ -170,10 +170,10 @@ def test_the_factorisation_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     class Counted:
         size, rank = factors.size, factors.rank
 
-        def rows(self, *arguments: Any) -> Any:
+        def read(self, *arguments: Any) -> Any:
             nonlocal reads
             reads += 1
-            return factors.rows(*arguments)
+            return factors.read(*arguments)
 
     monkeypatch.setattr(covariance, "_factors", Counted())
     assert covariance.logdet() == fresh
