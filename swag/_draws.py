@@ -14,9 +14,13 @@ from torch import Tensor
 
 import pmarray
 from swag._joining import Joining
+from swag._space import free_on_disk
 from swag.sampling import Plan, draw, drawn
 
 __all__ = ["Draws", "fill", "save"]
+
+_LEAST_ROOM = 2
+"""Nothing is kept on a disk for speed that has not so many times its room."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,27 @@ class Draws:
         return len(self.plan)
 
     def once(self) -> Iterator[Tensor]:
-        """The draws, made a memory's worth at a time; each time reads the trajectory."""
-        at_once = max(1, self.memory_bytes // 2 // (self.plan.gaussian.anchor.nbytes or 1))
+        """The draws, one after another.
+
+        A memory's worth is made at a time, and each time reads the trajectory. Where that takes
+        longer than to write them to the disk and to read them, and there is room, they are kept.
+        """
+        if self._is_better_kept():
+            yield from self.kept()
+            return
+        at_once = self._at_once()
         for first in range(0, len(self), at_once):
             yield from draw(self.plan.some(first, first + at_once), self.memory_bytes // 2)
+
+    def _at_once(self) -> int:
+        return max(1, self.memory_bytes // 2 // (self.plan.gaussian.anchor.nbytes or 1))
+
+    def _is_better_kept(self) -> bool:
+        anchor, columns = self.plan.gaussian.anchor, self.plan.gaussian.columns
+        nbytes = 0 if columns is None else len(columns) * len(anchor) * columns.array.dtype.itemsize
+        readings, draws = -(-len(self) // self._at_once()), len(self) * anchor.nbytes
+        room = _LEAST_ROOM * draws
+        return (readings - 1) * nbytes > 2 * draws and (free_on_disk(_folder()) or 0) >= room
 
     def kept(self) -> Iterable[Tensor]:
         """The draws, to be gone through again: in memory if they find room, else on the disk.
@@ -47,11 +68,15 @@ class Draws:
         return _Spooled(self.plan, self.memory_bytes // 2)
 
 
+def _folder() -> Path:
+    return Path(tempfile.gettempdir())
+
+
 class _Spooled:
     """Draws in a file without a name, which goes when nobody reads it any more."""
 
     def __init__(self, plan: Plan, memory_bytes: int) -> None:
-        self._group = pmarray.open_group(f"dram:?spill={tempfile.gettempdir()}")
+        self._group = pmarray.open_group(f"dram:?spill={_folder()}")
         table = plan.gaussian.table
         dtype = str(table.dtype).removeprefix("torch.")
         self._columns = self._group.create("draws", (table.size, len(plan)), dtype, layout="col")

@@ -107,8 +107,9 @@ class Predictor(ABC):
             Of `inputs`, where they are one tensor or a dataset.
         memory_bytes
             For draws, the part of the trajectory, and batches, that are held at a time. Draws that
-            do not find room, where the inputs do not either, go to a file without a name in the
-            directory for temporary ones.
+            do not find room go to a file without a name in the directory for temporary ones, where
+            the inputs do not find room either, or to read the trajectory again and again would take
+            longer.
         draws_at_once
             Networks that go through the model together, by `torch.func.vmap`; None for as many as
             seem to find room, 1 for one after another. Where the model does not allow it, they go

@@ -7,9 +7,11 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["bytes_in_words", "free_bytes", "is_full"]
+__all__ = ["bytes_in_words", "free_bytes", "free_on_disk", "is_full"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MOUNTS = Path("/proc/self/mountinfo")
+_IN_MEMORY = re.compile(" - (tmpfs|ramfs) ")
 _LOCAL = re.compile(r"(memmap|zarr|icechunk|shelf):(?!\w+://)([^?#]*)")
 _ESCAPED = {"%23": "#", "%3F": "?", "%25": "%"}
 
@@ -32,6 +34,21 @@ def free_bytes(url: str) -> int | None:
     if not place.is_dir():
         return None
     space = os.statvfs(place)
+    return space.f_bavail * space.f_frsize
+
+
+def free_on_disk(folder: Path) -> int | None:
+    """Bytes that are free where a folder is; None where that is a file system in memory."""
+    device = os.stat(folder).st_dev
+    of_device = f" {os.major(device)}:{os.minor(device)} "
+    try:
+        mounts = _MOUNTS.read_text(errors="surrogateescape").splitlines()
+    except OSError:  # it is not Linux
+        mounts = []
+    for mount in mounts:
+        if of_device in mount and _IN_MEMORY.search(mount):
+            return None
+    space = os.statvfs(folder)
     return space.f_bavail * space.f_frsize
 
 
