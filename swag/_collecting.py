@@ -27,7 +27,7 @@ from swag._behind import Behind, Brought, Shared, Staging, Taken, WeightsChanged
 from swag._buffers import Buffers
 from swag._devices import KINDS
 from swag._joining import Joining
-from swag._moments import Moments, OnDemand
+from swag._moments import Moments
 from swag._projections import COUNT, WEIGHTS, Path, Projections
 from swag._records import Progress
 from swag._screening import NoIterateError, Screen
@@ -39,9 +39,8 @@ from swag._store import Store
 from swag._summing import Summing
 from swag._trajectory import as_tensor
 from swag._worker import Worker
-from swag.errors import StoreError, SwagWarning, WindowError
+from swag.errors import StoreError, SwagWarning
 from swag.posterior import Posterior
-from swag.sampling import Gaussian
 
 __all__ = ["Collecting"]
 
@@ -139,6 +138,8 @@ class Collecting(Posterior):
         progress = self._store.progress()
         if with_moments or self._store.trajectory is None or progress.collected != self._left:
             self._summing.settle()
+            if progress.collected < self._left:
+                self._summing.turn_back()
             self._left = progress.collected
         if self._store.trajectory is None:
             # Between checkpoints, memory is all there is.
@@ -468,23 +469,6 @@ class Collecting(Posterior):
                 "each process has only a part of this posterior: call flush() in all of them, and "
                 "open the whole with swag.load(store)"
             )
-
-    def _gaussian(self) -> Gaussian:
-        self._refuse_part()
-        with self._turn:
-            progress, moments = self._caught_up()
-            if self._anchor is None or not progress.collected:
-                raise WindowError("nothing has been collected yet")
-            kept = range(
-                progress.collected - self._store.kept(progress.collected), progress.collected
-            )
-            columns = self._store.columns(kept, self._anchor) if kept else None
-            return Gaussian(self._table, self._anchor, OnDemand(moments.copy()), columns, "running")
-
-    def _last_buffers(self) -> Buffers:
-        with self._turn:
-            has_columns = self._store.trajectory is not None
-            return self._store.read_buffers() if has_columns else self._buffers
 
 
 _ALL: weakref.WeakSet[Collecting] = weakref.WeakSet()

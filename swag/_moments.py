@@ -19,7 +19,7 @@ checkpoint instead of being stored after every step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -165,10 +165,18 @@ class OnDemand:
         Moments of the first ones.
     since
         The ones that follow; None if there are none.
+    learned
+        Is told of the moments when all are taken.
     """
 
-    def __init__(self, begun: Moments, since: Columns | None = None) -> None:
+    def __init__(
+        self,
+        begun: Moments,
+        since: Columns | None = None,
+        learned: Callable[[Moments], None] | None = None,
+    ) -> None:
         self._taken = begun, since
+        self._learned = learned
         self.count = begun.count + (0 if since is None else len(since))
         """Columns in them."""
 
@@ -182,7 +190,10 @@ class OnDemand:
 
     def learn(self, moments: Moments) -> None:
         """Note what somebody has found them to be."""
+        _, missing = self._taken
         self._taken = moments, None
+        if missing is not None and self._learned is not None:
+            self._learned(moments)
 
     def come_by(self, columns: Columns) -> bool:
         """Whether some are missing, and can be had where `columns` are read."""

@@ -45,13 +45,25 @@ class Summing:
         """Of the first iterates; where all are kept, of as many as somebody has asked for. Those of
         a ring are replaced by the thread alone while it is not waited for. A number of columns
         below zero says that they were torn, and are to be begun again."""
+        self.era = 0
+        """Another whenever iterates may have become others."""
         most = _AT_ONCE_BYTES // (store.column_bytes or 1)
         self._columns_at_once = max(1, min(_MOST_AT_ONCE, most))
         """Columns in one pass over the moments, of which the cache has to hold that many."""
 
     def load(self, collected: int) -> None:
         """Begin from what the store holds of so many iterates."""
+        self.turn_back()
         self.moments = self._store.stored_moments(collected)
+
+    def turn_back(self) -> None:
+        """Iterates were cut off: whoever still has moments of them may keep them."""
+        self.era += 1
+
+    def learn(self, era: int, moments: Moments) -> None:
+        """Note moments that somebody has taken of iterates as they were in that era."""
+        if era == self.era and self.moments.count < moments.count:
+            self.moments = moments
 
     def settle(self) -> None:
         """Return when the thread has done what it was given."""

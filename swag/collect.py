@@ -5,14 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 import pmarray
 from swag._beginning import OnFull, OnNonfinite, Wishes, begin
+from swag._buffers import Buffers
 from swag._ending import LOGGER, Ending
 from swag._held import reshard
+from swag._moments import Moments, OnDemand
 from swag._schedule import Schedule
 from swag._screening import Screen
 from swag._selecting import Parameters
@@ -20,9 +23,9 @@ from swag._space import free_bytes, is_full
 from swag._stats import Clock, Stats
 from swag._store import Location, Mode
 from swag._target import refuse_drawn
-from swag.errors import SwagWarning
+from swag.errors import SwagWarning, WindowError
 from swag.posterior import Known, StoredPosterior, window
-from swag.sampling import Center
+from swag.sampling import Center, Gaussian
 
 __all__ = ["SWAG", "Stats"]
 
@@ -454,3 +457,29 @@ class SWAG(Ending):
                 moments = last.copy()
             known = Known(moments, self._anchor, self._last_buffers())
             return window(self._store, progress.collected, start, every, rank, center, stop, known)
+
+    def _gaussian(self) -> Gaussian:
+        self._refuse_part()
+        with self._turn:
+            progress = self._sync() if self._keeps_all else self._caught_up()[0]
+            collected, anchor = progress.collected, self._anchor
+            if anchor is None or not collected:
+                raise WindowError("nothing has been collected yet")
+            moments = self._summing.moments
+            kept = range(collected - self._store.kept(collected), collected)
+            columns = self._store.columns(kept, anchor) if kept else None
+            if not self._keeps_all:  # the thread goes on with them
+                return Gaussian(self._table, anchor, OnDemand(moments.copy()), columns, "running")
+            missing = range(moments.count, collected)
+            since = self._store.columns(missing, anchor) if missing else None
+            on_demand = OnDemand(moments, since, partial(self._learn_moments, self._summing.era))
+            return Gaussian(self._table, anchor, on_demand, columns, "running")
+
+    def _learn_moments(self, era: int, moments: Moments) -> None:
+        with self._turn:
+            self._summing.learn(era, moments)
+
+    def _last_buffers(self) -> Buffers:
+        with self._turn:
+            has_columns = self._store.trajectory is not None
+            return self._store.read_buffers() if has_columns else self._buffers

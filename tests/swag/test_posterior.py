@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
+import pmarray
 import swag
 from swag._moments import Moments, OnDemand
 from swag._trajectory import BLOCK_ROWS, Columns, row_blocks
@@ -47,7 +48,9 @@ def random_walk(n: int, count: int, seed: int = 0, offset: float = 0.0) -> Matri
     return np.asarray(walk.astype(np.float32), np.float64)
 
 
-def collect(iterates: Matrix, location: str | None = None, **options: Any) -> swag.SWAG:
+def collect(
+    iterates: Matrix, location: str | pmarray.Group | None = None, **options: Any
+) -> swag.SWAG:
     location = location or f"dram:{uuid.uuid4()}"
     posterior = swag.SWAG(Vector(iterates[:, 0]), store=location, **options)
     for column in iterates.T:
@@ -295,6 +298,68 @@ def test_a_draw_reads_a_trajectory_once(monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert read == iterates.nbytes // 2
         posterior.mean()
         assert read == iterates.nbytes  # there was no memory to keep them
+
+
+def test_what_is_collected_is_drawn_from_in_one_reading(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    read = 0
+    weights_of = Columns.weights_of
+
+    def counted(columns: Columns, *args: Any) -> Iterator[Any]:
+        nonlocal read
+        for piece in weights_of(columns, *args):
+            read += piece[2].shape[0]
+            yield piece
+
+    monkeypatch.setattr(Columns, "weights_of", counted)
+    iterates = random_walk(300, 24)
+    with collect(iterates[:, :8], f"memmap:{tmp_path}/store") as posterior:
+        posterior.sample(2, generator=0)
+        assert read == 8
+        posterior.mean()
+        assert posterior.window(every=2).rank == 4
+        assert read == 8
+        for column in iterates[:, 8:12].T:
+            posterior.update_parameters(Vector(column))
+        read = 0
+        found = joined(posterior.mean())
+        assert read == 4  # those that had been taken are not read again
+        np.testing.assert_allclose(found, iterates[:, :12].mean(axis=1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["rewound", "rolled back"])
+def test_moments_taken_meanwhile_of_iterates_that_are_no_more_are_forgotten(
+    tmp_path: Path, how: str
+) -> None:
+    """A thread draws while iterates are cut off, and others are collected in their place."""
+    iterates = random_walk(40, 12)
+    with (
+        pmarray.open_group(f"memmap:{tmp_path}/store") as group,
+        collect(iterates[:, :4], group) as posterior,
+    ):
+        if how == "rewound":
+            for column in iterates[:, 4:8].T:
+                posterior.update_parameters(Vector(column))
+            begun = posterior._gaussian()
+            moments = begun.on_demand.moments().copy()  # read before, told of after
+            posterior._summing.moments = Moments.none(40)
+            posterior.rewind(4)
+        else:
+            with pytest.raises(RuntimeError, match="on purpose"), group.transaction():
+                for column in iterates[:, 4:8].T:
+                    posterior.update_parameters(Vector(column))
+                begun = posterior._gaussian()
+                moments = begun.on_demand.moments().copy()
+                posterior._summing.moments = Moments.none(40)
+                raise RuntimeError("on purpose")
+        others = np.hstack([iterates[:, :4], iterates[:, 8:12]])
+        for column in others[:, 4:].T:
+            posterior.update_parameters(Vector(column))
+        assert begun.on_demand._learned is not None
+        begun.on_demand._learned(moments)
+        found = joined(posterior.mean())
+        np.testing.assert_allclose(found, others.mean(axis=1), rtol=1e-5, atol=1e-6)
 
 
 def test_what_no_moments_are_in_is_not_read(
