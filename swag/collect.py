@@ -407,7 +407,8 @@ class SWAG(Ending):
             if self._ended is not None:
                 collected = self._ended.collected
             elif self._store.trajectory is None:
-                collected = self._summing.moments.count
+                # The thread may still be at the last.
+                collected = max(self._summing.moments.count, self._spare_of)
             else:
                 collected = self._store.progress().collected
         skipped, behind = self._screen.skipped, self._behind
