@@ -299,7 +299,7 @@ def drawn(
     pieces, moments = gaussian.read(columns, blocks, memory_bytes)
     in_place = result is not None and result.dtype == torch.float32
     with Crew(len(seeds) * gaussian.table.size) as crew:
-        diagonal = _Diagonal(seeds, scale, crew) if has_diagonal else None
+        rest = _Rest(seeds, scale if has_diagonal else None, crew)
         # Fresh memory would cost more than what is computed in it.
         rows = 0 if in_place else max((b - a for a, b in blocks), default=0)
         memory = torch.empty(len(seeds) * rows, dtype=torch.float32, device="cpu")
@@ -313,11 +313,11 @@ def drawn(
                 low_rank.fill(block, here.mean, pieces)
             else:
                 block.zero_()
-            if diagonal is not None:
-                diagonal.add_to(block, here)
-            block += torch.from_numpy(here.mean)
             anchor = gaussian.anchor[start:stop]
-            block = block.add_(anchor) if anchor.dtype == block.dtype else anchor + block
+            alike = anchor.dtype == block.dtype
+            rest.add_to(block, here, anchor.numpy() if alike else None)
+            if not alike:
+                block = anchor + block
             if result is not None and not in_place:
                 result[:, start:stop] = block
             yield start, stop, block
@@ -329,40 +329,66 @@ def rank(gaussian: Gaussian) -> int:
     return 0 if gaussian.columns is None else len(gaussian.columns)
 
 
-class _Diagonal:
-    """The diagonal part of some draws, block by block."""
+class _Rest:
+    """What is added to the low-rank part of some draws, block by block: diagonal part, and mean.
 
-    def __init__(self, seeds: Seeds, scale: float, crew: Crew) -> None:
-        self._seeds = seeds
-        self._scale = np.float32(math.sqrt(scale))
+    Parameters
+    ----------
+    seeds
+        Of the draws.
+    scale
+        Factor of the covariance; None without a diagonal part.
+    crew
+        Threads that help.
+    """
+
+    def __init__(self, seeds: Seeds, scale: float | None, crew: Crew) -> None:
+        self._scale = None if scale is None else np.float32(math.sqrt(scale))
         self._streams = [torch.Generator().manual_seed(seed) for seed in seeds.diagonal]
+        self._signs = seeds.signs
         self._crew = crew
-        self._memory = torch.empty(0, dtype=torch.float32, device="cpu")
+        self._numbers = torch.empty(len(seeds), BLOCK_ROWS, dtype=torch.float32, device="cpu")
         self._deviation = np.empty(0, np.float32)
 
-    def add_to(self, block: Tensor, moments: Moments) -> None:
-        """Add it to the next block, whose weights the moments are of."""
-        if len(self._memory) < block.numel():  # the last block may be smaller
-            self._memory = torch.empty(block.numel(), dtype=torch.float32, device="cpu")
-            self._deviation = np.empty(block.shape[1], np.float32)
-        numbers = self._memory[: block.numel()].view(block.shape)
-        streams = zip(numbers, self._streams, strict=True)
+    def add_to(self, block: Tensor, moments: Moments, anchor: NDArray[np.float32] | None) -> None:
+        """Add it to the next block, whose weights the moments are of; and `anchor`, if given."""
+        deviation = None
+        if self._scale is not None:
+            if len(self._deviation) < block.shape[1]:  # the last block may be smaller
+                self._deviation = np.empty(block.shape[1], np.float32)
+            deviation = moments.variance_into(self._deviation[: block.shape[1]])
+            np.sqrt(deviation, out=deviation)
+            deviation *= self._scale
+        what = (deviation, moments.mean, anchor)
         # Not beside the products: threads that share an operation wait for the last of them.
-        self._crew.begin([partial(_fill, row, stream) for row, stream in streams]).finish()
-        if min(self._seeds.signs) < 0:
-            numbers *= torch.tensor(self._seeds.signs, dtype=torch.float32, device="cpu")[:, None]
-        deviation = self._deviation[: block.shape[1]]
-        moments.variance_into(deviation)
-        np.sqrt(deviation, out=deviation)
-        deviation *= self._scale
-        numbers *= torch.from_numpy(deviation)
-        block += numbers
+        self._crew.begin(
+            [partial(self._add_to_one, i, row.numpy(), *what) for i, row in enumerate(block)]
+        ).finish()
 
+    def _add_to_one(
+        self,
+        draw: int,
+        row: NDArray[np.float32],
+        deviation: NDArray[np.float32] | None,
+        mean: NDArray[np.float32],
+        anchor: NDArray[np.float32] | None,
+    ) -> None:
+        """The same for one draw, in pieces that stay in the processor's cache.
 
-def _fill(numbers: Tensor, stream: torch.Generator) -> None:
-    """Draw normal numbers in fixed blocks: how many are drawn at a time decides which they are."""
-    for part in torch.split(numbers, BLOCK_ROWS):
-        part.normal_(generator=stream)
+        Of fixed length: how many normal numbers are drawn at a time decides which they are.
+        """
+        for start in range(0, len(row), BLOCK_ROWS):
+            here = slice(start, start + BLOCK_ROWS)
+            piece = row[here]
+            if deviation is not None:
+                numbers = self._numbers[draw, : len(piece)]
+                numbers.normal_(generator=self._streams[draw])
+                drawn = numbers.numpy()
+                drawn *= deviation[here]
+                (np.add if self._signs[draw] > 0 else np.subtract)(piece, drawn, out=piece)
+            piece += mean[here]
+            if anchor is not None:
+                piece += anchor[here]
 
 
 class _LowRank:
