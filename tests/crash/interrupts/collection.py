@@ -201,6 +201,18 @@ class CloseCollection(Collect):
         stage.kept["posterior"].close()
 
 
+class DrawFromCollection(Collect):
+    """Draws and moments in between, which leave what they have found for the next."""
+
+    def operate(self, stage: Stage) -> None:
+        posterior = stage.kept["posterior"]
+        self.collect(stage, 3)
+        posterior.sample(2, generator=0)
+        self.collect(stage, 4)
+        posterior.sample(2, generator=0, memory_bytes=1000)
+        posterior.mean()
+
+
 class FlushCollection(Collect):
     """A checkpoint that is asked for."""
 
@@ -213,6 +225,7 @@ COLLECTION: dict[str, Scenario] = {
     "collect-ring": Collect(2, 2),
     "collect-ring-at-once": Collect(2, 5, spare=False),
     "collect-diagonal": Collect(0, 2),
+    "collect-drawn": DrawFromCollection(None),
     "collect-flush": FlushCollection(None),
     "collect-close": CloseCollection(None),
     "collect-failing": CheckpointFails(None),

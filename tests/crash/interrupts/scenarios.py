@@ -560,7 +560,7 @@ SCENARIOS: dict[str, Scenario] = {
 }
 _COLLECTING = (
     "collect", "collect-ring", "collect-ring-at-once", "collect-diagonal", "collect-flush",
-    "collect-close", "collect-failing",
+    "collect-close", "collect-failing", "collect-drawn",
 )  # fmt: skip
 _LARGE = (
     "many-item", "many-item-again", "many-row", "many-columns", "many-streams", "in-place",
