@@ -110,6 +110,8 @@ class Collect(Scenario):
                 ended = True  # it says so
             except BaseException as error:
                 look.fail("collect another", error)
+        if not ended:
+            self.ask(look, posterior, [one for one in candidates if len(one) == count + 1])
         look.attempt("close the posterior", posterior.close)
         look.in_another_thread("another thread closes", stage.opened().close)
         look.attempt("close the group", stage.close)
@@ -123,6 +125,9 @@ class Collect(Scenario):
             look.note("torn", f"collected {candidates}, and found: {wrong[-1]}")
         look.check_medium()
         look.attempt("go on in a new process", lambda: self._go_on(stage))
+
+    def ask(self, look: Aftermath, posterior: swag.SWAG, candidates: list[list[int]]) -> None:
+        """What there is to see before it is closed."""
 
     def _found(self, stage: Stage) -> dict[str, Any]:
         with pmarray.open_group(stage.url, mode="r") as group:
@@ -153,10 +158,13 @@ def _objection(found: dict[str, Any], collected: list[int]) -> str | None:
         return f"{found['count']} iterates"
     if found["columns"] not in (None, len(collected)):
         return f"{len(collected)} iterates and {found['columns']} columns"
-    if collected:
-        for name, expected in (("mean", np.mean(collected)), ("variance", np.var(collected))):
-            if not np.isclose(found[name], expected, rtol=1e-4, atol=1e-4):
-                return f"{name} {found[name]} and not {expected}"
+    return _objection_to_moments(found, collected) if collected else None
+
+
+def _objection_to_moments(found: dict[str, Any], collected: list[int]) -> str | None:
+    for name, expected in (("mean", np.mean(collected)), ("variance", np.var(collected))):
+        if not np.isclose(found[name], expected, rtol=1e-4, atol=1e-4):
+            return f"{name} {found[name]} and not {expected}"
     return None
 
 
@@ -206,11 +214,20 @@ class DrawFromCollection(Collect):
 
     def operate(self, stage: Stage) -> None:
         posterior = stage.kept["posterior"]
-        self.collect(stage, 3)
-        posterior.sample(2, generator=0)
-        self.collect(stage, 4)
-        posterior.sample(2, generator=0, memory_bytes=1000)
+        for value, memory_bytes in ((3, 1 << 20), (4, 1 << 20), (5, 1000)):
+            self.collect(stage, value)
+            posterior.sample(2, generator=0, memory_bytes=memory_bytes)
         posterior.mean()
+
+    def ask(self, look: Aftermath, posterior: swag.SWAG, candidates: list[list[int]]) -> None:
+        def moments() -> dict[str, float]:
+            found = {"mean": posterior.mean(), "variance": posterior.variance()}
+            return {name: float(value["weight"][0, 0]) for name, value in found.items()}
+
+        found = look.attempt("ask for the moments", moments)
+        wrong = [_objection_to_moments(found, one) for one in candidates]
+        if all(wrong):
+            look.note("torn", f"collected {candidates}, and before it was closed: {wrong[-1:]}")
 
 
 class FlushCollection(Collect):
