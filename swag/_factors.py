@@ -113,7 +113,7 @@ class GaussianFactors:
         """Read the factors of some blocks of weights, one after another."""
         gaussian, k = self.gaussian, self.rank
         columns = gaussian.columns if k else None
-        pieces, moments = gaussian.read(columns, blocks, memory_bytes // (2 * _COPIES))
+        pieces, moments = gaussian.read(columns, blocks, memory_bytes, 2 * _COPIES)
         longest = max((stop - start for start, stop in blocks), default=0)
         memory = torch.empty(k * longest, dtype=torch.float64, device="cpu")
         for start, stop in blocks:

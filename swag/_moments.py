@@ -118,7 +118,8 @@ class Moments:
 
     def variance_into(self, out: Vector) -> Vector:
         """The same, in memory of the caller's."""
-        return np.divide(self.sum_of_squares, np.float32(max(1, self.count)), out=out)
+        with np.errstate(all="ignore"):  # a program may have asked NumPy to raise what is small
+            return np.divide(self.sum_of_squares, np.float32(max(1, self.count)), out=out)
 
     def rows(self, start: int, stop: int) -> Moments:
         """The same of the weights ``[start, stop)``."""
@@ -203,7 +204,11 @@ class OnDemand:
         )
 
     def along(
-        self, columns: Columns, blocks: Sequence[tuple[int, int]], memory_bytes: int
+        self,
+        columns: Columns,
+        blocks: Sequence[tuple[int, int]],
+        memory_bytes: int,
+        share: int = 1,
     ) -> tuple[Pieces, Moments | InPassing]:
         """Take them on the way, where somebody reads all columns (`come_by`).
 
@@ -214,6 +219,8 @@ class OnDemand:
         ----------
         columns, blocks, memory_bytes
             What is read; see `Columns.pieces_of`.
+        share
+            What is read has one of so many parts of the memory.
 
         Returns
         -------
@@ -230,7 +237,7 @@ class OnDemand:
         taken = begun.copy() if passing is None else passing
 
         def come_by() -> Pieces:
-            for block, which, weights in columns.weights_of(blocks, memory_bytes):
+            for block, which, weights in columns.weights_of(blocks, memory_bytes // share):
                 if passing is not None and which.start == 0:
                     passing.begin(*block)
                 here, anchor = taken.rows(*block), columns.anchor[slice(*block)]

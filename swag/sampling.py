@@ -59,6 +59,9 @@ Generator = torch.Generator | int | None
 
 DEFAULT_MEMORY_BYTES = 256 << 20
 
+_quiet = partial(np.errstate, all="ignore")
+"""Neither warns nor raises where a number is too large or too small, as PyTorch does not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gaussian:
@@ -91,7 +94,11 @@ class Gaussian:
         return self.anchor[start:stop].double() + mean.double()
 
     def read(
-        self, columns: Columns | None, blocks: Sequence[tuple[int, int]], memory_bytes: int
+        self,
+        columns: Columns | None,
+        blocks: Sequence[tuple[int, int]],
+        memory_bytes: int,
+        share: int = 1,
     ) -> tuple[Pieces, Moments | InPassing]:
         """Read some columns, and have the moments of the rows; on the way, where that is possible.
 
@@ -102,7 +109,9 @@ class Gaussian:
         blocks
             Of rows, one after another.
         memory_bytes
-            For what is read.
+            For what is read, and half as much for moments that are kept.
+        share
+            What is read has one of so many parts of it.
 
         Returns
         -------
@@ -115,8 +124,8 @@ class Gaussian:
         if columns is None:
             return iter(()), self.moments
         if self.on_demand.come_by(columns):
-            return self.on_demand.along(columns, blocks, memory_bytes)
-        return columns.pieces_of(blocks, memory_bytes), self.moments
+            return self.on_demand.along(columns, blocks, memory_bytes, share)
+        return columns.pieces_of(blocks, memory_bytes // share), self.moments
 
     def learn(self, moments: Moments | InPassing) -> None:
         """Note the moments of all weights, if that is what they are."""
@@ -347,7 +356,6 @@ class _Rest:
         self._streams = [torch.Generator().manual_seed(seed) for seed in seeds.diagonal]
         self._signs = seeds.signs
         self._crew = crew
-        self._numbers = torch.empty(len(seeds), BLOCK_ROWS, dtype=torch.float32, device="cpu")
         self._deviation = np.empty(0, np.float32)
 
     def add_to(self, block: Tensor, moments: Moments, anchor: NDArray[np.float32] | None) -> None:
@@ -356,9 +364,11 @@ class _Rest:
         if self._scale is not None:
             if len(self._deviation) < block.shape[1]:  # the last block may be smaller
                 self._deviation = np.empty(block.shape[1], np.float32)
-            deviation = moments.variance_into(self._deviation[: block.shape[1]])
-            np.sqrt(deviation, out=deviation)
-            deviation *= self._scale
+            deviation = self._deviation[: block.shape[1]]
+            with _quiet():
+                moments.variance_into(deviation)
+                np.sqrt(deviation, out=deviation)
+                deviation *= self._scale
         what = (deviation, moments.mean, anchor)
         # Not beside the products: threads that share an operation wait for the last of them.
         self._crew.begin(
@@ -377,18 +387,20 @@ class _Rest:
 
         Of fixed length: how many normal numbers are drawn at a time decides which they are.
         """
+        numbers = torch.empty(min(len(row), BLOCK_ROWS), dtype=torch.float32, device="cpu")
+        add = np.add if self._signs[draw] > 0 else np.subtract
         for start in range(0, len(row), BLOCK_ROWS):
             here = slice(start, start + BLOCK_ROWS)
             piece = row[here]
-            if deviation is not None:
-                numbers = self._numbers[draw, : len(piece)]
-                numbers.normal_(generator=self._streams[draw])
-                drawn = numbers.numpy()
-                drawn *= deviation[here]
-                (np.add if self._signs[draw] > 0 else np.subtract)(piece, drawn, out=piece)
-            piece += mean[here]
-            if anchor is not None:
-                piece += anchor[here]
+            with _quiet():
+                if deviation is not None:
+                    numbers[: len(piece)].normal_(generator=self._streams[draw])
+                    drawn = numbers[: len(piece)].numpy()
+                    drawn *= deviation[here]
+                    add(piece, drawn, out=piece)
+                piece += mean[here]
+                if anchor is not None:
+                    piece += anchor[here]
 
 
 class _LowRank:

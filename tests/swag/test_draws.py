@@ -352,6 +352,21 @@ def test_draws_beyond_memory_do_not_read_a_long_trajectory_each_time(
     assert read == (1 if room else 6) * 4 * n * count
 
 
+@pytest.mark.parametrize("size", [1e-22, 1e30])
+def test_numbers_too_small_or_too_large_raise_nothing(size: float) -> None:
+    """A program may have asked NumPy to raise what it else ignores or warns of."""
+    walk = size * torch.randn(8, 20, generator=torch.Generator().manual_seed(1))
+    posterior = swag.SWAG(Weights(walk[0]))
+    for values in walk:
+        posterior.update_parameters(Weights(values))
+    expected = flat(posterior.window().sample(4, generator=0))
+    with np.errstate(all="raise"):
+        found = flat(posterior.window().sample(4, generator=0))
+        alone = flat(posterior.window(rank=0).sample(4, generator=0))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+    assert alone.shape == expected.shape
+
+
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
 def test_a_file_system_in_memory_has_no_room_on_a_disk(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str

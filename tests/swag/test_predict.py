@@ -535,3 +535,33 @@ def test_another_process_has_the_buffers_of_the_last_iterate(location: str) -> N
         without = nn.BatchNorm1d(6, track_running_stats=False)
         with pytest.raises(ModelError, match="buffer"):
             stored.install_mean(nn.Sequential(nn.Linear(4, 6), without, nn.Linear(6, 3)))
+
+
+class Overflowing(nn.Module):
+    """Says something that is not finite of some inputs."""
+
+    def __init__(self, to: float) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 2)
+        self._to = to
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) + torch.where(x[:, :1] > 0, self._to, 0.0)
+
+
+@pytest.mark.parametrize("to", [float("nan"), float("inf"), -float("inf")])
+def test_outputs_that_are_not_finite_are_averaged_as_they_are(to: float) -> None:
+    model = Overflowing(to)
+    posterior = swag.SWAG(model)
+    for _ in range(5):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        posterior.update_parameters(model)
+    inputs = torch.tensor([[1.0, 2.0, 3.0], [-1.0, 2.0, 3.0]])
+    for draws_at_once in (None, 1):
+        found = posterior.predict(
+            model, inputs, activation="none", samples=4, generator=0, draws_at_once=draws_at_once
+        )
+        assert not found[0].isfinite().any()
+        assert found[1].isfinite().all()
