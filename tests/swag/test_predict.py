@@ -546,7 +546,8 @@ class Overflowing(nn.Module):
         self._to = to
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x) + torch.where(x[:, :1] > 0, self._to, 0.0)
+        found: Tensor = self.inner(x) + torch.where(x[:, :1] > 0, self._to, 0.0)
+        return found
 
 
 @pytest.mark.parametrize("to", [float("nan"), float("inf"), -float("inf")])
