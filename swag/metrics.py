@@ -373,8 +373,12 @@ def _checked(probabilities: Tensor, labels: Tensor) -> Tensor:
     tolerance = 1e-3 if probabilities.dtype == torch.float32 else 1e-2
     if probabilities.dtype == torch.float64:
         tolerance = 1e-6
+    if diverged := int((~probabilities.isfinite()).any(dim=1).sum()):
+        raise ValueError(
+            f"{diverged} of {len(labels)} rows of probabilities are not finite: a network that was "
+            "averaged has diverged; predict_each(...) gives the outputs of each"
+        )
     total = probabilities.sum(dim=1)
-    # Written so that a NaN fails too.
     if not bool(((total - 1).abs() <= tolerance).all() and (probabilities >= -tolerance).all()):
         raise ValueError("each row of probabilities must be non-negative and sum to one")
     return probabilities.clamp(0, 1)

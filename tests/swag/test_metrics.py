@@ -104,7 +104,7 @@ def test_perfect_predictions_score_perfectly() -> None:
     [
         (torch.tensor([[2.0, -1.0]]), torch.tensor([0]), "sum to one"),
         (torch.tensor([[3.0, 4.0]]), torch.tensor([0]), "sum to one"),
-        (torch.tensor([[float("nan"), 0.5]]), torch.tensor([0]), "sum to one"),
+        (torch.tensor([[float("nan"), 0.5]]), torch.tensor([0]), "1 of 1 rows .* not finite"),
         (torch.tensor([[0.5, 0.5]]), torch.tensor([2]), "from 0 to 1"),
         (torch.tensor([[0.5, 0.5]]), torch.tensor([-1]), "from 0 to 1"),
         (torch.tensor([[0.5, 0.5]]), torch.tensor([0, 1]), r"shape \(1,\)"),
