@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
+from swag._counts import count
 from swag._held import is_sharded
 from swag._parameters import DTYPES, ParameterTable, chosen_of
 from swag._records import Configuration
@@ -50,12 +51,9 @@ class Wishes:
     dtype: torch.dtype | None
 
     def __post_init__(self) -> None:
-        if self.max_rank is not None and self.max_rank < 0:
-            raise ValueError(f"max_rank must be zero or more, or None for all, not {self.max_rank}")
-        if self.checkpoint_every < 1:
-            raise ValueError(f"checkpoint_every must be at least 1, not {self.checkpoint_every}")
-        if self.expected is not None and self.expected < 0:
-            raise ValueError(f"expected={self.expected}: it counts iterates")
+        for counted, least in (("max_rank", 0), ("checkpoint_every", 1), ("expected", 0)):
+            if (number := getattr(self, counted)) is not None:
+                object.__setattr__(self, counted, count(counted, number, least))
         for name, known in (
             ("mode", Mode),
             ("on_nonfinite", OnNonfinite),

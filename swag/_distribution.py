@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pmarray import PMArray
+from swag._counts import count
 from swag._draws import Draws, fill, save
 from swag._iterates import Iterates
 from swag._parameters import ParameterTable
@@ -351,8 +353,7 @@ class Distribution(ABC):
         antithetic: bool = False,
         generator: Generator = None,
     ) -> Plan:
-        if n < 0:
-            raise ValueError(f"n must be zero or more, not {n}")
+        n = count("n", n)
         gaussian = self._gaussian()
         factor = scale_of(gaussian, scale)
         return Plan(gaussian, Seeds.take(n, generator, antithetic=antithetic), factor, part)
@@ -434,6 +435,6 @@ def scale_of(gaussian: Gaussian, scale: float | None) -> float:
     """The factor of the covariance that is meant, the default one for None."""
     if scale is None:
         return default_scale(gaussian)
-    if not scale >= 0:
+    if not 0 <= scale < math.inf:
         raise ValueError(f"scale is a factor of the covariance and cannot be {scale}")
     return scale

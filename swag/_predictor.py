@@ -9,6 +9,7 @@ from typing import Any, TypedDict, TypeVar, Unpack
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from swag._counts import count
 from swag._distribution import MEMORY_BYTES, scale_of
 from swag._draws import Draws
 from swag._forward import Forward
@@ -280,10 +281,9 @@ class Predictor(ABC):
         progress: Watch | None = None,
     ) -> R:
         """What a reduction, made for so many networks, makes of as many draws of each Gaussian."""
-        for name, value in (("samples", samples), ("draws_at_once", draws_at_once)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        batches = batches_of(inputs, batch_size)
+        samples = count("samples", samples, 1)
+        draws_at_once = None if draws_at_once is None else count("draws_at_once", draws_at_once, 1)
+        batches = batches_of(inputs, count("batch_size", batch_size, 1))
         source = source_of(generator)  # one for all, so that no two use the same numbers
         members = self._members(model, loader, forward)
         share = memory_bytes // 4

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from swag._counts import count
+
 __all__ = ["Schedule"]
 
 
@@ -37,9 +39,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name, least in (("start", 0), ("every", 1)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise ValueError(f"{name} is a number of steps, {least} or more, not {value!r}")
+            object.__setattr__(self, name, count(name, getattr(self, name), least))
 
     def count(self, after: int, until: int) -> int:
         """Steps that are due in ``(after, until]``; the first step of a training is 1."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from swag._analysis import Analysis
 from swag._buffers import Buffers
+from swag._counts import count
 from swag._installing import Installing
 from swag._iterates import Iterates
 from swag._moments import Moments, OnDemand
@@ -366,8 +367,9 @@ def window(
 
     Of `known`, the moments are those of all of them.
     """
-    if start < 0 or every < 1 or (rank is not None and rank < 0):
-        raise ValueError(f"start={start}, every={every}, rank={rank}: they count iterates")
+    start, every = count("start", start), count("every", every, 1)
+    rank = None if rank is None else count("rank", rank)
+    stop = None if stop is None else count("stop", stop)
     if center not in get_args(Center):
         raise ValueError(f"center={center!r}: use one of {', '.join(map(repr, get_args(Center)))}")
     end = collected if stop is None else min(stop, collected)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 import pmarray
+from swag._counts import count
 from swag._joining import Joining
 from swag._records import Configuration
 from swag._sharding.manifest import PART, read_manifest
@@ -64,8 +65,7 @@ def prune(store: Location, start: int = 0, every: int = 1) -> int:
     ...     posterior.n_averaged
     3
     """
-    if start < 0 or every < 1:
-        raise ValueError(f"start={start}, every={every}: they count iterates")
+    start, every = count("start", start), count("every", every, 1)
     if not isinstance(store, pmarray.Group) and read_manifest(store) is not None:
         raise StoreError(
             f"{store} is in parts, which cannot lose iterates all at once: choose them by "

@@ -20,6 +20,7 @@ far from the anchor does not cancel in float32.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -242,7 +243,13 @@ def source_of(generator: Generator) -> torch.Generator:
     if generator is None:
         source.seed()
         return source
-    return source.manual_seed(generator)
+    try:
+        return source.manual_seed(operator.index(generator))
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"generator={generator!r}: give a torch.Generator, None, or a whole number of at most "
+            "64 bits to seed one"
+        ) from None
 
 
 def default_scale(gaussian: Gaussian) -> float:

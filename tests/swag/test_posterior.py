@@ -385,6 +385,43 @@ def test_a_window_is_of_the_iterates_there_were() -> None:
     np.testing.assert_allclose(joined(posterior.mean()), iterates.mean(axis=1), rtol=1e-6)
 
 
+@pytest.mark.parametrize("value", [2.5, 20.0, "3", -1, float("nan")])
+def test_what_counts_is_a_whole_number(value: Any) -> None:
+    """As ``max_rank=epochs / 2``, which was taken, and failed at some iterate."""
+    posterior = collect(random_walk(5, 4))
+    model = Vector(random_walk(5, 1)[:, 0])
+    for name in ("max_rank", "checkpoint_every", "start", "every", "expected"):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number"):
+            swag.SWAG(model, **{name: value})
+    for name in ("start", "every", "rank", "stop"):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number"):
+            posterior.window(**{name: value})
+    for name in ("samples", "batch_size", "draws_at_once"):
+        options: dict[str, Any] = {"activation": "none", name: value}
+        with pytest.raises(ValueError, match=f"{name} must be a whole number"):
+            posterior.predict(model, torch.zeros(2, 5), **options)
+    with pytest.raises(ValueError, match="n must be a whole number"):
+        posterior.sample(value)
+
+
+def test_numbers_of_numpy_count() -> None:
+    three: Any = np.int64(3)  # whose stubs do not say that it is an int
+    model = Vector(random_walk(5, 1)[:, 0])
+    posterior = swag.SWAG(model, max_rank=three, checkpoint_every=three, every=three - 2)
+    for column in random_walk(5, 7).T:
+        posterior.update_parameters(Vector(column))
+    assert (posterior.rank, type(posterior.rank)) == (3, int)
+    drawn, same = (posterior.sample(three, generator=seed) for seed in (3, three))
+    for name, value in drawn.items():
+        assert torch.equal(value, same[name])
+
+
+@pytest.mark.parametrize("seed", [1.5, "a", 2**64, -(2**63) - 1])
+def test_what_is_no_seed_is_refused(seed: Any) -> None:
+    with pytest.raises(ValueError, match="whole number of at most 64 bits"):
+        collect(random_walk(5, 4)).sample(2, generator=seed)
+
+
 @pytest.mark.parametrize("options", [{"start": -1}, {"every": 0}, {"rank": -1}, {"center": "last"}])
 def test_wrong_windows_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
