@@ -202,6 +202,13 @@ class ParameterTable:
         ModelError
             A parameter is missing, or its shape does not fit.
         """
+        if isinstance(weights, nn.Module):
+            raise TypeError(
+                "weights are given by parameter: dict(model.named_parameters()), not the model"
+            )
+        weights = {
+            e.name: torch.as_tensor(weights[e.name]) for e in self.entries if e.name in weights
+        }
         first = self.entries[0]
         _refuse([f"{e.name} is missing" for e in self.entries if e.name not in weights])
         lead = weights[first.name].shape[: weights[first.name].ndim - len(first.shape)]

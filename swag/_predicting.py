@@ -168,7 +168,7 @@ class _Effect:
 
     def see(self, network: int, batch: int, weights: Tensor, outputs: Tensor) -> None:
         """Look at the outputs of the first batch."""
-        if self._decided or batch:
+        if self._decided or batch or not outputs.numel():
             return
         if not network:
             self._weights, self._outputs = weights.clone(), outputs.clone()

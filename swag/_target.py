@@ -17,10 +17,25 @@ from swag._parameters import ParameterTable
 from swag.batchnorm import has_running_statistics, recompute
 from swag.errors import ModelError
 
-__all__ = ["Target", "refuse_drawn"]
+__all__ = ["Target", "refuse_drawn", "refuse_no_model"]
 
 # The parameters that hold weights which are not their own, by identity; each is held meanwhile.
 _DRAWN: dict[object, frozenset[int]] = {}
+
+
+def refuse_no_model(model: object) -> None:
+    """Raise if something is no model, such as its parameters, its class or its optimizer.
+
+    Raises
+    ------
+    TypeError
+        It is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"a model is a torch.nn.Module, and this is {type(model).__name__}: give the model "
+            "itself, not its class, its parameters or its state_dict"
+        )
 
 
 def refuse_drawn(model: nn.Module) -> None:
@@ -30,7 +45,10 @@ def refuse_drawn(model: nn.Module) -> None:
     ------
     ModelError
         It has.
+    TypeError
+        It is no model.
     """
+    refuse_no_model(model)
     if _DRAWN and any(
         id(parameter) in drawn for drawn in _DRAWN.values() for parameter in model.parameters()
     ):
@@ -71,6 +89,7 @@ class Target:
         loader: Iterable[Any] | None,
         forward: Forward | None,
     ) -> None:
+        refuse_no_model(model)
         self.model = model
         self._table = table
         reshard(model)

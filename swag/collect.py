@@ -351,7 +351,9 @@ class SWAG(Ending):
         ------
         pmarray.errors.ClosedError
             Collection has ended.
-        TypeError, ValueError
+        TypeError
+            It is no optimizer; or, with `gradients`, not plain SGD.
+        ValueError
             With `gradients`: the optimizer is not plain SGD.
 
         Examples
@@ -369,6 +371,10 @@ class SWAG(Ending):
         ...     posterior.n_averaged
         10
         """
+        if not hasattr(optimizer, "register_step_pre_hook"):
+            raise TypeError(
+                f"attach takes a torch.optim.Optimizer, and this is {type(optimizer).__name__}"
+            )
         self._refuse_closed()
         self._attached.add(optimizer, gradients=gradients)
 

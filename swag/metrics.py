@@ -356,6 +356,12 @@ def _checked(probabilities: Tensor, labels: Tensor) -> Tensor:
     torchmetrics takes any number above 1, were it by one rounding, as a sign that it was given
     logits, and puts the whole tensor through a softmax without a word.
     """
+    for name, value in (("probabilities", probabilities), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"{name} are a torch.Tensor, and this is {type(value).__name__}: torch.as_tensor "
+                "makes one of it"
+            )
     if probabilities.ndim != 2 or not probabilities.is_floating_point():
         raise ValueError(
             "probabilities must be a float tensor of shape (n, classes),"

@@ -566,3 +566,46 @@ def test_outputs_that_are_not_finite_are_averaged_as_they_are(to: float) -> None
         )
         assert not found[0].isfinite().any()
         assert found[1].isfinite().all()
+
+
+def test_no_inputs_give_no_predictions() -> None:
+    model = nn.Linear(3, 2)
+    posterior = collected(model)
+    found = posterior.predict(model, torch.zeros(0, 3), activation="none", samples=3)
+    assert found.shape == (0, 2)
+
+
+@pytest.mark.parametrize("wrong", ["class", "parameters", "state", "optimizer", "none"])
+def test_what_is_no_model_is_refused(wrong: str) -> None:
+    model = nn.Linear(3, 2)
+    posterior = collected(model)
+    given: Any = {
+        "class": nn.Linear,
+        "parameters": model.parameters(),
+        "state": model.state_dict(),
+        "optimizer": torch.optim.SGD(model.parameters(), 0.1),
+        "none": None,
+    }[wrong]
+    for call in (
+        lambda: swag.SWAG(given),
+        lambda: posterior.update_parameters(given),
+        lambda: posterior.install_mean(given),
+        lambda: posterior.predict(given, torch.zeros(2, 3), activation="none"),
+        lambda: posterior.sampled(given).__enter__(),
+    ):
+        with pytest.raises(TypeError, match=r"a model is a torch\.nn\.Module"):
+            call()
+    if wrong != "optimizer":
+        with pytest.raises(TypeError, match=r"takes a torch\.optim\.Optimizer"):
+            posterior.attach(given)
+
+
+def test_densities_of_arrays_and_of_no_weights() -> None:
+    model = nn.Linear(3, 2)
+    posterior = collected(model)
+    arrays: Any = {name: value.detach().numpy() for name, value in model.named_parameters()}
+    tensors = dict(model.named_parameters())
+    assert torch.equal(posterior.log_prob(arrays), posterior.log_prob(tensors))
+    no_weights: Any = model
+    with pytest.raises(TypeError, match="named_parameters"):
+        posterior.log_prob(no_weights)
