@@ -207,7 +207,9 @@ class ParameterTable:
                 "weights are given by parameter: dict(model.named_parameters()), not the model"
             )
         weights = {
-            e.name: torch.as_tensor(weights[e.name]) for e in self.entries if e.name in weights
+            e.name: value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
+            for e in self.entries
+            if (value := weights.get(e.name)) is not None
         }
         first = self.entries[0]
         _refuse([f"{e.name} is missing" for e in self.entries if e.name not in weights])
