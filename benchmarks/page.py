@@ -96,11 +96,10 @@ SECTIONS = (
         " into one file, in place, and a power cut may tear what it was writing. Here a chunk is a"
         " new file beside the old one, made durable and renamed, and then its directory is made"
         " durable: a power cut leaves the old chunk or the new one. Cold items, blosc2: a thread"
-        " opens the file and waits for the device, so that Ctrl-C need not, and the hand-over takes"
-        " about as long as the read. Columns from the page cache, h5py and tensorstore: a chunk's"
-        " name is looked up at every read, since another process may have replaced the file; the"
-        " order of the three differs from run to run. `memmap:` writes in place, and is behind"
-        " where what is written is small beside the two hand-overs to the thread that writes.",
+        " opens the file and waits for the device, so that Ctrl-C need not; `memmap:`, whose file"
+        " is open, shows what the device takes. Columns from the page cache, h5py and tensorstore:"
+        " a chunk's name is looked up at every read, since another process may have replaced the"
+        " file.",
     ),
     Section(
         "loader",

@@ -458,7 +458,7 @@ class SWAG(Ending):
             if self._keeps_all:
                 progress = self._sync()
                 at_hand = self._summing.moments.count == progress.collected
-                moments = self._summing.moments.copy() if at_hand else None
+                moments = self._summing.moments if at_hand else None
             else:
                 progress, last = self._caught_up()
                 moments = last.copy()

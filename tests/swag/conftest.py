@@ -1,11 +1,13 @@
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import swag._attached
 from pmarray.errors import PMArrayError
+from swag._trajectory import Columns
 from swag.errors import SwagError
 from tests.persistent import persistent_place
 
@@ -21,6 +23,26 @@ def location(request: pytest.FixtureRequest) -> Iterator[str]:
     else:
         scratch: Path = request.getfixturevalue("scratch")
         yield f"{request.param}:{scratch / 'posterior'}"
+
+
+class Reading:
+    """How much of trajectories is read."""
+
+    nbytes = 0
+
+
+@pytest.fixture
+def reading(monkeypatch: pytest.MonkeyPatch) -> Reading:
+    """Counts what is read of trajectories from here on."""
+    found, weights_of = Reading(), Columns.weights_of
+
+    def counted(columns: Columns, *arguments: Any) -> Iterator[Any]:
+        for piece in weights_of(columns, *arguments):
+            found.nbytes += piece[2].nbytes
+            yield piece
+
+    monkeypatch.setattr(Columns, "weights_of", counted)
+    return found
 
 
 @pytest.fixture(autouse=True)

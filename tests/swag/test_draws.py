@@ -27,6 +27,7 @@ from swag._trajectory import Columns, row_blocks
 from swag.cli import app
 from swag.errors import WindowError
 from tests.sampling import examples
+from tests.swag.conftest import Reading
 
 SMALL = 64  # rows of a block, where a test wants many
 
@@ -330,26 +331,17 @@ def test_the_help_of_a_command_has_an_example(command: str) -> None:
 
 @pytest.mark.parametrize("room", [True, False], ids=["a disk with room", "no room"])
 def test_draws_beyond_memory_do_not_read_a_long_trajectory_each_time(
-    monkeypatch: pytest.MonkeyPatch, room: bool
+    monkeypatch: pytest.MonkeyPatch, reading: Reading, room: bool
 ) -> None:
     """GPT-2's 124 million weights at rank 14: each of 30 networks read 7 GB."""
-    read = 0
-    weights_of = Columns.weights_of
-
-    def counted(columns: Columns, *arguments: Any) -> Iterator[Any]:
-        nonlocal read
-        for piece in weights_of(columns, *arguments):
-            read += piece[2].nbytes
-            yield piece
-
     n, count = 3 * SMALL, 20
     posterior = collected(n, count)
     expected = list(Draws(posterior._plan(6, generator=3), 1 << 30).once())
-    monkeypatch.setattr(Columns, "weights_of", counted)
+    reading.nbytes = 0
     monkeypatch.setattr(_draws, "free_on_disk", lambda _: 6 * 2 * 4 * n - (not room))
     found = list(Draws(posterior._plan(6, generator=3), memory_bytes=2 * 4 * n).once())
     torch.testing.assert_close(torch.stack(found), torch.stack(expected))
-    assert read == (1 if room else 6) * 4 * n * count
+    assert reading.nbytes == (1 if room else 6) * 4 * n * count
 
 
 @pytest.mark.parametrize("size", [1e-22, 1e30])

@@ -6,7 +6,7 @@ import copy
 import math
 import pickle
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from torch import nn
 import pmarray
 import swag
 from swag._moments import Moments, OnDemand
-from swag._trajectory import BLOCK_ROWS, Columns, row_blocks
+from swag._trajectory import BLOCK_ROWS, row_blocks
 from swag.errors import WindowError
 from swag.posterior import Posterior
 from swag.sampling import Center, Gaussian, Part
+from tests.swag.conftest import Reading
 
 Matrix = NDArray[np.float64]
 
@@ -268,63 +269,42 @@ def test_moments_of_the_first_iterates_go_on_where_all_are_read(
                 np.testing.assert_array_equal(here.sum_of_squares, there.sum_of_squares)
 
 
-def test_a_draw_reads_a_trajectory_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    read = 0
-    weights_of = Columns.weights_of
-
-    def counted(columns: Columns, *args: Any) -> Iterator[Any]:
-        nonlocal read
-        for piece in weights_of(columns, *args):
-            read += piece[2].nbytes
-            yield piece
-
-    monkeypatch.setattr(Columns, "weights_of", counted)
+def test_a_draw_reads_a_trajectory_once(reading: Reading, tmp_path: Path) -> None:
     iterates = random_walk(70_000, 12)
     with collect(iterates, f"memmap:{tmp_path}/store") as collecting:
-        assert (collecting.rank, collecting.n_averaged, read) == (12, 12, 0)
+        assert (collecting.rank, collecting.n_averaged, reading.nbytes) == (12, 12, 0)
         assert collecting.stats().collected == 12
-        assert read == 0
+        assert reading.nbytes == 0
     with swag.load(f"memmap:{tmp_path}/store") as posterior:
-        assert (posterior.rank, posterior.n_averaged, read) == (12, 12, 0)
+        assert (posterior.rank, posterior.n_averaged, reading.nbytes) == (12, 12, 0)
         posterior.sample(3, generator=0)
-        assert read == iterates.nbytes // 2
+        assert reading.nbytes == iterates.nbytes // 2
         posterior.mean()
-        assert read == iterates.nbytes // 2  # the draw has taken the moments
+        assert reading.nbytes == iterates.nbytes // 2  # the draw has taken the moments
         posterior.window(start=4).sample(3, generator=0)
-        assert read == (iterates.nbytes + iterates[:, 4:].nbytes) // 2
+        assert reading.nbytes == (iterates.nbytes + iterates[:, 4:].nbytes) // 2
     with swag.load(f"memmap:{tmp_path}/store") as posterior:
-        read = 0
+        reading.nbytes = 0
         posterior.sample(3, generator=0, memory_bytes=1 << 20)
-        assert read == iterates.nbytes // 2
+        assert reading.nbytes == iterates.nbytes // 2
         posterior.mean()
-        assert read == iterates.nbytes  # there was no memory to keep them
+        assert reading.nbytes == iterates.nbytes  # there was no memory to keep them
 
 
-def test_what_is_collected_is_drawn_from_in_one_reading(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    read = 0
-    weights_of = Columns.weights_of
-
-    def counted(columns: Columns, *args: Any) -> Iterator[Any]:
-        nonlocal read
-        for piece in weights_of(columns, *args):
-            read += piece[2].shape[0]
-            yield piece
-
-    monkeypatch.setattr(Columns, "weights_of", counted)
+def test_what_is_collected_is_drawn_from_in_one_reading(reading: Reading, tmp_path: Path) -> None:
     iterates = random_walk(300, 24)
+    column_nbytes = 300 * 4
     with collect(iterates[:, :8], f"memmap:{tmp_path}/store") as posterior:
         posterior.sample(2, generator=0)
-        assert read == 8
+        assert reading.nbytes == 8 * column_nbytes
         posterior.mean()
         assert posterior.window(every=2).rank == 4
-        assert read == 8
+        assert reading.nbytes == 8 * column_nbytes
         for column in iterates[:, 8:12].T:
             posterior.update_parameters(Vector(column))
-        read = 0
+        reading.nbytes = 0
         found = joined(posterior.mean())
-        assert read == 4  # those that had been taken are not read again
+        assert reading.nbytes == 4 * column_nbytes  # those that had been taken are not read again
         np.testing.assert_allclose(found, iterates[:, :12].mean(axis=1), rtol=1e-5, atol=1e-6)
 
 
