@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pmarray._sizes import available_memory_bytes, format_bytes, parse_bytes
+from pmarray._available import available_memory_bytes
+from pmarray._sizes import format_bytes, parse_bytes
 from pmarray.errors import BudgetError
 
 __all__ = ["MOST_REQUESTS", "Config", "config"]

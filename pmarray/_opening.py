@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from numpy.typing import DTypeLike
 
+from pmarray._available import available_memory_bytes
 from pmarray._dtypes import parse_dtype
 from pmarray._geometry.layout import (
     LayoutName,
@@ -18,7 +19,7 @@ from pmarray._geometry.layout import (
 )
 from pmarray._group.catalog import NewArray
 from pmarray._group.kinds import kind_of
-from pmarray._sizes import available_memory_bytes, parse_bytes
+from pmarray._sizes import parse_bytes
 from pmarray._system import lifetime
 from pmarray._system.dropped import await_closing
 from pmarray._system.uninterrupted import uninterrupted

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import operator
-import os
 import re
 
-__all__ = ["available_memory_bytes", "format_bytes", "parse_bytes"]
+__all__ = ["format_bytes", "parse_bytes"]
 
 _UNITS: dict[str, int] = {
     "": 1,
@@ -54,18 +53,3 @@ def format_bytes(nbytes: float) -> str:
             return f"{nbytes:.3g} {unit}"
     nbytes /= 1024
     return f"{nbytes:.3g} TiB" if nbytes < 999.5 else f"{nbytes:.0f} TiB"
-
-
-def available_memory_bytes() -> int:
-    """Return the memory that this process may still use: the host's, or less in a cgroup."""
-    host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limits = [host]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            with open(path, encoding="ascii") as file:
-                text = file.read().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            limits.append(int(text))
-    return min(limits)

@@ -33,8 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._array.stored import StoredArray
+from pmarray._available import available_memory_bytes
 from pmarray._config import config
-from pmarray._sizes import available_memory_bytes
 from pmarray._storage.ahead import blocks_read
 from pmarray._storage.arriving import Arrival
 from pmarray._storage.items import Axes, Shown, Storage

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmarray._sizes import available_memory_bytes, format_bytes, parse_bytes
+from pmarray._sizes import format_bytes, parse_bytes
 
 
 @given(st.integers(0, 2**70))
@@ -45,7 +45,3 @@ def test_refuses_what_is_no_size(wrong: Any) -> None:
 def test_refuses_other_types(wrong: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         parse_bytes(wrong)
-
-
-def test_there_is_some_memory() -> None:
-    assert available_memory_bytes() > 1 << 20

@@ -1,0 +1,127 @@
+"""How much memory may be used: what others use counts, and what the page cache holds does not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import _cgroup
+from pmarray._available import available_memory_bytes
+
+MIB = 1 << 20
+REPOSITORY = Path(__file__).parents[2]
+
+MEMINFO = """MemTotal:       24684084 kB
+MemFree:          606396 kB
+MemAvailable:   24212608 kB
+"""
+STAT = f"""anon {300 * MIB}
+file {700 * MIB}
+inactive_file {400 * MIB}
+active_file {300 * MIB}
+"""
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def told(tmp_path: Path, groups: str = "") -> int:
+    write(tmp_path / "proc/meminfo", MEMINFO)
+    write(tmp_path / "proc/self/cgroup", groups)
+    return available_memory_bytes(tmp_path / "proc", tmp_path / "cgroup")
+
+
+def test_what_the_page_cache_holds_is_free(tmp_path: Path) -> None:
+    assert told(tmp_path) == 24212608 << 10
+
+
+def test_of_this_machine() -> None:
+    assert MIB < available_memory_bytes() <= _all_of_it()
+
+
+def test_a_system_that_does_not_tell_has_all_of_its_memory(tmp_path: Path) -> None:
+    assert available_memory_bytes(tmp_path, tmp_path) == _all_of_it()
+
+
+def _all_of_it() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("where", ["user.slice/job", "user.slice", ""])
+@pytest.mark.parametrize("mount", ["", "unified"])
+def test_limits_of_a_group_and_of_those_above_it(tmp_path: Path, where: str, mount: str) -> None:
+    group = tmp_path / "cgroup" / mount / where
+    write(group / "memory.max", f"{1024 * MIB}\n")
+    write(group / "memory.current", f"{1000 * MIB}\n")
+    write(group / "memory.stat", STAT)
+    inner = tmp_path / "cgroup" / mount / "user.slice/job/task"
+    write(inner / "memory.max", "max\n")
+    assert told(tmp_path, "0::/user.slice/job/task\n") == 724 * MIB
+
+
+@pytest.mark.parametrize("where", ["memory/docker/1234", "memory", "memory,cpu/docker"])
+def test_groups_of_the_first_version(tmp_path: Path, where: str) -> None:
+    group = tmp_path / "cgroup" / where
+    write(group / "memory.limit_in_bytes", f"{1024 * MIB}\n")
+    write(group / "memory.usage_in_bytes", f"{1000 * MIB}\n")
+    write(group / "memory.stat", "".join(f"total_{line}\n" for line in STAT.splitlines()))
+    kinds = where.split("/", 1)[0]
+    assert told(tmp_path, f"9:name=systemd:/\n4:{kinds}:/docker/1234\n0::/\n") == 724 * MIB
+
+
+@pytest.mark.parametrize("limit", ["max", str((1 << 63) - 4096), "", "?"])
+def test_no_limit(tmp_path: Path, limit: str) -> None:
+    write(tmp_path / "cgroup/memory.max", limit)
+    write(tmp_path / "cgroup/memory.current", f"{1000 * MIB}")
+    write(tmp_path / "cgroup/memory/memory.limit_in_bytes", limit)
+    assert told(tmp_path, "4:memory:/\n0::/\n") == 24212608 << 10
+
+
+def test_more_used_than_there_may_be(tmp_path: Path) -> None:
+    write(tmp_path / "cgroup/memory.max", f"{100 * MIB}")
+    write(tmp_path / "cgroup/memory.current", f"{200 * MIB}")
+    assert told(tmp_path, "0::/\n") == 0
+
+
+READ = """
+import pathlib, sys
+import pmarray
+from benchmarks import _cgroup
+_cgroup.join(pathlib.Path(sys.argv[1]))
+place, mib = sys.argv[2], 1 << 20
+with pmarray.open(f"memmap:{place}", (1100 * mib,), "uint8", mode="w") as a:
+    a[: 400 * mib] = 1
+    for file in pathlib.Path(place).rglob("*.npy"):
+        with file.open("rb", buffering=0) as open_file:
+            while open_file.read(mib):  # the page cache has all that the group may hold
+                pass
+    print(a[: 200 * mib].sum(dtype=int))
+    try:
+        a[:]
+    except pmarray.errors.BudgetError as error:
+        print(error)
+"""
+
+
+def test_a_group_whose_page_cache_is_full(tmp_path: Path) -> None:
+    try:
+        with _cgroup.limited(1000 * MIB) as processes:
+            done = subprocess.run(
+                [sys.executable, "-c", READ, str(processes), str(tmp_path / "a")],
+                cwd=REPOSITORY,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+    except _cgroup.CgroupError as error:
+        pytest.skip(str(error))
+    assert done.returncode == 0, done.stderr
+    total, refused = done.stdout.splitlines()
+    assert int(total) == 200 * MIB
+    assert refused.startswith("the result would take 1.07 GiB of memory")
