@@ -334,7 +334,7 @@ class Collecting(Posterior):
         self._screen.note(progress.collected, sums)
         self._left = count
         if store.ring is not None and not due:
-            self._summing.follow(count, self._origin, at_once=self._is_at_once(taken, behind))
+            self._summing.follow(count, self._origin, waits=self._waits(taken, behind))
 
     def _prepare_checkpoint(self, collected: int) -> None:
         """Have the moments of all iterates so far, which a checkpoint stores beside one more.
@@ -368,8 +368,8 @@ class Collecting(Posterior):
             self._summing.moments, self._buffers = moments, taken.buffers
         self._screen.note(progress.collected, sums)
 
-    def _is_at_once(self, taken: Taken, behind: Behind | None) -> bool:
-        """Whether moments are taken while training waits.
+    def _waits(self, taken: Taken, behind: Behind | None) -> bool:
+        """Whether training waits while moments are taken.
 
         Beside training on all cores they take more than twice the time of all of these.
         """

@@ -82,7 +82,8 @@ class Crew:
     _FEW = 1 << 20
 
     def __init__(self, items: int) -> None:
-        self._count = torch.get_num_threads() - 1 if items >= self._FEW else 0
+        self.count = torch.get_num_threads() - 1 if items >= self._FEW else 0
+        """How many there are at most."""
         self._workers: list[Worker] = []
 
     def __enter__(self) -> Self:
@@ -100,11 +101,11 @@ class Crew:
     def begin(self, parts: Iterable[Part]) -> Batch:
         """Have parts done; the caller then finishes them."""
         batch = Batch(parts)
-        while len(self._workers) < min(self._count, len(batch)):
+        while len(self._workers) < min(self.count, len(batch)):
             try:
                 self._workers.append(Worker("swag-crew"))
             except RuntimeError:  # no more threads: the caller does what nobody else does
-                self._count = len(self._workers)
+                self.count = len(self._workers)
         for worker in self._workers[: len(batch)]:
             worker.put(batch.work)
         return batch

@@ -1,7 +1,6 @@
-"""The moments of what is collected, taken as it comes: on a thread, or where training waits.
+"""The moments of what is collected, taken as it comes, on a thread; training may wait for it.
 
-They follow from the trajectory. If they cannot be taken now, or an interrupt tears that, whoever
-wants them takes them again.
+They follow from the trajectory. If they cannot be taken now, whoever wants them takes them again.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from swag._crew import Crew
 from swag._moments import Moments
 from swag._store import Store
-from swag._worker import Worker, attempt
+from swag._worker import Worker
 
 __all__ = ["Summing"]
 
@@ -39,8 +38,6 @@ class Summing:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._worker = Worker("swag-moments")
-        self._under_way = False
-        """Whether the thread may have something to do."""
         self.moments = Moments.none(store.table.size)
         """Of the first iterates; where all are kept, of as many as somebody has asked for. Those of
         a ring are replaced by the thread alone while it is not waited for. A number of columns
@@ -68,14 +65,13 @@ class Summing:
     def settle(self) -> None:
         """Return when the thread has done what it was given."""
         self._worker.settle()
-        self._under_way = False
 
     def stop(self) -> None:
         """End the thread after that."""
         self._worker.stop()
 
-    def follow(self, count: int, anchor: Column, *, at_once: bool) -> None:
-        """Take in what is missing of a ring, some time before the next checkpoint.
+    def follow(self, count: int, anchor: Column, *, waits: bool) -> None:
+        """Take in what is missing of a ring, several columns together.
 
         Parameters
         ----------
@@ -83,56 +79,49 @@ class Summing:
             Iterates that are collected.
         anchor
             What is taken off each.
-        at_once
-            Here, with all of PyTorch's threads, which wait for this one.
+        waits
+            Return when that is done, for which there are as many threads as PyTorch has.
         """
-        if at_once:
-            if self._under_way:
-                self.settle()
-            attempt(partial(self._take_in_here, count, anchor))
-            return
-        # Fewer at once where a checkpoint is near, so that it has little to wait for.
+        # Fewer together where a checkpoint is near, so that it has little to wait for.
         every = self._store.configuration.checkpoint_every
         some = min(self._columns_at_once, max(1, (every - count % every) // 2))
-        self._put(count, anchor, some)
+        if waits and count - self.moments.count < some:
+            return
+        self._put(count, anchor, some, alone=not waits)
+        if waits:
+            self.settle()
 
     def catch_up(self, count: int, anchor: Column) -> None:
         """Take in what is missing of a ring, and return when that is done, or has failed."""
-        self._put(count, anchor, 1)
+        self._put(count, anchor, 1, alone=False)
         self.settle()
 
     def accumulate(self, column: Column, anchor: Column) -> None:
         """Take in a column that is not stored, on the thread."""
-        self._under_way = True
         self._worker.put(partial(self._accumulate, column, anchor))
 
     def _accumulate(self, column: Column, anchor: Column) -> None:
         self.moments = self.moments.with_columns([column], anchor)
 
-    def _put(self, count: int, anchor: Column, some: int) -> None:
-        self._under_way = True
-        self._worker.put(partial(self._take_in, count, anchor, some))
+    def _put(self, count: int, anchor: Column, some: int, *, alone: bool) -> None:
+        self._worker.put(partial(self._take_in, count, anchor, some, alone))
 
-    def _take_in(self, count: int, anchor: Column, some: int) -> None:
+    def _take_in(self, count: int, anchor: Column, some: int, alone: bool) -> None:
         """Take in the first `count` columns, if `some` are missing; on the thread."""
-        while (missing := count - self.moments.count) >= some:
-            stop = self.moments.count + min(missing, self._columns_at_once)
-            self.moments = self._with_stored(self.moments, stop, anchor, threads=1)
+        with Crew(0 if alone else len(anchor)) as crew:
+            while self.moments.count >= 0 and (missing := count - self.moments.count) >= some:
+                self._take_in_stored(min(missing, self._columns_at_once), anchor, crew)
 
-    def _take_in_here(self, count: int, anchor: Column) -> None:
-        """The same where an exception may arrive in the middle."""
-        while (moments := self.moments).count < count:
-            stop = min(count, moments.count + self._columns_at_once)
-            self.moments = replace(moments, count=_TORN)
-            threads = torch.get_num_threads()
-            self.moments = self._with_stored(moments, stop, anchor, threads)
-
-    def _with_stored(self, moments: Moments, stop: int, anchor: Column, threads: int) -> Moments:
-        trajectory = self._store.trajectory
+    def _take_in_stored(self, number: int, anchor: Column, crew: Crew) -> None:
+        moments, trajectory = self.moments, self._store.trajectory
         assert trajectory is not None
         with ExitStack() as loans:
             columns = [
                 loans.enter_context(trajectory.reading((slice(None), self._store.slot(iterate))))
-                for iterate in range(moments.count, stop)
+                for iterate in range(moments.count, moments.count + number)
             ]
-            return moments.with_columns(columns, anchor, threads)
+            try:
+                self.moments = moments.with_columns(columns, anchor, crew)
+            except BaseException:
+                self.moments = replace(moments, count=_TORN)
+                raise

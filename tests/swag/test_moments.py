@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from swag._crew import Crew
 from swag._moments import accumulate
 
 Vector = NDArray[np.float32]
@@ -128,10 +129,11 @@ def test_a_constant_has_no_variance() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 def test_threads_change_nothing_and_memory_may_be_lent_for_reading(
-    dtype: str, threads: int
+    dtype: str, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Crew, "_FEW", 0)
     xs = [x.astype(getattr(ml_dtypes, dtype, dtype)) for x in columns(0, 300_001, 4)]
     anchor = xs[1].astype(np.float64 if dtype == "float64" else np.float32)
     expected, got = np.zeros((2, 2, 300_001), np.float32)
@@ -141,7 +143,13 @@ def test_threads_change_nothing_and_memory_may_be_lent_for_reading(
     distances = [np.empty(300_001, np.float32) for _ in xs]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        accumulate(xs, anchor, got[0], got[1], 0, distances, threads)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with Crew(300_001) as crew:
+                accumulate(xs, anchor, got[0], got[1], 0, distances, crew)
+        finally:
+            torch.set_num_threads(before)
     np.testing.assert_array_equal(got, expected)
     exact = [(x.astype(np.float64) - anchor.astype(np.float64)).astype(np.float32) for x in xs]
     np.testing.assert_array_equal(distances, exact)

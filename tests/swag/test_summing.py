@@ -189,24 +189,20 @@ def test_without_one_an_iterate_is_collected_at_once_unless_it_is_large(
                 assert posterior.stats().collected == count
 
 
-def test_without_one_moments_are_taken_at_once(
-    monkeypatch: pytest.MonkeyPatch, location: str
+def test_without_one_training_waits_for_moments_of_several(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, location: str
 ) -> None:
     monkeypatch.setattr(swag._attached, "has_spare_core", lambda: False)
-    callers = set()
-    accumulate = swag._moments.accumulate
-
-    def noted(*arguments: Any, **others: Any) -> None:
-        callers.add(threading.current_thread())
-        accumulate(*arguments, **others)
-
-    monkeypatch.setattr(swag._moments, "accumulate", noted)
-    models = wandering(network(), 30)
-    with swag.SWAG(models[0], store=location, max_rank=4, checkpoint_every=100) as posterior:
+    gate.open.set()
+    models, missing = wandering(network(), 30), set()
+    with swag.SWAG(models[0], store=location, max_rank=9, checkpoint_every=100) as posterior:
         for count, model in enumerate(models, 1):
+            gate.reached.clear()
             posterior.update_parameters(model)
-            assert posterior._summing.moments.count == count
-        assert callers == {threading.current_thread()}
+            taken = posterior._summing.moments.count
+            assert gate.reached.is_set() == (taken == count)
+            missing.add(count - taken)
+        assert missing == set(range(8))
         right(posterior, models)
 
 
@@ -222,7 +218,7 @@ def test_what_came_to_be_taken_on_the_thread_is_waited_for_first(
         threading.Timer(0.2, gate.open.set).start()
         posterior.update_parameters(models[12])
         assert gate.open.is_set()
-        assert posterior._summing.moments.count == 13
+        assert posterior._summing.moments.count == 8
         for model in models[13:]:
             posterior.update_parameters(model)
         right(posterior, models)
