@@ -34,7 +34,7 @@ def write(path: Path, text: str) -> None:
 def told(tmp_path: Path, groups: str = "") -> int:
     write(tmp_path / "proc/meminfo", MEMINFO)
     write(tmp_path / "proc/self/cgroup", groups)
-    return available_memory_bytes(tmp_path / "proc", tmp_path / "cgroup")
+    return available_memory_bytes(f"{tmp_path}/proc", f"{tmp_path}/cgroup")
 
 
 def test_what_the_page_cache_holds_is_free(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_of_this_machine() -> None:
 
 
 def test_a_system_that_does_not_tell_has_all_of_its_memory(tmp_path: Path) -> None:
-    assert available_memory_bytes(tmp_path, tmp_path) == _all_of_it()
+    assert available_memory_bytes(str(tmp_path), str(tmp_path)) == _all_of_it()
 
 
 def _all_of_it() -> int:
