@@ -55,12 +55,21 @@ class Config:
 
     @property
     def max_result(self) -> int | None:
-        """Bytes of the largest result that is made in memory unasked; None: what is free."""
+        """Bytes of the largest result that is made in memory unasked; None: what is available."""
         return self._max_result
 
     @max_result.setter
     def max_result(self, value: int | str | None) -> None:
         self._max_result = None if value is None else parse_bytes(value)
+
+    @property
+    def available_memory(self) -> int:
+        """Bytes that this process may still use, as the system says now.
+
+        That is what nobody uses, and what the page cache would give back; in a control group, as
+        containers and batch systems make them, what is left of its limit. It cannot be set.
+        """
+        return available_memory_bytes()
 
     @property
     def read_ahead(self) -> int:

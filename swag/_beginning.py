@@ -41,7 +41,7 @@ class Wishes:
     mode: Mode
     start: int
     every: int
-    checkpoint_every: int
+    checkpoint_every: int | None
     has_own_checkpoints: bool
     """Whether the caller adds something to checkpoints."""
     on_nonfinite: OnNonfinite

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -13,6 +13,9 @@ from swag.errors import StoreError
 __all__ = ["Configuration", "Progress", "Skipped", "refuse_other_format"]
 
 _FORMAT = 5
+_FEW, _MOST_BETWEEN = 25, 100
+"""Collections from one checkpoint to the next, where nobody says how many. Each writes as much as
+two iterates, and their old bytes."""
 
 
 def refuse_other_format(found: object, known: int) -> None:
@@ -36,16 +39,21 @@ class Configuration:
     """Collections from one checkpoint to the next."""
     dtype: torch.dtype
     """Of the trajectory."""
+    any_interval: bool = field(default=False, compare=False)
+    """Whether a store with other checkpoints will do as well."""
 
     @classmethod
     def of(
         cls,
         table: ParameterTable,
         max_rank: int | None,
-        checkpoint_every: int,
+        checkpoint_every: int | None,
         dtype: torch.dtype | None,
     ) -> Self:
         """That of a posterior of some parameters; the dtype that holds them exactly, if None.
+
+        With `checkpoint_every` None, the spare columns of a ring are twice as many as the others,
+        or few: those of a large network are dear, and so are those in memory.
 
         Raises
         ------
@@ -55,7 +63,10 @@ class Configuration:
         exact = table.common_dtype
         if dtype is not None and dtype.itemsize > exact.itemsize:
             raise ValueError(f"dtype={dtype} is wider than {exact}, which holds every parameter")
-        return cls(table, max_rank, checkpoint_every, dtype or exact)
+        every = checkpoint_every
+        if every is None:
+            every = _MOST_BETWEEN if not max_rank else min(max(max_rank, _FEW), _MOST_BETWEEN)
+        return cls(table, max_rank, every, dtype or exact, checkpoint_every is None)
 
     def of_part(self, table: ParameterTable) -> Configuration:
         """The same of what one process holds of the parameters."""
@@ -66,7 +77,8 @@ class Configuration:
         return [
             f"{name} is {mine}, not {theirs}"
             for name in ("max_rank", "checkpoint_every", "dtype")
-            if (mine := getattr(self, name)) != (theirs := getattr(other, name))
+            if not (self.any_interval and name == "checkpoint_every")
+            and (mine := getattr(self, name)) != (theirs := getattr(other, name))
         ]
 
     @property

@@ -7,6 +7,8 @@ import os
 import re
 from pathlib import Path
 
+import pmarray
+
 __all__ = ["bytes_in_words", "free_bytes", "free_on_disk", "is_full"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -17,13 +19,19 @@ _ESCAPED = {"%23": "#", "%3F": "?", "%25": "%"}
 
 
 def free_bytes(url: str) -> int | None:
-    """Bytes that are free where a group is; None where that is not a folder of this machine.
+    """Bytes that are free where a group is: in a folder of this machine, or in its memory.
+
+    None of others.
 
     Examples
     --------
-    >>> free_bytes("memmap:./posterior") > 0, free_bytes("dram:"), free_bytes("zarr:s3://bucket/x")
-    (True, None, None)
+    >>> free_bytes("memmap:./posterior") > 0, free_bytes("dram:") > 0
+    (True, True)
+    >>> free_bytes("zarr:s3://bucket/x") is None
+    True
     """
+    if url.startswith("dram:") and "?" not in url:
+        return pmarray.config.available_memory
     match = _LOCAL.match(url)
     if match is None:
         return None
@@ -55,11 +63,12 @@ def free_on_disk(folder: Path) -> int | None:
 def is_full(error: BaseException) -> bool:
     """Whether something could not be written since the disk is full, or a quota or limit reached.
 
-    A file may be no larger than the file system can have it, or than ``ulimit -f`` says.
+    A file may be no larger than the file system can have it, or than ``ulimit -f`` says; and what
+    is kept in memory, no larger than that.
     """
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in _FULL:
+        if isinstance(seen, MemoryError) or (isinstance(seen, OSError) and seen.errno in _FULL):
             return True
         seen = seen.__cause__
     return False

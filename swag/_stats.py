@@ -23,7 +23,7 @@ class Stats:
     iterate_bytes: int
     """What one iterate takes."""
     free_bytes: int | None
-    """On the disk; None where that is not known."""
+    """On the disk, or of memory; None where that is not known."""
     update_seconds: float
     """Spent in `update_parameters`."""
     step_seconds: float
@@ -31,7 +31,7 @@ class Stats:
 
     @property
     def room(self) -> int | None:
-        """Further iterates that find room on the disk."""
+        """Further iterates that find room there."""
         if self.free_bytes is None or not self.iterate_bytes:
             return None
         return self.free_bytes // self.iterate_bytes

@@ -81,8 +81,9 @@ class SWAG(Ending):
         calls are counted from its last iterate; a loop that resumes elsewhere counts its steps, and
         tells them to `swag.integrations.Collector`.
     checkpoint_every
-        Collections from one checkpoint, which stores mean and variance, to the next. With
-        `max_rank` it is also half the number of spare columns in the store.
+        Collections from one checkpoint, which stores mean and variance, to the next: 100, or what a
+        store has that is gone on with, if None. With `max_rank` it is also half the number of spare
+        columns in the store, and as many as `max_rank` if None, but at least 25 and at most 100.
     on_checkpoint
         Called with the group inside the transaction of every checkpoint, on the thread that
         collects: what it writes there, such as the state of training, is there exactly if the
@@ -90,12 +91,12 @@ class SWAG(Ending):
     on_nonfinite
         ``"skip"``, as above, or ``"raise"``, to raise `NonFiniteError` instead.
     on_full
-        ``"raise"`` the error when the disk is full, the quota used up, or a file as large as it may
-        be (``ulimit -f``); or ``"stop"`` collecting then, with a `SwagWarning`, and let training go
-        on: further calls do nothing. The iterates that were durable stay.
+        ``"raise"`` the error when the disk is full, the quota used up, a file as large as it may
+        be (``ulimit -f``), or memory where that is the store; or ``"stop"`` collecting then, with a
+        `SwagWarning`, and let training go on: further calls do nothing. What was durable stays.
     expected
         Iterates that the run will collect, if that is known. Where they, or those of `max_rank`, do
-        not find room on the disk, a `SwagWarning` says so at once.
+        not find room on the disk or in memory, a `SwagWarning` says so at once.
     parameters
         Which of the trained parameters are collected, None for all: their names, with ``*`` and
         ``?`` for what differs (``"classifier.*"``, ``["*lora_A*", "*lora_B*"]``); a function of
@@ -142,7 +143,7 @@ class SWAG(Ending):
         mode: Mode = "w-",
         start: int = 0,
         every: int = 1,
-        checkpoint_every: int = 100,
+        checkpoint_every: int | None = None,
         on_checkpoint: Callable[[pmarray.Group], object] | None = None,
         on_nonfinite: OnNonfinite = "skip",
         on_full: OnFull = "raise",
@@ -279,23 +280,24 @@ class SWAG(Ending):
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:
-        """Let training go on where the disk is full, if that is what is to be done."""
+        """Let training go on where there is no room for more, if that is what is to be done."""
         try:
             yield
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             if self._on_full == "raise" or not is_full(error):
                 raise
             self._stop(error)
 
-    def _stop(self, error: OSError) -> None:
-        """The disk is full: collect no more."""
+    def _stop(self, error: OSError | MemoryError) -> None:
+        """There is no room: collect no more."""
         if self._full:
             return
         self._full = True
         self._attached.detach()
         warnings.warn(
-            f"the disk of {self._store.url} is full: collecting has ended, and training goes on; "
-            f"the iterates that were durable are there for swag.load ({error.strerror})",
+            f"{self._store.url} is full: collecting has ended, and training goes on; the iterates "
+            "that were durable, or are in memory, stay there "
+            f"({error.strerror if isinstance(error, OSError) else error})",
             SwagWarning,
             stacklevel=5,
         )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pmarray._available import available_memory_bytes
 from pmarray._dtypes import DType
 from pmarray._geometry.layout import Layout
 from pmarray._sizes import format_bytes
@@ -29,6 +30,11 @@ _TOUCH_FROM_BYTES = 1 << 20
 _TOUCH_MOST_BYTES = 256 << 20
 """So much may be there that nobody has asked for."""
 
+_KEPT_BYTES = 256 << 20
+"""What growing leaves to everybody else: who has no memory left is killed, and told nothing."""
+_LOOK_SHARE = 16
+"""How much is available is asked again after such a part of it."""
+
 _REGIONS: weakref.WeakSet[DRAMRegion] = weakref.WeakSet()
 
 
@@ -37,6 +43,9 @@ class DRAMRegion:
 
     When it grows by a step, as much again is touched behind: the next one finds pages that are
     there, and its writer copies as fast as into memory that was used before.
+
+    It begins with as much as anybody asks for, as `numpy.zeros` does, of which only what is written
+    takes memory. It grows as long as there is memory for all of that.
     """
 
     def __init__(self, nbytes: int) -> None:
@@ -44,6 +53,8 @@ class DRAMRegion:
         """How much of it is used, and the most that ever was."""
         self._touched = self._to_touch = 0
         """Up to where memory was touched behind, and up to where it is to be."""
+        self._unasked = 0
+        """How much it may grow before the system is asked again."""
         self._moving = threading.Lock()
         """Held while the mapping moves, or has to stay where it is."""
         self._map: mmap.mmap | None = None
@@ -75,6 +86,8 @@ class DRAMRegion:
         pass
 
     def reserve(self, nbytes: int, /) -> None:
+        if 0 < self._end < nbytes and nbytes > self._most:
+            self._refuse_to_fill(nbytes - max(self._end, self._most))
         step = min(nbytes - self._end, _TOUCH_MOST_BYTES)
         ahead = step if self._end >= step >= _TOUCH_FROM_BYTES else 0  # not for the first
         if nbytes + ahead > self.capacity:
@@ -89,6 +102,20 @@ class DRAMRegion:
         if ahead:
             self._to_touch = nbytes + ahead
             BEHIND.submit(_touch_behind, weakref.ref(self))
+
+    def _refuse_to_fill(self, nbytes: int) -> None:
+        """Raise if so much more would leave no memory to others."""
+        if nbytes > self._unasked:
+            available = available_memory_bytes()
+            if nbytes > available - _KEPT_BYTES:
+                raise BudgetError(
+                    f"an array in memory cannot grow by {format_bytes(nbytes)}: "
+                    f"{format_bytes(available)} are available, and {format_bytes(_KEPT_BYTES)} of "
+                    "them are left to others: keep it in a file (memmap:DIRECTORY)"
+                )
+            self._unasked = (available - _KEPT_BYTES) // _LOOK_SHARE
+        else:
+            self._unasked -= nbytes
 
     def touch_some(self) -> bool:
         """Touch a piece of what is to be used next; False where that is all."""

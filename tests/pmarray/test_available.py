@@ -109,11 +109,12 @@ with pmarray.open(f"memmap:{place}", (1100 * mib,), "uint8", mode="w") as a:
 """
 
 
-def test_a_group_whose_page_cache_is_full(tmp_path: Path) -> None:
+def _with_memory(nbytes: int, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a group of its own, which it joins."""
     try:
-        with _cgroup.limited(1000 * MIB) as processes:
+        with _cgroup.limited(nbytes) as processes:
             done = subprocess.run(
-                [sys.executable, "-c", READ, str(processes), str(tmp_path / "a")],
+                [sys.executable, "-c", script, str(processes), *arguments],
                 cwd=REPOSITORY,
                 capture_output=True,
                 text=True,
@@ -121,7 +122,43 @@ def test_a_group_whose_page_cache_is_full(tmp_path: Path) -> None:
             )
     except _cgroup.CgroupError as error:
         pytest.skip(str(error))
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    return done
+
+
+def test_a_group_whose_page_cache_is_full(tmp_path: Path) -> None:
+    done = _with_memory(1000 * MIB, READ, str(tmp_path / "a"))
     total, refused = done.stdout.splitlines()
     assert int(total) == 200 * MIB
     assert refused.startswith("the result would take 1.07 GiB of memory")
+
+
+GROW = """
+import pathlib, sys
+import numpy as np, pmarray
+from benchmarks import _cgroup
+_cgroup.join(pathlib.Path(sys.argv[1]))
+rows, group = 4 << 20, pmarray.open_group("dram:")
+a = group.create("a", (rows, 0), "float32", layout="col")
+try:
+    for j in range(100):
+        with group.transaction():
+            a.append(np.full((rows, 1), j, "float32"))
+except pmarray.errors.BudgetError as error:
+    print(error)
+count = a.shape[1]
+print(count, np.array_equal(a[::1000, :].mean(axis=0), np.arange(count)))
+a.resize((rows, 2))
+a.append(np.full((rows, 1), 7, "float32"))
+print(a.shape[1], a[-1, 2])
+"""
+
+
+def test_an_array_in_memory_grows_no_further_than_there_is_memory() -> None:
+    done = _with_memory(700 * MIB, GROW)
+    refused, there, after = done.stdout.splitlines()
+    assert "cannot grow by 16 MiB" in refused
+    count, is_right = there.split()
+    assert 10 < int(count) < 40
+    assert is_right == "True"
+    assert after == "3 7.0"

@@ -438,6 +438,23 @@ def test_a_store_of_another_kind_is_refused_with_the_difference(
     assert_same(before, contents(location))
 
 
+@pytest.mark.parametrize(
+    ("max_rank", "every"), [(None, 100), (0, 100), (1, 25), (20, 25), (60, 60), (1000, 100)]
+)
+def test_checkpoints_unless_somebody_says_how_many(
+    location: str, max_rank: int | None, every: int
+) -> None:
+    models = wandering(network(), 2)
+    for mode in ("w-", "a"):
+        with swag.SWAG(models[0], location, max_rank, mode=mode) as posterior:
+            posterior.update_parameters(models[mode == "a"])
+            assert posterior._store.configuration.checkpoint_every == every
+    with swag.SWAG(models[0], location, max_rank, mode="w", checkpoint_every=7) as posterior:
+        posterior.update_parameters(models[0])
+    with swag.SWAG(models[0], location, max_rank, mode="a") as posterior:
+        assert posterior._store.configuration.checkpoint_every == 7
+
+
 def test_another_model_while_collecting_is_refused_and_collects_nothing() -> None:
     models = wandering(network(), 3)
     posterior = swag.SWAG(models[0])

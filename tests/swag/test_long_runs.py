@@ -7,6 +7,8 @@ import logging
 import multiprocessing
 import os
 import resource
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 import torch
 
 import swag
+from benchmarks import _cgroup
 from pmarray._system import osops
 from pmarray.errors import GroupNotFoundError
 from swag.errors import StoreError, SwagWarning, WindowError
@@ -100,6 +103,51 @@ def test_training_goes_on_where_the_disk_is_full(
         again.update_parameters(model)
 
 
+FILLS = """
+import pathlib, sys
+from benchmarks import _cgroup
+_cgroup.join(pathlib.Path(sys.argv[1]))
+import torch, swag
+rank, attach = {"None": None, "3": 3}[sys.argv[2]], sys.argv[3] == "attach"
+model = torch.nn.Linear(2000, 2000)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+posterior = swag.SWAG(model, max_rank=rank, on_full="stop", checkpoint_every=60)
+if attach:
+    posterior.attach(optimizer)
+room, seen = posterior.stats().room, []
+for _ in range(110):
+    optimizer.zero_grad()
+    model(torch.ones(1, 2000)).square().mean().backward()
+    optimizer.step()
+    seen.append(model.weight[0, 0].item())
+    posterior.update_parameters(model)
+kept = posterior.n_averaged
+held = range(kept - posterior.rank, kept)
+print(room, kept, all(posterior.iterate(i)["weight"][0, 0].item() == seen[i] for i in held))
+"""
+
+
+@pytest.mark.parametrize("attach", ["attach", "not"])
+@pytest.mark.parametrize("rank", ["None", "3"])
+def test_training_goes_on_where_memory_is_full(rank: str, attach: str) -> None:
+    try:
+        with _cgroup.limited(1500 << 20) as processes:
+            done = subprocess.run(
+                [sys.executable, "-c", FILLS, str(processes), rank, attach],
+                cwd=Path(__file__).parents[2],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+    except _cgroup.CgroupError as error:
+        pytest.skip(str(error))
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    assert done.stderr.count("dram: is full: collecting has ended, and training goes on") == 1
+    room, kept, is_right = done.stdout.split()
+    assert 20 < int(kept) < int(room) < 110
+    assert is_right == "True"
+
+
 def test_training_goes_on_past_checkpoints_where_the_disk_is_full(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +227,8 @@ def test_a_run_that_finds_no_room_is_told_of_it_at_once(scratch: Path) -> None:
     with pytest.warns(SwagWarning, match=r"TiB each|bytes are free|are free: collect fewer"):
         swag.SWAG(model, store=store, expected=10**15).close()
     swag.SWAG(model, store=store, expected=10, mode="a").close()
-    swag.SWAG(model, store="dram:", expected=10**15).close()
+    with pytest.warns(SwagWarning, match=r"more in dram:, and .* are free: collect fewer"):
+        swag.SWAG(model, store="dram:", expected=10**15).close()
     with pytest.raises(ValueError, match="on_full='wait': use one of 'raise', 'stop'"):
         swag.SWAG(model, store=store, on_full="wait")  # type: ignore[arg-type]
 
