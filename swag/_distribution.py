@@ -19,7 +19,17 @@ from swag._iterates import Iterates
 from swag._parameters import ParameterTable
 from swag.covariance import Covariance
 from swag.density import log_density
-from swag.sampling import Gaussian, Generator, Part, Plan, Seeds, default_scale, draw, rank
+from swag.sampling import (
+    Gaussian,
+    Generator,
+    Part,
+    Plan,
+    Seeds,
+    default_scale,
+    draw,
+    rank,
+    refuse_draws,
+)
 
 __all__ = ["MEMORY_BYTES", "Distribution", "Drawing", "scale_of"]
 
@@ -197,6 +207,8 @@ class Distribution(ABC):
             `n` or `scale` is negative, or `n` is odd and the draws antithetic.
         WindowError
             Nothing has been collected yet, or there is no low-rank part.
+        pmarray.errors.BudgetError
+            The draws do not fit into memory: `iter_samples` draws one after another.
 
         Examples
         --------
@@ -209,6 +221,7 @@ class Distribution(ABC):
         >>> posterior.sample(5, generator=0)["weight"].shape
         torch.Size([5, 2, 4])
         """
+        refuse_draws(count("n", n), self._table)
         plan = self._plan(n, scale=scale, part=part, antithetic=antithetic, generator=generator)
         views = self._table.by_name(draw(plan, memory_bytes))
         return {e.name: views[e.name].to(e.dtype) for e in self._table.entries}

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from swag._counts import count
 from swag._distribution import MEMORY_BYTES
 from swag._forward import Forward
 from swag._predictor import Predictor
 from swag._target import Target
 from swag.errors import ModelError
 from swag.posterior import Posterior
-from swag.sampling import Gaussian, Generator, Part, source_of
+from swag.sampling import Gaussian, Generator, Part, refuse_draws, source_of
 
 __all__ = ["MultiSWAG"]
 
@@ -95,9 +96,13 @@ class MultiSWAG(Predictor):
             `n` or `scale` is negative, or `n` is odd and the draws antithetic.
         WindowError
             Of a posterior that was drawn, nothing is collected, or it has no low-rank part.
+        pmarray.errors.BudgetError
+            The draws do not fit into memory.
         """
-        if n < 0 or (antithetic and n % 2):
-            raise ValueError(f"n={n}: a number of draws, an even one where they come in pairs")
+        n = count("n", n)
+        if antithetic and n % 2:
+            raise ValueError(f"n={n}: draws that come in pairs are an even number")
+        refuse_draws(n, self.posteriors[0]._table)
         source = source_of(generator)  # one for all, so that no two use the same numbers
         together = 2 if antithetic else 1
         parts = [i for i in self._chosen(n // together, source) for _ in range(together)]

@@ -31,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+import pmarray
 from swag._crew import Crew
 from swag._moments import InPassing, Moments, OnDemand
 from swag._parameters import ParameterTable
@@ -47,6 +48,7 @@ __all__ = [
     "draw",
     "drawn",
     "rank",
+    "refuse_draws",
     "source_of",
 ]
 
@@ -255,6 +257,15 @@ def source_of(generator: Generator) -> torch.Generator:
 def default_scale(gaussian: Gaussian) -> float:
     """The factor of the covariance: 1/2 with a low-rank part, as in the paper, 1 without one."""
     return 1.0 if rank(gaussian) < 2 else 0.5
+
+
+def refuse_draws(n: int, table: ParameterTable) -> None:
+    """Raise `pmarray.errors.BudgetError` unless so many draws fit into memory."""
+    pmarray.config.check_result(
+        n * table.size * table.dtype.itemsize,
+        "iter_samples draws them one after another, sample_into into an array on a disk, "
+        "save_samples into files",
+    )
 
 
 def draw(plan: Plan, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> Tensor:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+import pmarray
 from swag._buffers import Buffers
 from swag._distribution import MEMORY_BYTES
 from swag._factors import GaussianFactors, blocks, refuse_rank
@@ -335,6 +336,8 @@ def principal(gaussian: Gaussian, buffers: Buffers, k: int, memory_bytes: int) -
             f"the low-rank part has {r} columns, which span at most {max(0, r - 1)} directions; "
             f"k={k} were asked for"
         )
+    instead = "take fewer directions: the basis has a vector of all weights for each"
+    pmarray.config.check_result(4 * k * factors.size, instead)
     found = spectrum(gaussian, memory_bytes)
     # Those of F are left singular vectors times their singular values: as long as is wanted.
     basis = torch.empty(k, factors.size, dtype=torch.float32, device="cpu")

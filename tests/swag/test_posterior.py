@@ -26,6 +26,7 @@ from swag.errors import WindowError
 from swag.posterior import Posterior
 from swag.sampling import Center, Gaussian, Part
 from tests.swag.conftest import Reading
+from tests.swag.nets import network, steps
 
 Matrix = NDArray[np.float64]
 
@@ -585,3 +586,16 @@ def test_a_posterior_is_given_to_others_by_its_url(
             copied(posterior)
     with swag.load(url) as stored, pytest.raises(TypeError, match=r"swag\.load"):
         copied(stored.window(0))
+
+
+def test_more_draws_than_memory_holds_are_refused() -> None:
+    model = network()
+    posterior = swag.SWAG(model)
+    for _ in steps(model, 4):
+        posterior.update_parameters(model)
+    many = 10**12
+    with pmarray.config.set(max_result="1 kiB"):
+        for drawn in (posterior, posterior.window(), swag.MultiSWAG([posterior, posterior])):
+            with pytest.raises(pmarray.errors.BudgetError, match="iter_samples draws them one"):
+                drawn.sample(many)
+            assert drawn.sample(2)
