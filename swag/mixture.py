@@ -101,7 +101,7 @@ class MultiSWAG(Predictor):
         """
         n = count("n", n)
         if antithetic and n % 2:
-            raise ValueError(f"n={n}: draws that come in pairs are an even number")
+            raise ValueError(f"n={n}: a number of draws that come in pairs is even")
         refuse_draws(n, self.posteriors[0]._table)
         source = source_of(generator)  # one for all, so that no two use the same numbers
         together = 2 if antithetic else 1

@@ -31,7 +31,10 @@ _TOUCH_MOST_BYTES = 256 << 20
 """So much may be there that nobody has asked for."""
 
 _KEPT_BYTES = 256 << 20
-"""What growing leaves to everybody else: who has no memory left is killed, and told nothing."""
+_KEPT_STEPS = 8
+"""What growing leaves to everybody else: so much, and so many steps more, for a program that
+appends vectors works with others of that length. Who has no memory left is killed, and told
+nothing."""
 _LOOK_SHARE = 16
 """How much is available is asked again after such a part of it."""
 
@@ -105,17 +108,19 @@ class DRAMRegion:
 
     def _refuse_to_fill(self, nbytes: int) -> None:
         """Raise if so much more would leave no memory to others."""
-        if nbytes > self._unasked:
-            available = available_memory_bytes()
-            if nbytes > available - _KEPT_BYTES:
-                raise BudgetError(
-                    f"an array in memory cannot grow by {format_bytes(nbytes)}: "
-                    f"{format_bytes(available)} are available, and {format_bytes(_KEPT_BYTES)} of "
-                    "them are left to others: keep it in a file (memmap:DIRECTORY)"
-                )
-            self._unasked = (available - _KEPT_BYTES) // _LOOK_SHARE
-        else:
+        if nbytes <= self._unasked:
             self._unasked -= nbytes
+            return
+        available = available_memory_bytes()
+        # A single large step says nothing of what comes next.
+        kept = _KEPT_BYTES + min(_KEPT_STEPS * nbytes, self._end // 2)
+        if nbytes > available - kept:
+            raise BudgetError(
+                f"an array in memory cannot grow by {format_bytes(nbytes)}: "
+                f"{format_bytes(available)} are available, and {format_bytes(kept)} of them are "
+                "left to others: keep it in a file (memmap:DIRECTORY)"
+            )
+        self._unasked = (available - kept - nbytes) // _LOOK_SHARE
 
     def touch_some(self) -> bool:
         """Touch a piece of what is to be used next; False where that is all."""

@@ -127,8 +127,7 @@ print(room, kept, all(posterior.iterate(i)["weight"][0, 0].item() == seen[i] for
 """
 
 
-@pytest.mark.parametrize("attach", ["attach", "not"])
-@pytest.mark.parametrize("rank", ["None", "3"])
+@pytest.mark.parametrize(("rank", "attach"), [("None", "attach"), ("3", "not")])
 def test_training_goes_on_where_memory_is_full(rank: str, attach: str) -> None:
     try:
         with _cgroup.limited(1500 << 20) as processes:
