@@ -41,6 +41,8 @@ class MultiSWAG(Predictor):
         There are none, or the weights are not as many, or none is positive.
     ModelError
         They are of different parameters.
+    TypeError
+        One is no posterior.
 
     Examples
     --------
@@ -61,6 +63,12 @@ class MultiSWAG(Predictor):
         if not posteriors:
             raise ValueError("a mixture needs at least one posterior")
         self.posteriors = tuple(posteriors)
+        for one in self.posteriors:
+            if not isinstance(one, Posterior):
+                raise TypeError(
+                    f"a mixture is of posteriors, and this is {type(one).__name__}: give "
+                    "swag.SWAG, or what swag.load or window returns"
+                )
         self.weights = _normalised(len(self.posteriors), weights)
         first, *others = (
             {e.name: (e.shape, e.dtype) for e in posterior._table.entries}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import gc
 import itertools
 import os
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 import pmarray
-from pmarray._system import beneath
+from pmarray._system import beneath, osops
 from pmarray.backends.files import memmap
 from pmarray.errors import (
     ArrayExistsError,
@@ -29,6 +30,7 @@ from pmarray.errors import (
     GroupNotFoundError,
     LayoutError,
     ReadOnlyError,
+    StorageError,
 )
 from tests.persistent import persistent_place
 
@@ -206,6 +208,26 @@ def test_a_reader_changes_nothing(filled: str, fingerprint: Fingerprint) -> None
         x[...], x[::2], np.array(x)
     if before is not None:
         assert fingerprint(root) == before
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_what_may_not_be_written_says_how_to_read_it(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, np.ones(3))
+    real = osops.open_file
+
+    def refusing(path: str, *, write: bool = False, **others: Any) -> int:
+        if write:
+            raise OSError(code, os.strerror(code))
+        return real(path, write=write, **others)
+
+    monkeypatch.setattr(osops, "open_file", refusing)
+    with pytest.raises(StorageError, match=r'cannot open: .* \(mode="r" opens it to read alone'):
+        pmarray.open(path)
+    with pmarray.open(path, mode="r") as array:
+        assert array.sum() == 3
 
 
 def test_a_closed_group_says_so(filled: str) -> None:

@@ -119,3 +119,8 @@ def test_where_a_window_stops() -> None:
         assert ring.window(15, stop=18).rank == 3
         with pytest.raises(WindowError, match="were kept"):
             ring.window(stop=10)
+
+
+def test_only_posteriors_are_mixed() -> None:
+    with pytest.raises(TypeError, match="a mixture is of posteriors, and this is str: give"):
+        swag.MultiSWAG([swag.SWAG(nn.Linear(2, 2)), "memmap:./other"])  # type: ignore[list-item]

@@ -31,6 +31,7 @@ __all__ = ["MAPPED_BYTE", "FileRegion", "if_there", "make_journal_file"]
 
 _GROW_MIN_BYTES = 64 << 20
 _GROW_MAX_BYTES = 1 << 30
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SPARED = 4
 """Of the room on a disk that is nearly full, growth behind takes one part in so many at most."""
@@ -119,7 +120,10 @@ class FileRegion:
             if foreign_nbytes is not None:
                 self.capacity = self._allocated = min(self.capacity, foreign_nbytes)
         except OSError as error:
-            raise StorageError(error.errno, f"cannot open: {error.strerror}", path) from error
+            text = f"cannot open: {error.strerror}"
+            if writable and error.errno in _FORBIDDEN:
+                text += ' (mode="r" opens it to read alone)'
+            raise StorageError(error.errno, text, path) from error
         _REGIONS.add(self)
         self._direct_proved = False
         self.block_bytes = BLOCK_BYTES if self._direct_fd is not None else 1
