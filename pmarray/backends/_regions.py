@@ -133,18 +133,23 @@ class DRAMRegion:
             return touch(self.memory.ctypes.data + start, stop - start)
 
     def _enlarge(self, nbytes: int) -> None:
-        # Geometric growth, so that n appends copy O(n); untouched pages cost nothing.
-        capacity = max(nbytes, self.capacity + self.capacity // 2)
-        capacity = -(-capacity // _PAGE) * _PAGE
-        self._memory = None
-        try:
-            if self._map is None:
-                self._map = self._allocate(capacity)
+        # Geometric growth, so that n appends copy O(n); untouched pages cost nothing, but where
+        # the system counts them all the same (ulimit -v, vm.overcommit_memory=2).
+        for capacity in (max(nbytes, self.capacity + self.capacity // 2), nbytes):
+            capacity = -(-capacity // _PAGE) * _PAGE
+            self._memory = None
+            try:
+                if self._map is None:
+                    self._map = self._allocate(capacity)
+                else:
+                    self._grow(self._map, capacity)
+            except (OSError, ValueError, OverflowError, MemoryError) as error:
+                failure = error
             else:
-                self._grow(self._map, capacity)
-        except (OSError, ValueError, OverflowError, MemoryError) as error:
-            raise BudgetError(f"cannot allocate {format_bytes(capacity)} of memory") from error
-        self.capacity = capacity
+                self.capacity = capacity
+                return
+        text = f"cannot allocate {format_bytes(capacity)} of memory"
+        raise BudgetError(text) from failure
 
     def _grow(self, old: mmap.mmap, capacity: int) -> None:
         try:

@@ -162,3 +162,30 @@ def test_an_array_in_memory_grows_no_further_than_there_is_memory() -> None:
     assert 10 < int(count) < 40
     assert is_right == "True"
     assert after == "3 7.0"
+
+
+COUNTED = """
+import pathlib, resource
+import numpy as np, pmarray
+rows, limit = 4 << 20, 1 << 30
+a, one = pmarray.open("dram:", (rows, 0), "float32", layout="col"), np.ones((rows, 1), "float32")
+a.append(one)
+used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + limit, used + limit))
+try:
+    while True:
+        a.append(one)
+except pmarray.errors.BudgetError as error:
+    print(error)
+print(a.shape[1] * one.nbytes / limit)
+"""
+
+
+def test_an_array_in_memory_takes_what_it_needs_where_the_system_counts_it_all() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTED], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    refused, share = done.stdout.splitlines()
+    assert refused.startswith("cannot allocate")
+    assert float(share) > 0.9
