@@ -266,7 +266,7 @@ def test_one_writer_of_this_process(device: Path) -> None:
 
 
 IN_A_CHILD = """
-import os, sys
+import os, sys, warnings
 import numpy as np
 import pmarray
 from pmarray.errors import GroupLockedError, SnapshotExpiredError
@@ -308,6 +308,7 @@ group = pmarray.open_group(url)
 a = group.create("a", (3, 4))
 a[...] = 1
 group.flush()
+warnings.simplefilter("ignore", DeprecationWarning)  # of any fork beside threads, from 3.12 on
 pid = os.fork()
 if not pid:
     assert group.closed

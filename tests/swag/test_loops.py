@@ -50,6 +50,7 @@ def in_a_plain_loop(count: int) -> Any:
     return facts(posterior)
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python:RuntimeWarning")
 @pytest.mark.parametrize("how", WRAPS)
 @pytest.mark.usefixtures("group")
 def test_a_wrapped_network_is_collected_under_its_own_names(how: str, scratch: Path) -> None:
