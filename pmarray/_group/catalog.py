@@ -63,6 +63,10 @@ class NewArray(NamedTuple):
         plan = Layout.plan(extents, kind.itemsize, parse_layout(layout, order) or "row")
         fill = np.zeros((), kind)
         try:
+            if type(fill_value) is int and kind.kind in "iu":
+                low, high = np.iinfo(kind).min, np.iinfo(kind).max
+                if not low <= fill_value <= high:  # which older NumPys would take modulo 2**n
+                    raise OverflowError(f"it has numbers from {low} to {high}")
             if type(fill_value) is not int or fill_value:
                 fill[()] = fill_value  # as text, 0 would be the character
             write_header(plan, kind, ndim=len(extents))

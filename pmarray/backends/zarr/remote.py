@@ -131,6 +131,10 @@ class RemoteStore(WrapperStore[Store]):
     def _with_store(self, store: Store) -> RemoteStore:
         return RemoteStore(store, self._where)
 
+    def with_read_only(self, read_only: bool = False) -> RemoteStore:
+        # zarr-python has it from 3.1.6 on.
+        return self._with_store(self._store.with_read_only(read_only))
+
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
