@@ -18,7 +18,7 @@ import os
 
 from pmarray._geometry.requests import Request
 from pmarray._system.descriptor import Descriptor
-from pmarray._system.residency import resident_share
+from pmarray._system.residency import is_told, resident_share, sampled_share
 from pmarray.errors import DamagedError, StorageError
 
 __all__ = ["SideReads"]
@@ -45,6 +45,8 @@ class SideReads:
         """Of the first item in the file."""
         self._descriptor = Descriptor.duplicate(fd)
         self._fd = self._descriptor.fileno()
+        self._share = resident_share if is_told(self._fd) else sampled_share
+        """Tells which share of some bytes is in the page cache."""
         self._direct: Descriptor | None = None
         self._tried_direct = False
 
@@ -58,7 +60,7 @@ class SideReads:
         StorageError
             The medium cannot be read.
         """
-        share = resident_share(self._fd, request.start, request.least)
+        share = self._share(self._fd, request.start, request.least)
         if direct and share < _MOSTLY and self._read_direct(request, out):
             return
         if share < 1 and hasattr(os, "posix_fadvise"):
@@ -69,7 +71,7 @@ class SideReads:
 
     def is_resident(self, start: int, stop: int, /) -> bool:
         """Whether bytes of the file are in the page cache."""
-        return resident_share(self._fd, start, stop) == 1
+        return self._share(self._fd, start, stop) == 1
 
     def _read_direct(self, request: Request, out: memoryview) -> bool:
         direct = self._open_direct()
