@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -9,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
+import pmarray
 from swag._counts import count
 from swag._held import is_sharded
 from swag._parameters import DTYPES, ParameterTable, chosen_of
@@ -16,7 +18,7 @@ from swag._records import Configuration
 from swag._schedule import Schedule
 from swag._selecting import Chosen, Parameters
 from swag._sharding.parts import Part, open_part
-from swag._space import bytes_in_words, free_bytes
+from swag._space import bytes_in_words, free_bytes, is_in_memory
 from swag._store import Location, Mode, Store
 from swag._target import refuse_drawn
 from swag.errors import SwagWarning
@@ -25,6 +27,10 @@ __all__ = ["Begun", "OnFull", "OnNonfinite", "Wishes", "begin"]
 
 OnNonfinite = Literal["skip", "raise"]
 OnFull = Literal["raise", "stop"]
+
+_SPARE_BYTES = 4 << 30
+_SPARE_IN_MEMORY_BYTES = 256 << 20
+"""What the spare columns of a ring may take, where nobody says how many there are to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +107,11 @@ def begin(model: nn.Module, location: Location, wishes: Wishes) -> Begun:
     refuse_drawn(model)
     chosen = chosen_of(wishes.parameters, model)
     whole = ParameterTable.of(model, chosen)
-    configuration = Configuration.of(whole, wishes.max_rank, wishes.checkpoint_every, wishes.dtype)
+    url = location.url if isinstance(location, pmarray.Group) else os.fspath(location)
+    spare = _SPARE_IN_MEMORY_BYTES if is_in_memory(url) else _SPARE_BYTES
+    configuration = Configuration.of(
+        whole, wishes.max_rank, wishes.checkpoint_every, wishes.dtype, spare
+    )
     trained = whole.find(model)
 
     def differences(there: ParameterTable) -> list[str]:

@@ -13,7 +13,7 @@ from swag.errors import StoreError
 __all__ = ["Configuration", "Progress", "Skipped", "refuse_other_format"]
 
 _FORMAT = 5
-_FEW, _MOST_BETWEEN = 25, 100
+_FEW, _MOST = 25, 100
 """Collections from one checkpoint to the next, where nobody says how many. Each writes as much as
 two iterates, and their old bytes."""
 
@@ -49,11 +49,12 @@ class Configuration:
         max_rank: int | None,
         checkpoint_every: int | None,
         dtype: torch.dtype | None,
+        spare_bytes: int,
     ) -> Self:
         """That of a posterior of some parameters; the dtype that holds them exactly, if None.
 
-        With `checkpoint_every` None, the spare columns of a ring are twice as many as the others,
-        or few: those of a large network are dear, and so are those in memory.
+        With `checkpoint_every` None, the spare columns of a ring find room in `spare_bytes`, if
+        they are not too few for that.
 
         Raises
         ------
@@ -63,10 +64,11 @@ class Configuration:
         exact = table.common_dtype
         if dtype is not None and dtype.itemsize > exact.itemsize:
             raise ValueError(f"dtype={dtype} is wider than {exact}, which holds every parameter")
-        every = checkpoint_every
+        kept, every = dtype or exact, checkpoint_every
         if every is None:
-            every = _MOST_BETWEEN if not max_rank else min(max(max_rank, _FEW), _MOST_BETWEEN)
-        return cls(table, max_rank, every, dtype or exact, checkpoint_every is None)
+            most = spare_bytes // (2 * table.size * kept.itemsize or 1)
+            every = min(max(most, _FEW), _MOST) if max_rank else _MOST
+        return cls(table, max_rank, every, kept, checkpoint_every is None)
 
     def of_part(self, table: ParameterTable) -> Configuration:
         """The same of what one process holds of the parameters."""

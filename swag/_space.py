@@ -9,13 +9,18 @@ from pathlib import Path
 
 import pmarray
 
-__all__ = ["bytes_in_words", "free_bytes", "free_on_disk", "is_full"]
+__all__ = ["bytes_in_words", "free_bytes", "free_on_disk", "is_full", "is_in_memory"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MOUNTS = Path("/proc/self/mountinfo")
 _IN_MEMORY = re.compile(" - (tmpfs|ramfs) ")
 _LOCAL = re.compile(r"(memmap|zarr|icechunk|shelf):(?!\w+://)([^?#]*)")
 _ESCAPED = {"%23": "#", "%3F": "?", "%25": "%"}
+
+
+def is_in_memory(url: str) -> bool:
+    """Whether a group is in memory, and takes it from everything else."""
+    return url.startswith("dram:") and "?" not in url
 
 
 def free_bytes(url: str) -> int | None:
@@ -30,7 +35,7 @@ def free_bytes(url: str) -> int | None:
     >>> free_bytes("zarr:s3://bucket/x") is None
     True
     """
-    if url.startswith("dram:") and "?" not in url:
+    if is_in_memory(url):
         return pmarray.config.available_memory
     match = _LOCAL.match(url)
     if match is None:

@@ -83,7 +83,7 @@ class SWAG(Ending):
     checkpoint_every
         Collections from one checkpoint, which stores mean and variance, to the next: 100, or what a
         store has that is gone on with, if None. With `max_rank` it is also half the number of spare
-        columns in the store, and as many as `max_rank` if None, but at least 25 and at most 100.
+        columns in the store: if None, such as take 4 GiB, or 256 MiB of memory, but 50 at least.
     on_checkpoint
         Called with the group inside the transaction of every checkpoint, on the thread that
         collects: what it writes there, such as the state of training, is there exactly if the

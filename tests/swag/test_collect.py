@@ -438,20 +438,21 @@ def test_a_store_of_another_kind_is_refused_with_the_difference(
     assert_same(before, contents(location))
 
 
-@pytest.mark.parametrize(
-    ("max_rank", "every"), [(None, 100), (0, 100), (1, 25), (20, 25), (60, 60), (1000, 100)]
-)
+@pytest.mark.parametrize("max_rank", [None, 0, 1, 20, 1000])
+@pytest.mark.parametrize(("side", "in_memory", "on_disk"), [(2, 100, 100), (1000, 33, 100)])
 def test_checkpoints_unless_somebody_says_how_many(
-    location: str, max_rank: int | None, every: int
+    location: str, side: int, in_memory: int, on_disk: int, max_rank: int | None
 ) -> None:
-    models = wandering(network(), 2)
+    model = nn.Linear(side, side)
+    every = (in_memory if location.startswith("dram:") else on_disk) if max_rank else 100
     for mode in ("w-", "a"):
-        with swag.SWAG(models[0], location, max_rank, mode=mode) as posterior:
-            posterior.update_parameters(models[mode == "a"])
+        with swag.SWAG(model, location, max_rank, mode=mode) as posterior:
             assert posterior._store.configuration.checkpoint_every == every
-    with swag.SWAG(models[0], location, max_rank, mode="w", checkpoint_every=7) as posterior:
-        posterior.update_parameters(models[0])
-    with swag.SWAG(models[0], location, max_rank, mode="a") as posterior:
+            nn.init.normal_(model.weight)
+            posterior.update_parameters(model)
+    with swag.SWAG(model, location, max_rank, mode="w", checkpoint_every=7) as posterior:
+        posterior.update_parameters(model)
+    with swag.SWAG(model, location, max_rank, mode="a") as posterior:
         assert posterior._store.configuration.checkpoint_every == 7
 
 
