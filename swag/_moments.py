@@ -109,7 +109,7 @@ def _accumulate(
     """Do it for the weights ``[first, last)``."""
     # PyTorch converts what NumPy has no dtype for, and is to take no other core for it.
     most = _BLOCK_ITEMS if all(x.itemsize >= _ITEMSIZE for x in columns) else SHARED_ITEMS
-    rows = min(most, last - first)
+    rows = min(most, max(1, last - first))
     distance, deviation, change = np.empty((3, rows), np.float32)
     with np.errstate(all="ignore"):  # a program may have asked NumPy to raise what is small
         for start in range(first, last, rows):
