@@ -145,8 +145,8 @@ class Ending(Collecting):
         try:
             with self._turn:
                 self._end(checkpoint=checkpoint)
-        except OSError as error:
-            if not self._full or not is_full(error):
+        except (OSError, MemoryError) as error:
+            if not self._full or not is_full(error, self._store.url):
                 raise
         LOGGER.info("collected into %s; ended", self._store.url)
 

@@ -16,8 +16,8 @@ contracted with a sum, and the result is bitwise that of the plain NumPy or PyTo
 of the same columns added in other blocks. That is what lets a posterior be rolled forward from a
 checkpoint instead of being stored after every step.
 
-NumPy does them: in less than two thirds of the time that PyTorch takes for the same loops, and on
-threads that wait for one another only at the end of a pass.
+NumPy does them, faster than PyTorch does the same loops, and on threads that wait for one another
+only at the end of a pass.
 """
 
 from __future__ import annotations

@@ -65,15 +65,21 @@ def free_on_disk(folder: Path) -> int | None:
     return space.f_bavail * space.f_frsize
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether something could not be written since the disk is full, or a quota or limit reached.
+def is_full(error: BaseException, url: str) -> bool:
+    """Whether something could not be written to a group since its disk is full, or a quota reached.
 
-    A file may be no larger than the file system can have it, or than ``ulimit -f`` says; and what
-    is kept in memory, no larger than that.
+    A file may be no larger than the file system can have it, or than ``ulimit -f`` says; what is
+    kept in memory, no larger than that.
+
+    Examples
+    --------
+    >>> is_full(MemoryError(), "dram:"), is_full(MemoryError(), "memmap:./posterior")
+    (True, False)
     """
+    full = MemoryError if is_in_memory(url) else ()
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, MemoryError) or (isinstance(seen, OSError) and seen.errno in _FULL):
+        if isinstance(seen, full) or (isinstance(seen, OSError) and seen.errno in _FULL):
             return True
         seen = seen.__cause__
     return False

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 
-__all__ = ["Worker", "attempt"]
+__all__ = ["Worker"]
 
 _LOOK_SECONDS = 0.1
 _LOG = logging.getLogger("swag")
@@ -78,7 +78,7 @@ class Worker:
             self._queue.put(None)
 
 
-def attempt(request: Request) -> None:
+def _attempt(request: Request) -> None:
     """Do something that its owner finds undone if it fails, tries again, and meets the error."""
     try:
         request()
@@ -88,7 +88,7 @@ def attempt(request: Request) -> None:
 
 def _run(queue: SimpleQueue[Request | None]) -> None:
     while (request := queue.get()) is not None:
-        attempt(request)
+        _attempt(request)
         del request  # what it holds must not live until the next one
 
 

@@ -284,7 +284,7 @@ class SWAG(Ending):
         try:
             yield
         except (OSError, MemoryError) as error:
-            if self._on_full == "raise" or not is_full(error):
+            if self._on_full == "raise" or not is_full(error, self._store.url):
                 raise
             self._stop(error)
 

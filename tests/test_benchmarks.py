@@ -18,13 +18,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import _cgroup, _keepers, limits, mnist, paper, peers, regime, scaling
+from benchmarks import _keepers, limits, mnist, paper, peers, regime, scaling
 from benchmarks.__main__ import app
 from benchmarks._harness import Contender, race, table_of
 from benchmarks._records import Recording, read, recording
 from benchmarks._reference import PlainCopies
 from benchmarks._tables import Table
 from benchmarks.page import SECTIONS
+from tests.limited import run_with_memory
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -340,25 +341,10 @@ def test_a_posterior_larger_than_memory_is_collected_where_memory_is_little(
 
 
 def test_the_memory_of_a_cgroup_is_all_that_a_process_gets() -> None:
-    script = (
-        "import sys; from pathlib import Path; from benchmarks import _cgroup;"
-        "_cgroup.join(Path(sys.argv[1])); x = bytearray(20 << 20); print(len(x), flush=True);"
-        "x = bytearray(400 << 20)"
-    )
-    try:
-        with _cgroup.limited(100 << 20) as processes:
-            done = subprocess.run(
-                [sys.executable, "-c", script, str(processes)],
-                cwd=REPOSITORY,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-    except _cgroup.CgroupError as error:
-        pytest.skip(str(error))
+    script = "x = bytearray(20 << 20); print(len(x), flush=True); x = bytearray(400 << 20)"
+    done = run_with_memory(100 << 20, script)
     assert done.stdout == f"{20 << 20}\n"
     assert done.returncode == -9
-    assert not processes.parent.exists()
 
 
 PEAKS = """

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import _cgroup
 from pmarray._available import available_memory_bytes
+from tests.limited import run_with_memory
 
 MIB = 1 << 20
 REPOSITORY = Path(__file__).parents[2]
@@ -90,11 +90,8 @@ def test_more_used_than_there_may_be(tmp_path: Path) -> None:
 
 
 READ = """
-import pathlib, sys
 import pmarray
-from benchmarks import _cgroup
-_cgroup.join(pathlib.Path(sys.argv[1]))
-place, mib = sys.argv[2], 1 << 20
+place, mib = sys.argv[1], 1 << 20
 with pmarray.open(f"memmap:{place}", (1100 * mib,), "uint8", mode="w") as a:
     a[: 400 * mib] = 1
     for file in pathlib.Path(place).rglob("*.npy"):
@@ -109,35 +106,16 @@ with pmarray.open(f"memmap:{place}", (1100 * mib,), "uint8", mode="w") as a:
 """
 
 
-def _with_memory(nbytes: int, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a script in a group of its own, which it joins."""
-    try:
-        with _cgroup.limited(nbytes) as processes:
-            done = subprocess.run(
-                [sys.executable, "-c", script, str(processes), *arguments],
-                cwd=REPOSITORY,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-    except _cgroup.CgroupError as error:
-        pytest.skip(str(error))
-    assert done.returncode == 0, (done.returncode, done.stderr)
-    return done
-
-
 def test_a_group_whose_page_cache_is_full(tmp_path: Path) -> None:
-    done = _with_memory(1000 * MIB, READ, str(tmp_path / "a"))
+    done = run_with_memory(1000 * MIB, READ, str(tmp_path / "a"))
+    assert done.returncode == 0, (done.returncode, done.stderr)
     total, refused = done.stdout.splitlines()
     assert int(total) == 200 * MIB
     assert refused.startswith("the result would take 1.07 GiB of memory")
 
 
 GROW = """
-import pathlib, sys
 import numpy as np, pmarray
-from benchmarks import _cgroup
-_cgroup.join(pathlib.Path(sys.argv[1]))
 rows, group = 4 << 20, pmarray.open_group("dram:")
 a = group.create("a", (rows, 0), "float32", layout="col")
 try:
@@ -155,7 +133,8 @@ print(a.shape[1], a[-1, 2])
 
 
 def test_an_array_in_memory_grows_no_further_than_there_is_memory() -> None:
-    done = _with_memory(700 * MIB, GROW)
+    done = run_with_memory(700 * MIB, GROW)
+    assert done.returncode == 0, (done.returncode, done.stderr)
     refused, there, after = done.stdout.splitlines()
     assert "cannot grow by 16 MiB" in refused
     count, is_right = there.split()

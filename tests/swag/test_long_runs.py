@@ -7,8 +7,6 @@ import logging
 import multiprocessing
 import os
 import resource
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -18,11 +16,11 @@ import pytest
 import torch
 
 import swag
-from benchmarks import _cgroup
 from pmarray._system import osops
 from pmarray.errors import GroupNotFoundError
 from swag.errors import StoreError, SwagWarning, WindowError
 from swag.integrations import Collector
+from tests.limited import run_with_memory
 from tests.swag.nets import network, steps
 
 
@@ -104,11 +102,8 @@ def test_training_goes_on_where_the_disk_is_full(
 
 
 FILLS = """
-import pathlib, sys
-from benchmarks import _cgroup
-_cgroup.join(pathlib.Path(sys.argv[1]))
 import torch, swag
-rank, attach = {"None": None, "3": 3}[sys.argv[2]], sys.argv[3] == "attach"
+rank, attach = {"None": None, "3": 3}[sys.argv[1]], sys.argv[2] == "attach"
 model = torch.nn.Linear(2000, 2000)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 posterior = swag.SWAG(model, max_rank=rank, on_full="stop", checkpoint_every=60)
@@ -124,22 +119,13 @@ for _ in range(110):
 kept = posterior.n_averaged
 held = range(kept - posterior.rank, kept)
 print(room, kept, all(posterior.iterate(i)["weight"][0, 0].item() == seen[i] for i in held))
+posterior.close()
 """
 
 
 @pytest.mark.parametrize(("rank", "attach"), [("None", "attach"), ("3", "not")])
 def test_training_goes_on_where_memory_is_full(rank: str, attach: str) -> None:
-    try:
-        with _cgroup.limited(1500 << 20) as processes:
-            done = subprocess.run(
-                [sys.executable, "-c", FILLS, str(processes), rank, attach],
-                cwd=Path(__file__).parents[2],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-    except _cgroup.CgroupError as error:
-        pytest.skip(str(error))
+    done = run_with_memory(1500 << 20, FILLS, rank, attach)
     assert done.returncode == 0, (done.returncode, done.stderr)
     assert done.stderr.count("dram: is full: collecting has ended, and training goes on") == 1
     room, kept, is_right = done.stdout.split()

@@ -48,6 +48,8 @@ from tests.crash.interrupts.timers import Timers
 from tests.crash.interrupts.trial import Trial, measure
 
 KIND = EXCEPTIONS["interrupt"]
+FEWER = sys.version_info >= (3, 12)
+"""From then on CPython looks for signals in fewer places."""
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +91,7 @@ def everywhere(name: str, second: int = 0) -> tuple[int, int]:
 
 def test_a_signal_leaves_no_lock_that_with_has_taken() -> None:
     count, held = everywhere("with")
-    assert count >= 2  # from CPython 3.12 on, it looks for signals in fewer places
+    assert count >= (2 if FEWER else 7)
     assert held == 0
 
 
@@ -116,7 +118,7 @@ def test_real_signals_agree() -> None:
 
 def test_a_point_is_the_same_each_time() -> None:
     def deliveries() -> list[Delivery]:
-        points = Points(2, 0, [KIND])
+        points = Points(2 if FEWER else 4, 0, [KIND])
         interrupt("with", points)
         return points.deliveries
 
@@ -304,7 +306,7 @@ def test_what_reads_beside_closes_its_file_whatever_arrives(tmp_path: Path) -> N
         assert open_files_of(str(path)) == [str(fd)]
         delivered += 1
     os.close(fd)
-    assert delivered > 3
+    assert delivered > (3 if FEWER else 5)
 
 
 # A set of weak references keeps a dead one then, and leaves it out.
@@ -362,7 +364,7 @@ def test_no_loan_is_open_that_was_torn_at_its_beginning(lend: str, tmp_path: Pat
             break
         delivered += 1
     group.close()
-    assert delivered > 60
+    assert delivered > (60 if FEWER else 80)
 
 
 def test_a_second_interrupt_of_the_wait_before_closing_does_not_stop_it(
