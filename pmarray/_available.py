@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from collections.abc import Iterator
 
-__all__ = ["available_memory_bytes"]
+__all__ = ["address_space_is_counted", "available_memory_bytes", "memory_bytes"]
 
 _PROC = "/proc"
 _CGROUPS = "/sys/fs/cgroup"
@@ -31,9 +32,22 @@ def available_memory_bytes(proc: str = _PROC, cgroups: str = _CGROUPS) -> int:
     return min([_of_machine(proc), *_of_groups(proc, cgroups)])
 
 
+def memory_bytes() -> int:
+    """Return the memory that this machine has, in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def address_space_is_counted(proc: str = _PROC) -> bool:
+    """Whether memory that is reserved counts as if it were used, for this process or for all."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return (
+        soft != resource.RLIM_INFINITY or _read(f"{proc}/sys/vm/overcommit_memory").strip() == "2"
+    )
+
+
 def _of_machine(proc: str) -> int:
     if (match := re.search(r"^MemAvailable:\s+(\d+) kB$", _read(f"{proc}/meminfo"), re.M)) is None:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return memory_bytes()
     return int(match[1]) << 10
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pmarray._available import available_memory_bytes
+from pmarray._available import address_space_is_counted, available_memory_bytes, memory_bytes
 from pmarray._dtypes import DType
 from pmarray._geometry.layout import Layout
 from pmarray._sizes import format_bytes
@@ -37,6 +37,9 @@ appends vectors works with others of that length. Who has no memory left is kill
 nothing."""
 _LOOK_SHARE = 16
 """How much is available is asked again after such a part of it."""
+_SETTLE_FROM_BYTES = 64 << 20
+_SETTLED_MOST_BYTES = 32 << 40
+"""Of all regions together, in a quarter of the address space."""
 
 _REGIONS: weakref.WeakSet[DRAMRegion] = weakref.WeakSet()
 
@@ -49,6 +52,10 @@ class DRAMRegion:
 
     It begins with as much as anybody asks for, as `numpy.zeros` does, of which only what is written
     takes memory. It grows as long as there is memory for all of that.
+
+    When a large one grows, it takes as many addresses as the machine has memory, and stays where it
+    is from then on. A mapping that somebody has a view of cannot be moved but by a copy: for that
+    time, and as long as the view is there, it takes twice the memory.
     """
 
     def __init__(self, nbytes: int) -> None:
@@ -134,8 +141,14 @@ class DRAMRegion:
 
     def _enlarge(self, nbytes: int) -> None:
         # Geometric growth, so that n appends copy O(n); untouched pages cost nothing, but where
-        # the system counts them all the same (ulimit -v, vm.overcommit_memory=2).
-        for capacity in (max(nbytes, self.capacity + self.capacity // 2), nbytes):
+        # the system counts them all the same.
+        for capacity in (
+            self._settled_bytes(nbytes),
+            max(nbytes, self.capacity + self.capacity // 2),
+            nbytes,
+        ):
+            if capacity < nbytes:
+                continue
             capacity = -(-capacity // _PAGE) * _PAGE
             self._memory = None
             try:
@@ -148,17 +161,32 @@ class DRAMRegion:
             else:
                 self.capacity = capacity
                 return
-        text = f"cannot allocate {format_bytes(capacity)} of memory"
-        raise BudgetError(text) from failure
+        if isinstance(failure, BudgetError):
+            raise failure
+        raise BudgetError(f"cannot allocate {format_bytes(capacity)} of memory") from failure
+
+    def _settled_bytes(self, nbytes: int) -> int:
+        """Addresses for all that it may ever be; 0 if it is small, or addresses are short."""
+        if not self._end or nbytes < _SETTLE_FROM_BYTES or address_space_is_counted():
+            return 0
+        taken = sum(region.capacity for region in list(_REGIONS))
+        return memory_bytes() if taken + memory_bytes() <= _SETTLED_MOST_BYTES else 0
 
     def _grow(self, old: mmap.mmap, capacity: int) -> None:
         try:
             old.resize(capacity)  # moves page tables, not bytes
             return
-        except BufferError:
-            pass  # somebody holds a view: it keeps the old memory, we move on to new
+        except (BufferError, SystemError):
+            pass  # somebody holds a view, which keeps the old memory; or there is no mremap
+        there, available = max(self._end, self._most), available_memory_bytes()
+        if there > available - _KEPT_BYTES:
+            raise BudgetError(
+                "an array in memory of which somebody has a view can grow only by a copy of "
+                f"{format_bytes(there)}, and {format_bytes(available)} are available: let the "
+                "view go, or keep the array in a file (memmap:DIRECTORY)"
+            )
         new = self._allocate(capacity)
-        np.frombuffer(new, np.uint8)[: len(old)] = np.frombuffer(old, np.uint8)
+        np.frombuffer(new, np.uint8)[:there] = np.frombuffer(old, np.uint8, there)
         self._map = new
         self._touched = 0  # that was of the old one
 

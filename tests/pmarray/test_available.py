@@ -143,6 +143,40 @@ def test_an_array_in_memory_grows_no_further_than_there_is_memory() -> None:
     assert after == "3 7.0"
 
 
+VIEWED = """
+import resource, sys
+import numpy as np, pmarray
+if sys.argv[1] == "counted":
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))
+rows = 4 << 20
+a = pmarray.open("dram:", (rows, 0), "float32", layout="col")
+try:
+    for j in range(100):
+        view = np.asarray(a, copy=False)
+        a.append(np.full((rows, 1), j, "float32"))
+        assert view.shape == (rows, j) and (j == 0 or view[-1, -1] == j - 1)
+except pmarray.errors.BudgetError as error:
+    print(error)
+print(a.shape[1], np.array_equal(a[::1000, :].mean(axis=0), np.arange(a.shape[1])))
+"""
+
+
+@pytest.mark.parametrize(
+    ("addresses", "most", "refusal"),
+    [("free", 38, "cannot grow by 16 MiB"), ("counted", 34, "let the view go")],
+)
+def test_an_array_of_which_somebody_has_a_view_grows_no_further_either(
+    addresses: str, most: int, refusal: str
+) -> None:
+    done = run_with_memory(1050 * MIB, VIEWED, addresses)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    refused, there = done.stdout.splitlines()
+    assert refusal in refused
+    count, is_right = there.split()
+    assert most - 5 < int(count) < most + 5
+    assert is_right == "True"
+
+
 COUNTED = """
 import pathlib, resource
 import numpy as np, pmarray
