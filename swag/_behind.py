@@ -7,7 +7,6 @@ device copies to host memory beside its computations (`swag._devices`): over the
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pmarray.locks import Lock
 from swag._buffers import Buffers
 from swag._devices import Device
 from swag._statistics import Observed
@@ -97,7 +97,7 @@ class Shared(Behind):
         self._taken = taken
         self._parameters = watched
         self._marks = [(*_mark(p), _sample(p).tolist()) for p in watched]
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._lock.acquire()
 
     def taken(self) -> Taken:
@@ -176,7 +176,7 @@ class Brought(Behind):
         self._device = staging.device
         self._parameters = parameters
         self._marks = [_mark(parameter) for parameter in parameters]
-        self._books = threading.Lock()
+        self._books = Lock()
         self._changed: bool | None = None
         """Whether they had, when somebody last could tell."""
         # Also if a parameter gets other memory meanwhile, this stays: `detach` shares it.

@@ -7,7 +7,6 @@ no interrupt and no rollback can set the two at odds; `Collecting._sync` finds i
 from __future__ import annotations
 
 import os
-import threading
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 import pmarray
 from pmarray.errors import ClosedError, LoanError
+from pmarray.locks import RLock
 from swag._attached import Attached, is_better_beside
 from swag._behind import Behind, Brought, Shared, Staging, Taken, WeightsChangedError
 from swag._buffers import Buffers
@@ -71,7 +71,7 @@ class Collecting(Posterior):
         on_checkpoint: Callable[[pmarray.Group], object] | None,
         part: Part | None,
     ) -> None:
-        self._turn = threading.RLock()
+        self._turn = RLock()
         """Held by whoever collects, or asks what was collected: what one has begun, another thread
         would take for something that an interrupt has left."""
         _ALL.add(self)
@@ -476,7 +476,7 @@ _ALL: weakref.WeakSet[Collecting] = weakref.WeakSet()
 
 def _begin_in_child() -> None:
     for collecting in list(_ALL):
-        collecting._turn = threading.RLock()  # another thread of the parent may have held it
+        collecting._turn = RLock()  # another thread of the parent may have held it
 
 
 if hasattr(os, "register_at_fork"):

@@ -6,7 +6,6 @@ and never for a thread that is busy with something else, or that there is not.
 
 from __future__ import annotations
 
-import _thread
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -14,6 +13,7 @@ from typing import Self
 
 import torch
 
+from pmarray.locks import Lock
 from swag._worker import Worker
 
 __all__ = ["Batch", "Crew"]
@@ -26,7 +26,7 @@ class Batch:
 
     def __init__(self, parts: Iterable[Part]) -> None:
         self._left = deque(parts)
-        self._under_way: list[_thread.LockType] = []
+        self._under_way: list[Lock] = []
         self._errors: list[BaseException] = []
 
     def __len__(self) -> int:
@@ -35,7 +35,7 @@ class Batch:
     def work(self) -> None:
         """Take parts until none is left."""
         while True:
-            over = _thread.allocate_lock()
+            over = Lock()
             over.acquire()
             self._under_way.append(over)  # before: who finds no part left waits for this one
             try:

@@ -15,6 +15,8 @@ import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from pmarray.locks import Lock
+
 __all__ = ["Worker"]
 
 _LOOK_SECONDS = 0.1
@@ -57,7 +59,7 @@ class Worker:
 
     def settle(self) -> None:
         """Return when everything that was put before is done; at once after `stop`."""
-        reached = threading.Lock()
+        reached = Lock()
         reached.acquire()
         self._queue.put(reached.release)
         while not reached.acquire(timeout=_LOOK_SECONDS):

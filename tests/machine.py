@@ -62,7 +62,11 @@ def has_counter(directory: Path) -> bool:
     """Whether readers of a group in a directory go by what its writer counts."""
     from pmarray._system import filesystems
 
-    return filesystems.is_local(directory.stat().st_dev)
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        return filesystems.is_local(fd)
+    finally:
+        os.close(fd)
 
 
 def forget_files(directory: Path) -> None:

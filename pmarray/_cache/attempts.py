@@ -6,7 +6,6 @@ threads have not ended has an end.
 
 from __future__ import annotations
 
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -18,6 +17,7 @@ from pmarray._cache.memory import Memory
 from pmarray._cache.waiting import MustWait, Waiting
 from pmarray._cache.writer import Writer
 from pmarray.errors import ReentrantCallError
+from pmarray.locks import RLock
 
 __all__ = ["Attempts"]
 
@@ -38,7 +38,7 @@ class Attempts(ABC):
     """What has to be forgotten before the next attempt."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = RLock()
         self.health = Health()
         self.waiting = Waiting()
         self._torn = False

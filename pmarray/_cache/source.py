@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from pmarray._formats.metadata import GroupMetadata
 from pmarray._formats.records import Image
 from pmarray._geometry.spans import SpanSet
+from pmarray.locks import Lock
 
 __all__ = [
     "CachedChunk",
@@ -246,7 +246,7 @@ class Commit:
         self.waited_for = waited_for
         self.forgets = forgets
         self.error: BaseException | None = None
-        self._over = threading.Lock()
+        self._over = Lock()
         self._over.acquire()
 
     def finish(self, error: BaseException | None) -> None:

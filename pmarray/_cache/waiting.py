@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from typing import Any
 
 from pmarray._system.uninterrupted import caller
+from pmarray.locks import Lock
 
 __all__ = ["MustWait", "Waiting"]
 
@@ -31,7 +31,7 @@ class Waiting:
 
     def enter(self) -> Any:
         """Return a lock to wait on, which `signal` releases from now on."""
-        waiter = threading.Lock()
+        waiter = Lock()
         waiter.acquire()
         self._waiters.append(waiter)
         return waiter

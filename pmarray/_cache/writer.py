@@ -10,7 +10,6 @@ decides how many commits are merged; it holds up nothing that anybody waits for.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from pmarray._cache.health import Health
 from pmarray._cache.source import Commit, Sink, Write
 from pmarray._system.uninterrupted import start_thread
 from pmarray.errors import PMArrayError, PoisonedError
+from pmarray.locks import Lock
 
 __all__ = ["MAX_WRITE_BYTES", "Writer"]
 
@@ -80,8 +80,8 @@ class Writer:
         """When the first of the commits in the queue was put there."""
         self._hurried = False
         """Whether somebody waits."""
-        self._wake = threading.Lock()
-        self._running = threading.Lock()
+        self._wake = Lock()
+        self._running = Lock()
         """Held by the thread as long as it lives."""
         self._closing = False
 

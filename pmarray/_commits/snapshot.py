@@ -27,7 +27,6 @@ Writes outside any transaction are not covered, and appear when they appear.
 
 from __future__ import annotations
 
-import threading
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -47,6 +46,7 @@ from pmarray._system.uninterrupted import uninterrupted
 from pmarray.backends._capabilities import Capabilities
 from pmarray.backends._protocols import Region
 from pmarray.errors import DamagedError, SnapshotExpiredError
+from pmarray.locks import Lock
 
 __all__ = ["Snapshot"]
 
@@ -79,7 +79,7 @@ class Snapshot:
     ) -> None:
         self._can = can
         self._backend = backend = can.backend
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.images: defaultdict[int, list[StoredImage]] = defaultdict(list)
         """What overrides the data files, by file, oldest first."""
         self._given_up: defaultdict[int, SpanSet] = defaultdict(SpanSet)

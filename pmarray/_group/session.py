@@ -52,6 +52,7 @@ from pmarray.errors import (
     ReadOnlyError,
     SnapshotExpiredError,
 )
+from pmarray.locks import RLock
 
 __all__ = ["Keeper", "Session", "State"]
 
@@ -135,7 +136,7 @@ class Session:
         self._state = _CLOSED  # until there is something to close
         # Held for a whole operation. The cache has a lock of its own for its books, which its
         # writer and ending loans need while an operation waits for memory.
-        self.lock = threading.RLock()
+        self.lock = RLock()
         self.pending: Task[Any] | None = None
         """What has been begun for a caller; nobody else is admitted before it is over."""
         self.unattended: deque[Callable[[], None]] = deque()
@@ -297,7 +298,7 @@ class Session:
             self._state = State.WRITER_OF_PARENT
         elif self._state is _READER:
             self._state = State.READER_OF_PARENT
-        self.lock = threading.RLock()  # another thread of the parent may have held it
+        self.lock = RLock()  # another thread of the parent may have held it
         self.pending = None
         self.backend.abandon()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from pmarray._storage.dead import DeadBytes, Spans
 from pmarray._storage.items import Axes, Loan, Shown, as_array, make_room, nothing
 from pmarray._storage.near import Near
 from pmarray.backends._protocols import Region, ReservesUnfilled
+from pmarray.locks import Lock
 
 __all__ = ["MappedStorage"]
 
@@ -54,7 +54,7 @@ class MappedStorage:
         self._used = layout.nbytes if new else region.capacity
         self._undo: list[tuple[Axes, AnyArray]] | None = None
         # Loans end on other threads, and must not while the memory moves.
-        self._moving = threading.Lock()
+        self._moving = Lock()
 
     @property
     def items(self) -> AnyArray:

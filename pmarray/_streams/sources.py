@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from pmarray._geometry.layout import Order, parse_shape
 from pmarray._streams.progress import Progress
 from pmarray._streams.stream import ArraySource, SlicedSource, Source, stream
 from pmarray.errors import LayoutError
+from pmarray.locks import Lock
 
 __all__ = ["as_source", "is_dask", "layout_of", "shape_of", "source_of", "store_dask", "write_from"]
 
@@ -82,7 +82,7 @@ class _Counted:
     def __init__(self, target: StoredArray, report: Progress) -> None:
         self._target = target
         self._report = report
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._done = 0
 
     def __setitem__(self, index: Any, values: Any) -> None:

@@ -79,7 +79,7 @@ class Counter:
         try:
             found = os.fstat(fd)
             self._identity = found.st_dev, found.st_ino
-            if found.st_size < mmap.PAGESIZE or not is_local(found.st_dev):
+            if found.st_size < mmap.PAGESIZE or not is_local(fd):
                 raise OSError("no writer has counted there")
             page = mmap.mmap(fd, mmap.PAGESIZE, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
             # Whoever looks at it first would have to wait for the medium.

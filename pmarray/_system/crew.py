@@ -9,7 +9,6 @@ lock.
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -17,6 +16,7 @@ from typing import Any
 
 from pmarray._config import MOST_REQUESTS, config
 from pmarray._system.uninterrupted import Task, start_thread
+from pmarray.locks import Lock
 
 __all__ = ["Crew", "readers"]
 
@@ -39,7 +39,7 @@ class Crew:
 
     def _begin(self) -> None:
         self._tasks: SimpleQueue[Task[Any]] = SimpleQueue()
-        self._places = [threading.Lock() for _ in range(MOST_REQUESTS)]
+        self._places = [Lock() for _ in range(MOST_REQUESTS)]
         """Each is held by a thread that works."""
 
     def start(self, task: Task[Any]) -> None:
@@ -55,7 +55,7 @@ class Crew:
                     self._work_here()
                 break
 
-    def _work(self, number: int, place: threading.Lock) -> None:
+    def _work(self, number: int, place: Lock) -> None:
         if not place.acquire(blocking=False):
             return
         tasks = self._tasks

@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from pmarray._system.uninterrupted import start_thread
+from pmarray.locks import Lock
 
 __all__ = ["await_closing", "await_garbage", "close_behind", "close_later"]
 
@@ -36,9 +37,9 @@ class _Dropped:
         self.waited_for = waited_for
         self.is_queued = False
         """Whether a thread is sure to come to it: an exception may have come before."""
-        self._claim = threading.Lock()
+        self._claim = Lock()
         # A plain lock: an interrupt in the wait for an Event could leave that held.
-        self._open = threading.Lock()
+        self._open = Lock()
         self._open.acquire()
         self.error: BaseException | None = None
 

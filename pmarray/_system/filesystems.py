@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 
@@ -9,30 +10,31 @@ from pmarray._system.descriptor import Descriptor
 
 __all__ = ["is_local", "read_ahead_nbytes"]
 
-_LOCAL = {b"ext4", b"xfs", b"btrfs", b"tmpfs"}
-_MOUNTS = "/proc/self/mountinfo"
+_LOCAL = {
+    0xEF53,  # ext4
+    0x58465342,  # xfs
+    0x9123683E,  # btrfs
+    0x01021994,  # tmpfs
+}
+"""What `statfs` calls them, from ``linux/magic.h``."""
+_STATFS_BYTES = 512
+"""More than a `struct statfs` has."""
 _BLOCK = "/sys/dev/block"
 _PART_BYTES = 1 << 16
 
+_fstatfs = getattr(ctypes.CDLL(None), "fstatfs", None) if sys.platform == "linux" else None
 
-def is_local(device: int) -> bool:
-    """Whether a device has one of the local file systems that were tried.
+
+def is_local(fd: int) -> bool:
+    """Whether a file or directory is on one of the local file systems that were tried.
 
     There, a mapped page shows what system calls have written, and a name is looked up as it is now.
-    Found out again for each call: another file system may have been mounted there.
     """
-    if sys.platform != "linux":
+    found = ctypes.create_string_buffer(_STATFS_BYTES)
+    if _fstatfs is None or _fstatfs(fd, found):
         return False
-    number = f"{os.major(device)}:{os.minor(device)}".encode()
-    try:
-        mounts = _contents(_MOUNTS)
-    except OSError:
-        return False  # /proc is not there, as in a bare chroot
-    for line in mounts.splitlines():
-        fields, _, rest = line.partition(b" - ")
-        if fields.split()[2] == number:
-            return rest.split()[0] in _LOCAL
-    return False
+    # It begins with the type, a C long.
+    return ctypes.c_ulong.from_buffer(found).value & 0xFFFFFFFF in _LOCAL
 
 
 def read_ahead_nbytes(device: int) -> int:

@@ -14,7 +14,6 @@ import os
 import resource
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -44,41 +43,26 @@ class _Kept(NamedTuple):
 
 
 class KeptFiles:
-    """Open files of one directory, by name; of all of these, a process keeps a limited number.
-
-    Parameters
-    ----------
-    directory
-        In which they are; it need not be there yet.
-    """
+    """Open files, by name; of all of these, a process keeps a limited number."""
 
     _all: ClassVar[weakref.WeakSet[KeptFiles]] = weakref.WeakSet()
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self) -> None:
         self._files: dict[str, _Kept] = {}
-        self._is_local: dict[int, bool] = {}
-        """By device."""
-        with suppress(OSError):  # asked now, so that no read has to wait for the answer
-            self._can_keep(os.stat(directory).st_dev)
         self._asked = 0
         self._all.add(self)
 
     def keep(self, name: str, path: str, descriptor: Descriptor) -> None:
         """Keep a file that was opened by its path, if there is room."""
-        found = os.fstat(descriptor.fileno())
-        if not self._can_keep(found.st_dev):
+        if not _NOWAIT or not is_local(descriptor.fileno()):
             return
         if name not in self._files and not self._has_room():
             self._asked += 1
             if self._asked % _RARELY:
                 return
             self._drop_oldest()
+        found = os.fstat(descriptor.fileno())
         self._files[name] = _Kept(descriptor, path, (found.st_dev, found.st_ino))
-
-    def _can_keep(self, device: int) -> bool:
-        if device not in self._is_local:
-            self._is_local[device] = is_local(device)
-        return bool(_NOWAIT) and self._is_local[device]
 
     def _has_room(self) -> bool:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

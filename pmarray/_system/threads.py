@@ -16,6 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
+from pmarray.locks import Lock
+
 __all__ = ["DaemonPool"]
 
 P = ParamSpec("P")
@@ -45,7 +47,7 @@ class DaemonPool(ThreadPoolExecutor):
 
     def _begin(self) -> None:
         self._tasks: SimpleQueue[Task] = SimpleQueue()
-        self._books = threading.Lock()
+        self._books = Lock()
         self._unfinished = 0
         self._workers = 0
 

@@ -26,6 +26,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, TypeVar, cast
 
 from pmarray.errors import ReentrantCallError
+from pmarray.locks import Lock
 
 __all__ = [
     "AbandonedError",
@@ -108,8 +109,8 @@ class Task(Generic[T]):
         self._work: Callable[[], T] | None = work
         self._finish: Callable[[], object] = finish
         self._context = contextvars.copy_context()
-        self._claim = _thread.allocate_lock()
-        self._done = _thread.allocate_lock()
+        self._claim = Lock()
+        self._done = Lock()
         self._done.acquire()
         self._given_up = False
         self._reached = False

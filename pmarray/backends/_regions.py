@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import threading
 import weakref
 from collections.abc import Sequence
 
@@ -19,6 +18,7 @@ from pmarray._system import osops
 from pmarray._system.descriptor import Descriptor
 from pmarray._system.touching import BEHIND, touch
 from pmarray.errors import BudgetError, StorageError
+from pmarray.locks import Lock
 
 __all__ = ["DRAMRegion", "SpillRegion"]
 
@@ -65,7 +65,7 @@ class DRAMRegion:
         """Up to where memory was touched behind, and up to where it is to be."""
         self._unasked = 0
         """How much it may grow before the system is asked again."""
-        self._moving = threading.Lock()
+        self._moving = Lock()
         """Held while the mapping moves, or has to stay where it is."""
         self._map: mmap.mmap | None = None
         self._memory: NDArray[np.uint8] | None = None
@@ -233,7 +233,7 @@ def _touch_behind(reference: weakref.ref[DRAMRegion]) -> None:
 
 def _begin_in_child() -> None:
     for region in list(_REGIONS):
-        region._moving = threading.Lock()  # the thread that touches may have held it
+        region._moving = Lock()  # the thread that touches may have held it
 
 
 if hasattr(os, "register_at_fork"):

@@ -6,7 +6,6 @@ import errno
 import mmap
 import os
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from pmarray._system.uninterrupted import uninterrupted
 from pmarray.backends.files.beside import SideReads
 from pmarray.backends.files.kept import KeptMapping
 from pmarray.errors import ForeignDataError, StorageError
+from pmarray.locks import Lock
 
 __all__ = ["MAPPED_BYTE", "FileRegion", "if_there", "make_journal_file"]
 
@@ -96,7 +96,7 @@ class FileRegion:
         """Bytes that may be used, and bytes that the file has by now."""
         self._to_allocate = 0
         """Up to where it is to grow behind."""
-        self._growing = threading.Lock()
+        self._growing = Lock()
         """Held while the file grows or is cut, and when its descriptors are closed."""
         self._closed = False
         self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
@@ -391,7 +391,7 @@ def _grow_behind(reference: weakref.ref[FileRegion]) -> None:
 
 def _begin_in_child() -> None:
     for region in list(_REGIONS):
-        region._growing = threading.Lock()  # the thread that grows files may have held it
+        region._growing = Lock()  # the thread that grows files may have held it
 
 
 if hasattr(os, "register_at_fork"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Sequence
 
@@ -18,6 +17,7 @@ from pmarray.backends.files.kept import KeptMapping
 from pmarray.backends.files.region import FileRegion
 from pmarray.backends.shelf.stores import NOTHING, Stores
 from pmarray.errors import StorageError
+from pmarray.locks import Lock
 
 __all__ = ["DAXRegion"]
 
@@ -54,7 +54,7 @@ class DAXRegion(FileRegion):
         self._unsynced = True
         self._fresh = SpanSet()
         """What this handle has reserved and nobody has written, in whole blocks."""
-        self._lock = threading.Lock()  # the writer thread takes from it, the caller adds to it
+        self._lock = Lock()  # the writer thread takes from it, the caller adds to it
 
     @property
     def memory(self) -> NDArray[np.uint8]:  # type: ignore[override]  # a file has none, this has

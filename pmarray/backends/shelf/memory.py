@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import weakref
 
 import numpy as np
@@ -21,6 +20,7 @@ from pmarray._system.pmem import Mapping
 from pmarray.backends._regions import DRAMRegion
 from pmarray.backends.shelf import devices
 from pmarray.errors import StorageError, URLError
+from pmarray.locks import Lock, RLock
 
 __all__ = ["DeviceMemory", "DeviceRegion", "device_memory"]
 
@@ -50,7 +50,7 @@ class DeviceMemory:
         self._free = list(reversed(range(device.nbytes // self.unit_bytes)))
         self._leases: list[tuple[weakref.ref[_Lease], list[int]]] = []
         """Who has units, and which; those of one who is gone are free."""
-        self._books = threading.RLock()
+        self._books = RLock()
         self._lock = device.new_lock()
         self._lock.acquire("unknown")
 
@@ -146,7 +146,7 @@ class DeviceRegion(DRAMRegion):
 
 
 _MEMORIES: dict[str, DeviceMemory] = {}
-_OPENING = threading.Lock()
+_OPENING = Lock()
 
 
 def device_memory(path: str) -> DeviceMemory:

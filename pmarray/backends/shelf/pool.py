@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from pmarray._geometry.spans import SpanSet
 from pmarray._system import osops, pmem
 from pmarray._system.uninterrupted import uninterrupted
 from pmarray.errors import DamagedError, ForeignDataError, PoisonedError, StorageError
+from pmarray.locks import RLock
 
 __all__ = ["Lock", "Medium", "Pool"]
 
@@ -91,7 +91,7 @@ class Pool:
         self.writable = writable
         self.directory = Directory()
         self._slot, self._superblock = 0, Superblock(0, self._new_unit_bytes, medium.nbytes)
-        self._lock = threading.RLock()  # commits grow the journal on a thread of their own
+        self._lock = RLock()  # commits grow the journal on a thread of their own
         # What is mapped, for arrays of this process may show the units of deleted files.
         self._mappings: list[tuple[weakref.ref[pmem.Mapping], Runs]] = []
         if writable:

@@ -29,7 +29,6 @@ import os
 import secrets
 import struct
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -43,6 +42,7 @@ from pmarray._system.beneath import Below, status
 from pmarray._system.files import make_directories, read_file
 from pmarray._system.lockfile import LockFile, locked_by
 from pmarray.errors import DamagedError, GroupLockedError, StorageError, URLError
+from pmarray.locks import Lock, RLock
 
 __all__ = ["Arena", "holds_shelf", "is_installed", "open_shelf", "why_not"]
 
@@ -126,7 +126,7 @@ class Arena:
     """The array itself, as PyMM has it."""
     alignment: ClassVar[int] = pmem.PAGE_BYTES
     is_ours: ClassVar[bool] = True
-    _writer: threading.Lock = field(default_factory=threading.Lock)
+    _writer: Lock = field(default_factory=Lock)
 
     def map(self, pieces: Sequence[tuple[int, int]], *, write: bool) -> pmem.Mapping:
         """Map offsets and lengths one behind the other."""
@@ -168,7 +168,7 @@ _open_arenas: dict[str, Arena] = {}
 _used: dict[str, tuple[str, int, int]] = {}
 """Directory, address and length by name, of all shelves that this process has ever opened."""
 _locks: list[LockFile] = []
-_one_at_a_time = threading.RLock()
+_one_at_a_time = RLock()
 
 
 def _forget_in_child() -> None:

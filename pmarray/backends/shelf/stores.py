@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from pmarray._geometry.spans import SpanSet
 from pmarray._system import osops
 from pmarray.errors import PoisonedError
+from pmarray.locks import Lock
 
 __all__ = ["NOTHING", "Stores"]
 
@@ -34,7 +34,7 @@ class Stores:
         """The bytes; replaced when they are mapped anew."""
         self._where = where
         self._spans = SpanSet()
-        self._lock = threading.Lock()  # loans end on other threads than commits
+        self._lock = Lock()  # loans end on other threads than commits
 
     def read_into(self, offset: int, out: memoryview) -> None:
         """Fill `out` from `offset` on."""

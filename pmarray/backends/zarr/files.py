@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 
@@ -45,6 +44,7 @@ from pmarray._system.keptfiles import KeptFiles, Parts
 from pmarray._system.pastcache import write_new
 from pmarray.backends.zarr.shards import WholeFile
 from pmarray.errors import DamagedError, PoisonedError, SnapshotExpiredError, StorageError
+from pmarray.locks import Lock
 
 __all__ = ["NEW", "FileStore", "KeptObjects"]
 
@@ -74,8 +74,8 @@ class FileStore(Store):
         """Directories whose entries have changed since the last barrier."""
         self._reached: set[str] = {self.root}
         """Directories whose names, and those of all above, are durable, or will be by then."""
-        self._books = threading.Lock()
-        self._kept = KeptFiles(root)
+        self._books = Lock()
+        self._kept = KeptFiles()
         """Objects of which parts were read."""
 
     def with_read_only(self, read_only: bool = False) -> FileStore:
@@ -356,7 +356,7 @@ class KeptObjects:
         self._store = store
         self.directory = directory
         self._last: int | None = None
-        self._books = threading.Lock()
+        self._books = Lock()
 
     def keep(self, key: str) -> int:
         """Keep the object as it is now; return its number, or 0 where there is none.

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +50,7 @@ from pmarray.errors import (
     StorageError,
     URLError,
 )
+from pmarray.locks import Lock
 
 __all__ = ["IcechunkBackend", "open_backend"]
 
@@ -333,7 +333,7 @@ def _text(error: BaseException) -> str:
 
 
 _MEMORY: dict[str, icechunk.Storage] = {}
-_MEMORY_LOCK = threading.Lock()
+_MEMORY_LOCK = Lock()
 
 
 def open_backend(url: URL, *, writable: bool) -> IcechunkBackend:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 
 from zarr.abc.store import Store
 from zarr.storage import MemoryStore
@@ -17,11 +16,12 @@ from pmarray.backends.zarr.store import ZarrBackend
 from pmarray.errors import (
     URLError,
 )
+from pmarray.locks import Lock
 
 __all__ = ["open_backend"]
 
 _MEMORY: dict[str, MemoryStore] = {}
-_MEMORY_LOCK = threading.Lock()
+_MEMORY_LOCK = Lock()
 
 
 def open_backend(url: URL, *, writable: bool) -> ZarrBackend:

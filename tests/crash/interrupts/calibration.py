@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
+
+from pmarray.locks import Lock
 
 __all__ = ["PROGRAMS_BY_NAME", "Program"]
 
@@ -13,7 +14,7 @@ __all__ = ["PROGRAMS_BY_NAME", "Program"]
 class _Guard:
     """A lock that is taken in Python."""
 
-    def __init__(self, lock: threading.Lock) -> None:
+    def __init__(self, lock: Lock) -> None:
         self._lock = lock
 
     def __enter__(self) -> Self:
@@ -32,8 +33,8 @@ class _Guard:
 class Program:
     """Takes a lock, works, and gives it back."""
 
-    def __init__(self, work: Callable[[threading.Lock], None]) -> None:
-        self.lock = threading.Lock()
+    def __init__(self, work: Callable[[Lock], None]) -> None:
+        self.lock = Lock()
         self._work = work
 
     def operate(self) -> None:
@@ -41,18 +42,18 @@ class Program:
         self._work(self.lock)
 
 
-def _with_lock(lock: threading.Lock) -> None:
+def _with_lock(lock: Lock) -> None:
     with lock:
         for text in ("1", "2"):
             int(text)
 
 
-def _with_guard(lock: threading.Lock) -> None:
+def _with_guard(lock: Lock) -> None:
     with _Guard(lock):
         int("1")
 
 
-def _acquired(lock: threading.Lock) -> None:
+def _acquired(lock: Lock) -> None:
     lock.acquire()
     try:
         int("1")
@@ -60,7 +61,7 @@ def _acquired(lock: threading.Lock) -> None:
         lock.release()
 
 
-def _twice(lock: threading.Lock) -> None:
+def _twice(lock: Lock) -> None:
     # One exception leaves it free, and a second one in the handler of the first does not.
     with lock:
         pass
