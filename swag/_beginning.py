@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import pmarray
+from swag._buffers import refuse_buffers
 from swag._counts import count
 from swag._held import is_sharded
 from swag._parameters import DTYPES, ParameterTable, chosen_of
@@ -105,6 +106,7 @@ class Begun:
 def begin(model: nn.Module, location: Location, wishes: Wishes) -> Begun:
     """Make the store of a model, or open the one there; errors and warnings as `swag.SWAG`."""
     refuse_drawn(model)
+    refuse_buffers(model)
     chosen = chosen_of(wishes.parameters, model)
     whole = ParameterTable.of(model, chosen)
     url = location.url if isinstance(location, pmarray.Group) else os.fspath(location)

@@ -26,10 +26,17 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from swag._names import own_names
-from swag._state import pack, unpack
+from swag._state import STORED_DTYPES, pack, unpack
 from swag.errors import ModelError, StoreError
 
-__all__ = ["Buffers", "converge_spectral_norms", "has_spectral_norms", "normalisations"]
+__all__ = [
+    "Buffers",
+    "converge_spectral_norms",
+    "frozen_in",
+    "has_spectral_norms",
+    "normalisations",
+    "refuse_buffers",
+]
 
 _POWER_ITERATIONS = 100
 
@@ -71,10 +78,7 @@ class Buffers:
         """
         copy = copy or _copied
         tensors = {name: copy(buffer.detach()) for name, buffer in _persistent(model)}
-        # In a model that is in evaluation mode as a whole, nothing says which layers are frozen.
-        trains = any(module.training for module in model.modules())
-        frozen = [name for name, layer in normalisations(model) if trains and not layer.training]
-        return cls(tensors, tuple(frozen))
+        return cls(tensors, frozen_in(model))
 
     def __bool__(self) -> bool:
         return bool(self.tensors or self.frozen)
@@ -131,6 +135,34 @@ class Buffers:
                 )
             found.append((buffer.detach(), value))
         return found
+
+
+def frozen_in(model: nn.Module) -> tuple[str, ...]:
+    """The names of normalisation layers in evaluation mode, in a model that trains."""
+    # In a model that is in evaluation mode as a whole, nothing says which layers are frozen.
+    trains = any(module.training for module in model.modules())
+    return tuple(name for name, layer in normalisations(model) if trains and not layer.training)
+
+
+def refuse_buffers(model: nn.Module) -> None:
+    """Raise if a model has a buffer that cannot be stored.
+
+    Raises
+    ------
+    ModelError
+        It has; the message names it.
+    """
+    for name, buffer in _persistent(model):
+        what = None
+        if buffer.layout != torch.strided:
+            what = f"has the layout {buffer.layout}"
+        elif buffer.dtype not in STORED_DTYPES:
+            what = f"is of {buffer.dtype}"
+        if what is not None:
+            raise ModelError(
+                f"the buffer {name} {what}, which cannot be stored: register it with "
+                "persistent=False if it stays as it is, or keep it as a dense tensor"
+            )
 
 
 def normalisations(model: nn.Module) -> Iterator[tuple[str, _NormBase]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from itertools import chain
 from typing import Any
 
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 
 __all__ = [
     "Forward",
+    "copied",
     "device_of",
     "is_wrapped",
-    "moved",
     "outputs_of",
     "rows_of",
     "size_of",
@@ -43,7 +44,7 @@ def outputs_of(model: nn.Module, batch: Any, device: torch.device, forward: Forw
     TypeError
         The batch is nothing that a model takes as it is.
     """
-    batch = moved(batch, device)
+    batch = copied(batch, device)
     if forward is not None:
         return forward(model, batch)
     if isinstance(batch, Mapping):
@@ -161,22 +162,32 @@ def _wrapped(model: nn.Module) -> nn.Module | None:
     return None
 
 
-def moved(batch: Any, device: torch.device) -> Any:
-    """A batch with its tensors on a device."""
+def copied(batch: Any, device: torch.device) -> Any:
+    """A batch with its tensors on a device, in memory that the model may change.
+
+    One that normalises its input in place would change what the next network is given.
+    """
     if isinstance(batch, Tensor):
-        return batch.to(device)
+        own = batch.detach().to(device, copy=True)
+        return own.requires_grad_() if batch.requires_grad else own
     if isinstance(batch, dict):
-        return {key: moved(item, device) for key, item in batch.items()}
+        return {key: copied(item, device) for key, item in batch.items()}
     if isinstance(batch, tuple | list):
-        items = [moved(item, device) for item in batch]
+        items = [copied(item, device) for item in batch]
         if hasattr(batch, "_fields"):
             return type(batch)(*items)
         return items if isinstance(batch, list) else tuple(items)
-    to = getattr(batch, "to", None)  # BatchEncoding, PackedSequence, and what else knows how
-    if to is not None:
+    if (clone := getattr(batch, "clone", None)) is not None:  # a graph, and what else knows how
+        return clone().to(device)
+    if isinstance(batch, MutableMapping):  # BatchEncoding
+        there = copy.copy(batch)
+        for key, item in batch.items():
+            there[key] = copied(item, device)
+        return there
+    if (to := getattr(batch, "to", None)) is not None:
         return to(device)
     if isinstance(batch, Mapping):
-        return {key: moved(item, device) for key, item in batch.items()}
+        return {key: copied(item, device) for key, item in batch.items()}
     return batch
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from swag._forward import Forward, device_of, moved, outputs_of, size_of
+from swag._forward import Forward, copied, device_of, outputs_of, size_of
 from swag._target import Target
 
 __all__ = ["Networks", "Source"]
@@ -135,24 +136,42 @@ class Networks:
         """The outputs for each batch, draws along the first axis; None where it cannot be done."""
         self._put(0, vectors[0])  # the buffers
         whole = _Whole(self._model, self._forward, self._take, device)
-        weights = {f"model.{name}": value for name, value in self._target.stacked(vectors).items()}
+        names = _names_of(self._target.parameters, whole)
+        weights = dict(zip(names, self._target.stacked(vectors), strict=True))
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _own_parameters(whole):
                 warnings.filterwarnings("error", message="There is a performance drop")
-                results = [_mapped(whole, weights, moved(batch, device)) for batch in block]
+                results = [_mapped(whole, weights, copied(batch, device)) for batch in block]
+                if not self._is_checked:
+                    self._may_be_batched = self._is_right(whole, names, vectors, block[0], results)
+                    self._is_checked = True
         except Exception:
             self._may_be_batched = (
                 False  # one after another, what is the user's own is raised again
             )
-            return None
-        if not self._is_checked:
-            self._put(len(vectors) - 1, vectors[-1])
-            alone = self._alone(block[0], device)
-            if not all(_alike(part[-1], one) for part, one in zip(results[0], alone, strict=True)):
-                self._may_be_batched = False
-                return None
-            self._is_checked = True
-        return results
+        return results if self._may_be_batched else None
+
+    def _is_right(
+        self,
+        whole: _Whole,
+        names: Sequence[str],
+        vectors: Sequence[Tensor],
+        batch: Any,
+        results: Sequence[tuple[Tensor, ...]],
+    ) -> bool:
+        """Whether networks that go through together give what one by itself does."""
+        # Whatever the model's own parameters hold meanwhile must not matter: it does where the
+        # model comes to one in another way, as by a list of its own.
+        two = vectors[0], vectors[-1]
+        weights = dict(zip(names, self._target.stacked(two), strict=True))
+        device = whole.device
+        before = _mapped(whole, weights, copied(batch, device))
+        self._put(len(vectors) - 1, vectors[-1])
+        after = _mapped(whole, weights, copied(batch, device))
+        alone = self._alone(batch, device)
+        return all(map(_same, before, after)) and all(
+            _alike(part[-1], one) for part, one in zip(results[0], alone, strict=True)
+        )
 
 
 class _Whole(nn.Module):
@@ -165,10 +184,36 @@ class _Whole(nn.Module):
         self.model = model
         self._how = forward
         self._take = take
-        self._device = device
+        self.device = device
 
     def forward(self, batch: Any) -> tuple[Tensor, ...]:
-        return self._take(outputs_of(self.model, batch, self._device, self._how))
+        return self._take(outputs_of(self.model, batch, self.device, self._how))
+
+
+def _names_of(parameters: Sequence[Tensor], whole: nn.Module) -> list[str]:
+    """What a module calls them: the names of a posterior are without what was wrapped into it."""
+    # Not as a wrapper of a layer has it, which takes its own part off the names.
+    named = nn.Module.named_parameters(whole, remove_duplicate=False)
+    names: dict[int, str] = {}
+    for name, parameter in named:
+        names.setdefault(id(parameter), name)
+    return [names[id(parameter)] for parameter in parameters]
+
+
+@contextmanager
+def _own_parameters(module: nn.Module) -> Iterator[None]:
+    """Put the parameters of a module back that an exception in `functional_call` has left out."""
+    held: list[dict[str, Any]] = []
+    for each in module.modules():
+        held += each._parameters, each._buffers
+    saved = [dict(own) for own in held]
+    try:
+        yield
+    except BaseException:
+        for now, own in zip(held, saved, strict=True):
+            now.clear()
+            now.update(own)
+        raise
 
 
 def _mapped(whole: nn.Module, weights: dict[str, Tensor], batch: Any) -> tuple[Tensor, ...]:
@@ -178,6 +223,10 @@ def _mapped(whole: nn.Module, weights: dict[str, Tensor], batch: Any) -> tuple[T
 
     found: tuple[Tensor, ...] = torch.func.vmap(one)(weights)
     return found
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

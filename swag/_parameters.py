@@ -425,8 +425,13 @@ def chosen_of(parameters: Parameters | None, model: nn.Module) -> Chosen:
 
 def _trained(model: nn.Module, chosen: Chosen) -> Iterator[tuple[str, nn.Parameter]]:
     own = own_names(model)
-    named = ((own(name), p) for name, p in model.named_parameters() if p.requires_grad)
-    return ((name, p) for name, p in named if chosen(name, p))
+    names: dict[int, list[str]] = {}
+    for name, p in _by_any_name(model).items():
+        names.setdefault(id(p), []).append(name)
+    for name, p in model.named_parameters():
+        # Whoever asks for a shared one may call it by any of its names.
+        if p.requires_grad and any(chosen(each, p) for each in names[id(p)]):
+            yield own(name), p
 
 
 def _refuse_part(name: str, parameter: nn.Parameter) -> None:

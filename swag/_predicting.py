@@ -50,7 +50,8 @@ def batches_of(inputs: Any, batch_size: int) -> Iterable[Any]:
         return DataLoader(inputs, batch_size=batch_size, generator=torch.Generator())
     if isinstance(inputs, DataLoader):
         random = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
-        if isinstance(inputs.sampler, random):
+        samplers = [inputs.sampler, getattr(inputs.batch_sampler, "sampler", None)]
+        if any(isinstance(one, random) or getattr(one, "shuffle", False) for one in samplers):
             raise ValueError(
                 "the inputs are shuffled, and the rows of the result would be in an order that "
                 "nobody knows: use a DataLoader with shuffle=False"
@@ -111,7 +112,7 @@ def reduced(
     Raises
     ------
     ValueError
-        There is no batch.
+        There is no batch, or the outputs of two do not fit together.
     """
     blocks = _blocks(batches, memory_bytes)
     first, second = next(blocks, None), next(blocks, None)
@@ -122,13 +123,14 @@ def reduced(
         Networks(target, draws, reduction.take, forward, memory_bytes, draws_at_once, again=several)
         for target, draws in parts
     ]
-    effect = _Effect()
+    effect, shapes = _Effect(), _Shapes()
     seen = 0
     for block in chain([first], [] if second is None else chain([second], blocks)):
         before = 0
         for run in runs:
             for network, batch, weights, taken in run.through(block):
                 effect.see(before + network, batch, weights, taken[0])
+                shapes.see(taken)
                 reduction.add(before + network, batch, taken)
                 if watch is not None:
                     seen += rows_of(block[batch])
@@ -156,6 +158,27 @@ def _blocks(batches: Iterable[Any], memory_bytes: int) -> Iterator[Sequence[Any]
         used += size
     if block:
         yield block
+
+
+class _Shapes:
+    """Whether the outputs of batches can be put one after another; raises where they cannot."""
+
+    def __init__(self) -> None:
+        self._first: list[torch.Size] | None = None
+
+    def see(self, taken: Sequence[Tensor]) -> None:
+        """Compare the axes behind the first."""
+        found = [part.shape for part in taken]
+        if self._first is None:
+            self._first = found
+        for one, other in zip(self._first, found, strict=True):
+            if one[1:] != other[1:] or len(one) != len(other) or not other:
+                raise ValueError(
+                    f"a batch gives outputs of shape {tuple(other)}, and the first one of shape "
+                    f"{tuple(one)}: the first axis is that of the inputs, which squeeze() may take "
+                    "away, and all others are the same in each batch: pad the inputs, or make the "
+                    "outputs fit by forward="
+                )
 
 
 class _Effect:

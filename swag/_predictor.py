@@ -83,6 +83,8 @@ class Predictor(ABC):
             batch, or something that holds one: an object or mapping with ``logits``, as the models
             of transformers give, or ``out``; a tuple, of which the first tensor that is not a
             single number counts. It runs in evaluation mode; weights, buffers and modes come back.
+            It may change what it is given, which is a copy. Its weights change meanwhile, so that a
+            graph that was recorded before cannot be gone backward through.
         inputs
             A tensor of shape (n, ...), a dataset, a DataLoader, or any iterable of batches. A batch
             is a tensor; a mapping, such as a BatchEncoding, whose items go to the arguments of

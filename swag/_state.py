@@ -27,7 +27,7 @@ from torch import Tensor
 
 from swag.errors import StoreError
 
-__all__ = ["pack", "unpack"]
+__all__ = ["STORED_DTYPES", "pack", "unpack"]
 
 # Tensors start at multiples of this many bytes, so that any dtype can be viewed in place.
 _ALIGNMENT = 64
@@ -52,6 +52,8 @@ _DTYPES = {
         torch.complex128,
     )
 }
+STORED_DTYPES = frozenset(_DTYPES.values())
+"""What a tensor may be of."""
 
 
 def pack(state: Any) -> tuple[Any, NDArray[np.uint8]]:

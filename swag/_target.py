@@ -14,7 +14,7 @@ from swag._buffers import Buffers, converge_spectral_norms, has_spectral_norms
 from swag._forward import Forward, is_wrapped
 from swag._held import is_sharded, reshard
 from swag._parameters import ParameterTable
-from swag.batchnorm import has_running_statistics, recompute
+from swag.batchnorm import has_running_statistics, recompute, refuse_no_loader
 from swag.errors import ModelError
 
 __all__ = ["Target", "refuse_drawn", "refuse_no_model"]
@@ -77,6 +77,8 @@ class Target:
     ------
     ModelError
         The model has other parameters or buffers, or would compute with others than these.
+    TypeError
+        The loader is a tensor.
     ValueError
         It has batch normalisation, and no training inputs are given.
     """
@@ -90,6 +92,7 @@ class Target:
         forward: Forward | None,
     ) -> None:
         refuse_no_model(model)
+        refuse_no_loader(loader)
         self.model = model
         self._table = table
         reshard(model)
@@ -115,11 +118,11 @@ class Target:
             and not is_sharded(self.parameters)
         )
 
-    def stacked(self, vectors: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Several vectors by parameter, as the model has it, but for an axis in front."""
-        views = self._table.by_name(torch.stack(list(vectors)))
-        pairs = zip(views.items(), self.parameters, strict=True)
-        return {name: view.to(p.device, p.dtype) for (name, view), p in pairs}
+    def stacked(self, vectors: Sequence[Tensor]) -> list[Tensor]:
+        """Several vectors, for each of `parameters`, whose axes follow one of the vectors."""
+        views = self._table.by_name(torch.stack(list(vectors))).values()
+        pairs = zip(views, self.parameters, strict=True)
+        return [view.to(p.device, p.dtype) for view, p in pairs]
 
     def put(self, vector: Tensor, statistics: list[Tensor] | None = None) -> None:
         """Put weights, shape (n,), into the model, with the buffers that go with them.

@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from swag._buffers import Buffers, normalisations
+from swag._buffers import frozen_in, normalisations
 from swag._forward import Forward, device_of, outputs_of, rows_of
 
-__all__ = ["has_running_statistics", "recompute", "update_bn"]
+__all__ = ["has_running_statistics", "recompute", "refuse_no_loader", "update_bn"]
 
 
 def has_running_statistics(model: nn.Module, frozen: Collection[str] = ()) -> bool:
@@ -38,9 +38,10 @@ def update_bn(loader: Iterable[Any], model: nn.Module, *, forward: Forward | Non
 
     Averaged or sampled weights give activations that the stored statistics do not describe. Only
     the normalisation layers are put in training mode while the data go through, so dropout stays
-    off, no random number is drawn, and the modes are restored. Batches count by their size. A layer
-    that is in evaluation mode while other parts of the model are in training mode is frozen, and
-    keeps its statistics.
+    off, no random number is drawn, and the modes are restored. Whatever a layer is given counts by
+    its size, also where it is given something several times a batch, or for some batches alone; one
+    that is given nothing has the statistics of a new layer. A layer that is in evaluation mode
+    while other parts of the model are in training mode is frozen, and keeps its statistics.
 
     Parameters
     ----------
@@ -54,6 +55,8 @@ def update_bn(loader: Iterable[Any], model: nn.Module, *, forward: Forward | Non
 
     Raises
     ------
+    TypeError
+        The loader is a tensor.
     ValueError
         The loader gives no batch.
 
@@ -65,7 +68,32 @@ def update_bn(loader: Iterable[Any], model: nn.Module, *, forward: Forward | Non
     >>> model.running_mean, model.running_var
     (tensor([4.]), tensor([2.]))
     """
-    recompute(loader, model, Buffers.of(model).frozen, forward)
+    recompute(loader, model, frozen_in(model), forward)
+
+
+def refuse_no_loader(loader: object) -> None:
+    """Raise if something gives rows where batches are wanted.
+
+    Raises
+    ------
+    TypeError
+        It is a tensor.
+    """
+    if isinstance(loader, Tensor):
+        raise TypeError("a loader gives batches, and a tensor its rows: give [tensor], or batches")
+
+
+class _Counting:
+    """Gives a layer the momentum with which all that it has been given counts the same."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+
+    def __call__(self, layer: _NormBase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = args[0] if args else kwargs["input"]
+        values = given.numel() // layer.num_features
+        self._seen += values
+        layer.momentum = values / self._seen if self._seen else None
 
 
 @torch.no_grad()
@@ -73,6 +101,7 @@ def recompute(
     loader: Iterable[Any], model: nn.Module, frozen: Collection[str], forward: Forward | None
 ) -> None:
     """`update_bn` for all layers but those with the names given."""
+    refuse_no_loader(loader)
     layers: list[_NormBase] = [layer for name, layer in normalisations(model) if name not in frozen]
     if not layers:
         return
@@ -81,20 +110,24 @@ def recompute(
     device = device_of(model)
     model.eval()
     seen = 0
+    hooks = []
     try:
         for layer in layers:
             layer.reset_running_stats()
             layer.train()
+            hooks.append(layer.register_forward_pre_hook(_Counting(), with_kwargs=True))
         for batch in loader:
-            rows = rows_of(batch)
-            seen += rows
-            for layer in layers:
-                layer.momentum = rows / seen if seen else None
+            seen += rows_of(batch)
             outputs_of(model, batch, device, forward)
     finally:
+        for hook in hooks:
+            hook.remove()
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
         for module, training in modes.items():
             module.training = training
     if not seen:
-        raise ValueError("the loader gave no batch: the statistics would be those of a new layer")
+        raise ValueError(
+            "the loader gave no batch, or no more: it is gone through for every network, and an "
+            "iterator can be gone through once"
+        )

@@ -81,7 +81,7 @@ def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
     """
     nll(probabilities, labels)  # refuses what are none
     logits = _logits(probabilities)
-    of_label = logits.gather(1, labels[:, None]).squeeze(1)
+    of_label = logits.gather(1, labels.long()[:, None]).squeeze(1)
     low, high = -math.log(_RANGE), math.log(_RANGE)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

@@ -131,15 +131,16 @@ def _terms(
 ) -> tuple[float, float, float, float]:
     """The four numbers, as far as one parameter goes; after its step."""
     assert parameter.grad is not None
+    own = parameter.grad.to_dense()  # that of an embedding may be sparse
     direction: Tensor
     if momentum:
         direction = optimizer.state[parameter]["momentum_buffer"]
         before = parameter + rate * direction
-        gradient = parameter.grad + group["weight_decay"] * before
+        gradient = own + group["weight_decay"] * before
     else:  # theta' = theta - lr (g + decay theta), solved for theta
         decay = group["weight_decay"]
-        before = (parameter + rate * parameter.grad) / (1 - rate * decay)
-        gradient = direction = parameter.grad + decay * before
+        before = (parameter + rate * own) / (1 - rate * decay)
+        gradient = direction = own + decay * before
     squares = rate * _dot(direction, direction)
     return (
         _dot(before, gradient),

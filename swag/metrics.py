@@ -82,7 +82,7 @@ def accuracy(probabilities: Tensor, labels: Tensor) -> float:
     """
     from torchmetrics.functional.classification import multiclass_accuracy
 
-    probabilities = _checked(probabilities, labels)
+    probabilities, labels = _checked(probabilities, labels)
     found = multiclass_accuracy(
         probabilities, labels, num_classes=probabilities.shape[1], average="micro"
     )
@@ -116,7 +116,7 @@ def nll(probabilities: Tensor, labels: Tensor) -> float:
     >>> round(nll(torch.tensor([[0.5, 0.5]]), torch.tensor([0])), 4)
     0.6931
     """
-    probabilities = _checked(probabilities, labels)
+    probabilities, labels = _checked(probabilities, labels)
     of_label = probabilities.gather(1, labels[:, None]).squeeze(1)
     tiny = torch.finfo(of_label.dtype).tiny
     return float(-of_label.clamp(min=tiny).double().log().mean())
@@ -158,7 +158,8 @@ def ece(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_BINS) -> f
     # torchmetrics counts in float32, and gives a confidence of exactly 1 a bin of its own, beyond
     # the last. A network sure of itself reaches 1 there on most images, so they are moved by one
     # rounding into the last bin.
-    probabilities = _checked(probabilities, labels).float()
+    probabilities, labels = _checked(probabilities, labels)
+    probabilities = probabilities.float()
     below_one = probabilities.clamp(max=1 - torch.finfo(torch.float32).eps)
     found = multiclass_calibration_error(
         below_one, labels, num_classes=probabilities.shape[1], n_bins=bins, norm="l1"
@@ -196,7 +197,7 @@ def adaptive_ece(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_B
     >>> adaptive_ece(rows, torch.tensor([1, 0]), bins=2)  # off by 0.75 and by nothing
     0.375
     """
-    probabilities = _checked(probabilities, labels)
+    probabilities, labels = _checked(probabilities, labels)
     confidence, guess = probabilities.max(dim=1)
     order = confidence.argsort(stable=True)
     off = ((guess == labels).double() - confidence.double())[order]
@@ -235,7 +236,8 @@ def classwise_ece(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_
     """
     from torchmetrics.functional.classification import binary_calibration_error
 
-    probabilities = _checked(probabilities, labels).float()
+    probabilities, labels = _checked(probabilities, labels)
+    probabilities = probabilities.float()
     below_one = probabilities.clamp(max=1 - torch.finfo(torch.float32).eps)
     found = [
         binary_calibration_error(of_class, (labels == k).long(), n_bins=bins, norm="l1")
@@ -268,7 +270,8 @@ def brier(probabilities: Tensor, labels: Tensor) -> float:
     >>> brier(torch.tensor([[0.75, 0.25]]), torch.tensor([0]))
     0.125
     """
-    probabilities = _checked(probabilities, labels).double()
+    probabilities, labels = _checked(probabilities, labels)
+    probabilities = probabilities.double()
     target = torch.nn.functional.one_hot(labels, probabilities.shape[1])
     return float((probabilities - target).square().sum(dim=1).mean())
 
@@ -301,7 +304,7 @@ def reliability(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_BI
     >>> diagram.count.tolist(), diagram.accuracy.tolist()
     ([0, 2], [nan, 0.5])
     """
-    probabilities = _checked(probabilities, labels)
+    probabilities, labels = _checked(probabilities, labels)
     confidence, guess = probabilities.max(dim=1)
     # The edges in float32 and bins closed on the left, as torchmetrics has them.
     edges = torch.linspace(0, 1, bins + 1, device=confidence.device, dtype=torch.float32)
@@ -350,8 +353,8 @@ def score(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_BINS) ->
     )
 
 
-def _checked(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Refuse what are not probabilities; return them within 0 to 1 exactly.
+def _checked(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Refuse what are not probabilities and labels; return them within 0 to 1 exactly, and int64.
 
     torchmetrics takes any number above 1, were it by one rounding, as a sign that it was given
     logits, and puts the whole tensor through a softmax without a word.
@@ -376,9 +379,8 @@ def _checked(probabilities: Tensor, labels: Tensor) -> Tensor:
         raise ValueError("there are no predictions to score")
     if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
         raise ValueError(f"labels must be from 0 to {probabilities.shape[1] - 1}")
-    tolerance = 1e-3 if probabilities.dtype == torch.float32 else 1e-2
-    if probabilities.dtype == torch.float64:
-        tolerance = 1e-6
+    # Those in float64 may have come from a softmax in float32.
+    tolerance = 1e-3 if probabilities.dtype.itemsize >= 4 else 1e-2
     if diverged := int((~probabilities.isfinite()).any(dim=1).sum()):
         raise ValueError(
             f"{diverged} of {len(labels)} rows of probabilities are not finite: a network that was "
@@ -387,4 +389,4 @@ def _checked(probabilities: Tensor, labels: Tensor) -> Tensor:
     total = probabilities.sum(dim=1)
     if not bool(((total - 1).abs() <= tolerance).all() and (probabilities >= -tolerance).all()):
         raise ValueError("each row of probabilities must be non-negative and sum to one")
-    return probabilities.clamp(0, 1)
+    return probabilities.clamp(0, 1), labels.long()

@@ -39,6 +39,21 @@ def descend(
     return gradients, places
 
 
+def test_gradients_of_an_embedding_may_be_sparse() -> None:
+    rows = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = nn.Embedding(5, 3, sparse=sparse)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with Gradients(optimizer) as gradients:
+            for i in range(3):
+                optimizer.zero_grad()
+                model(torch.tensor([i, 4, 4])).square().sum().backward()
+                optimizer.step()
+            rows.append(gradients.values)
+    np.testing.assert_allclose(rows[0], rows[1], rtol=1e-6)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.6])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_the_terms_are_those_of_the_steps(momentum: float, decay: float) -> None:

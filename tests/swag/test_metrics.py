@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from swag.metrics import accuracy, brier, ece, nll, reliability, score
+from swag.calibration import fit_temperature
+from swag.metrics import accuracy, adaptive_ece, brier, ece, nll, reliability, score
 
 Case: TypeAlias = tuple[Tensor, Tensor]
 
@@ -97,6 +98,22 @@ def test_perfect_predictions_score_perfectly() -> None:
     scores = score(torch.eye(4), torch.arange(4))
     assert (scores.accuracy, scores.nll, scores.brier) == (1.0, 0.0, 0.0)
     assert scores.ece == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.bool])
+def test_labels_are_integers_of_any_kind(dtype: torch.dtype) -> None:
+    probabilities = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]])
+    labels = torch.tensor([0, 1, 1])
+    assert score(probabilities, labels.to(dtype)) == score(probabilities, labels)
+    for metric in (accuracy, nll, ece, brier, adaptive_ece, fit_temperature):
+        assert metric(probabilities, labels.to(dtype)) == metric(probabilities, labels)
+
+
+def test_many_classes_in_float32_are_probabilities_in_float64_too() -> None:
+    logits = 3 * torch.randn(4, 50_000, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 3])
+    found = logits.softmax(dim=1)
+    assert nll(found.double(), labels) == pytest.approx(nll(found, labels))
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,56 @@ def test_statistics_of_layers_on_top_of_layers() -> None:
     torch.testing.assert_close(upper.running_mean, hidden.mean(dim=(0, 2, 3)))
 
 
+class Branching(nn.Module):
+    """Has a layer that it uses twice for a batch, and one for each of two kinds of batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.BatchNorm1d(2)
+        self.low, self.high = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+
+    def forward(self, x: Tensor) -> Any:
+        both = self.shared(x[:, :2]) + self.shared(input=x[: len(x) // 2, 2:]).mean()
+        return both + (self.high if x.mean() > 5 else self.low)(x[:, :2])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_a_layer_is_given_counts_whenever_it_is_given_something(compiled: bool) -> None:
+    model = Branching()
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(n, 4, generator=generator) + 10 * (n % 2) for n in (6, 9, 4, 13)]
+    whole: Any = torch.compile(model, backend="eager") if compiled else model
+    swag.update_bn(batches, whole)
+    parts = [part for b in batches for part in (b[:, :2], b[: len(b) // 2, 2:])]
+    for layer, given_ in (
+        (model.shared, parts),
+        (model.low, [b[:, :2] for b in batches if len(b) % 2 == 0]),
+        (model.high, [b[:, :2] for b in batches if len(b) % 2]),
+    ):
+        mean = torch.cat(given_).mean(dim=0)
+        torch.testing.assert_close(layer.running_mean, mean)
+        assert layer.momentum == 0.1
+        assert not layer._forward_pre_hooks
+        weights = torch.tensor([len(part) for part in given_]) / sum(map(len, given_))
+        variance = sum(w * part.var(dim=0) for w, part in zip(weights, given_, strict=True))
+        torch.testing.assert_close(layer.running_var, variance)
+
+
+def test_a_loader_that_is_none_is_refused_before_anything_is_changed() -> None:
+    model = classifier(norm=True)
+    posterior = swag.SWAG(model)
+    posterior.update_parameters(model)
+    before = state_of(model)
+    with pytest.raises(TypeError, match=r"give \[tensor\]"):
+        swag.update_bn(some(20), model)
+    with pytest.raises(TypeError, match=r"give \[tensor\]"):
+        posterior.install_mean(model, loader=some(20))
+    assert_same_state(before, state_of(model))
+    with pytest.raises(ValueError, match="iterator can be gone through once"):
+        posterior.predict(model, some(5), activation="none", samples=3, loader=iter([some(20)]))
+    assert_same_state(before, state_of(model))
+
+
 def test_a_loader_without_batches_is_refused_and_one_without_need_not_touched() -> None:
     model = classifier(norm=True)
     modes = [module.training for module in model.eval().modules()]

@@ -12,7 +12,14 @@ import torch
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    TensorDataset,
+)
 
 import swag
 from swag.regression import GaussianPrediction
@@ -239,7 +246,160 @@ def test_draws_really_go_through_together() -> None:
     posterior.predict(
         model, some(9, 4), activation="none", forward=forward, samples=30, generator=0
     )
-    assert len(calls) == 2  # all thirty, and one of them alone, to compare
+    # All thirty; two of them twice, and one of them alone, to compare.
+    assert len(calls) == 4
+
+
+def together_and_alone(model: nn.Module, posterior: swag.SWAG, inputs: Any) -> list[Tensor]:
+    """What each of some networks gives, by default, one after another, and by a loop of our own."""
+    found = [
+        posterior.predict_each(model, inputs, draws_at_once=at_once, **SAMPLES)
+        for at_once in (None, 1)
+    ]
+    draws = posterior.sample(SAMPLES["samples"], generator=SAMPLES["generator"])
+    own = []
+    for i in range(SAMPLES["samples"]):
+        network = copy.deepcopy(model)
+        network.load_state_dict({name: value[i] for name, value in draws.items()}, strict=False)
+        own.append(network.eval()(inputs.clone()).detach())
+    return [*found, torch.stack(own)]
+
+
+class Centring(nn.Module):
+    """Normalises what it is given in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.linear(x.sub_(0.5).div_(0.25))
+
+
+def test_a_model_may_change_its_input() -> None:
+    model, inputs = seeded(Centring), some(7, 3)
+    posterior, before = collected(model), inputs.clone()
+    for found in together_and_alone(model, posterior, inputs)[:2]:
+        assert torch.equal(inputs, before)
+        expected = together_and_alone(model, posterior, inputs)[2]
+        torch.testing.assert_close(found, expected)
+    seen: list[Any] = [{"x": inputs}, (inputs,), [inputs, torch.zeros(7)], Encoding(x=inputs)]
+    for batch in seen:
+        posterior.predict(model, [batch], activation="none", **SAMPLES)
+    assert torch.equal(inputs, before)
+
+
+class Aside(nn.Module):
+    """Has a weight in a list of its own too, of which `functional_call` does not know."""
+
+    def __init__(self, bias: float) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 16), nn.Linear(16, 1)
+        nn.init.constant_(self.second.bias, bias)
+        self.aside = [self.second.weight]
+
+    def forward(self, x: Tensor) -> Any:
+        hidden = torch.tanh(self.first(x))
+        return nn.functional.linear(hidden, self.aside[0], self.second.bias)
+
+
+@pytest.mark.parametrize(
+    ("bias", "spread", "dtype"),
+    [
+        (0.0, 1e-5, torch.float32),
+        (0.0, 0.1, torch.bfloat16),
+        (300.0, 1e-3, torch.float32),
+        (1e4, 0.1, torch.float32),
+    ],
+)
+def test_a_weight_that_is_come_to_in_another_way_counts(
+    bias: float, spread: float, dtype: torch.dtype
+) -> None:
+    model = seeded(Aside, bias).to(dtype)
+    posterior = swag.SWAG(model)
+    moving, generator = copy.deepcopy(model), torch.Generator().manual_seed(1)
+    for _ in range(8):
+        for p in moving.parameters():
+            p.data += spread * torch.randn(p.shape, generator=generator).to(dtype)
+        posterior.update_parameters(moving)
+    inputs = some(9, 4).to(dtype)
+    each = [
+        posterior.predict_each(model, inputs, draws_at_once=at_once, **SAMPLES)
+        for at_once in (None, 1)
+    ]
+    assert torch.equal(*each)
+
+
+def test_names_that_a_wrapper_of_a_layer_changes() -> None:
+    wrapped = checkpoint_wrapper(nn.Linear(8, 2))
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), wrapped)
+    plain = nn.Sequential(model[0], nn.Tanh(), copy.deepcopy(nn.Linear(8, 2)))
+    plain[2].load_state_dict(
+        {name.split(".")[-1]: value for name, value in wrapped.state_dict().items()}
+    )
+    posterior = collected(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = posterior.predict(model, some(9, 4), activation="softmax", **SAMPLES)
+    torch.testing.assert_close(
+        found, posterior.predict(plain, some(9, 4), activation="softmax", **SAMPLES)
+    )
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    posterior.update_parameters(model)
+
+
+def test_an_exception_while_parameters_are_exchanged_leaves_the_models_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = seeded(nn.Linear, 4, 3)
+    posterior, own = collected(model), dict(model.named_parameters())
+
+    def torn(module: Any, weights: dict[str, Tensor], _inputs: Any) -> None:
+        module.model._parameters["weight"] = weights["model.weight"]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.func, "functional_call", torn)
+        with pytest.raises(KeyboardInterrupt):
+            posterior.predict(model, some(9, 4), activation="none", **SAMPLES)
+    assert all(parameter is own[name] for name, parameter in model.named_parameters())
+
+
+def test_outputs_that_do_not_fit_together_are_refused() -> None:
+    class Squeezed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 1)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.linear(x).squeeze()
+
+    model = Squeezed()
+    posterior = collected(model)
+    options: dict[str, Any] = {"activation": "none", "batch_size": 3, **SAMPLES}
+    assert posterior.predict(model, some(6, 3), **options).shape == (6,)
+    for count in (7, 1):
+        with pytest.raises(ValueError, match=r"outputs of shape \(\).*squeeze\(\) may take"):
+            posterior.predict(model, some(count, 3), **options)
+    model2 = nn.Linear(3, 3)
+    padded = [some(2, 5, 3), some(2, 7, 3)]
+    with pytest.raises(ValueError, match=r"shape \(2, 7, 3\), and the first one.*pad the inputs"):
+        collected(model2).predict(model2, padded, activation="none", **SAMPLES)
+
+
+def test_shuffled_inputs_are_found_out_however_they_are_shuffled() -> None:
+    model, data = seeded(nn.Linear, 3, 2), TensorDataset(some(8, 3))
+    posterior = collected(model)
+    spread: Any = DistributedSampler(data, num_replicas=2, rank=0)
+    for loader in (
+        DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data), 2, drop_last=False)),
+        DataLoader(data, batch_size=2, sampler=spread),
+    ):
+        with pytest.raises(ValueError, match="shuffled"):
+            posterior.predict(model, loader, activation="none", **SAMPLES)
+    in_order: Any = DistributedSampler(data, num_replicas=2, rank=0, shuffle=False)
+    loader = DataLoader(data, batch_size=2, sampler=in_order)
+    assert posterior.predict(model, loader, activation="none", **SAMPLES).shape == (4, 2)
 
 
 def test_an_error_of_the_model_is_its_own() -> None:

@@ -92,6 +92,25 @@ def test_whatever_names_them(choose: Callable[[Tall], Any]) -> None:
     ).shape == (5, 2)
 
 
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda model: "head.*",
+        lambda model: ["head.bias", "*.weight"],
+        lambda model: lambda name, parameter: name.startswith("head"),
+        lambda model: model.head,
+    ],
+    ids=["pattern", "patterns", "predicate", "module"],
+)
+def test_a_shared_parameter_has_all_its_names(choose: Callable[[Any], Any]) -> None:
+    model: Any = nn.ModuleDict({"embedding": nn.Embedding(10, 4), "head": nn.Linear(4, 10)})
+    model.head.weight = model.embedding.weight
+    posterior = swag.SWAG(model, parameters=choose(model))
+    assert sorted(posterior.slices) == ["embedding.weight", "head.bias"]
+    posterior.update_parameters(model)
+    assert list(swag.SWAG(model, parameters="head.weight").slices) == ["embedding.weight"]
+
+
 def test_what_names_nothing_is_refused() -> None:
     model = Tall()
     with pytest.raises(
@@ -181,6 +200,20 @@ def test_a_complex_parameter_is_refused_by_name_unless_left_out() -> None:
     posterior = swag.SWAG(model, parameters="real")
     posterior.update_parameters(model)
     assert list(posterior.mean()) == ["real"]
+
+
+def test_a_buffer_that_cannot_be_stored_is_refused_by_name_at_once() -> None:
+    for buffer, message in (
+        (torch.eye(3).to_sparse(), "the buffer graph has the layout torch.sparse_coo"),
+        (torch.zeros(3, dtype=torch.float8_e4m3fn), "the buffer graph is of torch.float8_e4m3fn"),
+    ):
+        model = nn.Linear(2, 2)
+        model.register_buffer("graph", buffer)
+        with pytest.raises(ModelError, match=message):
+            swag.SWAG(model)
+        del model.graph
+        model.register_buffer("graph", buffer, persistent=False)
+        swag.SWAG(model).update_parameters(model)
 
 
 def test_a_lazy_module_is_collected_once_it_has_run() -> None:
