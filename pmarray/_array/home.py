@@ -37,6 +37,10 @@ class Turns(Protocol):
         """The open one; None if there is none."""
 
     @property
+    def changes(self) -> int:
+        """How often something was changed, or was about to be."""
+
+    @property
     def snapshot(self) -> object | None:
         """The commit that the handle reads; None where it reads what is there."""
 

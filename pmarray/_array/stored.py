@@ -26,6 +26,9 @@ __all__ = ["StoredArray", "as_result"]
 AnyArray = NDArray[Any]
 T = TypeVar("T")
 
+_LINES_BYTES = 1 << 20
+"""What a loop over an array reads at once."""
+
 
 class StoredArray:
     """What every room below `PMArray` knows of an array.
@@ -133,8 +136,24 @@ class StoredArray:
         return self.shape[0]
 
     def __iter__(self) -> Iterator[Any]:
-        for i in range(len(self)):
-            yield self[i]
+        # Several lines are read at once, more each time, until something is changed meanwhile: the
+        # next line is then read as it is now.
+        first, count = 0, len(self)
+        most = max(1, _LINES_BYTES * count // max(1, self.nbytes))
+        some = 1
+        while first < count:
+            session = self._group._session
+            changes = session.changes
+            lines = np.asarray(self[first : min(first + some, count)])
+            if not len(lines):
+                self[first]  # which says that it is shorter now
+            for line in lines:
+                yield line.copy() if isinstance(line, np.ndarray | np.void) else line
+                first += 1
+                if session.changes != changes:
+                    some = 0
+                    break
+            some = min(most, 2 * some) or 1
 
     def iter_chunks(self, nbytes: int | None = None) -> Iterator[tuple[slice, ...]]:
         """Cut the array into pieces to work on one after another.

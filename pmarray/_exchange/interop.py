@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn, Self, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pmarray import _exchange
 from pmarray._array.stored import StoredArray
@@ -46,6 +47,23 @@ class Interop(StoredArray):
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)  # the CPU
+
+    def to_numpy(self) -> NDArray[Any]:
+        """Return `numpy.asarray` of the array: matplotlib, and who writes for pandas, ask for it.
+
+        Raises
+        ------
+        BudgetError
+            It would not fit into memory.
+
+        Examples
+        --------
+        >>> import pmarray
+        >>> pmarray.from_array([[1, 2], [3, 4]], "dram:").to_numpy()
+        array([[1, 2],
+               [3, 4]])
+        """
+        return np.asarray(self)
 
     # -- the array API standard -----------------------------------------------------------------
 

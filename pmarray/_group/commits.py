@@ -216,6 +216,7 @@ class Commits:
     def roll_back(self) -> None:
         """Take back the transaction that is open."""
         session, transaction = self.session, self.session.transaction
+        session.changes += 1
         session.ended()
         assert transaction is not None
         try:

@@ -147,6 +147,8 @@ class Session:
         """In which an operation that changes nothing may begin without a turn."""
         self.changed = False
         """Whether anything was written outside a transaction since the last flush."""
+        self.changes = 0
+        """How often something was changed, or was about to be."""
         self.snapshot: Snapshot | None = None
         """Through which a reader reads."""
         self._stamp_then = _stamp(backend)
@@ -368,6 +370,7 @@ class Session:
 
     def note_change(self) -> None:
         """Something was changed, or is about to be."""
+        self.changes += 1
         if self.transaction is None:
             self.changed = True
 

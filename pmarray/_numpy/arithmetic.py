@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from pmarray._config import config
 from pmarray._numpy import functions
+from pmarray._numpy.functions.comparisons import compared_records
 from pmarray._numpy.methods import Methods
-from pmarray._numpy.operands import claims_operators, in_dask
+from pmarray._numpy.operands import claims_operators, in_dask, is_of_pandas
 from pmarray._numpy.ufuncs import array_ufunc, in_memory, is_foreign
 from pmarray._streams.sources import is_dask
 
@@ -50,15 +51,17 @@ class Arithmetic(NDArrayOperatorsMixin, Methods):
         return functions.array_function(func, types, args, kwargs)
 
     def __eq__(self, other: Any) -> Any:
-        return self._compared(np.equal, other, False)
+        return self._compared(operator.eq, np.equal, other)
 
     def __ne__(self, other: Any) -> Any:
-        return self._compared(np.not_equal, other, True)
+        return self._compared(operator.ne, np.not_equal, other)
 
-    def _compared(self, ufunc: np.ufunc, other: Any, without: bool) -> Any:
+    def _compared(self, operate: Callable[[Any, Any], Any], ufunc: np.ufunc, other: Any) -> Any:
         """Compare; items that cannot be compared, such as text and numbers, are not equal."""
         if getattr(other, "__array_ufunc__", ...) is None:
             return NotImplemented
+        if self.dtype.type is np.void:
+            return compared_records(operate, self, other)
         try:
             return ufunc(self, other)
         except TypeError as error:
@@ -67,11 +70,11 @@ class Arithmetic(NDArrayOperatorsMixin, Methods):
                 raise
             shape = np.broadcast_shapes(self.shape, np.shape(other))
             config.check_result(math.prod(shape), "compare parts")
-            return np.full(shape, without)
+            return np.full(shape, ufunc is np.not_equal)
 
     # -- reductions -----------------------------------------------------------------------------
 
-    def sum(self, axis: Any = None, **options: Any) -> Any:
+    def sum(self, axis: Any = None, *more: Any, **options: Any) -> Any:
         """Sum of the items over axes; one pass. See `numpy.sum`.
 
         Examples
@@ -81,55 +84,55 @@ class Arithmetic(NDArrayOperatorsMixin, Methods):
         >>> a.sum(), a.sum(axis=0)
         (np.float64(12.0), array([4., 4., 4.]))
         """
-        return np.sum(self, axis, **options)
+        return np.sum(self, axis, *more, **options)
 
-    def prod(self, axis: Any = None, **options: Any) -> Any:
+    def prod(self, axis: Any = None, *more: Any, **options: Any) -> Any:
         """Product of the items over axes; one pass. See `numpy.prod`."""
-        return np.prod(self, axis, **options)
+        return np.prod(self, axis, *more, **options)
 
-    def mean(self, axis: Any = None, **options: Any) -> Any:
+    def mean(self, axis: Any = None, *more: Any, **options: Any) -> Any:
         """Mean over axes; one pass. See `numpy.mean`."""
-        return np.mean(self, axis, **options)
+        return np.mean(self, axis, *more, **options)
 
-    def var(self, axis: Any = None, **options: Any) -> Any:
+    def var(self, axis: Any = None, *more: Any, **options: Any) -> Any:
         """Variance over axes; one pass, by merged moments and not by squares. See `numpy.var`."""
-        return np.var(self, axis, **options)
+        return np.var(self, axis, *more, **options)
 
-    def std(self, axis: Any = None, **options: Any) -> Any:
+    def std(self, axis: Any = None, *more: Any, **options: Any) -> Any:
         """Standard deviation over axes; one pass. See `numpy.std`."""
-        return np.std(self, axis, **options)
+        return np.std(self, axis, *more, **options)
 
-    def min(self, axis: Any = None, **options: Any) -> Any:
+    def min(self, axis: Any = None, *more: Any, **options: Any) -> Any:
         """Least item over axes; one pass. See `numpy.min`."""
-        return np.min(self, axis, **options)
+        return np.min(self, axis, *more, **options)
 
-    def max(self, axis: Any = None, **options: Any) -> Any:
+    def max(self, axis: Any = None, *more: Any, **options: Any) -> Any:
         """Greatest item over axes; one pass. See `numpy.max`."""
-        return np.max(self, axis, **options)
+        return np.max(self, axis, *more, **options)
 
-    def argmin(self, axis: Any = None, **options: Any) -> Any:
+    def argmin(self, axis: Any = None, *more: Any, **options: Any) -> Any:
         """Index of the least item; one pass. See `numpy.argmin`."""
-        return np.argmin(self, axis, **options)
+        return np.argmin(self, axis, *more, **options)
 
-    def argmax(self, axis: Any = None, **options: Any) -> Any:
+    def argmax(self, axis: Any = None, *more: Any, **options: Any) -> Any:
         """Index of the greatest item; one pass. See `numpy.argmax`."""
-        return np.argmax(self, axis, **options)
+        return np.argmax(self, axis, *more, **options)
 
-    def any(self, axis: Any = None, **options: Any) -> Any:
+    def any(self, axis: Any = None, *more: Any, **options: Any) -> Any:
         """Whether any item is true. See `numpy.any`."""
-        return np.any(self, axis, **options)
+        return np.any(self, axis, *more, **options)
 
-    def all(self, axis: Any = None, **options: Any) -> Any:
+    def all(self, axis: Any = None, *more: Any, **options: Any) -> Any:
         """Whether all items are true. See `numpy.all`."""
-        return np.all(self, axis, **options)
+        return np.all(self, axis, *more, **options)
 
-    def cumsum(self, axis: Any = None, **options: Any) -> Any:
+    def cumsum(self, axis: Any = None, *more: Any, **options: Any) -> Any:
         """Running sum along an axis. See `numpy.cumsum`."""
-        return np.cumsum(self, axis, **options)
+        return np.cumsum(self, axis, *more, **options)
 
-    def cumprod(self, axis: Any = None, **options: Any) -> Any:
+    def cumprod(self, axis: Any = None, *more: Any, **options: Any) -> Any:
         """Running product along an axis. See `numpy.cumprod`."""
-        return np.cumprod(self, axis, **options)
+        return np.cumprod(self, axis, *more, **options)
 
     def dot(self, b: Any, out: Any = None) -> Any:
         """Matrix product, streamed; see `pmarray.linalg.matmul`."""
@@ -141,19 +144,26 @@ class Arithmetic(NDArrayOperatorsMixin, Methods):
 
     def conj(self) -> Any:
         """Complex conjugates. See `numpy.conj`."""
-        return np.conj(self)
+        return self.copy() if self.dtype.kind in "biuf" else np.conj(self)
+
+    conjugate = conj
 
     # -- copies and conversions -------------------------------------------------------------------
 
-    def copy(self) -> NDArray[Any]:
+    def copy(self, order: Literal["C", "F", "A", "K"] = "K") -> NDArray[Any]:
         """Read the whole into a new `numpy.ndarray`.
+
+        Parameters
+        ----------
+        order
+            Of its memory; "A" and "K" are that of the layout.
 
         Raises
         ------
         BudgetError
             It would not fit into memory; ``np.copyto(b, a)`` copies into another `PMArray`.
         """
-        return cast("NDArray[Any]", self[...])
+        return np.asarray(self[...], order=order)
 
     def astype(self, dtype: Any, **options: Any) -> NDArray[Any]:
         """Read the whole into a new `numpy.ndarray` of another dtype; see `copy`."""
@@ -182,6 +192,9 @@ class Arithmetic(NDArrayOperatorsMixin, Methods):
     def _only(self, what: str) -> None:
         if self.size != 1:
             raise ValueError(f"{what} needs an array of one item, not of {self.size}")
+
+    def __bytes__(self) -> bytes:
+        return self.tobytes()
 
     def __bool__(self) -> bool:
         if self.size != 1:
@@ -232,7 +245,7 @@ def _let_decide(name: str, operate: Callable[[Any, Any], Any]) -> None:
     backward = getattr(Arithmetic, f"__r{name}__", None)
 
     def decides(other: Any) -> bool:
-        return is_foreign(type(other)) or claims_operators(other)
+        return is_foreign(type(other)) or claims_operators(other) or is_of_pandas(other)
 
     def ahead(self: Any, other: Any) -> Any:
         if decides(other):

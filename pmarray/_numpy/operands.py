@@ -10,8 +10,17 @@ from typing import Any
 import numpy as np
 
 from pmarray._array.overlap import is_stored
+from pmarray._streams.sources import is_dask
 
-__all__ = ["as_operand", "claims_operators", "has_numbers", "in_dask", "is_operand"]
+__all__ = [
+    "as_operand",
+    "claims_operators",
+    "has_numbers",
+    "in_dask",
+    "into_memory",
+    "is_of_pandas",
+    "is_operand",
+]
 
 _SCALARS = (np.generic, Number, str, bytes, date, timedelta)
 
@@ -34,6 +43,18 @@ def claims_operators(value: Any) -> bool:
     if hasattr(kind, "__array_ufunc__") or hasattr(value, "__array__"):
         return False
     return bool(getattr(kind, "__array_priority__", 0) > 0)
+
+
+def is_of_pandas(value: Any) -> bool:
+    """Whether it is one of pandas' tables, which take other arrays for lists."""
+    return type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "iloc")
+
+
+def into_memory(value: Any) -> Any:
+    """What holds items, as an `ndarray`; anything else as it is, and what computes them later."""
+    if is_dask(type(value)) or not hasattr(value, "__array__"):
+        return value
+    return np.asarray(value)
 
 
 def as_operand(value: Any) -> Any:

@@ -21,7 +21,7 @@ from pmarray._array.overlap import apart_from, apart_from_all_of, is_stored, roo
 from pmarray._array.stored import StoredArray
 from pmarray._config import config
 from pmarray._geometry.layout import Layout, Order
-from pmarray._numpy.operands import as_operand, has_numbers, in_dask, is_operand
+from pmarray._numpy.operands import as_operand, has_numbers, in_dask, into_memory, is_operand
 from pmarray._selection.fancy import FancySelection, parse
 from pmarray._storage.transfer import update
 from pmarray._streams.reading import Sight, show_pieces
@@ -36,6 +36,7 @@ __all__ = [
     "is_foreign",
     "is_stored",
     "look_through",
+    "loop_of",
     "make_result",
     "part_of",
     "reduce",
@@ -73,6 +74,8 @@ def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], options: 
         if not all(map(is_operand, values)):
             return NotImplemented
         return _at(ufunc, array, index, *map(as_operand, values))
+    if out and all(map(is_stored, out)):  # which leaves no doubt of what becomes of a Series
+        inputs = tuple(value if is_operand(value) else into_memory(value) for value in inputs)
     if not all(is_operand(value) for value in (*inputs, *out)):
         return NotImplemented
     inputs = tuple(map(as_operand, inputs))
@@ -298,7 +301,10 @@ def reduce(
         )  # fmt: skip
         return into(out, np.asarray(result)) if out is not None else result
     shape = array.shape
-    axes = tuple(range(array.ndim)) if axis is None else normalize_axis_tuple(axis, array.ndim)
+    if axis is None or (not shape and axis in (0, -1)):  # which NumPy takes of one item alone
+        axes = tuple(range(array.ndim))
+    else:
+        axes = normalize_axis_tuple(axis, array.ndim)
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
     probe_options: dict[str, Any] = {} if initial is np._NoValue else {"initial": initial}
     # NumPy's own refusals: an empty axis without identity, a `where` without a start value.
@@ -437,7 +443,7 @@ def _accumulate(
         if piece[along].start:
             block = np.concatenate([last[place], block.astype(found, copy=False)], axis=along)
             skip = (*[slice(None)] * along, slice(1, None))
-        part = ufunc.accumulate(block, axis=along, dtype=found)[skip]
+        part = ufunc.accumulate(block, axis=along, dtype=loop_of(found))[skip]
         last[place] = part[(*[slice(None)] * along, slice(-1, None))]
         result[piece] = part
     return result
@@ -448,6 +454,11 @@ def accumulated_dtype(ufunc: np.ufunc, array: Any, dtype: Any, out: Any) -> Any:
     if dtype is None and out is not None:
         return _loop_dtype(ufunc, array.dtype, out.dtype)
     return ufunc.accumulate(np.ones(1, array.dtype), dtype=dtype).dtype
+
+
+def loop_of(found: np.dtype[Any]) -> np.dtype[Any] | None:
+    """What an accumulating ufunc is to be told: it takes no dtype that has a unit."""
+    return None if found.kind in "mM" else found
 
 
 # -- in place, at an index ----------------------------------------------------------------------

@@ -203,6 +203,41 @@ def test_nothing_is_handed_over_as_well(url: str, tmp_path: Path) -> None:
         assert a.torch().shape == (0, 3)
 
 
+def test_others_get_its_columns_and_its_table(stored: Any) -> None:
+    pandas, pyplot = pytest.importorskip("pandas"), pytest.importorskip("matplotlib.pyplot")
+    values = stored[...]
+    figure, axes = pyplot.subplots()
+    assert len(axes.boxplot(stored)["medians"]) == 3
+    assert np.array_equal(axes.hist(stored, 5)[0], axes.hist(values, 5)[0])
+    pyplot.close(figure)
+    table, series = pandas.DataFrame(values), pandas.Series(values[:, 0])
+    line = pmarray.from_array(values[:, 0], "dram:")
+    for found, expected in (
+        (stored * table, values * table), (stored > table, values > table),
+        (line - series, values[:, 0] - series), (series - line, series - values[:, 0]),
+    ):  # fmt: skip
+        assert found.equals(expected)
+    line += series
+    assert np.array_equal(line[...], 2 * values[:, 0])
+    np.add(stored, table, out=stored)
+    assert np.array_equal(stored[...], 2 * values)
+
+
+@pytest.mark.parametrize("url", ["memmap:{}/m", "zarr:{}/z#a", "dram:"])
+def test_who_copies_what_it_may_share_gets_memory_of_its_own(url: str, tmp_path: Path) -> None:
+    """As scikit-learn asks before it centres in place."""
+    with pmarray.open(url.format(tmp_path), (4, 3), layout="row") as a:
+        a[...] = 1
+        for _ in range(2):
+            found = np.asarray(a)
+            assert not found.flags.writeable
+            assert np.may_share_memory(found, a)
+            assert np.may_share_memory(a, found)
+            assert not np.may_share_memory(np.ones((4, 3)), a)
+            assert not np.may_share_memory(found.copy(), a)
+            a[0] = 2
+
+
 def test_the_array_api_names_numpy(stored: Any) -> None:
     xp = stored.__array_namespace__(api_version="2024.12")
     assert xp is np

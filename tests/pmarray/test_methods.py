@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,7 @@ def outcome(call: Callable[[], Any]) -> Any:
 def agree(found: Any, expected: Any) -> None:
     if isinstance(expected, type):
         assert found is expected
-    elif isinstance(expected, tuple):
+    elif isinstance(expected, tuple | list):
         assert len(found) == len(expected)
         for one, other in zip(found, expected, strict=True):
             agree(one, other)
@@ -67,11 +69,34 @@ CALLS: dict[str, st.SearchStrategy[Callable[[Any], Any]]] = {
     "repeat": st.none().map(lambda axis: lambda a: a.repeat(2, axis)),
     "diagonal": st.tuples(axes, axes, axes).map(lambda p: lambda a: a.diagonal(*p)),
     "transpose": st.lists(axes, max_size=4).map(lambda p: lambda a: np.asarray(a.transpose(*p))),
+    "reduction": st.tuples(
+        st.sampled_from(["sum", "prod", "max", "min", "all", "any", "argmax", "argmin", "cumsum"]),
+        st.none() | axes | st.tuples(axes),
+    ).map(lambda p: lambda a: getattr(a, p[0])(p[1])),
+    "reduction with its parameters in order": st.tuples(
+        st.sampled_from(
+            [
+                ("sum", "c16"),
+                ("prod", "c16", None, True),
+                ("mean", "c16", None, True),
+                ("max", None, True),
+                ("cumsum", "c16"),
+                ("argmin", None),
+            ]
+        ),
+        st.none() | axes,
+    ).map(lambda p: lambda a: getattr(a, str(p[0][0]))(p[1], *p[0][1:])),
+    "copy": st.sampled_from("CFAK").map(lambda o: lambda a: (a.copy(o), a.copy(order=o).flags.fnc)),
+    "conjugate": st.just(lambda a: a.conjugate()),
+    "bytes": st.just(lambda a: bytes(a) if a.ndim and a.dtype.kind != "M" else None),
+    "iteration": st.just(lambda a: [(type(x), np.asarray(x)) for x in a] if a.ndim else None),
     "swapaxes": st.tuples(axes, axes).map(lambda p: lambda a: np.asarray(a.swapaxes(*p))),
 }
 
 
 @pytest.mark.parametrize("name", CALLS)
+@pytest.mark.filterwarnings("ignore:Mean of empty slice:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:invalid value encountered in:RuntimeWarning")
 @given(data=st.data(), shape=SHAPES, dtype=KINDS, layout=layouts())
 def test_a_method_is_that_of_numpy(
     name: str, data: Any, shape: Any, dtype: str, layout: Any
@@ -90,6 +115,72 @@ def test_sorting_in_place(shape: Any, dtype: str, layout: Any, axis: int, memory
         found = outcome(lambda: array.sort(axis))
     agree(found, outcome(lambda: values.sort(axis)))
     np.testing.assert_array_equal(array[...], values)
+
+
+COMPARED = np.dtype([("a", "f4"), ("b", "i8", (2,)), ("c", "S2")])
+
+
+@given(
+    shape=array_shapes(60), layout=layouts(), changed=st.integers(0, 59),
+    memory=st.integers(8, 400), differ=st.booleans(), stored=st.booleans(), one=st.booleans(),
+)  # fmt: skip
+def test_records_are_compared_as_by_numpy(
+    shape: Any,
+    layout: Any,
+    changed: int,
+    memory: int,
+    differ: bool,
+    stored: bool,
+    one: bool,
+) -> None:
+    values = np.zeros(shape, COMPARED)
+    values["a"] = np.arange(values.size).reshape(shape)
+    other = values.copy()
+    if differ and other.size:
+        other.reshape(-1)["b"][changed % other.size, 1] = 7
+    if one and other.size:
+        other = other.reshape(-1)[:1]
+    array = pmarray.from_array(values, "dram:", layout=layout)
+    against: Any = pmarray.from_array(other, "dram:") if stored else other
+    with pmarray.config.set(work_memory=memory):
+        for found, expected in (
+            (array == against, values == other), (array != against, values != other),
+            (against == array, other == values), (array == array, values == values),
+        ):  # fmt: skip
+            agree(found, expected)
+    for what in (0, None, "text"):
+        agree(
+            outcome(partial(operator.eq, array, what)), outcome(partial(operator.eq, values, what))
+        )
+
+
+@pytest.mark.parametrize("layout", ["row", "col"])
+def test_a_loop_sees_what_is_written_meanwhile(layout: pmarray.LayoutName) -> None:
+    values = np.arange(300.0).reshape(100, 3)
+    array = pmarray.from_array(values, "dram:", layout=layout)
+    for target in (values, array):
+        for i, row in enumerate(target):
+            if i % 7 == 3 and i + 2 < 100:
+                target[i + 2] += row  # a line that was read with this one
+            if target is array:
+                row[:] = -1  # its own
+    assert np.array_equal(array[...], values)
+    seen = []
+    with pytest.raises(ZeroDivisionError), array.group.transaction():
+        for i, row in enumerate(array):
+            seen.append(row[0])
+            if i == 10:
+                array[...] = 0
+            if i == 20:
+                raise ZeroDivisionError
+    assert seen[:11] == [*values[:11, 0]]
+    assert not any(seen[11:])
+    rows = iter(array)
+    with pytest.raises(ZeroDivisionError), array.transaction():
+        array[...] = 0
+        assert not next(rows).any()
+        raise ZeroDivisionError
+    assert np.array_equal(next(rows), values[1])
 
 
 def test_what_does_not_fit_names_the_way_out() -> None:

@@ -36,7 +36,8 @@ def _first_stored(function: Any, implementation: Callable[..., Any]) -> Callable
     @functools.wraps(implementation)
     def streamed(*args: Any, **options: Any) -> Any:
         given = dict(zip(names, args, strict=False)) | options
-        if is_stored(given["a"]):
+        # One item alone may be named by the axes 0 and -1, which it has not.
+        if is_stored(given["a"]) and given["a"].ndim:
             return implementation(*args, **options)
         return unstreamed(function, args, options)
 

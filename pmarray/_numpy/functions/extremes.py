@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from pmarray._numpy.ufuncs import into, look_through, make_result, same_shape
 
 def _arg(a: Any, axis: Any, out: Any, keepdims: Any, low: bool) -> Any:
     shape = a.shape
-    axes = axes_of(a, axis)
+    axes = axes_of(a, axis if axis is None else operator.index(axis))
     if any(shape[i] == 0 for i in axes):
         raise ValueError(f"attempt to get arg{'min' if low else 'max'} of an empty sequence")
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,14 @@ import numpy as np
 from pmarray._array.overlap import apart_from
 from pmarray._numpy.functions.axes import axes_of, finish, reduces
 from pmarray._numpy.functions.registry import NO, STREAMED
-from pmarray._numpy.ufuncs import accumulated_dtype, look_through, make_result, reduce, walk
+from pmarray._numpy.ufuncs import (
+    accumulated_dtype,
+    look_through,
+    loop_of,
+    make_result,
+    reduce,
+    walk,
+)
 
 
 def _reduction(function: Any, ufunc: np.ufunc, dtype: Any = None) -> None:
@@ -60,7 +68,8 @@ def _cumprod(a: Any, axis: Any = None, dtype: Any = None, out: Any = None) -> An
 
 def _cumulative(ufunc: np.ufunc, a: Any, axis: Any, dtype: Any, out: Any) -> Any:
     if axis is not None or a.ndim == 1:
-        return ufunc.accumulate(a, axis=0 if axis is None else axis, dtype=dtype, out=out)
+        along = 0 if axis is None else operator.index(axis)
+        return ufunc.accumulate(a, axis=along, dtype=dtype, out=out)
     found = accumulated_dtype(ufunc, a, dtype, out)
     result = make_result((a.size,), found, "row") if out is None else out
     if result.shape != (a.size,):
@@ -73,7 +82,7 @@ def _cumulative(ufunc: np.ufunc, a: Any, axis: Any, dtype: Any, out: Any) -> Any
         items = np.asarray(a[piece]).reshape(-1).astype(found, copy=False)
         if last is not None:
             items[:1] = ufunc(last, items[:1])
-        part = ufunc.accumulate(items, dtype=found)
+        part = ufunc.accumulate(items, dtype=loop_of(found))
         last = part[-1:].copy()
         result[done : done + part.size] = part
         done += part.size

@@ -35,7 +35,21 @@ def _result_type(*arrays_and_dtypes: Any) -> Any:
 
 @streams(np.may_share_memory)
 def _may_share_memory(a: Any, b: Any, /, max_work: Any = 0) -> bool:
-    return share(a, b)
+    return share(a, b) or _may_be_of(a, b) or _may_be_of(b, a)
+
+
+def _may_be_of(one: Any, other: Any) -> bool:
+    """Whether a copy in memory may be of a stored array: who asks may want to write to one of his.
+
+    It is read-only, as all are that NumPy would not have copied.
+    """
+    return (
+        isinstance(one, np.ndarray)
+        and is_stored(other)
+        and not one.flags.writeable
+        and one.shape == other.shape
+        and one.dtype == other.dtype
+    )
 
 
 @streams(np.shares_memory)
