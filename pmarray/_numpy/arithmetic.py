@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from pmarray._config import config
 from pmarray._numpy import functions
-from pmarray._numpy.functions.comparisons import compared_records
 from pmarray._numpy.methods import Methods
 from pmarray._numpy.operands import claims_operators, in_dask, is_of_pandas
+from pmarray._numpy.records import compared_records
 from pmarray._numpy.ufuncs import array_ufunc, in_memory, is_foreign
 from pmarray._streams.sources import is_dask
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pmarray._array.overlap import is_stored
 from pmarray._numpy.functions.registry import streams
-from pmarray._numpy.ufuncs import make_result, part_of, walk
+from pmarray._numpy.ufuncs import part_of, walk
 
 
 def _agree(compare: Callable[..., Any], *values: Any) -> bool:
@@ -22,19 +22,6 @@ def _agree(compare: Callable[..., Any], *values: Any) -> bool:
         bool(np.all(compare(*(part_of(x, shape, piece) for x in arrays))))
         for piece in walk(shape, 4 * max(x.dtype.itemsize for x in arrays), lead.layout)
     )
-
-
-def compared_records(compare: Callable[[Any, Any], Any], one: Any, other: Any) -> Any:
-    """Compare records, which NumPy does in its operators and not in its ufuncs."""
-    values: Any = other if is_stored(other) else np.asarray(other)
-    shape = np.broadcast_shapes(one.shape, values.shape)
-    compare(np.empty((1,) * one.ndim, one.dtype), np.empty((1,) * values.ndim, values.dtype))
-    result = make_result(shape, bool, one.layout)
-    for piece in walk(shape, one.itemsize + values.dtype.itemsize + 1, one.layout):
-        result[piece] = compare(
-            np.asarray(part_of(one, shape, piece)), np.asarray(part_of(values, shape, piece))
-        )
-    return result if shape else result[()]
 
 
 @streams(np.allclose)
