@@ -25,7 +25,14 @@ from pmarray._streams.stream import ArraySource, Source, stream
 from pmarray._system.uninterrupted import go_on, uninterrupted
 from pmarray._url import DEFAULT_NAME, URL
 from pmarray.array import PMArray
-from pmarray.errors import ArrayExistsError, GroupExistsError, ReadOnlyError, URLError
+from pmarray.errors import (
+    ArrayExistsError,
+    BudgetError,
+    GroupExistsError,
+    PMArrayError,
+    ReadOnlyError,
+    URLError,
+)
 from pmarray.group import Group
 
 __all__ = [
@@ -385,6 +392,7 @@ def is_anonymous(url: URL) -> bool:
 class _Budget:
     """What `cache=` is divided into."""
 
+    whole: int
     buffers: int
     destination: int
     source: int
@@ -394,7 +402,7 @@ class _Budget:
         nbytes = max(nbytes, _SMALLEST_BYTES)
         # Long runs are what memory is good for here. The source's cache only serves runs that are
         # too short to be read by themselves.
-        return cls(nbytes * 5 // 8, nbytes // 4, nbytes // 8)
+        return cls(nbytes, nbytes * 5 // 8, nbytes // 4, nbytes // 8)
 
 
 def _parse_destination(dst: str | os.PathLike[str]) -> URL:
@@ -411,7 +419,7 @@ def _array_of(src: str | os.PathLike[str] | PMArray, to: URL, budget: _Budget) -
         return
     url = URL.parse(src)
     place = url._replace(name=None)
-    with _open_group(place, "r", budget.source) as group:
+    with _source(place, budget, url.name or DEFAULT_NAME) as group:
         if not same_place(group, to):
             yield group[url.name or DEFAULT_NAME]
             return
@@ -428,8 +436,31 @@ def _group_of(src: str | os.PathLike[str] | Group, budget: _Budget) -> Iterator[
     url = URL.parse(src)
     if url.name is not None:
         raise URLError(f"{src!r} names an array: pmarray.copy copies one")
-    with _open_group(url, "r", budget.source) as group:
+    with _source(url, budget) as group:
         yield group
+
+
+@contextmanager
+def _source(place: URL, budget: _Budget, *names: str) -> Iterator[Group]:
+    """Open a group whose arrays are read, or those with names."""
+    with _open_group(place, "r", budget.source) as group:
+        if _has_room_for(group, names):
+            yield group
+            return
+    # Chunks are as large as somebody's whole cache let them be.
+    with _open_group(place, "r", budget.whole) as group:
+        yield group
+
+
+def _has_room_for(group: Group, names: tuple[str, ...]) -> bool:
+    try:
+        for name in names or list(group):
+            group[name]
+    except BudgetError:
+        return False
+    except PMArrayError:
+        pass  # whoever reads it finds out
+    return True
 
 
 @contextmanager

@@ -49,7 +49,8 @@ def refuse_large_chunk(shape: tuple[int, ...], nbytes: int, max_nbytes: int) -> 
     if nbytes > max_nbytes:
         raise BudgetError(
             f"one chunk of shape {shape} needs {format_bytes(nbytes)}; the cache has room for "
-            f"{format_bytes(max_nbytes)} a chunk: open the group with a larger cache="
+            f"{format_bytes(max_nbytes)} a chunk, half of it: open the group with cache= of "
+            f"{format_bytes(2 * nbytes)} or more"
         )
 
 

@@ -188,10 +188,17 @@ class Layout:
         shape[self.slow_axis] = lines
         return Layout(tuple(shape), self.itemsize, self.order, self.line_stride)
 
-    def chunk_shape(self, target_nbytes: int, max_nbytes: int) -> tuple[int, ...]:
+    def chunk_shape(
+        self, target_nbytes: int, max_nbytes: int, *, on_blocks: bool = True
+    ) -> tuple[int, ...]:
         """Choose a chunk shape: near the target, never above the maximum.
 
-        Chunks start on a block wherever that is possible within `max_nbytes`.
+        Parameters
+        ----------
+        target_nbytes, max_nbytes
+            Bytes of a chunk.
+        on_blocks
+            Whether chunks are to start on a block, wherever that is possible within `max_nbytes`.
 
         >>> Layout.plan((1000, 600), 4, "col").chunk_shape(2**22, 2**26)
         (1000, 1024)
@@ -208,7 +215,7 @@ class Layout:
             if fits >= 1 or depth == len(axes) - 1:
                 aligned = BLOCK_BYTES // math.gcd(BLOCK_BYTES, unit)
                 count = max(1, min(fits, target_nbytes // unit))
-                if aligned <= fits:
+                if on_blocks and aligned <= fits:
                     count = max(aligned, count // aligned * aligned)
                 # The slow axis may grow, so its chunk is not cut to today's extent.
                 result[axis] = count if depth == 0 else min(count, result[axis])

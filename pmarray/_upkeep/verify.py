@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ __all__ = ["Finding", "Recovery", "recover", "verify"]
 
 
 _PIECE_BYTES = 1 << 20
+_COULD_NOT_LOOK = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ def verify(url: str | os.PathLike[str], *, data: bool | None = None) -> list[Fin
     ------
     GroupNotFoundError
         There is nothing to check.
+    StorageError
+        It may not be read, or this process has no descriptors left: nobody knows what it is like.
 
     Examples
     --------
@@ -85,7 +89,7 @@ def _findings(
     try:
         checkpoint = backend.load()
     except PMArrayError as error:
-        return [Finding(where, str(error), damaged=True)]
+        return [_damage(where, error)]
     if checkpoint is None:
         raise GroupNotFoundError(f"there is no group at {where}")
     stamp = backend.stamp()
@@ -105,7 +109,7 @@ def _findings(
                 finally:
                     medium.region.close()
         except PMArrayError as error:
-            findings.append(Finding(name, str(error), damaged=True))
+            findings.append(_damage(name, error))
             continue
         if (path := kind.npy_path(array.file_id)) is not None:
             findings += _header_findings(name, array, path)
@@ -117,6 +121,13 @@ def _findings(
     findings += [Finding(path, left, damaged=False) for path in kind.orphans(metadata)]
     findings += [Finding(*flaw) for flaw in kind.flaws()]
     return findings
+
+
+def _damage(where: str, error: PMArrayError) -> Finding:
+    """What is wrong with something that is there; raises where nobody could look."""
+    if isinstance(error, OSError) and error.errno in _COULD_NOT_LOOK:
+        raise error
+    return Finding(where, str(error), damaged=True)
 
 
 def _read_all(region: Region, nbytes: int) -> None:
@@ -133,7 +144,7 @@ def _chunk_findings(name: str, array: ArrayMetadata, chunks: Chunks) -> Iterator
         try:
             chunks.read_into(chunk, block)
         except PMArrayError as error:
-            yield Finding(name, str(error), damaged=True)
+            yield _damage(name, error)
 
 
 def _header_findings(name: str, array: ArrayMetadata, path: str) -> list[Finding]:

@@ -185,7 +185,12 @@ class Trainer(Iterator[Step]):
             "step": self._step,
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "scheduler": self._scheduler.state_dict(),
+            # Older ones have a function there, by which they do not go on either.
+            "scheduler": {
+                key: value
+                for key, value in self._scheduler.state_dict().items()
+                if not callable(value)
+            },
             "batches": self._batches.state_dict(),
             "rng": _random_state(),
             "losses": self._losses,

@@ -266,7 +266,7 @@ def test_memory_stays_within_the_budget_while_chunks_are_read_ahead(tmp_path: Pa
             assert a.group.cache_bytes <= 256 << 10
         assert float(np.sum(a)) == 1000 * sum(range(400))
         assert a.group.cache_bytes <= 256 << 10
-    with pytest.raises(BudgetError, match="larger cache"):
+    with pytest.raises(BudgetError, match="open the group with cache= of"):
         pmarray.open(f"zarr:{tmp_path}/g", mode="r", cache="16 KiB")
 
 

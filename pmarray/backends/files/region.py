@@ -24,7 +24,7 @@ from pmarray._system.threads import DaemonPool
 from pmarray._system.uninterrupted import uninterrupted
 from pmarray.backends.files.beside import SideReads
 from pmarray.backends.files.kept import KeptMapping
-from pmarray.errors import ForeignDataError, StorageError
+from pmarray.errors import DamagedError, ForeignDataError, StorageError
 from pmarray.locks import Lock
 
 __all__ = ["MAPPED_BYTE", "FileRegion", "if_there", "make_journal_file"]
@@ -161,6 +161,7 @@ class FileRegion:
                 self._kept.written(offset, sum(buffer.nbytes for buffer in buffers))
 
     def _write(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        self._refuse_cut()
         if self._direct_fd is not None:
             try:
                 write_fully(self._direct_fd, buffers, self._offset + offset, path=self.path)
@@ -248,11 +249,23 @@ class FileRegion:
                 self._allocate(self._to_allocate)
             except OSError:
                 self._unreserve(before)
+            except DamagedError:
+                pass  # which whoever needs the room is told
 
     def _step(self) -> int:
         return min(max(self.capacity // 4, _GROW_MIN_BYTES), _GROW_MAX_BYTES)
 
+    def _refuse_cut(self) -> None:
+        """Raise where somebody else has cut the file: made longer, it would hold zeros there."""
+        there = os.fstat(self._fd).st_size - self._offset
+        if there < self._allocated:
+            raise DamagedError(
+                f"{self.path} was cut by another program: of {self._allocated} bytes of data, "
+                f"{max(0, there)} are there; close the group and restore the file from a backup"
+            )
+
     def _allocate(self, nbytes: int) -> None:
+        self._refuse_cut()
         start = self._offset + self._allocated
         if self._sparse:
             osops.ftruncate(self._fd, self._offset + nbytes)
@@ -262,6 +275,8 @@ class FileRegion:
 
     def _unreserve(self, nbytes: int) -> None:
         try:
+            if os.fstat(self._fd).st_size <= self._offset + nbytes:
+                return
             osops.ftruncate(self._fd, self._offset + nbytes)
         except OSError:
             pass  # the file is longer than it needs to be, which harms nothing
@@ -300,7 +315,8 @@ class FileRegion:
             osops.lock(self._fd, exclusive=True, start=MAPPED_BYTE, nbytes=1)
         except (BlockingIOError, PermissionError):
             return
-        osops.ftruncate(self._fd, self._offset + nbytes)
+        if os.fstat(self._fd).st_size > self._offset + nbytes:  # and not one that was cut before
+            osops.ftruncate(self._fd, self._offset + nbytes)
         self.capacity = self._allocated = nbytes
         osops.unlock(self._fd)
 

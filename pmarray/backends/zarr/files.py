@@ -52,6 +52,14 @@ NEW = ".pmarray-new"
 """Ends the names of temporary files."""
 
 
+def _no_file(path: Below) -> DamagedError:
+    """What is to be said where a chunk can be neither there nor missing."""
+    return DamagedError(
+        f"{path} is no file, or something in its path is no directory: something else was put in "
+        "the place of one; restore it from a backup"
+    )
+
+
 class FileStore(Store):
     """Objects of a Zarr hierarchy in a local directory, which may be a stranger's.
 
@@ -138,8 +146,10 @@ class FileStore(Store):
         path = self.path(key)
         try:
             return read_file(path)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except IsADirectoryError as error:
+            raise _no_file(path) from error
         except OSError as error:
             raise StorageError(error.errno, f"cannot read: {error.strerror}", path) from error
 
@@ -185,8 +195,10 @@ class FileStore(Store):
         """Open an object; it is closed when nobody has the descriptor any more."""
         try:
             (descriptor,) = map(Descriptor, map(osops.open_file, (path,)))  # see `Descriptor`
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        except FileNotFoundError:
             return None
+        except (NotADirectoryError, IsADirectoryError) as error:
+            raise _no_file(path) from error
         except OSError as error:
             raise StorageError(error.errno, f"cannot read: {error.strerror}", path) from error
         return descriptor

@@ -133,7 +133,7 @@ def _chunk_shape(
     chunks = parse_chunks(chunks)
     if chunks == "auto":
         target = min(TARGET_CHUNK_BYTES, max_nbytes)
-        result = list(layout.chunk_shape(target, max_nbytes))
+        result = list(layout.chunk_shape(target, max_nbytes, on_blocks=False))
         # A file of a region backend ends where the array ends; a chunk is stored whole.
         enough = -(-_MIN_CHUNK_BYTES // max(1, layout.line_nbytes))
         result[slow] = min(result[slow], max(layout.lines, enough))
