@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pmarray.cli import app
+from pmarray.cli import main
 
 if __name__ == "__main__":
-    app(prog_name="pmarray")
+    main()

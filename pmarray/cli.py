@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,29 @@ _HEAD_ITEMS = 10_000
 _UNLIMITED = 1_000_000
 
 
+def main() -> None:
+    """Run the command line; what its output cannot take is told in one line."""
+    if sys.stdout is None:  # closed by who has started it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
+    try:
+        try:
+            app(prog_name="pmarray")
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()  # nobody reads on, as behind `| head`
+        sys.exit(1)
+    except OSError as error:
+        _drop_output()
+        typer.echo(f"pmarray: the output cannot be written: {error}", err=True)
+        sys.exit(1)
+
+
+def _drop_output() -> None:
+    """Leave nothing to be written when the process ends, which would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 @contextmanager
 def _errors_in_one_line() -> Iterator[None]:
     try:
@@ -51,6 +75,8 @@ def _errors_in_one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         raise typer.Exit(130) from None
+    except BrokenPipeError:
+        raise
     except (pmarray.PMArrayError, OSError) as error:
         typer.echo(f"pmarray: {error}", err=True)
         raise typer.Exit(1) from error

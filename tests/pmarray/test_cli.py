@@ -189,6 +189,31 @@ def test_the_bar_is_drawn_on_a_terminal_only(group: Path, tmp_path: Path) -> Non
     assert "24.0/24.0" in seen.replace(" ", "") or "23.4/23.4" in seen.replace(" ", "")
 
 
+@pytest.mark.parametrize("command", [["info"], ["info", "--json"], ["ls"], ["verify"], ["--help"]])
+@pytest.mark.parametrize("output", [">&-", "> /dev/full", "| true"])
+def test_an_output_that_takes_nothing_is_told_in_a_line_at_most(
+    command: list[str], output: str, tmp_path: Path
+) -> None:
+    if "full" in output and not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    with pmarray.open_group(tmp_path / "g") as group:
+        group["x"] = np.ones(3)
+    place = [] if command == ["--help"] else [str(tmp_path / "g")]
+    words = " ".join([sys.executable, "-m", "pmarray", *command, *place])
+    done = subprocess.run(
+        ["sh", "-c", f"{words} {output}"], capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    if "full" in output:
+        assert done.stderr.count("\n") == 1
+        assert "cannot be written" in done.stderr or "No space left" in done.stderr
+        assert done.returncode == 1
+    else:
+        assert done.stderr == ""
+        assert done.returncode == 0  # of `true`, where there is a pipe
+
+
 # -- persistent memory -------------------------------------------------------------------------
 
 PRETEND = """

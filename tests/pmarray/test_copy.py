@@ -349,3 +349,21 @@ def test_memory_stays_within_the_cache(turned: bool, scheme: str, scratch: Any) 
         env={"OPENBLAS_NUM_THREADS": "1", "PATH": ""},
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("rows", [300_000, 500_000, 1_000_000])
+def test_default_chunks_are_small_and_large_ones_are_copied_by_default(
+    tmp_path: Path, rows: int
+) -> None:
+    url = f"zarr:{tmp_path}/z#x"
+    with pmarray.open(url, (rows, 40), "f4", layout="col") as x:
+        assert x.chunks[0] * x.chunks[1] * 4 <= 4 << 20
+        x[:10, 0] = 1
+    pmarray.copy(url, f"memmap:{tmp_path}/m#x")
+    large = f"zarr:{tmp_path}/large#x"
+    with pmarray.open(large, (rows, 40), "f4", layout="col", chunks=20, cache="1 GiB") as x:
+        x[:10, 0] = 1
+    pmarray.copy(large, f"memmap:{tmp_path}/m2#x")
+    for place in ("m", "m2"):
+        with pmarray.open(f"memmap:{tmp_path}/{place}#x", mode="r") as copied:
+            assert copied[:, 0].sum() == 10

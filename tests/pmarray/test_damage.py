@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 import pmarray
 from pmarray._formats.metadata import Checkpoint, GroupMetadata
-from pmarray.errors import DamagedError, ForeignDataError, GroupNotFoundError, PMArrayError
+from pmarray._system import osops
+from pmarray.errors import (
+    DamagedError,
+    ForeignDataError,
+    GroupNotFoundError,
+    PMArrayError,
+    StorageError,
+)
 from tests.sampling import examples
 
 Fingerprint = Callable[[Path], dict[str, str]]
@@ -59,6 +66,87 @@ def refused(root: Path, fingerprint: Fingerprint, kind: type[PMArrayError], matc
 def test_a_truncated_data_file(group: Path, fingerprint: Fingerprint, keep: int) -> None:
     os.truncate(group / "data/000001.npy", keep)
     refused(group, fingerprint, DamagedError, "truncated: it holds")
+
+
+@pytest.mark.parametrize("what", ["append", "append in a transaction", "set", "attribute"])
+def test_a_data_file_that_is_cut_while_it_is_open_stays_cut(tmp_path: Path, what: str) -> None:
+    """Made as long as it was, it would hold zeros in the place of what was committed."""
+    root = tmp_path / "live"
+    group = pmarray.open_group(root)
+    x = group.create("x", (5000, 0), layout="col")
+    for k in range(5):
+        with group.transaction():
+            x.append(np.full(5000, k + 1.0))
+    data = root / "data/000001.npy"
+    os.truncate(data, 4096 + 60_000)
+
+    def change() -> None:
+        if what == "append":
+            x.append(np.full(5000, 6.0))
+        elif what == "append in a transaction":
+            with group.transaction():
+                x.append(np.full(5000, 6.0))
+        elif what == "set":
+            x[:, 4] = 9
+        else:
+            group.attrs["a"] = 1
+        group.flush()
+
+    told = []
+    for act in (change, group.close):
+        try:
+            act()
+        except PMArrayError as error:
+            told.append(error)
+    assert what == "attribute" or isinstance(told[0], DamagedError)
+    assert data.stat().st_size == 4096 + 60_000
+    assert any(finding.damaged for finding in pmarray.verify(root))
+
+
+@pytest.mark.parametrize("place", ["c/0/0", "c/0", "c"])
+@pytest.mark.parametrize("kind", ["directory", "file", "fifo"])
+def test_something_else_in_the_place_of_a_chunk(tmp_path: Path, place: str, kind: str) -> None:
+    if (place, kind) == ("c/0/0", "file"):
+        pytest.skip("a chunk is a file")
+    with pmarray.open_group(f"zarr:{tmp_path}/z") as group:
+        group["x"] = np.ones((100, 4))
+    path = tmp_path / "z/x" / place
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.touch()
+    findings = pmarray.verify(f"zarr:{tmp_path}/z")
+    empty = kind == "directory" and place != "c/0/0"  # chunks that are not there hold fill values
+    assert any(finding.damaged for finding in findings) != empty
+    with pmarray.open_group(f"zarr:{tmp_path}/z", mode="r") as group:
+        if empty:
+            assert group["x"][...].sum() == 0
+        else:
+            with pytest.raises(PMArrayError, match=r"is no file|cannot read"):
+                group["x"][...]
+
+
+@pytest.mark.parametrize("url", ["memmap:{}", "zarr:{}"])
+def test_what_may_not_be_looked_at_is_not_called_damaged(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pmarray.open_group(url.format(tmp_path / "g")) as group:
+        group["x"] = np.ones((100, 4))
+    with monkeypatch.context() as patch:
+
+        def refuse(*_: Any) -> int:
+            raise PermissionError(13, "Permission denied")
+
+        patch.setattr(osops, "open_file", refuse)
+        with pytest.raises(StorageError, match="Permission denied"):
+            pmarray.verify(url.format(tmp_path / "g"))
+    assert pmarray.verify(url.format(tmp_path / "g")) == []
 
 
 def test_a_missing_data_file(group: Path, fingerprint: Fingerprint) -> None:
