@@ -7,7 +7,12 @@ import re
 import resource
 from collections.abc import Iterator
 
-__all__ = ["address_space_is_counted", "available_memory_bytes", "memory_bytes"]
+__all__ = [
+    "address_space_is_counted",
+    "available_memory_bytes",
+    "memory_bytes",
+    "reservable_bytes",
+]
 
 _PROC = "/proc"
 _CGROUPS = "/sys/fs/cgroup"
@@ -35,6 +40,17 @@ def available_memory_bytes(proc: str = _PROC, cgroups: str = _CGROUPS) -> int:
 def memory_bytes() -> int:
     """Return the memory that this machine has, in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def reservable_bytes(proc: str = _PROC) -> int:
+    """Return the most that the system would let one program reserve at a time, in bytes.
+
+    By default (``vm.overcommit_memory=0``) that is all memory with the swap.
+    """
+    if _read(f"{proc}/sys/vm/overcommit_memory").strip() == "1":
+        return _NO_LIMIT
+    swap = re.search(r"^SwapTotal:\s+(\d+) kB$", _read(f"{proc}/meminfo"), re.M)
+    return memory_bytes() + (0 if swap is None else int(swap[1]) << 10)
 
 
 def address_space_is_counted(proc: str = _PROC) -> bool:

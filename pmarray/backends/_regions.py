@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import weakref
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pmarray._available import address_space_is_counted, available_memory_bytes, memory_bytes
+from pmarray._available import (
+    address_space_is_counted,
+    available_memory_bytes,
+    memory_bytes,
+    reservable_bytes,
+)
 from pmarray._dtypes import DType
 from pmarray._geometry.layout import Layout
 from pmarray._sizes import format_bytes
@@ -23,6 +29,7 @@ from pmarray.locks import Lock
 __all__ = ["DRAMRegion", "SpillRegion"]
 
 _PAGE = mmap.PAGESIZE
+_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
 _PIECE_BYTES = 2 << 20
 _SPILL_STEP_BYTES = 1 << 30
 _TOUCH_FROM_BYTES = 1 << 20
@@ -152,6 +159,8 @@ class DRAMRegion:
             capacity = -(-capacity // _PAGE) * _PAGE
             self._memory = None
             try:
+                if capacity > reservable_bytes():  # as the system says of what it counts
+                    raise MemoryError
                 if self._map is None:
                     self._map = self._allocate(capacity)
                 else:
@@ -195,7 +204,9 @@ class DRAMRegion:
         # Huge pages are the system's choice. To ask for them saves faults, which touching in pieces
         # saves as well, and takes memory that nobody used for long: a virtual machine has to get
         # that from its host, and appends wait for it.
-        return mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # Not counted, or a process with several of these could not fork.
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        return mmap.mmap(-1, capacity, flags=flags)
 
     def refresh(self) -> None:
         pass

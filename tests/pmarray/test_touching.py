@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import re
 import resource
 import signal
 from typing import Any
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 
 import pmarray
 from pmarray._system.touching import BEHIND, touch
+from pmarray.backends import _regions
 from pmarray.backends._regions import DRAMRegion
+from pmarray.errors import BudgetError
 from tests.sampling import examples
 
 ROWS = 1 << 19  # 4 MiB a column
@@ -121,3 +124,29 @@ def test_lines_are_what_was_written_while_memory_is_touched(
             np.testing.assert_array_equal(array[:, -1:], model[:, -1:])
         np.testing.assert_array_equal(array[...], model)
         del views
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="no /proc tells of mappings")
+def test_addresses_that_a_large_array_takes_are_not_counted() -> None:
+    """Neighbours are counted as one, and with more than there is memory no process can fork."""
+    array = pmarray.open("dram:", (1 << 20, 8), layout="col")
+    array.append(np.ones((1 << 20, 1)))
+    region = region_of(array)
+    assert region.capacity >= os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
+    address, flags = region.memory.ctypes.data, ""
+    with open("/proc/self/smaps") as file:
+        for line in file:
+            if match := re.match("([0-9a-f]+)-([0-9a-f]+) ", line):
+                inside = int(match[1], 16) <= address < int(match[2], 16)
+            elif line.startswith("VmFlags:") and inside:
+                flags = line
+    assert " nr " in flags
+    assert " ac " not in flags
+    assert array[5, 8] == 1
+
+
+def test_more_than_the_system_would_reserve_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_regions, "reservable_bytes", lambda: 1 << 20)
+    with pytest.raises(BudgetError, match="cannot allocate 2 MiB"):
+        pmarray.open("dram:", (1 << 18,), "f8")
+    pmarray.open("dram:", (1 << 16,), "f8")
