@@ -200,6 +200,8 @@ class Layout:
         on_blocks
             Whether chunks are to start on a block, wherever that is possible within `max_nbytes`.
 
+        Examples
+        --------
         >>> Layout.plan((1000, 600), 4, "col").chunk_shape(2**22, 2**26)
         (1000, 1024)
         >>> Layout.plan((2_797_010, 600), 4, "col").chunk_shape(2**22, 2**26)

@@ -474,6 +474,7 @@ class Session:
 
     def follow(self, loaded: Checkpoint, stamp: object = None) -> None:
         """Move on to what is there now, which another writer may have left."""
+        self.changes += 1
         follows = self.snapshot is not None
         if self.snapshot is not None:
             self.snapshot.close()

@@ -159,7 +159,8 @@ class DRAMRegion:
             capacity = -(-capacity // _PAGE) * _PAGE
             self._memory = None
             try:
-                if capacity > reservable_bytes():  # as the system says of what it counts
+                # As the system says of what it counts; which takes longer than a small one.
+                if capacity >= _SETTLE_FROM_BYTES and capacity > reservable_bytes():
                     raise MemoryError
                 if self._map is None:
                     self._map = self._allocate(capacity)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,20 @@ def test_a_loop_sees_what_is_written_meanwhile(layout: pmarray.LayoutName) -> No
         assert not next(rows).any()
         raise ZeroDivisionError
     assert np.array_equal(next(rows), values[1])
+
+
+def test_a_loop_of_a_reader_goes_on_with_what_it_has_refreshed_to(tmp_path: Path) -> None:
+    with pmarray.open(f"memmap:{tmp_path}/g#x", (100, 3)) as written:
+        written[...] = 1
+        written.flush()
+        with pmarray.open(f"memmap:{tmp_path}/g#x", mode="r") as read:
+            lines = iter(read)
+            for _ in range(20):
+                assert next(lines).tolist() == [1, 1, 1]
+            with written.transaction():
+                written[...] = 2
+            read.group.refresh()
+            assert next(lines).tolist() == [2, 2, 2]
 
 
 def test_what_does_not_fit_names_the_way_out() -> None:
