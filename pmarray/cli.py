@@ -59,7 +59,9 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         _drop_output()
-        typer.echo(f"pmarray: the output cannot be written: {error}", err=True)
+        end = error.__context__
+        if not (isinstance(end, SystemExit) and end.code):  # the command has not told it itself
+            typer.echo(f"pmarray: the output cannot be written: {error}", err=True)
         sys.exit(1)
 
 

@@ -200,8 +200,10 @@ def test_an_output_that_takes_nothing_is_told_in_a_line_at_most(
         group["x"] = np.ones(3)
     place = [] if command == ["--help"] else [str(tmp_path / "g")]
     words = " ".join([sys.executable, "-m", "pmarray", *command, *place])
+    # With a buffer, as for most users, all of it fails at the end.
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
-        ["sh", "-c", f"{words} {output}"], capture_output=True, text=True, check=False
+        ["sh", "-c", f"{words} {output}"], capture_output=True, text=True, check=False, env=own
     )
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
