@@ -23,7 +23,7 @@ from pmarray._geometry.layout import BLOCK_BYTES
 from pmarray._system import osops
 from pmarray.backends.files import region
 from pmarray.backends.files.region import BEHIND, FileRegion
-from pmarray.errors import StorageError
+from pmarray.errors import DamagedError, StorageError
 from tests.sampling import examples
 
 ROWS = 2048  # 16 KiB a column
@@ -155,6 +155,35 @@ def test_who_needs_room_that_is_being_made_waits_for_it(
         allocations.held.set()
         thread.join(30)
         assert (array[:] == np.arange(9)).all()
+
+
+def test_a_file_that_grows_while_it_is_written_to_was_not_cut(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The writer asks how long it is, another thread makes it longer, the writer compares."""
+    path = tmp_path / "x.npy"
+    path.write_bytes(bytes(2 * BLOCK_BYTES))
+    found = FileRegion(str(path), BLOCK_BYTES, writable=True, aligned=True)
+    real, growths = os.fstat, iter([200 * STEP])
+
+    def fstat(fd: int) -> os.stat_result:
+        before = real(fd)
+        if fd == found._fd and threading.current_thread() is threading.main_thread():
+            for nbytes in growths:
+                thread = threading.Thread(target=found.reserve, args=(nbytes,))
+                thread.start()
+                thread.join()
+                break
+        return before
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    found.write(0, [memoryview(bytearray(BLOCK_BYTES))])
+    assert found.capacity >= 200 * STEP
+    monkeypatch.undo()
+    os.truncate(path, 2 * BLOCK_BYTES)
+    with pytest.raises(DamagedError, match="was cut by another program"):
+        found.write(0, [memoryview(bytearray(BLOCK_BYTES))])
+    found.close()
 
 
 def test_closing_waits_for_growth_and_cuts_the_file(

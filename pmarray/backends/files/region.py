@@ -161,7 +161,9 @@ class FileRegion:
                 self._kept.written(offset, sum(buffer.nbytes for buffer in buffers))
 
     def _write(self, offset: int, buffers: Sequence[memoryview]) -> None:
-        self._refuse_cut()
+        if self._is_short():
+            with self._growing:  # it may have grown, or been trimmed, between the two questions
+                self._refuse_cut()
         if self._direct_fd is not None:
             try:
                 write_fully(self._direct_fd, buffers, self._offset + offset, path=self.path)
@@ -255,13 +257,21 @@ class FileRegion:
     def _step(self) -> int:
         return min(max(self.capacity // 4, _GROW_MIN_BYTES), _GROW_MAX_BYTES)
 
+    def _is_short(self) -> bool:
+        return self._there() < self._allocated
+
+    def _there(self) -> int:
+        return max(0, os.fstat(self._fd).st_size - self._offset)
+
     def _refuse_cut(self) -> None:
-        """Raise where somebody else has cut the file: made longer, it would hold zeros there."""
-        there = os.fstat(self._fd).st_size - self._offset
-        if there < self._allocated:
+        """Raise where somebody else has cut the file: made longer, it would hold zeros there.
+
+        To be called with `_growing` held.
+        """
+        if self._is_short():
             raise DamagedError(
                 f"{self.path} was cut by another program: of {self._allocated} bytes of data, "
-                f"{max(0, there)} are there; close the group and restore the file from a backup"
+                f"{self._there()} are there; close the group and restore the file from a backup"
             )
 
     def _allocate(self, nbytes: int) -> None:
@@ -282,7 +292,7 @@ class FileRegion:
             pass  # the file is longer than it needs to be, which harms nothing
 
     def refresh(self) -> None:
-        self.capacity = self._allocated = max(0, os.fstat(self._fd).st_size - self._offset)
+        self.capacity = self._allocated = self._there()
 
     def describe(self, layout: Layout, dtype: DType, ndim: int, /) -> None:
         if self._foreign:
