@@ -56,11 +56,16 @@ def left_open(group: pmarray.Group) -> list[tuple[str, str]]:
 
 
 def _pinned(group: pmarray.Group) -> list[Any]:
-    """The chunks that stay in memory: not for the sake of what a thread is fetching right now."""
+    """The chunks that stay in memory: not for the sake of what a thread is fetching right now.
+
+    Other threads may go on reading, so that there is no moment without any: a chunk counts while
+    it is found in memory at each look.
+    """
     cache = group._session.cache
     until = time.monotonic() + patience(_PATIENCE_SECONDS)
+    pinned = list(cache._chunks.values())
     while True:
-        pinned = [chunk for chunk in list(cache._chunks.values()) if chunk.pins]
+        pinned = [chunk for chunk in pinned if chunk.pins]
         if not pinned or time.monotonic() > until:
             return pinned
         with cache.lock:  # what is done at the latest when memory is wanted
