@@ -17,6 +17,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pmarray._copying.sides import (
+    Budget,
+    array_of,
+    destination,
+    group_of,
+    of_one_commit,
+    parse_destination,
+    refuse_itself,
+    refuse_taken,
+    same_place,
+)
 from pmarray._geometry.layout import LayoutName, Order, parse_layout
 from pmarray._group.catalog import NewArray
 from pmarray._opening import _cache_bytes, _open_group
@@ -25,14 +36,7 @@ from pmarray._streams.stream import ArraySource, Source, stream
 from pmarray._system.uninterrupted import go_on, uninterrupted
 from pmarray._url import DEFAULT_NAME, URL
 from pmarray.array import PMArray
-from pmarray.errors import (
-    ArrayExistsError,
-    BudgetError,
-    GroupExistsError,
-    PMArrayError,
-    ReadOnlyError,
-    URLError,
-)
+from pmarray.errors import GroupExistsError, URLError
 from pmarray.group import Group
 
 __all__ = [
@@ -44,14 +48,10 @@ __all__ = [
     "fill",
     "in_one_step",
     "parse_mode",
-    "refuse_itself",
-    "refuse_taken",
-    "writes_through",
 ]
 
 CreationMode = Literal["w", "w-"]
 """How something is opened that is made, or replaced."""
-_SMALLEST_BYTES = 128 << 10
 
 
 def copy(
@@ -112,6 +112,9 @@ def copy(
         `src` is open with ``mode="r"`` in the group that `dst` names.
     ArrayExistsError
         There is an array of this name, and the mode is not ``"w"``.
+    SnapshotExpiredError
+        Another process writes to the source, and commits faster than it can be copied. Where `src`
+        is a URL, the copy has been begun anew several times then, each time from the last commit.
     PMArrayError
         What `open` raises for either, and `Group.transaction` for the destination.
 
@@ -127,10 +130,14 @@ def copy(
     """
     parse_mode(mode)
     order = parse_layout(layout)
-    to = _parse_destination(dst)
+    to = parse_destination(dst)
     name = to.name or DEFAULT_NAME
-    budget = _Budget.of(_cache_bytes(cache))
-    uninterrupted(lambda: _copy(src, to, name, mode, order, chunks, budget, progress, options))
+    budget = Budget.of(_cache_bytes(cache))
+    uninterrupted(
+        lambda: of_one_commit(
+            src, lambda: _copy(src, to, name, mode, order, chunks, budget, progress, options)
+        )
+    )
 
 
 def _copy(
@@ -140,11 +147,11 @@ def _copy(
     mode: str,
     order: Order | None,
     chunks: str | int | tuple[int, ...],
-    budget: _Budget,
+    budget: Budget,
     progress: bool | Progress,
     options: Mapping[str, Any],
 ) -> None:
-    with _array_of(src, to, budget) as source:
+    with array_of(src, to, budget) as source:
         refuse_itself(source, to, name)
         task = Task(
             name,
@@ -155,7 +162,7 @@ def _copy(
             ArraySource(source),
             dict(source.attrs),
         )
-        with _destination(source.group, to, budget) as group:
+        with destination(source.group, to, budget) as group:
             refuse_taken(group, name, mode)
             with reporting(progress) as report, in_one_step(group):
                 if name in group:
@@ -212,11 +219,15 @@ def copy_group(
     """
     parse_mode(mode)
     order = parse_layout(layout)
-    to = _parse_destination(dst)
+    to = parse_destination(dst)
     if to.name is not None:
         raise URLError(f"{dst!r} names an array, and a group is copied: leave out '#{to.name}'")
-    budget = _Budget.of(_cache_bytes(cache))
-    uninterrupted(lambda: _copy_group(src, to, mode, order, budget, progress, options))
+    budget = Budget.of(_cache_bytes(cache))
+    uninterrupted(
+        lambda: of_one_commit(
+            src, lambda: _copy_group(src, to, mode, order, budget, progress, options)
+        )
+    )
 
 
 def _copy_group(
@@ -224,11 +235,11 @@ def _copy_group(
     to: URL,
     mode: str,
     order: Order | None,
-    budget: _Budget,
+    budget: Budget,
     progress: bool | Progress,
     options: Mapping[str, Any],
 ) -> None:
-    with _group_of(src, budget) as source:
+    with group_of(src, budget) as source:
         if same_place(source, to):
             raise URLError(f"{source.url} is the source itself: give another URL")
         with _open_group(to, "a", budget.destination) as group:
@@ -320,13 +331,15 @@ def in_one_step(group: Group) -> Iterator[None]:
         with group.transaction(wait=True):
             yield
         return
-    before = set(group)
+    before, attrs = set(group), dict(group.attrs)
     try:
         yield
         group.flush()
     except BaseException:
         for name in set(group) - before:
             del group[name]
+        group.attrs.clear()
+        group.attrs.update(attrs)
         group.flush()
         raise
 
@@ -335,138 +348,3 @@ def parse_mode(mode: str) -> None:
     """Refuse a mode that does not create."""
     if mode not in ("w", "w-"):
         raise ValueError(f"mode={mode!r}: use 'w-' (must not exist) or 'w' (is replaced)")
-
-
-def refuse_itself(source: PMArray, url: URL, name: str) -> None:
-    """Raise if array `name` at `url` is the source, or what the source is a view of."""
-    if same_place(source.group, url) and source.name == name:
-        raise URLError(f"{source.group.url}#{name} is the source itself: give another #name")
-
-
-def refuse_taken(group: Group, name: str, mode: str) -> None:
-    """Raise if there is such an array and it may not be replaced."""
-    if mode == "w-" and name in group:
-        raise ArrayExistsError(
-            f"{group.url} has an array {name!r} already: mode='w' replaces it, or give "
-            "another #name"
-        )
-
-
-def same_place(group: Group, url: URL) -> bool:
-    """Whether `url` is where `group` is."""
-    one = URL.parse(group.url)
-    if one.scheme != url.scheme or is_anonymous(url):
-        return False
-    if one.local_path is not None and url.local_path is not None:
-        return os.path.realpath(one.local_path) == os.path.realpath(url.local_path)
-    return one.path == url.path
-
-
-def writes_through(group: Group, url: URL) -> bool:
-    """Whether a source's own handle is the one to write with.
-
-    Raises
-    ------
-    ReadOnlyError
-        It is, and cannot write. A second handle would move on from the state that this one reads.
-    """
-    if not same_place(group, url):
-        return False
-    if group.mode == "r":
-        raise ReadOnlyError(
-            f"{group.url} is open with mode='r', and a copy within it is written through the "
-            "handle that reads: open it with 'r+' or 'a', or give the source as a URL"
-        )
-    return True
-
-
-def is_anonymous(url: URL) -> bool:
-    """Whether every opener of `url` gets a new group."""
-    return url.scheme == "dram" and not url.path
-
-
-# -- the two sides ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Budget:
-    """What `cache=` is divided into."""
-
-    whole: int
-    buffers: int
-    destination: int
-    source: int
-
-    @classmethod
-    def of(cls, nbytes: int) -> _Budget:
-        nbytes = max(nbytes, _SMALLEST_BYTES)
-        # Long runs are what memory is good for here. The source's cache only serves runs that are
-        # too short to be read by themselves.
-        return cls(nbytes, nbytes * 5 // 8, nbytes // 4, nbytes // 8)
-
-
-def _parse_destination(dst: str | os.PathLike[str]) -> URL:
-    url = URL.parse(dst)
-    if is_anonymous(url):
-        raise URLError(f"a copy at {dst!r} would be gone on return: name it, as in 'dram:name'")
-    return url
-
-
-@contextmanager
-def _array_of(src: str | os.PathLike[str] | PMArray, to: URL, budget: _Budget) -> Iterator[PMArray]:
-    if isinstance(src, PMArray):
-        yield src
-        return
-    url = URL.parse(src)
-    place = url._replace(name=None)
-    with _source(place, budget, url.name or DEFAULT_NAME) as group:
-        if not same_place(group, to):
-            yield group[url.name or DEFAULT_NAME]
-            return
-    # One handle for both sides, since a writer need not wait for its own reader.
-    with _open_group(place, "r+", budget.destination) as group:
-        yield group[url.name or DEFAULT_NAME]
-
-
-@contextmanager
-def _group_of(src: str | os.PathLike[str] | Group, budget: _Budget) -> Iterator[Group]:
-    if isinstance(src, Group):
-        yield src
-        return
-    url = URL.parse(src)
-    if url.name is not None:
-        raise URLError(f"{src!r} names an array: pmarray.copy copies one")
-    with _source(url, budget) as group:
-        yield group
-
-
-@contextmanager
-def _source(place: URL, budget: _Budget, *names: str) -> Iterator[Group]:
-    """Open a group whose arrays are read, or those with names."""
-    with _open_group(place, "r", budget.source) as group:
-        if _has_room_for(group, names):
-            yield group
-            return
-    # Chunks are as large as somebody's whole cache let them be.
-    with _open_group(place, "r", budget.whole) as group:
-        yield group
-
-
-def _has_room_for(group: Group, names: tuple[str, ...]) -> bool:
-    try:
-        for name in names or list(group):
-            group[name]
-    except BudgetError:
-        return False
-    except PMArrayError:
-        pass  # whoever reads it finds out
-    return True
-
-
-@contextmanager
-def _destination(source: Group, to: URL, budget: _Budget) -> Iterator[Group]:
-    if writes_through(source, to):
-        yield source
-        return
-    with _open_group(to._replace(name=None), "a", budget.destination) as group:
-        yield group

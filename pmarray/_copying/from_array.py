@@ -13,10 +13,8 @@ from pmarray._copying.copy import (
     fill,
     in_one_step,
     parse_mode,
-    refuse_itself,
-    refuse_taken,
-    writes_through,
 )
+from pmarray._copying.sides import refuse_itself, refuse_taken, writes_through
 from pmarray._dtypes import parse_dtype
 from pmarray._geometry.layout import LayoutName, parse_layout
 from pmarray._opening import _open_group

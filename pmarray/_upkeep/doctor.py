@@ -15,7 +15,7 @@ from pmarray.backends.files.memmap import METADATA_NAME
 from pmarray.backends.shelf import devices, pymm
 from pmarray.backends.shelf.engines import is_dax
 from pmarray.backends.shelf.pool import Pool
-from pmarray.errors import DamagedError, ForeignDataError, PMArrayError
+from pmarray.errors import DamagedError, ForeignDataError, PMArrayError, StorageError
 
 __all__ = ["Diagnosis", "examine", "examine_machine"]
 
@@ -105,15 +105,27 @@ def _examine_path(path: str, scheme: str) -> Diagnosis:
     if path.endswith(".npy") and os.path.isfile(path):
         found = Diagnosis(path, {"kind": ".npy file"}, f"memmap:{path}")
         found.durability = "what was flushed survives power cuts; a single file has no transactions"
-        return found
+        return _as_far_as_allowed(found, path)
     if path.endswith(".zip") and scheme == "zarr":
         found = Diagnosis(path, {"kind": "zip archive"}, f"zarr:{path}")
         found.durability = "it is written once, and is durable when its group has been closed"
-        return found
+        return _as_far_as_allowed(found, path)
     found = _examine_directory(path)
     if scheme in ("zarr", "icechunk") and found.url is not None:
         found.url = f"{scheme}:{path}"
         found.facts["holds"] = _contents_of_hierarchy(path)
+    return found
+
+
+def _as_far_as_allowed(found: Diagnosis, path: str) -> Diagnosis:
+    """Say what this user may not do with what is there."""
+    if not os.path.exists(path):
+        return found
+    if not os.access(path, os.R_OK, effective_ids=True):
+        found.url = None
+        found.durability = "cannot be used: this user may not read it"
+    elif not os.access(path, os.W_OK, effective_ids=True):
+        found.durability = "read only: this user may not write here"
     return found
 
 
@@ -177,11 +189,11 @@ def _examine_directory(path: str) -> Diagnosis:
         place = os.path.dirname(place)
     kind, options = _file_system(place)
     space = os.statvfs(place)
-    dax = is_dax(path)
+    dax = _is_dax(path)
     found.facts |= {
         "kind": "directory" if place == path else "does not exist yet",
         "file system": kind,
-        "DAX": "yes: MAP_SYNC is granted" if dax else _why_no_dax(kind, options),
+        "DAX": "yes: MAP_SYNC is granted" if dax else _why_no_dax(dax, kind, options),
         "granularity": "cache line (64 B)" if dax else "page (4 KiB)",
         "free": format_bytes(space.f_bavail * space.f_frsize),
         "O_DIRECT": "yes" if _takes_direct(place) else "no",
@@ -205,12 +217,22 @@ def _examine_directory(path: str) -> Diagnosis:
     else:
         found.url = f"memmap:{path}"
         found.durability = _durability_of_files(kind)
-    if not os.access(place, os.W_OK):
-        found.durability = "read only: this user may not write here"
-    return found
+    return _as_far_as_allowed(found, place)
 
 
-def _why_no_dax(kind: str, options: str) -> str:
+def _is_dax(path: str) -> bool | None:
+    """Whether it is, or None where no file can be made to try it with."""
+    try:
+        return is_dax(path)
+    except StorageError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return None
+
+
+def _why_no_dax(dax: bool | None, kind: str, options: str) -> str:
+    if dax is None:
+        return "not known: this user may make no file here to try"
     if kind in ("ext4", "xfs") and "dax" not in options:
         return "no: MAP_SYNC is refused (on persistent memory, mount with -o dax=always)"
     return "no: MAP_SYNC is refused"

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import pmarray
 from pmarray._system.beneath import exists
 from pmarray._system.files import replace_durably
+from pmarray._upkeep.doctor import examine
 from pmarray.errors import StorageError
 
 ACL = "system.posix_acl_access"
@@ -120,6 +122,34 @@ def test_what_may_not_be_looked_at_is_not_missing(closed: str, place: Path) -> N
             exists(f"{place}/group/{closed}/000001.npy")
     finally:
         os.chmod(place / "group" / closed, 0o755)
+
+
+@pytest.mark.parametrize("scheme", ["memmap", "zarr", "icechunk"])
+def test_doctor_of_what_may_be_read_alone(scheme: str, place: Path) -> None:
+    if scheme == "icechunk":
+        pytest.importorskip("icechunk", reason="icechunk is not installed")
+    url = f"{scheme}:{place}/group"
+    with pmarray.open(url, (3,)) as array:
+        array[...] = 1
+    os.chmod(place / "group", 0o555)
+    with somebody_else():
+        found = examine(url)
+        assert (found.url, found.durability) == (url, "read only: this user may not write here")
+        with pmarray.open(url, mode="r") as array:
+            assert (array[:] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"), [(0o444, "read only: this user"), (0, "cannot be used: this user")]
+)
+def test_doctor_of_a_single_file(mode: int, says: str, place: Path) -> None:
+    path = place / "x.npy"
+    np.save(path, np.zeros(3))
+    os.chmod(path, mode)
+    with somebody_else():
+        found = examine(str(path))
+        assert found.durability.startswith(says)
+        assert (found.url is None) == (mode == 0)
 
 
 def test_refresh_follows_a_writer_that_is_faster(

@@ -26,6 +26,7 @@ from pmarray.errors import (
     GroupNotFoundError,
     LayoutError,
     ReadOnlyError,
+    SnapshotExpiredError,
     URLError,
 )
 from pmarray.testing.strategies import array_dtypes, array_shapes, budgets, filled, layouts
@@ -132,6 +133,50 @@ def test_a_source_that_shrinks_meanwhile(tmp_path: Path) -> None:
             pmarray.copy(a, tmp_path / "b", progress=shrink)
     with pmarray.open_group(tmp_path / "b", mode="r") as b:
         assert not len(b)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("scheme", ["memmap", "zarr"])
+@pytest.mark.parametrize("attempts", [4, 1000])
+def test_a_source_whose_writer_is_fast(
+    attempts: int, scheme: str, whole: bool, tmp_path: Path
+) -> None:
+    """What was there is kept until metadata are saved; then the copy is begun anew."""
+    source = pmarray.open_group(f"zarr:{tmp_path}/a")
+    source.attrs["of"] = "a"
+    x = source.create("x", (1000, 50), chunks=(1000, 5))
+    x[...] = 0
+    source.flush()
+    begun = 0
+
+    def overtake(done: int, total: int) -> None:
+        nonlocal begun
+        begun += not done
+        if begun < attempts and 0 < done < total:
+            with source.transaction():
+                x[...] = x[0, 0] + 1
+            source.attrs["commits"] = begun
+            source.flush()
+
+    to = f"memmap:{tmp_path}/b" if scheme == "memmap" else f"zarr:memory://{tmp_path}"
+
+    def copy() -> None:
+        if whole:
+            pmarray.copy_group(source.url, to, cache="128 KiB", progress=overtake)
+        else:
+            pmarray.copy(f"{source.url}#x", f"{to}#x", cache="128 KiB", progress=overtake)
+
+    if attempts == 1000:
+        with pytest.raises(SnapshotExpiredError, match="commits faster than it can be copied"):
+            copy()
+        with pmarray.open_group(to) as there:
+            assert (len(there), len(there.attrs)) == (0, 0)
+    else:
+        copy()
+        assert begun == attempts
+        with pmarray.open_group(to, mode="r") as there:
+            assert (there["x"][:] == x[0, 0]).all()
+    source.close()
 
 
 def test_an_npy_file_of_another_program(tmp_path: Path) -> None:

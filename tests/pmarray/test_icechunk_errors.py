@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +78,29 @@ def test_files_where_a_repository_should_be(tmp_path: Path) -> None:
     with pytest.raises(ForeignDataError, match="name an empty directory"):
         pmarray.open(f"icechunk:{tmp_path}", (3,))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_repository_that_cannot_be_begun_says_why(tmp_path: Path) -> None:
+    script = f"""
+import resource
+import pmarray
+import pmarray.backends.zarr.icechunk
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+try:
+    pmarray.open("icechunk:{tmp_path}/group", (3,))
+except pmarray.errors.StorageError as error:
+    print(error.errno)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{errno.EFBIG}\n", "")
+
+
+def test_a_repository_whose_making_was_cut_short(tmp_path: Path) -> None:
+    icechunk.Repository.create(icechunk.local_filesystem_storage(str(tmp_path)))
+    for path in (*tmp_path.glob("refs/*/*"), *tmp_path.glob("repo"), *tmp_path.glob("config*")):
+        path.unlink()
+    with pytest.raises(ForeignDataError, match="cut short: delete it"):
+        pmarray.open(f"icechunk:{tmp_path}", (3,))
 
 
 def test_a_repository_that_goes_while_it_is_open(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,8 @@ __all__ = ["IcechunkBackend", "open_backend"]
 
 _OPTIONS = frozenset({"branch", "tag", "snapshot"})
 _PATIENCE_S = 60.0
+_FIRST_SNAPSHOT = "snapshots/1CECHNKREP0F1RSTCMT0"
+"""What Icechunk writes first of all; the branch follows, and makes it a repository."""
 
 if "ICECHUNK_LOG" not in os.environ:
     # It warns on stderr at each opening of a directory; what it warns of is in our own hands.
@@ -253,16 +256,19 @@ class IcechunkBackend(ZarrBackend):
 
     def _make_repository(self) -> icechunk.Repository:
         """Create it, or open the one that another process has created meanwhile."""
+        place = self._directory
+        before = os.listdir(place) if place is not None and os.path.isdir(place) else []
         try:
             return icechunk.Repository.open_or_create(self._storage, self._config)
         except icechunk.IcechunkError as error:
-            place = self._directory
-            if place is None or not (os.path.isdir(place) and os.listdir(place)):
+            if not before or icechunk.Repository.exists(self._storage):
                 raise
-            if icechunk.Repository.exists(self._storage):
-                raise
+            assert place is not None
             raise ForeignDataError(
-                f"{place} holds files, and no repository that Icechunk knows: name an empty "
+                f"{place} holds what is left of a repository whose making was cut short: delete "
+                "it, and open it again"
+                if _files_below(place) <= {_FIRST_SNAPSHOT}
+                else f"{place} holds files, and no repository that Icechunk knows: name an empty "
                 "directory, or restore the repository from a backup"
             ) from error
 
@@ -314,11 +320,25 @@ def _errors(url: str, what: str = "Icechunk refused") -> Iterator[None]:
         if not isinstance(error, icechunk.IcechunkError) and not _is_panic(error):
             raise
         raise StorageError(
-            errno.EIO,
+            _errno(error),
             f"{what} ({_text(error)}); what was not committed is still in memory: repair the "
             "storage, then flush again or read again",
             url,
         ) from error
+
+
+def _errno(error: BaseException) -> int:
+    """The number of the system's error, which Icechunk has in its text alone."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else errno.EIO
+
+
+def _files_below(directory: str) -> set[str]:
+    return {
+        os.path.relpath(os.path.join(at, name), directory)
+        for at, _, names in os.walk(directory)
+        for name in names
+    }
 
 
 def _is_panic(error: BaseException) -> bool:
