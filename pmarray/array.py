@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -407,9 +408,10 @@ class PMArray(Arithmetic, Interop, Growing, Forgetting):
         >>> a.shape
         (3, 1)
         """
-        if count < 0:
+        number = operator.index(count)
+        if number < 0:
             raise ValueError(f"count={count} is negative")
-        return Borrowing(self, lambda: self._grown_by(count), self._fill_selection)
+        return Borrowing(self, lambda: self._grown_by(number), self._fill_selection)
 
     def append(self, values: ArrayLike, axis: int | None = None) -> tuple[int, ...]:
         """Append `values` at the end of an axis and return the new shape.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator
 
 from pmarray._array.stored import StoredArray
-from pmarray._geometry.layout import Layout, Order, refuse_unaddressable
+from pmarray._geometry.layout import Layout, Order, parse_shape, refuse_unaddressable
 from pmarray._selection.basic import Selection, select
 from pmarray._system.uninterrupted import go_on
 from pmarray.errors import LayoutError
@@ -73,8 +72,8 @@ class Growing(StoredArray):
         return select(tuple(index), self.shape)
 
     def _resize(self, shape: int | tuple[int, ...]) -> None:
-        new = tuple(operator.index(n) for n in (shape if isinstance(shape, tuple) else (shape,)))
-        if len(new) != self.ndim or any(n < 0 for n in new):
+        new = parse_shape(shape)
+        if len(new) != self.ndim:
             raise LayoutError(f"cannot resize {self.shape} to {new}")
         if new == self.shape:
             return

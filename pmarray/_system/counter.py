@@ -30,7 +30,7 @@ from pmarray._system.filesystems import is_local
 __all__ = ["Counter", "advance", "await_readers"]
 
 _OFFSET = 64
-"""Behind the process id of the lock's owner."""
+"""Behind the name of the lock's owner."""
 _NBYTES = 8
 _TRUST_S = 0.004
 _WAIT_S = 0.01

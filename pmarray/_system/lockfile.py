@@ -11,12 +11,34 @@ from pmarray._system.counter import advance
 from pmarray._system.files import write_fully
 from pmarray.errors import GroupLockedError, LockLostError, StorageError
 
-__all__ = ["LockFile", "locked_by"]
+__all__ = ["OWNER_BYTES", "LockFile", "locked_by", "owner", "owner_note", "read_owner"]
+
+OWNER_BYTES = 64
+"""What the name of an owner takes in a file."""
+
+
+def owner() -> str:
+    """The name of this process: its number, and where that counts.
+
+    In containers, all programs may have the same number.
+    """
+    return f"{os.getpid()} on {os.uname().nodename}"[: OWNER_BYTES - 1]
+
+
+def owner_note() -> bytes:
+    """The same as a line in a file."""
+    return owner().encode("ascii", "replace").ljust(OWNER_BYTES - 1) + b"\n"
+
+
+def read_owner(noted: bytes) -> str:
+    """The name in the first bytes of a file, or "unknown"."""
+    text = noted[:OWNER_BYTES].decode("ascii", "replace").rstrip("\0").strip()
+    return text if text[:1].isdigit() and text.isprintable() else "unknown"
 
 
 def locked_by(where: str, holder: str) -> GroupLockedError:
-    """The error of a group that is being written to, by the process of that number."""
-    if holder != str(os.getpid()):
+    """The error of a group that is being written to, by the process of that name (`owner`)."""
+    if holder != owner():
         what = f"is being written to by process {holder}; wait for it"
     else:
         what = (
@@ -27,7 +49,7 @@ def locked_by(where: str, holder: str) -> GroupLockedError:
 
 
 class LockFile:
-    """A lock on a file, which holds the process id of its owner.
+    """A lock on a file, which holds the name of its owner.
 
     Taking it: the file is made where it is missing, then locked; and since the last owner may
     remove it at the end (`release` with `remove`), it is looked at again whether the file that
@@ -59,7 +81,7 @@ class LockFile:
                 break
             osops.close(fd)
         try:
-            write_fully(fd, [memoryview(f"{os.getpid():<31}\n".encode())], 0, path=self.path)
+            write_fully(fd, [memoryview(owner_note())], 0, path=self.path)
         except BaseException:
             osops.close(fd)  # and nobody has it
             raise
@@ -102,7 +124,7 @@ class LockFile:
         try:
             osops.lock(fd, exclusive=True)
         except (BlockingIOError, PermissionError) as error:
-            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            holder = read_owner(os.pread(fd, OWNER_BYTES, 0))
             osops.close(fd)
             raise locked_by(self._group, holder) from error
         except OSError as error:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 
 from pmarray._formats.metadata import ArrayMetadata, Checkpoint
-from pmarray._system.lockfile import locked_by
+from pmarray._system.lockfile import locked_by, owner
 from pmarray._url import URL
 from pmarray.backends._regions import DRAMRegion, SpillRegion
 from pmarray.backends.shelf.memory import DeviceRegion, device_memory
@@ -67,7 +67,7 @@ class DRAMBackend:
 
     def lock(self) -> None:
         if self._locked:
-            raise locked_by(self._where, str(os.getpid()))
+            raise locked_by(self._where, owner())
         self._locked = True
 
     def create(self, file_id: int, nbytes: int, /, *, aligned: bool) -> DRAMRegion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -23,7 +24,7 @@ from pmarray._geometry.layout import BLOCK_BYTES
 from pmarray._system import osops
 from pmarray.backends.files import region
 from pmarray.backends.files.region import BEHIND, FileRegion
-from pmarray.errors import DamagedError, StorageError
+from pmarray.errors import DamagedError, LayoutError, StorageError
 from tests.sampling import examples
 
 ROWS = 2048  # 16 KiB a column
@@ -351,3 +352,38 @@ def test_growth_that_fails_in_front_is_told(
         assert 8 < count < 100
         assert (array[:] == np.arange(count)).all()
     assert data_file(tmp_path).stat().st_size == exact(array)
+
+
+COUNTS = [np.int64(2), np.uint8(2), np.array(2), 2]
+NO_COUNTS = [2.0, np.float64(2), "2", None, [2]]
+
+
+@pytest.mark.parametrize("scheme", ["dram", "memmap", "zarr"])
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_numbers_of_lines_of_any_kind(scheme: str, in_transaction: bool, tmp_path: Path) -> None:
+    """What is no number of lines changes nothing; any integer is one, and metadata hold it."""
+    url = f"{scheme}:{tmp_path}/g"
+    with (
+        pmarray.open(url, (3, 0), "float32", layout="col") as array,
+        contextlib.ExitStack() as done,
+    ):
+        array.append([0, 0, 0])
+        array.flush()
+        if in_transaction:
+            done.enter_context(array.transaction())
+        for count in NO_COUNTS:
+            with pytest.raises(TypeError), array.appending(count):  # type: ignore[arg-type]
+                pass
+            with pytest.raises((TypeError, LayoutError)):
+                array.resize((3, count))  # type: ignore[arg-type]
+        assert array.shape == (3, 1)
+        for count in COUNTS:
+            with array.appending(count) as new:  # type: ignore[arg-type]
+                new[...] = 1
+            array.resize(np.add(array.shape, (0, 1)))  # type: ignore[arg-type]
+        assert array.shape == (3, 13)
+        assert all(type(extent) is int for extent in array.shape)
+        if scheme == "dram":
+            return
+    with pmarray.open(url, mode="r") as array:
+        np.testing.assert_array_equal(array[0], [0] + [1, 1, 0] * 4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from pmarray._formats.pool import COPY_OFFSET, Directory, Runs, Slot, Superblock
 from pmarray._geometry.layout import BLOCK_BYTES
 from pmarray._geometry.spans import SpanSet
 from pmarray._system import osops, pmem
+from pmarray._system.lockfile import OWNER_BYTES, owner_note, read_owner
 from pmarray._system.uninterrupted import uninterrupted
 from pmarray.errors import DamagedError, ForeignDataError, PoisonedError, StorageError
 from pmarray.locks import RLock
@@ -421,14 +421,13 @@ class Pool:
 
     def become_writer(self) -> None:
         """Take the lock, and leave a note of who has it; make a pool on an empty device."""
-        holder = bytes(self._note[:32]).decode("ascii", "replace").strip()
-        self.lock.acquire(holder if holder.isdigit() else "unknown")
+        self.lock.acquire(read_owner(bytes(self._note[:OWNER_BYTES])))
         try:
             if not self.refresh():
                 self.format()
             else:
                 self._mend()
-            self._store(self._note, f"{os.getpid():<31}\n".encode())
+            self._store(self._note, owner_note())
         except BaseException:
             self.lock.release()
             raise

@@ -40,7 +40,7 @@ from pmarray._sizes import format_bytes
 from pmarray._system import osops, pmem
 from pmarray._system.beneath import Below, status
 from pmarray._system.files import make_directories, read_file
-from pmarray._system.lockfile import LockFile, locked_by
+from pmarray._system.lockfile import LockFile, locked_by, owner
 from pmarray.errors import DamagedError, GroupLockedError, StorageError, URLError
 from pmarray.locks import Lock, RLock
 
@@ -150,7 +150,7 @@ class ArenaLock:
     def acquire(self, holder: str) -> None:
         """Take it, or raise `GroupLockedError`."""
         if not self._arena._writer.acquire(blocking=False):
-            raise locked_by(self._arena.path, str(os.getpid()))
+            raise locked_by(self._arena.path, owner())
         self.held = True
 
     def release(self) -> None:
