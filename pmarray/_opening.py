@@ -21,7 +21,6 @@ from pmarray._group.catalog import NewArray
 from pmarray._group.kinds import kind_of
 from pmarray._sizes import parse_bytes
 from pmarray._system import lifetime
-from pmarray._system.dropped import await_closing
 from pmarray._system.uninterrupted import uninterrupted
 from pmarray._url import DEFAULT_NAME, URL
 from pmarray.array import PMArray
@@ -135,8 +134,9 @@ def _enter_group(
     overwrite: bool,
     admit: Callable[[Group], None],
 ) -> Group:
-    await_closing()
     parsed = parsed.absolute()  # the process may work in another directory when it is used
+    if parsed.path:  # else it is memory of its own
+        lifetime.await_dropped(str(parsed))
     backend = open_backend(parsed, writable=mode != "r")
     if overwrite or mode == "w":
         kind_of(str(parsed), backend).make_way()
@@ -289,6 +289,11 @@ def open(
             raise
 
     def find_or_create(group: Group) -> PMArray:
+        if mode in ("a", "w", "w-") and shape is not None and name not in group:
+            # As the writer it has moved on to what the last one left, which may have been made
+            # since, such as by a handle that was dropped and is closed now.
+            with group._session.turn():
+                group._session.admit_writer()
         if mode == "w-" and name in group:
             raise ArrayExistsError(
                 f"{group.url} has an array {name!r} already; mode='a' opens it, 'w' replaces it"

@@ -5,6 +5,7 @@ Every call from one room to another on the way is looked at as well, on whatever
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -99,12 +100,15 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Call]]:
     with monkeypatch.context() as patched:
         for owner, name in ((Writer, "_carry_out"), (Task, "run")):
             patched.setattr(owner, name, noting(getattr(owner, name)))
+        gc.collect()  # what earlier tests have left is not to be dropped in the middle of this
+        gc.disable()
         before = sys.getprofile()
         sys.setprofile(note)
         try:
             yield calls
         finally:
             sys.setprofile(before)
+            gc.enable()
 
 
 def assert_taken(heading: str, calls: list[Call]) -> None:

@@ -11,9 +11,12 @@ from contextlib import ExitStack
 from functools import cache
 from typing import Protocol
 
-from pmarray._system.dropped import await_closing
+from pmarray._system.dropped import await_closing, await_garbage
 
-__all__ = ["begin", "call_after_closing", "close_before_threads_end", "end", "is_written_here"]
+__all__ = [
+    "await_dropped", "begin", "call_after_closing", "close_before_threads_end", "end",
+    "is_written_here",
+]  # fmt: skip
 
 
 class _Group(Protocol):
@@ -44,6 +47,16 @@ def end(group: _Group) -> None:
 def is_written_here(url: str) -> bool:
     """Whether a handle of this process has a group open for writing."""
     return any(group.url == url and group.is_writer for group in list(_OPEN))
+
+
+def await_dropped(url: str) -> None:
+    """Return when those who have written here, and were dropped, are closed.
+
+    The interpreter may not know of one yet: a group and its arrays refer to one another.
+    """
+    await_closing()
+    if is_written_here(url):
+        await_garbage()
 
 
 def call_after_closing(function: Callable[[], object]) -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import pytest
 
 import pmarray
-from pmarray.errors import StorageError
+from pmarray.errors import LayoutError, StorageError, TransactionError
+from pmarray.group import Group
 
 ON_THE_LOOP = """
 import asyncio, gc, sys, threading
@@ -145,9 +147,77 @@ def test_a_group_that_is_garbage_in_a_cycle_gives_up_its_lock(tmp_path: Path) ->
         cycle.append(cycle)
         group.attrs["x"] = 2
         del group, cycle
-        with pmarray.open_group(url) as again:
-            with pytest.warns(ResourceWarning):
-                again.attrs["y"] = 3
+        with pytest.warns(ResourceWarning):
+            again = pmarray.open_group(url)
+        with again:
+            again.attrs["y"] = 3
             assert dict(again.attrs) == {"x": 2, "y": 3}
     finally:
         gc.enable()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("scheme", ["memmap", "zarr", "dram"])
+def test_what_was_dropped_is_there_when_it_is_opened_again(scheme: str, tmp_path: Path) -> None:
+    """As by a function that stores, which a notebook calls again and again."""
+    url = f"{scheme}:{tmp_path}/group"
+
+    def store(value: int) -> None:
+        array = pmarray.open(url, (5, 8))
+        array[...] = value
+
+    gc.disable()
+    try:
+        for value in range(5):
+            store(value)
+            with pmarray.open(url, mode="r") as array:
+                assert (array[...] == value).all()
+        store(9)
+        with pytest.raises(LayoutError, match="has shape"):
+            pmarray.open(url, (5, 9))
+    finally:
+        gc.enable()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_an_array_that_another_thread_makes_meanwhile(tmp_path: Path) -> None:
+    """Opened before the other one has closed, and so before there was an array."""
+    first = pmarray.open_group(tmp_path / "group")
+    first.flush()
+    opened, found = threading.Event(), []
+
+    def make() -> None:
+        opened.wait(30)
+        first.create("array", (3,))[...] = 1
+        first.close()
+
+    real = Group.__contains__
+
+    def contains(group: Group, name: object) -> bool:
+        there = real(group, name)
+        if group is not first and not opened.is_set():
+            opened.set()
+            thread.join()
+        found.append(there)
+        return there
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Group, "__contains__", contains)
+        with pmarray.open(tmp_path / "group", (3,)) as array:
+            assert (array[...] == 1).all()
+    assert found[0] is False
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_a_zip_archive_that_was_dropped_is_finished(tmp_path: Path) -> None:
+    """Python closes its file as soon as nobody can reach it, in any order with the group."""
+    for number in range(10):
+        with suppress(TransactionError):  # which keeps it for a while
+            pmarray.open(
+                f"zarr:{tmp_path}/{number}.zip", (3,), fill_value=number
+            ).transaction().__enter__()
+        gc.collect()
+        with pmarray.open(f"zarr:{tmp_path}/{number}.zip", mode="r") as array:
+            assert (array[...] == number).all()

@@ -289,7 +289,7 @@ def test_a_second_writer_of_this_process(filled: str) -> None:
 @pytest.mark.parametrize(
     ("note", "says"),
     [
-        (f"{os.getpid()} on another-container", f"by process {os.getpid()} on another-container"),
+        ("{pid} on another-container", "by process {pid} on another-container"),
         ("", "by process unknown"),
         ("\x1b[31mred", "by process unknown"),
     ],
@@ -299,10 +299,10 @@ def test_a_writer_elsewhere(note: str, says: str, tmp_path: Path) -> None:
     with pmarray.open_group(tmp_path / "g") as group:
         group.attrs["a"] = 1
         with open(tmp_path / "g/lock", "r+b") as file:
-            file.write(note.encode().ljust(64))
+            file.write(note.format(pid=os.getpid()).encode().ljust(64))
         with (
             pmarray.open_group(tmp_path / "g") as second,
-            pytest.raises(GroupLockedError, match=says),
+            pytest.raises(GroupLockedError, match=says.format(pid=os.getpid())),
         ):
             second.attrs["b"] = 1
 

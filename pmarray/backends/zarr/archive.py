@@ -15,6 +15,7 @@ import errno
 import os
 import re
 import uuid
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -31,6 +32,10 @@ from pmarray.backends.zarr.store import ZarrBackend
 from pmarray.errors import DamagedError, PMArrayError, ReadOnlyError, StorageError
 
 __all__ = ["ArchiveStore", "ZipBackend"]
+
+_UNFINISHED: set[zipfile.ZipFile] = set()
+"""Python closes a file that nobody can reach, and may do so before the group that is dropped with
+it is closed, and still has to write to it."""
 
 
 class ArchiveStore(ZipStore):
@@ -51,6 +56,8 @@ class ArchiveStore(ZipStore):
         with self._errors("open"):
             osops.close(osops.open_file(path))  # a FIFO would be waited for
             self._sync_open()
+        if new:
+            _UNFINISHED.add(self._zf)
 
     def with_read_only(self, read_only: bool = False) -> Self:
         view = object.__new__(type(self))
@@ -110,6 +117,10 @@ class ArchiveStore(ZipStore):
                 barrier(fd, path=str(self.path))
             finally:
                 osops.close(fd)
+
+    def close(self) -> None:
+        _UNFINISHED.discard(self._zf)
+        super().close()
 
     def disconnect(self) -> None:
         """In a forked child: nothing that Python still does to the file may reach it."""
