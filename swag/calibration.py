@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from swag.metrics import nll
+from swag._probabilities import checked, checked_pair
 
 __all__ = ["fit_temperature", "tempered"]
 
@@ -37,7 +37,7 @@ def tempered(probabilities: Tensor, temperature: float) -> Tensor:
     Raises
     ------
     ValueError
-        The temperature is not positive.
+        The temperature is not positive, or they are no probabilities.
 
     Examples
     --------
@@ -46,6 +46,7 @@ def tempered(probabilities: Tensor, temperature: float) -> Tensor:
     """
     if not temperature > 0:
         raise ValueError(f"a temperature is positive, not {temperature}")
+    probabilities = checked(probabilities)
     return (_logits(probabilities) / temperature).softmax(dim=-1).to(probabilities.dtype)
 
 
@@ -79,9 +80,9 @@ def fit_temperature(probabilities: Tensor, labels: Tensor) -> float:
     >>> tempered(sure, temperature)[0]
     tensor([0.8000, 0.2000])
     """
-    nll(probabilities, labels)  # refuses what are none
+    probabilities, labels = checked_pair(probabilities, labels)
     logits = _logits(probabilities)
-    of_label = logits.gather(1, labels.long()[:, None]).squeeze(1)
+    of_label = logits.gather(1, labels[:, None]).squeeze(1)
     low, high = -math.log(_RANGE), math.log(_RANGE)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

@@ -35,7 +35,7 @@ _MNIST_FOLDER = "Folder of the four MNIST files; those that come with swag if no
 
 # Which extra brings what along.
 _EXTRAS = {
-    **dict.fromkeys(["torch", "torchmetrics", "matplotlib", "ml_dtypes"], "swag"),
+    **dict.fromkeys(["torch", "matplotlib", "ml_dtypes"], "swag"),
     "safetensors": "safetensors",
 }
 

@@ -54,8 +54,8 @@ def split_r_hat(series: ArrayLike) -> Any:
     x, single = _as_columns(series)
     half = len(x) // 2
     halves = np.stack([x[:half], x[-half:]])
-    within = halves.var(axis=1, ddof=1).mean(axis=0)
-    between = half * halves.mean(axis=1).var(axis=0, ddof=1)
+    within = _variance(halves, axis=1).mean(axis=0)
+    between = half * _variance(halves.mean(axis=1), axis=0)
     pooled = (half - 1) / half * within + between / half
     return _given(np.sqrt(_ratio(pooled, within)), single)
 
@@ -93,7 +93,7 @@ def effective_sample_size(series: ArrayLike) -> Any:
     halves = np.stack([x[:half], x[-half:]])
     covariance = np.mean([_autocovariance(part) for part in halves], axis=0) * half / (half - 1)
     within = covariance[0]
-    between = halves.mean(axis=1).var(axis=0, ddof=1)
+    between = _variance(halves.mean(axis=1), axis=0)
     pooled = (half - 1) / half * within + between
     correlation = 1 - _ratio(within - covariance, pooled)
     correlation[0] = 1
@@ -139,7 +139,7 @@ def geweke(series: ArrayLike, *, first: float = 0.1, last: float = 0.5) -> Any:
         raise ValueError(f"first={first} and last={last} are fractions of at most 1 together")
     x, single = _as_columns(series)
     parts = x[: round(first * len(x))], x[len(x) - round(last * len(x)) :]
-    squares = [part.var(axis=0, ddof=1) / effective_sample_size(part) for part in parts]
+    squares = [_variance(part, axis=0) / effective_sample_size(part) for part in parts]
     z = _ratio(parts[0].mean(axis=0) - parts[1].mean(axis=0), np.sqrt(squares[0] + squares[1]))
     return _given(z, single)
 
@@ -201,9 +201,16 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
         return np.where(denominator > 0, numerator / denominator, np.nan)
 
 
+def _variance(x: Floats, axis: int) -> Floats:
+    """With one degree of freedom taken; exactly 0 where all are the same, which rounding hides."""
+    found: Floats = np.var(x - x.take([0], axis), axis=axis, ddof=1)
+    return found
+
+
 def _autocovariance(x: Floats) -> Floats:
     """At every lag, divided by the number of draws, shape as `x`."""
     n = len(x)
     size = 1 << (2 * n - 1).bit_length()
-    spectrum = np.fft.rfft(x - x.mean(axis=0), size, axis=0)
+    moved = x - x[0]  # exactly 0 where all are the same
+    spectrum = np.fft.rfft(moved - moved.mean(axis=0), size, axis=0)
     return np.fft.irfft(spectrum * spectrum.conj(), size, axis=0)[:n].real / n

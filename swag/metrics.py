@@ -6,10 +6,14 @@ Every function takes ``probabilities`` of shape (n, classes), float, each row su
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from swag._counts import count
+from swag._probabilities import checked_pair
 
 __all__ = [
     "Reliability",
@@ -80,13 +84,8 @@ def accuracy(probabilities: Tensor, labels: Tensor) -> float:
     >>> accuracy(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1]))
     0.5
     """
-    from torchmetrics.functional.classification import multiclass_accuracy
-
-    probabilities, labels = _checked(probabilities, labels)
-    found = multiclass_accuracy(
-        probabilities, labels, num_classes=probabilities.shape[1], average="micro"
-    )
-    return float(found)
+    probabilities, labels = checked_pair(probabilities, labels)
+    return float((probabilities.argmax(dim=1) == labels).double().mean())
 
 
 def nll(probabilities: Tensor, labels: Tensor) -> float:
@@ -116,7 +115,7 @@ def nll(probabilities: Tensor, labels: Tensor) -> float:
     >>> round(nll(torch.tensor([[0.5, 0.5]]), torch.tensor([0])), 4)
     0.6931
     """
-    probabilities, labels = _checked(probabilities, labels)
+    probabilities, labels = checked_pair(probabilities, labels)
     of_label = probabilities.gather(1, labels[:, None]).squeeze(1)
     tiny = torch.finfo(of_label.dtype).tiny
     return float(-of_label.clamp(min=tiny).double().log().mean())
@@ -153,18 +152,9 @@ def ece(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_BINS) -> f
     >>> ece(sure, torch.tensor([0, 1]))  # three quarters sure, right half the time
     0.25
     """
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
-    # torchmetrics counts in float32, and gives a confidence of exactly 1 a bin of its own, beyond
-    # the last. A network sure of itself reaches 1 there on most images, so they are moved by one
-    # rounding into the last bin.
-    probabilities, labels = _checked(probabilities, labels)
-    probabilities = probabilities.float()
-    below_one = probabilities.clamp(max=1 - torch.finfo(torch.float32).eps)
-    found = multiclass_calibration_error(
-        below_one, labels, num_classes=probabilities.shape[1], n_bins=bins, norm="l1"
-    )
-    return float(found)
+    probabilities, labels = checked_pair(probabilities, labels)
+    confidence, guess = probabilities.max(dim=1)
+    return _off(confidence, guess == labels, bins)
 
 
 def adaptive_ece(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_BINS) -> float:
@@ -190,6 +180,11 @@ def adaptive_ece(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_B
     ValueError
         Shapes, probabilities or labels are not as the module says.
 
+    Notes
+    -----
+    Predictions that are equally sure cannot be told apart. Where they fall into two bins, each
+    counts with the accuracy of all of them, so that the order of the rows makes no difference.
+
     Examples
     --------
     >>> import torch
@@ -197,10 +192,13 @@ def adaptive_ece(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_B
     >>> adaptive_ece(rows, torch.tensor([1, 0]), bins=2)  # off by 0.75 and by nothing
     0.375
     """
-    probabilities, labels = _checked(probabilities, labels)
+    probabilities, labels = checked_pair(probabilities, labels)
+    count("bins", bins, least=1)
     confidence, guess = probabilities.max(dim=1)
-    order = confidence.argsort(stable=True)
-    off = ((guess == labels).double() - confidence.double())[order]
+    # What is equally sure cannot be told apart: all have the accuracy of all, in any order.
+    _, which, sizes = torch.unique(confidence, return_inverse=True, return_counts=True)
+    off = (guess == labels).double() - confidence.double()
+    off = (torch.bincount(which, weights=off) / sizes)[which.sort().values]
     total = sum(abs(float(part.sum())) for part in torch.tensor_split(off, bins))
     return total / len(off)
 
@@ -234,16 +232,11 @@ def classwise_ece(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_
     >>> round(classwise_ece(rows, torch.tensor([0, 1])), 4)  # (0.2 + 0.3 + 0.1) / 3
     0.2
     """
-    from torchmetrics.functional.classification import binary_calibration_error
-
-    probabilities, labels = _checked(probabilities, labels)
-    probabilities = probabilities.float()
-    below_one = probabilities.clamp(max=1 - torch.finfo(torch.float32).eps)
+    probabilities, labels = checked_pair(probabilities, labels)
     found = [
-        binary_calibration_error(of_class, (labels == k).long(), n_bins=bins, norm="l1")
-        for k, of_class in enumerate(below_one.T.contiguous())
+        _off(of_class, labels == k, bins) for k, of_class in enumerate(probabilities.T.contiguous())
     ]
-    return float(torch.stack(found).mean())
+    return math.fsum(found) / len(found)
 
 
 def brier(probabilities: Tensor, labels: Tensor) -> float:
@@ -270,7 +263,7 @@ def brier(probabilities: Tensor, labels: Tensor) -> float:
     >>> brier(torch.tensor([[0.75, 0.25]]), torch.tensor([0]))
     0.125
     """
-    probabilities, labels = _checked(probabilities, labels)
+    probabilities, labels = checked_pair(probabilities, labels)
     probabilities = probabilities.double()
     target = torch.nn.functional.one_hot(labels, probabilities.shape[1])
     return float((probabilities - target).square().sum(dim=1).mean())
@@ -304,19 +297,10 @@ def reliability(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_BI
     >>> diagram.count.tolist(), diagram.accuracy.tolist()
     ([0, 2], [nan, 0.5])
     """
-    probabilities, labels = _checked(probabilities, labels)
+    probabilities, labels = checked_pair(probabilities, labels)
     confidence, guess = probabilities.max(dim=1)
-    # The edges in float32 and bins closed on the left, as torchmetrics has them.
-    edges = torch.linspace(0, 1, bins + 1, device=confidence.device, dtype=torch.float32)
-    index = (torch.bucketize(confidence.float(), edges, right=True) - 1).clamp(max=bins - 1)
-    count = torch.bincount(index, minlength=bins)
-    right = (guess == labels).double()
-    return Reliability(
-        edges=edges.double(),
-        count=count,
-        confidence=torch.bincount(index, weights=confidence.double(), minlength=bins) / count,
-        accuracy=torch.bincount(index, weights=right, minlength=bins) / count,
-    )
+    edges, sizes, said, right = _binned(confidence, guess == labels, bins)
+    return Reliability(edges, sizes, confidence=said / sizes, accuracy=right / sizes)
 
 
 def score(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_BINS) -> Scores:
@@ -353,40 +337,24 @@ def score(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_BINS) ->
     )
 
 
-def _checked(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Refuse what are not probabilities and labels; return them within 0 to 1 exactly, and int64.
+def _binned(values: Tensor, right: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Edges of bins, and of each bin the count and the sums of values and of what is right.
 
-    torchmetrics takes any number above 1, were it by one rounding, as a sign that it was given
-    logits, and puts the whole tensor through a softmax without a word.
+    Bins are closed on the left, and the last one on both sides. The sums are of float64: in
+    float32, those of a million predictions are off by more than the error that is looked for.
     """
-    for name, value in (("probabilities", probabilities), ("labels", labels)):
-        if not isinstance(value, Tensor):
-            raise TypeError(
-                f"{name} are a torch.Tensor, and this is {type(value).__name__}: torch.as_tensor "
-                "makes one of it"
-            )
-    if probabilities.ndim != 2 or not probabilities.is_floating_point():
-        raise ValueError(
-            "probabilities must be a float tensor of shape (n, classes),"
-            f" not {probabilities.dtype} of shape {tuple(probabilities.shape)}"
-        )
-    if labels.shape != probabilities.shape[:1] or labels.is_floating_point():
-        raise ValueError(
-            f"labels must be integers of shape ({probabilities.shape[0]},),"
-            f" not {labels.dtype} of shape {tuple(labels.shape)}"
-        )
-    if not len(labels):
-        raise ValueError("there are no predictions to score")
-    if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
-        raise ValueError(f"labels must be from 0 to {probabilities.shape[1] - 1}")
-    # Those in float64 may have come from a softmax in float32.
-    tolerance = 1e-3 if probabilities.dtype.itemsize >= 4 else 1e-2
-    if diverged := int((~probabilities.isfinite()).any(dim=1).sum()):
-        raise ValueError(
-            f"{diverged} of {len(labels)} rows of probabilities are not finite: a network that was "
-            "averaged has diverged; predict_each(...) gives the outputs of each"
-        )
-    total = probabilities.sum(dim=1)
-    if not bool(((total - 1).abs() <= tolerance).all() and (probabilities >= -tolerance).all()):
-        raise ValueError("each row of probabilities must be non-negative and sum to one")
-    return probabilities.clamp(0, 1), labels.long()
+    count("bins", bins, least=1)
+    edges = torch.linspace(0, 1, bins + 1, device=values.device, dtype=torch.float32)
+    index = (torch.bucketize(values.float(), edges, right=True) - 1).clamp(max=bins - 1)
+    return (
+        edges.double(),
+        torch.bincount(index, minlength=bins),
+        torch.bincount(index, weights=values.double(), minlength=bins),
+        torch.bincount(index, weights=right.double(), minlength=bins),
+    )
+
+
+def _off(values: Tensor, right: Tensor, bins: int) -> float:
+    """The calibration error of one probability of each prediction."""
+    _, _, said, found = _binned(values, right, bins)
+    return float((said - found).abs().sum()) / len(values)

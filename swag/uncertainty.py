@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from swag._probabilities import checked, checked_pair
+
 __all__ = [
     "RiskCoverage",
     "auroc",
@@ -35,12 +37,17 @@ def predictive_entropy(probabilities: Tensor) -> Tensor:
     torch.Tensor
         Shape (...), float64, in nats: 0 where one class is certain, to the log of the classes.
 
+    Raises
+    ------
+    ValueError
+        They are no probabilities: not finite, negative, or their sum is not one.
+
     Examples
     --------
     >>> predictive_entropy(torch.tensor([[0.5, 0.5], [0.0, 1.0]]))
     tensor([0.6931, 0.0000], dtype=torch.float64)
     """
-    terms: Tensor = torch.special.entr(probabilities.double())
+    terms: Tensor = torch.special.entr(checked(probabilities).double())
     return terms.sum(dim=-1)
 
 
@@ -63,7 +70,7 @@ def mutual_information(probabilities: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        There is no axis of draws.
+        There is no axis of draws, or they are no probabilities.
 
     Examples
     --------
@@ -71,7 +78,7 @@ def mutual_information(probabilities: Tensor) -> Tensor:
     >>> mutual_information(certain)
     tensor([0.6931], dtype=torch.float64)
     """
-    _refuse_single(probabilities)
+    probabilities = _of_draws(probabilities)
     mean = probabilities.double().mean(dim=0)
     found = predictive_entropy(mean) - predictive_entropy(probabilities).mean(dim=0)
     return found.clamp(min=0)  # rounding
@@ -95,14 +102,14 @@ def disagreement(probabilities: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        There is no axis of draws.
+        There is no axis of draws, or they are no probabilities.
 
     Examples
     --------
     >>> disagreement(torch.tensor([[[0.9, 0.1]], [[0.8, 0.2]], [[0.4, 0.6]], [[0.6, 0.4]]]))
     tensor([0.2500], dtype=torch.float64)
     """
-    _refuse_single(probabilities)
+    probabilities = _of_draws(probabilities)
     chosen = probabilities.double().mean(dim=0).argmax(dim=-1)
     return (probabilities.argmax(dim=-1) != chosen).double().mean(dim=0)
 
@@ -129,15 +136,14 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
     Examples
     --------
     >>> auroc(torch.tensor([0.1, 0.2, 0.5]), torch.tensor([0.4, 0.9]))
-    0.8333333730697632
+    0.8333333333333334
     """
-    from torchmetrics.functional.classification import binary_auroc
-
     scores = _scores(inside, outside)
-    # Their ranks: torchmetrics puts what lies beyond 0 to 1 through a sigmoid, which makes ties.
-    unique, ranks = torch.unique(scores, return_inverse=True)
-    is_outside = torch.arange(len(scores), device=scores.device) >= len(inside)
-    return float(binary_auroc(ranks.double() / len(unique), is_outside.long()))
+    _, ranks = torch.unique(scores, return_inverse=True)
+    here, there = (torch.bincount(part, minlength=len(scores)).double() for part in
+                   (ranks[: len(inside)], ranks[len(inside) :]))  # fmt: skip
+    below = here.cumsum(dim=0) - here / 2  # of each score; ties count half
+    return float((there * below).sum() / (len(inside) * len(outside)))
 
 
 def fpr95(inside: Tensor, outside: Tensor) -> float:
@@ -185,7 +191,9 @@ class RiskCoverage:
         return float(self.risk.mean())
 
     def risk_at(self, coverage: float) -> float:
-        """The risk where at least this fraction is kept."""
+        """The risk where at least this fraction is kept, above 0 and up to 1."""
+        if not 0 < coverage <= 1:
+            raise ValueError(f"a coverage is above 0 and at most 1, not {coverage}")
         return float(self.risk[int((self.coverage >= coverage - 1e-12).double().argmax())])
 
 
@@ -210,7 +218,7 @@ def risk_coverage(probabilities: Tensor, labels: Tensor) -> RiskCoverage:
     Raises
     ------
     ValueError
-        The shapes do not fit, or there are none.
+        They are not probabilities and labels, as `swag.metrics` has them.
 
     Examples
     --------
@@ -221,11 +229,7 @@ def risk_coverage(probabilities: Tensor, labels: Tensor) -> RiskCoverage:
     >>> round(curve.area, 4), curve.risk_at(0.5)
     (0.1111, 0.0)
     """
-    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels):
-        raise ValueError(
-            f"probabilities of shape {tuple(probabilities.shape)} and labels of shape "
-            f"{tuple(labels.shape)} do not fit: (n, classes) and (n,) do"
-        )
+    probabilities, labels = checked_pair(probabilities, labels)
     confidence, chosen = probabilities.max(dim=1)
     order = confidence.argsort(descending=True, stable=True)
     wrong = (chosen != labels)[order].double().cumsum(dim=0)
@@ -233,12 +237,13 @@ def risk_coverage(probabilities: Tensor, labels: Tensor) -> RiskCoverage:
     return RiskCoverage(coverage=kept / len(labels), risk=wrong / kept)
 
 
-def _refuse_single(probabilities: Tensor) -> None:
+def _of_draws(probabilities: Tensor) -> Tensor:
     if probabilities.ndim != 3 or not len(probabilities):
         raise ValueError(
             "probabilities of draws have the shape (draws, n, classes), not "
             f"{tuple(probabilities.shape)}"
         )
+    return checked(probabilities)
 
 
 def _scores(inside: Tensor, outside: Tensor) -> Tensor:

@@ -184,7 +184,7 @@ def test_an_array_that_another_thread_makes_meanwhile(tmp_path: Path) -> None:
     """Opened before the other one has closed, and so before there was an array."""
     first = pmarray.open_group(tmp_path / "group")
     first.flush()
-    opened, found = threading.Event(), []
+    opened, found = threading.Event(), list[bool]()
 
     def make() -> None:
         opened.wait(30)

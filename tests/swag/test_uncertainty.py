@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from swag.calibration import fit_temperature, tempered
 from swag.metrics import adaptive_ece, classwise_ece
 from swag.uncertainty import (
     auroc,
@@ -139,5 +140,47 @@ def test_what_is_no_score_is_refused() -> None:
         fpr95(torch.tensor([]), torch.tensor([1.0]))
     with pytest.raises(ValueError, match=r"\(draws, n, classes\)"):
         mutual_information(torch.ones(3, 2) / 2)
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="labels must be integers of shape"):
         risk_coverage(torch.ones(3, 2) / 2, torch.zeros(2, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([[2.0, -3.0], [1.0, 4.0]], 'activation="softmax"'),
+        ([[math.nan, math.nan], [0.5, 0.5]], "1 of 2 rows of probabilities are not finite"),
+        ([[1.2, -0.2], [0.5, 0.5]], "non-negative and sum to one"),
+    ],
+)
+def test_what_are_no_probabilities_is_refused(rows: list[list[float]], says: str) -> None:
+    """Logits are one forgotten argument away; and a diverged network is not the surest of all."""
+    p, y = torch.tensor(rows), torch.tensor([0, 1])
+    for function in (
+        lambda: risk_coverage(p, y),
+        lambda: predictive_entropy(p),
+        lambda: mutual_information(p[:, None]),
+        lambda: disagreement(p[:, None]),
+        lambda: tempered(p, 2.0),
+        lambda: fit_temperature(p, y),
+    ):
+        with pytest.raises(ValueError, match=says):
+            function()
+    with pytest.raises(ValueError, match="labels must be from 0 to 1"):
+        risk_coverage(torch.full((2, 2), 0.5), torch.tensor([0, 5]))
+
+
+def test_no_risk_at_an_impossible_coverage() -> None:
+    found = risk_coverage(torch.full((2, 2), 0.5), torch.tensor([0, 1]))
+    assert found.risk_at(1) == 0.5
+    for coverage in (0, -1, 2, math.nan):
+        with pytest.raises(ValueError, match="above 0 and at most 1"):
+            found.risk_at(coverage)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 2**32))
+def test_auroc_of_torchmetrics(n: int, m: int, seed: int) -> None:
+    from torchmetrics.functional.classification import binary_auroc
+
+    scores = torch.randint(0, 9, (n + m,), generator=torch.Generator().manual_seed(seed)) / 9
+    found = binary_auroc(scores, (torch.arange(n + m) >= n).long())
+    assert auroc(scores[:n], scores[n:]) == pytest.approx(float(found), abs=1e-6)
