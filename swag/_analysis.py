@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import replace
 
@@ -131,7 +132,7 @@ class Analysis(Distribution):
             Its covariance would be singular: there are not more iterates than weights, or some
             weights do not vary by themselves.
         ValueError
-            The network has more than 10,000 weights.
+            The network has more than 10,000 weights, or the scale is not positive.
 
         Examples
         --------
@@ -146,6 +147,8 @@ class Analysis(Distribution):
                 [0.0000, 0.3330]], dtype=torch.float64)
         """
         gaussian = replace(self._gaussian(), center="mean")
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale is a factor of the covariance and cannot be {scale} here")
         factors = GaussianFactors(gaussian, scale)
         n, k = factors.size, factors.rank
         if n > _MOST_WEIGHTS:

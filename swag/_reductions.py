@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from swag._forward import tensor_of
-from swag.regression import GaussianPrediction
+from swag.regression import GaussianPrediction, refuse_no_variance
 
 __all__ = [
     "Activation",
@@ -67,6 +67,12 @@ def activation_of(activation: Activation) -> Callable[[Tensor], Tensor]:
 
 
 def _softmax(outputs: Tensor) -> Tensor:
+    if outputs.ndim > 1 and outputs.shape[1] == 1:
+        raise ValueError(
+            f"the network gives outputs of shape {tuple(outputs.shape)}, and the softmax of one "
+            'class is 1 whatever it is: use activation="sigmoid" for the probability of one class, '
+            'or "none" for regression'
+        )
     if outputs.ndim in (0, 1, 3):
         raise ValueError(
             f"the network gives outputs of shape {tuple(outputs.shape)}, and which axis the "
@@ -82,6 +88,11 @@ def _factors(networks: int, shares: Sequence[float] | None) -> list[float]:
 
 def _wide(outputs: Tensor) -> Tensor:
     return outputs if outputs.dtype == torch.float64 else outputs.float()
+
+
+def _summed(outputs: Tensor) -> Tensor:
+    """In what sums over networks are taken: of many large numbers, float32 would stand still."""
+    return outputs if outputs.device.type == "mps" else outputs.double()  # which has no float64
 
 
 class Average:
@@ -106,6 +117,7 @@ class Average:
         self._factors = _factors(networks, shares)
         self._networks = networks
         self._activation = activation
+        self._dtype = torch.float32
         self._sums: list[Tensor] = []
         self._results: list[Tensor] = []
 
@@ -115,15 +127,17 @@ class Average:
 
     def add(self, network: int, batch: int, taken: tuple[Tensor, ...]) -> None:
         """Add to the sum."""
-        found = self._factors[network] * self._activation(_wide(taken[0]))
+        found = self._activation(_wide(taken[0]))
+        self._dtype = found.dtype
+        weighed = self._factors[network] * _summed(found)
         if network:
-            self._sums[batch] += found
+            self._sums[batch] += weighed
         else:
-            self._sums.append(found)
+            self._sums.append(weighed)
 
     def over(self) -> None:
         """Divide the sums."""
-        self._results += [total / self._networks for total in self._sums]
+        self._results += [(total / self._networks).to(self._dtype) for total in self._sums]
         self._sums = []
 
     def result(self) -> Tensor:
@@ -178,14 +192,13 @@ class GaussianMixture:
     def __init__(self, networks: int, noise: Noise, shares: Sequence[float] | None = None) -> None:
         if isinstance(noise, str) and noise != "learned":
             raise ValueError(f'noise={noise!r}: use a variance, "learned" or None')
-        if isinstance(noise, float | int | Tensor) and not bool(
-            (torch.as_tensor(noise, device="cpu") >= 0).all()
-        ):
-            raise ValueError("noise is a variance, and one is negative")
+        if isinstance(noise, float | int | Tensor):
+            refuse_no_variance(noise)
         self._factors = _factors(networks, shares)
         self._so_far = list(accumulate(self._factors))
         self._networks = networks
         self._noise = noise
+        self._dtype = torch.float32
         self._now: list[list[Tensor]] = []
         self._results: list[list[Tensor]] = []
 
@@ -204,8 +217,9 @@ class GaussianMixture:
 
     def add(self, network: int, batch: int, taken: tuple[Tensor, ...]) -> None:
         """Take a network into mean and squared deviations (West 1979), and its noise."""
-        mean = _wide(taken[0])
-        noise = _wide(taken[1]) if len(taken) > 1 else torch.zeros_like(mean)
+        self._dtype = _wide(taken[0]).dtype
+        mean = _summed(_wide(taken[0]))
+        noise = _summed(_wide(taken[1])) if len(taken) > 1 else torch.zeros_like(mean)
         factor = self._factors[network]
         if len(taken) > 1 and not bool((noise >= 0).all()):
             raise ValueError(
@@ -225,8 +239,9 @@ class GaussianMixture:
 
     def over(self) -> None:
         """Divide the sums."""
+        n = self._networks
         self._results += [
-            [middle, squares / self._networks, noises / self._networks]
+            [part.to(self._dtype) for part in (middle, squares / n, noises / n)]
             for middle, squares, noises in self._now
         ]
         self._now = []

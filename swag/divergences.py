@@ -82,7 +82,8 @@ def kl_divergence(
     table = one.gaussian.table
     mine, theirs = (Covariance(table, factors, memory_bytes) for factors in (one, other))
     trace_and_distance = _relative(one, other, memory_bytes)
-    return 0.5 * (trace_and_distance - table.size + theirs.logdet() - mine.logdet())
+    found = 0.5 * (trace_and_distance - table.size + theirs.logdet() - mine.logdet())
+    return _not_negative(found)
 
 
 def jeffreys_divergence(
@@ -113,7 +114,7 @@ def jeffreys_divergence(
     one, other = _factors(p, q, scale)
     there = _relative(one, other, memory_bytes)
     back = _relative(other, one, memory_bytes)
-    return 0.5 * (there + back) - one.size  # the determinants cancel
+    return _not_negative(0.5 * (there + back) - one.size)  # the determinants cancel
 
 
 def bhattacharyya_distance(
@@ -141,7 +142,14 @@ def bhattacharyya_distance(
         return (other.gaussian.center_of(*place) - one.gaussian.center_of(*place))[None]
 
     distance = float(middle.mahalanobis(apart, 1))
-    return distance / 8 + (middle.logdet() - (mine.logdet() + theirs.logdet()) / 2) / 2
+    return _not_negative(
+        distance / 8 + (middle.logdet() - (mine.logdet() + theirs.logdet()) / 2) / 2
+    )
+
+
+def _not_negative(found: float) -> float:
+    """What rounding has made of a number that is zero or more; NaN stays."""
+    return 0.0 if found < 0 else found
 
 
 def _relative(one: GaussianFactors, other: GaussianFactors, memory_bytes: int) -> float:

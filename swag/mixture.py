@@ -96,7 +96,8 @@ class MultiSWAG(Predictor):
     ) -> dict[str, Tensor]:
         """Draw weights, each from a posterior drawn at random; see `Posterior.sample`.
 
-        Antithetic draws are mirrored in the mean of the posterior that both of a pair are from.
+        Antithetic draws are mirrored in the mean of the posterior that both of a pair are from. All
+        draws of a call are shared out first: n draws and then m more are others than n + m.
 
         Raises
         ------

@@ -8,10 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["GaussianPrediction"]
+__all__ = ["GaussianPrediction", "refuse_no_variance"]
 
 _GRID = 64
 _HALVINGS = 60
+
+
+def refuse_no_variance(noise: float | Tensor) -> None:
+    """Raise where a number is none that a variance can be."""
+    if not bool((torch.as_tensor(noise, device="cpu") >= 0).all()):
+        raise ValueError("noise is a variance, and one is negative, or NaN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +58,23 @@ class GaussianPrediction:
         return self.variance.sqrt()
 
     def with_noise(self, noise: float | Tensor) -> GaussianPrediction:
-        """The same with other noise, a variance that broadcasts to the mean's shape."""
+        """The same with other noise, a variance that broadcasts to the mean's shape.
+
+        Raises
+        ------
+        ValueError
+            One is negative or NaN.
+        """
+        refuse_no_variance(noise)
         value = torch.as_tensor(noise, dtype=self.mean.dtype, device=self.mean.device)
         return GaussianPrediction(self.mean, self.epistemic, value.expand_as(self.mean))
 
     def log_prob(self, targets: Tensor) -> Tensor:
         """The log of the density at observations, shape (n, ...), in nats.
 
-        Of the Gaussian, that is, and not of the mixture whose mean and variance it has.
+        Of the Gaussian, that is, and not of the mixture whose mean and variance it has. Where its
+        variance is zero, as of one network without noise, that is infinite: above zero at the mean,
+        and below it elsewhere.
 
         Raises
         ------
@@ -67,8 +82,11 @@ class GaussianPrediction:
             The targets have another shape.
         """
         self._refuse_unlike(targets)
-        variance = self.variance
-        return -0.5 * ((targets - self.mean) ** 2 / variance + (2 * math.pi * variance).log())
+        variance, squares = self.variance, (targets - self.mean) ** 2
+        found = -0.5 * (squares / variance + (2 * math.pi * variance).log())
+        # All there is of a Gaussian without a variance is at its mean.
+        none = torch.where(squares == 0, math.inf, -math.inf).to(found.dtype)
+        return torch.where((variance == 0) & ~squares.isnan(), none, found)
 
     def interval(self, level: float) -> tuple[Tensor, Tensor]:
         """The central interval that an observation is in with a probability, low end and high."""
@@ -94,7 +112,7 @@ class GaussianPrediction:
         Raises
         ------
         ValueError
-            The targets have another shape.
+            The targets have another shape, or some are not finite.
 
         Examples
         --------
@@ -104,7 +122,9 @@ class GaussianPrediction:
         tensor(2.5000)
         """
         self._refuse_unlike(targets)
-        squares = (targets - self.mean).double() ** 2
+        squares = (targets.double() - self.mean.double()) ** 2
+        if not bool(squares.isfinite().all()):
+            raise ValueError("targets or predictions are not finite: nothing can be fitted to them")
         epistemic = self.epistemic.double()
 
         def misfit(noise: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import swag
+from swag.divergences import bhattacharyya_distance, jeffreys_divergence, kl_divergence
 from swag.errors import ModelError, WindowError
 from swag.sampling import Center
 
@@ -157,3 +158,17 @@ def test_a_mixture_of_other_models_is_refused(other: nn.Module) -> None:
 def test_a_mixture_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         swag.MultiSWAG([])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_posterior_has_no_distance_from_itself(seed: int) -> None:
+    """And not a negative one, which rounding makes: Hellinger's takes a root of it."""
+    p = collected(iterates(40, seed).double())
+    for distance in (kl_divergence, jeffreys_divergence, bhattacharyya_distance):
+        assert 0 <= distance(p, p) < 1e-9
+
+
+@pytest.mark.parametrize("scale", [0, -1, math.nan, math.inf])
+def test_a_density_needs_a_scale(scale: float) -> None:
+    with pytest.raises(ValueError, match="scale is a factor of the covariance"):
+        collected(iterates(40)).multivariate_normal(scale=scale)

@@ -659,3 +659,56 @@ def test_densities_of_arrays_and_of_no_weights() -> None:
     no_weights: Any = model
     with pytest.raises(TypeError, match="named_parameters"):
         posterior.log_prob(no_weights)
+
+
+class Far(nn.Module):
+    """Outputs that lie far from zero, and a little apart."""
+
+    def __init__(self, offset: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.offset = offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0 + self.offset + self.weight
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e5])
+def test_many_networks_whose_outputs_lie_far_from_zero(offset: float) -> None:
+    """A sum or a running mean in float32 stands still there."""
+    model = Far(offset)
+    posterior = swag.SWAG(model)
+    for i in range(100):
+        model.weight.data.fill_(0.1 * float(torch.tensor(float(i)).sin()))
+        posterior.update_parameters(model)
+    x, options = torch.zeros(1, 1), {"samples": 1000, "generator": 0}
+    each = posterior.predict_each(model, x, **options).double()  # type: ignore[arg-type]
+    found = posterior.predict_regression(model, x, **options)  # type: ignore[arg-type]
+    mean = posterior.predict(model, x, activation="none", **options)  # type: ignore[arg-type]
+    assert found.epistemic.item() == pytest.approx(each.var(correction=0).item(), rel=1e-5)
+    ulp = float(np.spacing(np.float32(offset)))
+    for one in (found.mean, mean):
+        assert one.dtype == torch.float32
+        assert abs(one.item() - each.mean().item()) <= ulp
+
+
+def test_the_softmax_of_one_class_is_refused() -> None:
+    model = nn.Linear(4, 1)
+    posterior = collected(model)
+    with pytest.raises(ValueError, match='use activation="sigmoid"'):
+        posterior.predict(model, some(3), activation="softmax")
+
+
+def test_a_prediction_without_a_variance() -> None:
+    model = nn.Linear(4, 1)
+    x = torch.zeros(3, 4)
+    found = collected(model).predict_regression(model, x, samples=1, scale=0)
+    targets = found.mean + torch.tensor([[0.0], [1.0], [torch.nan]])
+    infinite = float("inf")
+    assert found.log_prob(targets)[:2].flatten().tolist() == [infinite, -infinite]
+    assert found.log_prob(targets)[2].isnan()
+    for noise in (-1.0, torch.nan, torch.tensor([0.0, -1.0, 0.0])[:, None]):
+        with pytest.raises(ValueError, match="noise is a variance"):
+            found.with_noise(noise)
+    with pytest.raises(ValueError, match="not finite"):
+        found.fitted_noise(targets)
