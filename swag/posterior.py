@@ -270,10 +270,15 @@ class StoredPosterior(Posterior):
         store = self._store
         if not self._iterates:
             raise WindowError("nothing has been collected yet")
-        anchor = store.read_anchor() if self._known.anchor is None else self._known.anchor
-        if self._known.moments is not None:
-            moments = OnDemand(self._known.moments)
-        elif self._iterates == range(len(self._iterates)):
+        known, from_first = self._known, self._iterates == range(len(self._iterates))
+        if from_first or known.moments is not None:
+            anchor = store.read_anchor() if known.anchor is None else known.anchor
+        else:
+            # Weights may have moved far since the first iterate of all, against what they vary by.
+            anchor = store.iterate(self._iterates[0], self._of).to(store.table.dtype)
+        if known.moments is not None:
+            moments = OnDemand(known.moments)
+        elif from_first:
             moments = store.moments(len(self._iterates), anchor)
         else:
             moments = store.moments_of(self._iterates, anchor)

@@ -172,3 +172,23 @@ def test_a_posterior_has_no_distance_from_itself(seed: int) -> None:
 def test_a_density_needs_a_scale(scale: float) -> None:
     with pytest.raises(ValueError, match="scale is a factor of the covariance"):
         collected(iterates(40)).multivariate_normal(scale=scale)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_window_far_from_the_first_iterate(dtype: torch.dtype, every: int) -> None:
+    """As of weights that decay: what they have moved by is no part of how they vary."""
+    spread = 1e-7 if dtype == torch.float32 else 1e-12
+    noise = torch.randn(60, 11, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    walk = torch.cat([torch.ones(1, 11), 1e-3 + spread * noise]).to(dtype)
+    window = collected(walk).window(1, every)
+    expected = walk[1::every].double()
+    variance = flat(window.variance())
+    torch.testing.assert_close(variance, expected.var(0, correction=0), rtol=1e-5, atol=0)
+    off = (flat(window.mean()) - expected.mean(0)).abs() / expected.std(0)
+    assert float(off.max()) < (1e-3 if dtype == torch.float32 else 0.05)
+    found = window.multivariate_normal().covariance_matrix if every == 1 else None
+    if found is not None:
+        torch.testing.assert_close(found, torch.cov(expected.T), rtol=1e-4, atol=1e-4 * spread**2)
+    draws = flat(window.sample(2000, generator=0))
+    torch.testing.assert_close(draws.std(0), expected.std(0), rtol=0.1, atol=0)
