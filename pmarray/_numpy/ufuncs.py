@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +23,7 @@ from pmarray._array.stored import StoredArray
 from pmarray._config import config
 from pmarray._geometry.layout import Layout, Order
 from pmarray._numpy.operands import as_operand, has_numbers, in_dask, into_memory, is_operand
+from pmarray._numpy.summing import add_up
 from pmarray._selection.fancy import FancySelection, parse
 from pmarray._storage.transfer import update
 from pmarray._streams.reading import Sight, show_pieces
@@ -359,7 +361,8 @@ def reduce(
                     part = _fold(ufunc, total[place], items, along, use)
                 continue
             begin = probe_options if first or ufunc.identity is None else later
-            part = ufunc.reduce(items, axis=axes, dtype=dtype, keepdims=True, where=mask, **begin)
+            fold = add_up if ufunc is np.add else partial(ufunc.reduce, keepdims=True)
+            part = fold(items, axes, dtype=dtype, where=mask, **begin)
             if not first:
                 part = ufunc(total[place], part)
         total[place] = part

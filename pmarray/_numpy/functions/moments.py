@@ -10,6 +10,7 @@ import numpy as np
 from pmarray._array.overlap import is_stored
 from pmarray._numpy.functions.axes import axes_of, finish, reduces
 from pmarray._numpy.functions.registry import NO, AnyArray
+from pmarray._numpy.summing import add_up
 from pmarray._numpy.ufuncs import look_through, make_result, part_of, reduce, same_shape
 
 _CALLER = 5
@@ -28,9 +29,11 @@ def moments(
     shape = a.shape
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
     wide = np.result_type(dtype, np.float32 if np.dtype(dtype).kind != "c" else np.complex64)
-    real = np.empty(0, wide).real.dtype
+    # There may be many pieces, and more items than float32 can count.
+    exact = np.result_type(wide, np.float64)
+    real = np.empty(0, exact).real.dtype
     count = np.zeros(kept, real)
-    center = make_result(kept, wide, a.layout)
+    center = make_result(kept, exact, a.layout)
     spread = make_result(kept, real, a.layout)
     center[...] = 0
     spread[...] = 0
@@ -46,12 +49,12 @@ def moments(
             # Without a mask NumPy sums faster, and in pairs.
             use = mask if mask is True else np.broadcast_to(mask, block.shape)
             ones = np.broadcast_to(np.True_, block.shape) if use is True else use
-            n2 = np.sum(ones, axis=axes, keepdims=True, dtype=real)
+            n2 = np.sum(ones, axis=axes, keepdims=True, dtype=np.intp)
             if mean is NO:
-                m2 = np.add.reduce(block, axis=axes, keepdims=True, where=use) / np.maximum(n2, 1)
+                m2 = (add_up(block, axes, where=use) / np.maximum(n2, 1)).astype(wide, copy=False)
             else:
                 m2 = part_of(mean, shape, piece)
-            s2 = np.add.reduce(_squares(block - m2), axis=axes, keepdims=True, where=use)
+            s2 = add_up(_squares(block - m2), axes, where=use)
         n1 = count[place]
         n = n1 + n2
         if mean is NO:
@@ -218,7 +221,7 @@ def sum_without_nan(
         for block in sight.looks():
             use = ~np.isnan(block) & mask
             n = np.add.reduce(use, axis=axes, dtype=np.intp, keepdims=True)
-            part = np.add.reduce(block, axis=axes, dtype=dtype, keepdims=True, where=use)
+            part = add_up(block, axes, dtype=dtype, where=use)
         count[place] += n
         total[place] += part
     return total, count

@@ -11,6 +11,7 @@ from pmarray._geometry.layout import Order
 from pmarray._numpy.functions.axes import axes_of, finish
 from pmarray._numpy.functions.moments import mean
 from pmarray._numpy.functions.registry import NO, AnyArray, streams, unstreamed
+from pmarray._numpy.summing import add_up
 from pmarray._numpy.ufuncs import make_result, part_of, reduce, walk
 
 # -- histograms ---------------------------------------------------------------------------------
@@ -119,5 +120,5 @@ def _weighted(a: Any, axis: Any, axes: tuple[int, ...], weights: Any) -> tuple[A
     for piece in walk(a.shape, item_nbytes, order):
         place = tuple(slice(0, 1) if i in axes else one for i, one in enumerate(piece))
         parts = (part_of(x, a.shape, piece) for x in (a, weights))
-        sums[place] += np.add.reduce(np.multiply(*parts, dtype=kind), axis=axes, keepdims=True)
+        sums[place] += add_up(np.multiply(*parts, dtype=kind), axes)
     return sums, total
