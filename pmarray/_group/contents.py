@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NoReturn, Self
 
 from pmarray._array.attributes import Attributes
 from pmarray._config import config
@@ -77,6 +77,15 @@ class Contents(Mapping[str, PMArray]):
 
     def __eq__(self, other: object) -> bool:
         return self is other  # a handle, as a file object is one
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        raise TypeError(
+            "a group is a handle on a medium and has no deep copy: pmarray.copy_group(group, url) "
+            "copies it to another place"
+        )
 
 
 class Subgroup(Mapping[str, PMArray]):

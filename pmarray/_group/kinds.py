@@ -185,6 +185,16 @@ class Kind(ABC):
             raise TransactionError(f"{self.url} keeps no history: icechunk: does")
         return self.can.versions
 
+    @property
+    def for_a_child(self) -> str:
+        """What a forked process can do that has no more than its parent's handle."""
+        if self.is_volatile:
+            return (
+                "it lies in that one's memory: use the start method 'spawn' with files (pmarray."
+                "copy), or give the child a[...]"
+            )
+        return "open it again here, with mode='r'"
+
     def orphans(self, metadata: GroupMetadata) -> Sequence[str]:
         """Return where a crash has left data that belong to no array."""
         return () if self.can.orphans is None else self.can.orphans.orphans(metadata)

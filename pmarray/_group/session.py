@@ -206,7 +206,10 @@ class Session:
     def begin_writing(self) -> None:
         """Take the group's one lock, recover, and move on to what the last writer has left."""
         if self.mode == "r":
-            raise ReadOnlyError(f"{self.url} is open with mode='r'; use 'r+' or 'a' to write")
+            raise ReadOnlyError(
+                f"{self.url} is open with mode='r', as all is that comes out of a pickle, such as "
+                "in another process; open it with 'r+' or 'a' to write, in one process at a time"
+            )
         if self._state is _WRITER:
             return
         await_closing()
@@ -309,7 +312,7 @@ class Session:
         if self._state is State.WRITER_OF_PARENT:
             raise ClosedError(
                 f"{self.url} was opened before this process was forked, and is written to by the "
-                "process that it was forked from: open it again here, with mode='r'"
+                f"process that it was forked from: {self.kind.for_a_child}"
             )
         if not self.kind.survives_fork:
             raise ClosedError(

@@ -16,6 +16,7 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 import pmarray
+from pmarray.errors import ReadOnlyError
 
 
 @pytest.fixture
@@ -132,6 +133,49 @@ def test_a_pickle_is_the_url(stored: Any, python: Callable[..., Any], tmp_path: 
     )
     out, err = process.communicate(timeout=60)
     assert out.split("\n")[0] == "r (500, 3) -5.0 (3, 500) -5.0", err
+
+
+@pytest.mark.parametrize("scheme", ["memmap", "zarr"])
+def test_a_pickled_group_is_its_url(scheme: str, tmp_path: Path) -> None:
+    with pmarray.open_group(f"{scheme}:{tmp_path}/g") as group:
+        layer = group.create_group("layer")
+        layer["weight"] = [[1.0, 2.0]]
+        there, part = pickle.loads(pickle.dumps((group, layer)))
+        assert (there.url, there.mode) == (group.url, "r")
+        assert there["layer.weight"][0, 1] == part["weight"][0, 1] == 2
+        with pytest.raises(ReadOnlyError, match="comes out of a pickle"):
+            there["layer.weight"][0] = 3
+        there.close()
+        part.group.close()
+
+
+@pytest.mark.parametrize("scheme", ["memmap", "zarr"])
+def test_pickles_of_other_items_are_others(scheme: str, tmp_path: Path) -> None:
+    """Caches on disk go by them, such as joblib's."""
+    url = f"{scheme}:{tmp_path}/g#x"
+    with pmarray.open(url, (4,), fill_value=1) as a:
+        before = pickle.dumps(a), pickle.dumps(a.group)
+        a[0] = 2
+        after = pickle.dumps(a), pickle.dumps(a.group)
+    assert not set(before) & set(after)
+    seen = set()
+    for value in range(3):
+        with pmarray.open(url, mode="r+") as a:
+            a[0] = value
+        with pmarray.open(url, mode="r") as a:
+            seen.add(pickle.dumps(a))
+    assert len(seen) == 3
+
+
+def test_an_archive_is_pickled_when_it_is_there(tmp_path: Path) -> None:
+    url = f"zarr:{tmp_path}/x.zip"
+    with (
+        pmarray.open(url, (3,), fill_value=1) as a,
+        pytest.raises(pickle.PicklingError, match="pickle it after that"),
+    ):
+        pickle.dumps(a)
+    with pmarray.open(url, mode="r") as a, pickle.loads(pickle.dumps(a)) as b:
+        assert (b[:] == 1).all()
 
 
 def test_what_cannot_be_pickled_says_why(in_memory: Any, stored: Any) -> None:
