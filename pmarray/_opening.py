@@ -31,7 +31,6 @@ from pmarray.errors import (
     GroupExistsError,
     GroupNotFoundError,
     LayoutError,
-    URLError,
 )
 from pmarray.group import Group
 
@@ -92,12 +91,7 @@ def open_group(
     >>> group.create("x", (3,))[:]
     array([0., 0., 0.])
     """
-    parsed = URL.parse(url)
-    if parsed.name is not None:
-        raise URLError(
-            f"{url!r} names an array: open it with pmarray.open, or leave out '#{parsed.name}' and "
-            "take it from the group"
-        )
+    parsed = URL.parse_group(url)
     if not 0 <= commit_window < math.inf:
         raise ValueError(f"commit_window is in seconds, zero or more, not {commit_window}")
     group = _open_group(parsed, mode, cache, commit)
@@ -157,7 +151,8 @@ def _enter_mode(group: Group, mode: str) -> None:
     exists = group._commits.exists
     if mode in ("r", "r+") and not exists:
         raise GroupNotFoundError(
-            f"there is no group at {group.url}: correct the path; mode='a' would create one"
+            f"there is no group at {group.url}: correct the path, or create one, by open_group or "
+            "by open with shape="
         )
     if mode == "w-" and exists:
         raise GroupExistsError(f"{group.url} exists already; mode='a' opens it, 'w' replaces it")

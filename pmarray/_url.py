@@ -24,7 +24,8 @@ DEFAULT_NAME = "array"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
 _RESERVED_IN_PATHS = "%?#"
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
+_MOST_CHARACTERS = 128
+_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.\-]{{0,{_MOST_CHARACTERS - 1}}}")
 # Of which some backend would make a file that it has already; refused by all, since an array can be
 # copied anywhere. In files an array is `name.npy`.
 _RESERVED = frozenset({"zarr.json"})
@@ -62,6 +63,17 @@ class URL(NamedTuple):
     """The array that ``#name`` picks, if any."""
     options: Mapping[str, str] = MappingProxyType({})
     """The ``?option=value`` pairs."""
+
+    @classmethod
+    def parse_group(cls, text: str | os.PathLike[str]) -> URL:
+        """The same of a URL that names a whole group, and no array of it."""
+        url = cls.parse(text)
+        if url.name is not None:
+            raise URLError(
+                f"{text!r} names an array, and a whole group is meant: leave out '#{url.name}' "
+                "(pmarray.open opens an array)"
+            )
+        return url
 
     @classmethod
     def parse(cls, text: str | os.PathLike[str]) -> URL:
@@ -185,6 +197,11 @@ def check_name(name: str) -> str:
         ...
     pmarray.errors.URLError: an array cannot be called '../up': use letters, digits, '_', '-', '.'
     """
+    if isinstance(name, str) and len(name) > _MOST_CHARACTERS:
+        raise URLError(
+            f"an array cannot be called {name[:20]!r}...: a name has at most {_MOST_CHARACTERS} "
+            f"characters, and this one {len(name)}"
+        )
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise URLError(f"an array cannot be called {name!r}: use letters, digits, '_', '-', '.'")
     if name in _RESERVED:

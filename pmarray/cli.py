@@ -37,7 +37,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-URLArgument = Annotated[str, typer.Argument(help="memmap:/dir, a directory, or a .npy file")]
+URLArgument = Annotated[
+    str, typer.Argument(help="of a group: scheme:place, a directory, or a .npy file")
+]
 ArrayArgument = Annotated[str, typer.Argument(help="as for pmarray.open, #name picks an array")]
 
 _HEAD_BYTES = 16 << 20
@@ -118,7 +120,7 @@ def info(
     url: ArrayArgument,
     as_json: Annotated[bool, typer.Option("--json", help="for programs: one JSON object")] = False,
 ) -> None:
-    """Print the arrays and attributes of a group, or one array, as of the last commit."""
+    """Print the arrays and attributes of a group, or those of one array, as of the last commit."""
     with _errors_in_one_line():
         parsed = URL.parse(url)
         with pmarray.open_group(_without_name(parsed), mode="r") as group:
@@ -126,7 +128,7 @@ def info(
             described = {
                 "url": group.url,
                 "arrays": {name: _describe(group[name]) for name in names},
-                "attrs": dict(group.attrs),
+                "attrs": dict(group.attrs if parsed.name is None else group[parsed.name].attrs),
             }
     if as_json:
         typer.echo(json.dumps(described, indent=1))
@@ -221,6 +223,10 @@ def copy(
             options: Any = {"codecs": codec} if codec else {}
             work(src, dst, mode="w" if overwrite else "w-", layout=layout, cache=cache,
                  progress=True, **options)  # fmt: skip
+        except TypeError as error:
+            if not codec:
+                raise
+            raise URLError(f"--codec: {error}") from error
         except (ArrayExistsError, GroupExistsError) as error:
             what = "an array" if one else "something"
             raise type(error)(

@@ -401,7 +401,8 @@ class StoredArray:
             self._base._refuse_detached()
         if self._detached:
             raise ArrayNotFoundError(
-                f"the array {self._name!r} was deleted from {self._group.url}, or replaced there"
+                f"the array {self._name!r} was deleted from {self._group.url}, or replaced there: "
+                f"group[{self._name!r}] is the one that is there now, if there is one"
             )
 
     @property

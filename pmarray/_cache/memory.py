@@ -69,6 +69,12 @@ class Memory:
         """The largest chunk that leaves room for a second one; buffers are whole pages."""
         return self.budget_bytes // 2 // mmap.PAGESIZE * mmap.PAGESIZE
 
+    @staticmethod
+    def budget_for(chunk_nbytes: int) -> int:
+        """The least budget in which chunks may have so many bytes."""
+        pages = -(-chunk_nbytes // mmap.PAGESIZE)
+        return max(MIN_BUDGET_BYTES, 2 * pages * mmap.PAGESIZE)
+
     @property
     def used_bytes(self) -> int:
         """Bytes of DRAM that chunks occupy now."""

@@ -45,12 +45,17 @@ from pmarray._geometry.spans import SpanSet
 from pmarray._system.uninterrupted import uninterrupted
 from pmarray.backends._capabilities import Capabilities
 from pmarray.backends._protocols import Region
-from pmarray.errors import DamagedError, SnapshotExpiredError
+from pmarray.errors import DamagedError, GroupNotFoundError, SnapshotExpiredError
 from pmarray.locks import Lock
 
-__all__ = ["Snapshot"]
+__all__ = ["Snapshot", "group_gone"]
 
 _MAY_FORGET = f'"{DEAD}"'.encode()
+
+
+def group_gone(what: str) -> GroupNotFoundError:
+    """The error of a group whose place holds none any more."""
+    return GroupNotFoundError(f"{what} was moved or deleted: open it where it is now")
 
 
 class Snapshot:
@@ -261,7 +266,9 @@ class Snapshot:
     def _follow(self) -> None:
         # A reader comes here from any read: torn, it would leave files open, or call it damage.
         checkpoint = uninterrupted(self._backend.load)
-        if checkpoint is None or checkpoint.transaction != self.transaction:
+        if checkpoint is None:
+            raise group_gone("what this handle was reading")
+        if checkpoint.transaction != self.transaction:
             raise SnapshotExpiredError(
                 "what this handle was reading has been replaced by later commits: call refresh() "
                 "on the group to read the last one"

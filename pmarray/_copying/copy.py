@@ -220,8 +220,7 @@ def copy_group(
     parse_mode(mode)
     order = parse_layout(layout)
     to = parse_destination(dst)
-    if to.name is not None:
-        raise URLError(f"{dst!r} names an array, and a group is copied: leave out '#{to.name}'")
+    URL.parse_group(dst)
     budget = Budget.of(_cache_bytes(cache))
     uninterrupted(
         lambda: of_one_commit(

@@ -148,9 +148,7 @@ def group_of(src: str | os.PathLike[str] | Group, budget: Budget) -> Iterator[Gr
     if isinstance(src, Group):
         yield src
         return
-    url = URL.parse(src)
-    if url.name is not None:
-        raise URLError(f"{src!r} names an array: pmarray.copy copies one")
+    url = URL.parse_group(src)
     with _source(url, budget) as group:
         yield group
 

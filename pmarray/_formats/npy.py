@@ -58,6 +58,11 @@ def write_header(layout: Layout, dtype: DType, *, ndim: int, nbytes: int = BLOCK
     return _MAGIC + version + room.to_bytes(width, "little") + encoded.ljust(room - 1) + b"\n"
 
 
+def _header_bytes(data: bytes) -> int:
+    """Where the items begin, of versions that may have a long header; else 0."""
+    return 12 + int.from_bytes(data[8:12], "little") if data[6:7] in (b"\2", b"\3") else 0
+
+
 def parse_header(data: bytes, where: str) -> Header:
     """Parse the first bytes of a file; at least `MAX_HEADER_BYTES` of them, or all there are.
 
@@ -70,6 +75,12 @@ def parse_header(data: bytes, where: str) -> Header:
     """
     if data[:6] != _MAGIC:
         raise ForeignDataError(f"{where} is not a .npy file (its first bytes are {data[:6]!r})")
+    if (length := _header_bytes(data)) > MAX_HEADER_BYTES == len(data):
+        raise ForeignDataError(
+            f"the header of {where} has {length} bytes, and more than {MAX_HEADER_BYTES} are not "
+            "read: copy the array with NumPy (np.load(path, max_header_size=...)) to one whose "
+            "dtype is shorter to describe"
+        )
     try:
         version = np.lib.format.read_magic(io.BytesIO(data))
         width = 2 if version[0] == 1 else 4

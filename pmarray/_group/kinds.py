@@ -287,7 +287,9 @@ class RegionKind(Kind):
     ) -> ArrayMetadata:
         if options:
             raise TypeError(
-                f"{', '.join(options)}: for chunk stores such as zarr:, and {self.url} is none"
+                f"{', '.join(options)}: no parameter of a new array in {self.url} (codecs=, "
+                "shards= and dimension_names= are for chunk stores such as zarr:, and commit= and "
+                "commit_window= for open_group)"
             )
         plan_chunks(Layout.plan(array.shape, array.dtype.itemsize, array.order), chunks, most)
         return array

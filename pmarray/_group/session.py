@@ -34,7 +34,7 @@ from typing import Any, Protocol, TypeVar
 from pmarray._cache.cache import ChunkCache
 from pmarray._cache.lull import Lull
 from pmarray._commits.committer import Committer
-from pmarray._commits.snapshot import Snapshot
+from pmarray._commits.snapshot import Snapshot, group_gone
 from pmarray._formats.metadata import Checkpoint, GroupMetadata
 from pmarray._group.kinds import Kind, kind_of
 from pmarray._group.transaction import OpenTransaction
@@ -47,7 +47,6 @@ from pmarray.backends._registry import open_backend
 from pmarray.errors import (
     ClosedError,
     GroupLockedError,
-    GroupNotFoundError,
     PMArrayError,
     ReadOnlyError,
     SnapshotExpiredError,
@@ -324,7 +323,7 @@ class Session:
         try:
             loaded = backend.load()
             if loaded is None:
-                raise GroupNotFoundError(f"there is no group at {self.url} any more")
+                raise group_gone(self.url)
             # Threads of the parent may have held the locks of what is there, so all of it is new.
             self._use(backend, loaded)
             self.snapshot = None
@@ -471,6 +470,8 @@ class Session:
             try:
                 if loaded is not None:
                     self.follow(loaded, stamp)
+                elif self.snapshot is not None:
+                    raise group_gone(self.url)
                 return
             except SnapshotExpiredError:
                 continue  # a writer has deleted one of the open arrays, which are not many

@@ -23,6 +23,7 @@ __all__ = [
     "integer",
     "normal_axis",
     "select",
+    "select_if_basic",
     "storage_axes",
 ]
 
@@ -62,6 +63,20 @@ class Selection(NamedTuple):
 
 def select(index: Any, shape: tuple[int, ...]) -> Selection:
     """Reduce `index` on an array of `shape` to a `Selection`.
+
+    Raises
+    ------
+    SelectionError
+        Out of bounds, too many indices, or something else than integers, slices, ``...`` and None.
+    """
+    try:
+        return select_if_basic(index, shape)
+    except NotBasicError as error:
+        raise SelectionError(f"{error}; a[...] takes lists, arrays and masks, too") from None
+
+
+def select_if_basic(index: Any, shape: tuple[int, ...]) -> Selection:
+    """The same, for those who can do something else.
 
     Raises
     ------

@@ -14,7 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pmarray._selection.basic import NotBasicError, Selection, ascending, integer, select
+from pmarray._selection.basic import (
+    NotBasicError,
+    Selection,
+    ascending,
+    integer,
+    select_if_basic,
+)
 from pmarray.errors import SelectionError
 
 __all__ = ["FancySelection", "Points", "Range", "fancy", "orthogonal", "parse", "pointwise"]
@@ -105,12 +111,12 @@ def parse(index: Any, shape: tuple[int, ...]) -> Selection | FancySelection:
         Out of bounds, too many indices, or not an index.
     """
     try:
-        return select(index, shape)
+        return select_if_basic(index, shape)
     except NotBasicError:
         parts = tuple(_as_part(part) for part in (index if isinstance(index, tuple) else (index,)))
     try:
         # Array-likes of one integer and no axes are integers.
-        return select(parts, shape)
+        return select_if_basic(parts, shape)
     except NotBasicError:
         return fancy(parts, shape)
 

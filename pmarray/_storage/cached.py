@@ -267,7 +267,7 @@ class CachedItems(ABC):
         """Return where a selection lies that is contiguous in one chunk; None if it is empty."""
         extents = list(self._extents(axes))
         if self._cache.write_through or len(extents) > 1:
-            need = 2 * self.layout.line_stride
+            need = self._cache.memory.budget_for(self.layout.line_stride)
             raise BudgetError(
                 f"cannot lend {self._describe(axes)}: it is cached in {len(extents)} pieces of "
                 f"{self.chunk_shape}; open the group with cache={need} or more, or use a[index]"

@@ -75,7 +75,7 @@ def verify(url: str | os.PathLike[str], *, data: bool | None = None) -> list[Fin
     ...     pmarray.verify(f"{place}/run")
     []
     """
-    parsed = URL.parse(url)
+    parsed = URL.parse_group(url)
     backend = open_backend(parsed, writable=False)
     try:
         return _findings(str(parsed), backend, kind_of(str(parsed), backend), data)
@@ -193,7 +193,7 @@ def recover(url: str | os.PathLike[str], *, force: bool = False) -> Recovery:
     ...     pmarray.recover(f"{place}/run")
     Recovery(transaction=1, images=0, lost=())
     """
-    parsed = URL.parse(url)
+    parsed = URL.parse_group(url)
     backend = open_backend(parsed, writable=True)
     try:
         if not backend.has_journal:

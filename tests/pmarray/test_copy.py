@@ -263,7 +263,7 @@ def test_names_and_layouts_that_cannot_be(tmp_path: Path) -> None:
     cases: list[tuple[Callable[[], None], str]] = [
         (lambda: pmarray.copy(f"{tmp_path}/g#a", "dram:"), "would be gone"),
         (lambda: pmarray.copy_group(tmp_path / "g", "dram:"), "would be gone"),
-        (lambda: pmarray.copy_group(f"{tmp_path}/g#a", "dram:x"), "pmarray.copy copies one"),
+        (lambda: pmarray.copy_group(f"{tmp_path}/g#a", "dram:x"), "a whole group is meant"),
         (lambda: pmarray.copy_group(tmp_path / "g", "dram:x#a"), "leave out '#a'"),
     ]
     for refused, match in cases:

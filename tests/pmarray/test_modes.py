@@ -7,6 +7,7 @@ import errno
 import gc
 import itertools
 import os
+import shutil
 import signal
 import threading
 import uuid
@@ -265,6 +266,30 @@ def test_loans_that_outlive_their_group_say_so(filled: str) -> None:
         loan.__exit__(None, None, None)
     with pmarray.open_group(filled, mode="r") as again:
         assert (again["x"][1:] == 1).all()
+
+
+@pytest.mark.parametrize("scheme", ["memmap", "zarr"])
+@pytest.mark.parametrize("how", ["moved", "deleted"])
+def test_a_reader_whose_group_has_gone(scheme: str, how: str, tmp_path: Path) -> None:
+    """It is told so, and not to refresh, for ever."""
+    url = f"{scheme}:{tmp_path}/g"
+    with pmarray.open(url, (1000, 200), chunks=50) as a:
+        a[...] = 1
+    with pmarray.open(url, mode="r", cache="300 KiB") as b:
+        b[0, 0]
+        if how == "moved":
+            os.rename(tmp_path / "g", tmp_path / "h")
+        else:
+            shutil.rmtree(tmp_path / "g")
+        for _ in range(2):
+            with pytest.raises((GroupNotFoundError, StorageError), match="moved or deleted"):
+                b[520, 0]
+            with pytest.raises(GroupNotFoundError, match="moved or deleted"):
+                b.group.refresh()
+        with pmarray.open(url, (1000, 200), chunks=50, fill_value=2):
+            pass
+        b.group.refresh()
+        assert b[520, 0] == 2
 
 
 # -- the one writer ----------------------------------------------------------------------------

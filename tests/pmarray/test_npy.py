@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -371,3 +372,16 @@ def test_a_header_with_a_few_bytes_changed(data: st.DataObject) -> None:
         return
     assert all(n >= 0 for n in header.shape)
     assert header.dtype.itemsize > 0
+
+
+def test_a_header_that_is_too_long_is_no_damage(tmp_path: Path) -> None:
+    fields = [(f"field_{i:06d}_{'x' * 30}", "i4") for i in range(2000)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that old NumPy cannot read it
+        np.save(tmp_path / "x.npy", np.zeros(3, fields))
+    with pytest.raises(ForeignDataError, match="max_header_size"):
+        pmarray.open(tmp_path / "x.npy", mode="r")
+    data = bytearray((tmp_path / "x.npy").read_bytes()[:200])
+    (tmp_path / "y.npy").write_bytes(data)
+    with pytest.raises(DamagedError, match="cannot be read"):
+        pmarray.open(tmp_path / "y.npy", mode="r")

@@ -115,7 +115,11 @@ class MemmapBackend:
         # Every save is a new file: its number may come again, but not with the same time.
         found = status(self._metadata_path)
         if found is None:
-            raise StorageError(errno.ENOENT, "the metadata are gone", self._metadata_path)
+            raise StorageError(
+                errno.ENOENT,
+                "the metadata are gone: the group was moved or deleted; open it where it is now",
+                self._metadata_path,
+            )
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def open_journal(self, *, create: bool) -> FileRegion | None:

@@ -267,7 +267,8 @@ class ZarrBackend:
         unknown = set(options) - {"codecs", "shards", "dimension_names"}
         if unknown:
             raise TypeError(
-                f"zarr: takes codecs=, shards= and dimension_names=, not {', '.join(unknown)}"
+                f"zarr: takes codecs=, shards= and dimension_names=, not {', '.join(unknown)} "
+                "(commit= and commit_window= are parameters of open_group)"
             )
         return plan(array, chunks, max_nbytes, name=name, **options)
 
