@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from pmarray.errors import LayoutError
 
-__all__ = ["DType", "by_its_name", "decode_dtype", "encode_dtype", "parse_dtype", "without_gaps"]
+__all__ = [
+    "DType",
+    "as_ndarray",
+    "by_its_name",
+    "decode_dtype",
+    "encode_dtype",
+    "parse_dtype",
+    "without_gaps",
+]
 
 DType = np.dtype[Any]
 
 # NumPy knows these only once ml_dtypes has registered them, and .npy has no spelling for them.
 _ML_DTYPES = frozenset({"bfloat16", "float8_e4m3fn", "float8_e5m2"})
+
+
+def as_ndarray(value: Any, dtype: DTypeLike | None = None) -> NDArray[Any]:
+    """``np.asarray(value, dtype)``, also of tensors in types that PyTorch does not give to NumPy.
+
+    >>> import torch
+    >>> as_ndarray(torch.tensor([1.5], dtype=torch.bfloat16))
+    array([1.5], dtype=bfloat16)
+    """
+    torch = sys.modules.get("torch")  # who has a tensor has imported it
+    if torch is not None and isinstance(value, torch.Tensor):
+        name = str(value.dtype).removeprefix("torch.")
+        if name in _ML_DTYPES:
+            bits = torch.int16 if value.dtype.itemsize == 2 else torch.uint8
+            value = value.contiguous().view(bits).numpy().view(parse_dtype(name))
+    return np.asarray(value, dtype)
 
 
 def parse_dtype(dtype: DTypeLike | str) -> DType:

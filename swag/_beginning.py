@@ -69,7 +69,8 @@ class Wishes:
             if (value := getattr(self, name)) not in get_args(known):
                 raise ValueError(f"{name}={value!r}: use one of {str(get_args(known))[1:-1]}")
         if self.dtype is not None and self.dtype not in DTYPES.values():
-            raise ValueError(f"dtype={self.dtype}: iterates may be {', '.join(DTYPES)}")
+            kinds = ", ".join(f"torch.{name}" for name in DTYPES)
+            raise ValueError(f"dtype={self.dtype!r}: iterates may be {kinds}")
         if self.dtype is not None and self.max_rank == 0:
             raise ValueError(
                 f"dtype={self.dtype} is of the iterates kept, and max_rank=0 keeps none"

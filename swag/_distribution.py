@@ -289,7 +289,7 @@ class Distribution(ABC):
         Raises
         ------
         ValueError
-            The array has another shape, or as `sample`.
+            The array has another shape, or no dtype of floating point, or as `sample`.
         WindowError
             As `sample`.
 
@@ -304,7 +304,7 @@ class Distribution(ABC):
         ...     draws[3, posterior.slices["bias"]].shape
         (2,)
         """
-        n = out.shape[0] if out.ndim == 2 else 0
+        n = out.shape[0] if getattr(out, "ndim", 0) == 2 else 0
         fill(out, self._plan(n, **options), memory_bytes)
 
     def save_samples(

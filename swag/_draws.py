@@ -101,8 +101,15 @@ def fill(out: pmarray.PMArray, plan: Plan, memory_bytes: int) -> None:
         The array has another shape.
     """
     shape = (len(plan), plan.gaussian.table.size)
+    if not isinstance(out, pmarray.PMArray):
+        raise TypeError(
+            f"the draws go into a pmarray.PMArray, and this is a {type(out).__name__}: sample() "
+            "gives tensors"
+        )
     if out.shape != shape:
         raise ValueError(f"the array has shape {out.shape}, and the draws {shape}")
+    if out.dtype.kind not in "fV":  # V: bfloat16
+        raise ValueError(f"the array has dtype {out.dtype}, which would cut draws off: use a float")
     with Joining(out.group):
         for start, stop, block in drawn(plan, memory_bytes):
             out[:, start:stop] = block.numpy()

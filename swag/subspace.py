@@ -30,6 +30,7 @@ from torch.utils.data import Dataset
 
 import pmarray
 from swag._buffers import Buffers
+from swag._counts import count
 from swag._distribution import MEMORY_BYTES
 from swag._factors import GaussianFactors, blocks, refuse_rank
 from swag._forward import Forward
@@ -331,7 +332,8 @@ def principal(gaussian: Gaussian, buffers: Buffers, k: int, memory_bytes: int) -
     """`Posterior.subspace` of a posterior."""
     factors = GaussianFactors(gaussian, 1.0)
     r = factors.rank
-    if not 0 < k < r:
+    count("k", k, 1)
+    if not k < r:
         raise WindowError(
             f"the low-rank part has {r} columns, which span at most {max(0, r - 1)} directions; "
             f"k={k} were asked for"

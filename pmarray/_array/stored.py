@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pmarray._array.home import Home
 from pmarray._config import config
+from pmarray._dtypes import as_ndarray
 from pmarray._formats.metadata import ArrayMetadata
 from pmarray._geometry.layout import Layout, Order
 from pmarray._selection.basic import Selection, storage_axes
@@ -367,7 +368,7 @@ class StoredArray:
         # Everything else is cast first, so that what cannot be cast changes nothing.
         if isinstance(value, np.ndarray | np.generic):
             return np.asarray(value).astype(self.dtype)
-        return np.asarray(value, dtype=self.dtype)
+        return as_ndarray(value, self.dtype)
 
     def _fill_selection(self, selection: Selection) -> None:
         fill = np.frombuffer(self._array.fill, self.dtype)[0]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pmarray._array.overlap import is_stored
+from pmarray._dtypes import as_ndarray
 from pmarray._streams.sources import is_dask
 
 __all__ = [
@@ -54,14 +55,14 @@ def into_memory(value: Any) -> Any:
     """What holds items, as an `ndarray`; anything else as it is, and what computes them later."""
     if is_dask(type(value)) or not hasattr(value, "__array__"):
         return value
-    return np.asarray(value)
+    return as_ndarray(value)
 
 
 def as_operand(value: Any) -> Any:
     """Return it with a shape and a dtype; scalars as they are, which have a say in dtypes."""
     if value is None or is_stored(value) or isinstance(value, (*_SCALARS, np.ndarray)):
         return value
-    found = np.asarray(value)
+    found = as_ndarray(value)
     return value if found.dtype == object and not found.ndim else found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pmarray._array.stored import StoredArray
+from pmarray._dtypes import as_ndarray
 from pmarray._geometry.layout import Order, parse_shape
 from pmarray._streams.progress import Progress
 from pmarray._streams.stream import ArraySource, SlicedSource, Source, stream
@@ -28,7 +29,7 @@ def as_source(x: Any) -> Any:
     sliced = isinstance(getattr(x, "dtype", None), np.dtype) and hasattr(x, "__getitem__")
     if sliced and not isinstance(x, np.ndarray) and len(x.shape) > 0:
         return x
-    return np.asarray(x)  # a numpy.matrix too, whose slices have more axes than were asked for
+    return as_ndarray(x)  # a numpy.matrix too, whose slices have more axes than were asked for
 
 
 def shape_of(x: Any) -> tuple[int, ...]:

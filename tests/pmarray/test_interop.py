@@ -299,3 +299,22 @@ def test_the_array_api_names_numpy(stored: Any) -> None:
 def test_read_into_what_is_no_array(stored: Any) -> None:
     with pytest.raises(TypeError, match="out= is a list"):
         stored.read(..., out=[])
+
+
+@pytest.mark.parametrize("into", ["bfloat16", "float32"])
+def test_tensors_of_bfloat16_come_in(into: str) -> None:
+    """PyTorch gives NumPy none of them, and `torch()` gives them."""
+    t = torch.arange(-6, 6, dtype=torch.bfloat16).reshape(4, 3) / 7
+    with pmarray.open("dram:", (4, 3), into, layout="col") as a:
+        for given in (t, t.T.contiguous().T):
+            a[...] = 0
+            a[...] = given
+            assert torch.equal(a.torch().float(), t.float())
+        a.append(t[:, 1])
+        a[0] = a[1, 0]
+        assert torch.equal(a.torch()[1:, 3].float(), t[1:, 1].float())
+        if into == "bfloat16":
+            assert (a + torch.cat([t, t[:, :1]], dim=1)).dtype == a.dtype
+    with pmarray.from_array(t, "dram:") as b:
+        assert b.dtype.name == "bfloat16"
+        assert torch.equal(b.torch(), t)

@@ -156,6 +156,8 @@ def test_the_anchor_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         posterior.mean()
         assert len(reads) == 1  # it is as large as the model
         posterior.window(start=2).sample(3)
+        assert len(reads) == 1  # measured from its own first iterate
+        posterior.window(stop=5).sample(3)
         assert len(reads) == 2
 
 
@@ -371,3 +373,23 @@ def test_a_file_system_in_memory_has_no_room_on_a_disk(
     )
     monkeypatch.setattr(_space, "_MOUNTS", mounts)
     assert (free_on_disk(tmp_path) is None) == (kind == "tmpfs")
+
+
+def test_draws_go_into_numbers_that_hold_them() -> None:
+    model = torch.nn.Linear(2, 1)
+    posterior = swag.SWAG(model)
+    for _ in range(3):
+        torch.nn.init.normal_(model.weight)
+        posterior.update_parameters(model)
+    for dtype in ("int32", "bool", "complex64"):
+        with (
+            pmarray.open("dram:", (3, 3), dtype) as out,
+            pytest.raises(ValueError, match="would cut draws off"),
+        ):
+            posterior.sample_into(out)
+    with pytest.raises(TypeError, match=r"go into a pmarray\.PMArray"):
+        posterior.sample_into(np.zeros((3, 3)))  # type: ignore[arg-type]
+    for dtype in ("float16", "bfloat16", "float64"):
+        with pmarray.open("dram:", (3, 3), dtype) as out:
+            posterior.sample_into(out, generator=0)
+            assert np.asarray(out).any()
