@@ -45,7 +45,7 @@ def array_interface(a: StoredArray) -> dict[str, Any]:
                 view = view.reshape(a.shape)
                 # NumPy keeps what it finds under "data" alive; of an address it would keep the
                 # PMArray only, and not the mapping.
-                return {
+                interface = {
                     "data": flat,
                     "offset": view.__array_interface__["data"][0] - flat.ctypes.data,
                     "shape": view.shape,
@@ -53,6 +53,9 @@ def array_interface(a: StoredArray) -> dict[str, Any]:
                     "typestr": dtype.str,
                     "version": 3,
                 }
+                if dtype.kind == "V":  # which is optional, and without which NumPy 2.1.0 crashes
+                    interface["descr"] = [("", dtype.str)]
+                return interface
     raise AttributeError("there is no view of this array to describe: use __array__")
 
 

@@ -26,6 +26,8 @@ _NOT_CALLED = {
     "concat": "is concatenate",
 }
 
+_DEPRECATED = {"in1d"}  # and gone from NumPy 2.4
+
 
 def _public() -> Iterator[tuple[str, Any]]:
     for prefix, module in (("", np), ("linalg.", np.linalg)):
@@ -41,6 +43,7 @@ def _public() -> Iterator[tuple[str, Any]]:
 def test_every_public_function_is_called() -> None:
     missing = [name for name, _ in _public() if not CALLS.get(name) and name not in _NOT_CALLED]
     missing = [name for name in missing if not _takes_what_no_medium_holds(name)]
+    missing = [name for name in missing if name not in _DEPRECATED]
     assert not missing
 
 
@@ -188,6 +191,28 @@ def _store(found: Any, expected: Any) -> None:
         found[first] = expected[first] = np.zeros((), expected.dtype)
 
 
+@pytest.mark.parametrize("function", ["putmask", "dot", "concatenate"])
+def test_what_is_written_is_found_without_its_name(function: str) -> None:
+    """Of functions in C, which are not streamed where a subclass is among the arguments."""
+
+    class Own(np.ndarray[Any, Any]):
+        """A class that is more than its items."""
+
+    written = pmarray.open("dram:", (2,))
+    own = np.array([1.0, 0.0]).view(Own)
+    arguments: dict[str, list[Any]] = {
+        "putmask": [written, own, own + 1],
+        "dot": [np.array([[1.0, 2.0], [3.0, 4.0]]), own, written],
+        "concatenate": [[own[:1], own[:1]], 0, written],
+    }
+    expected = np.zeros(2)
+    plain = [expected if one is written else one for one in arguments[function]]
+    getattr(np, function)(*plain)
+    getattr(np, function)(*arguments[function])
+    assert expected.any()
+    np.testing.assert_array_equal(written[...], expected)
+
+
 # -- parameters -----------------------------------------------------------------------------------
 
 _UNUSED = {
@@ -205,7 +230,11 @@ def test_no_parameter_is_ignored(function: Any) -> None:
     name = function.__name__
     if name in _OTHERWISE:
         pytest.skip(_OTHERWISE[name])
-    numpys, ours = inspect.signature(function), inspect.signature(STREAMED[function])
+    ours = inspect.signature(STREAMED[function])
+    try:
+        numpys = inspect.signature(function)
+    except ValueError:
+        pytest.skip("NumPy before 2.4 does not say which parameters its functions in C have")
     assert [(p.name, p.kind) for p in ours.parameters.values()] == [
         (p.name, p.kind) for p in numpys.parameters.values()
     ]

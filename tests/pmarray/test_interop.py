@@ -62,6 +62,14 @@ def test_a_dtype_that_the_interface_cannot_spell_comes_by_array(dtype: Any) -> N
     assert np.asarray(a).dtype == a.dtype
 
 
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_bytes_of_no_kind_come_through_the_array_interface(shape: tuple[int, ...]) -> None:
+    a: Any = pmarray.open("dram:", shape=shape, dtype="V4")
+    a[...] = expected = np.full(shape, b"abcd").astype("V4")
+    assert a.__array_interface__["descr"] == expected.__array_interface__["descr"]
+    np.testing.assert_array_equal(np.asarray(a), expected)
+
+
 def test_in_a_transaction_the_file_is_no_view(stored: Any) -> None:
     with stored.transaction():
         stored[0] = -1
@@ -283,7 +291,7 @@ def test_who_copies_what_it_may_share_gets_memory_of_its_own(url: str, tmp_path:
 
 
 def test_the_array_api_names_numpy(stored: Any) -> None:
-    xp = stored.__array_namespace__(api_version="2024.12")
+    xp = stored.__array_namespace__(api_version=np.__array_api_version__)
     assert xp is np
     with pytest.raises(ValueError, match="not supported"):
         stored.__array_namespace__(api_version="1999.1")

@@ -49,6 +49,9 @@ _WRITTEN: dict[Any, str] = {
 }
 """Parameters, besides `out`, that functions write to."""
 
+_POSITIONS: dict[Any, int] = {np.putmask: 0, np.dot: 2, np.concatenate: 2}
+"""Where what they write to may stand, of functions in C, which before NumPy 2.4 do not say it."""
+
 
 def array_function(
     function: Callable[..., Any], types: Any, args: tuple[Any, ...], options: dict[str, Any]
@@ -109,8 +112,10 @@ def _written(
     """The arrays among the arguments that the function writes to."""
     try:
         given = inspect.signature(function).bind(*args, **options).arguments
-    except ValueError:  # a function of an older NumPy's, written in C
-        given = options
+    except ValueError:  # before NumPy 2.4, a function written in C
+        given, position = dict(options), _POSITIONS.get(function, len(args))
+        if position < len(args):
+            given[_WRITTEN.get(function, "out")] = args[position]
     names = ["out", _WRITTEN.get(function)]
     if function is np.nan_to_num and not given.get("copy", True):
         names.append("x")
