@@ -85,7 +85,8 @@ class ParameterTable:
         entries: list[Entry] = []
         start = 0
         for name, parameter in _trained(model, chosen):
-            if isinstance(parameter, nn.parameter.UninitializedParameter):
+            # PyTorch 2.4 takes every parameter of a class of its own for an UninitializedParameter.
+            if nn.parameter.is_lazy(parameter):
                 raise ModelError(f"{name} has no shape yet: run the model once, then collect")
             _refuse_part(name, parameter)
             if parameter.dtype not in DTYPES.values():

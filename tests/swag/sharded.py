@@ -17,14 +17,23 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
 
 import swag
 import swag.collect
 from swag.integrations.distributed import PosteriorState
 from tests.swag.nets import Facts, facts, same, stored
+
+try:
+    from torch.distributed.tensor import DTensor, Replicate
+except ImportError:  # PyTorch 2.4 has them in private
+    from torch.distributed._tensor import DTensor, Replicate  # type: ignore[attr-defined]
+
+fully_shard: Any = getattr(torch.distributed.fsdp, "fully_shard", None)
+"""FSDP2, which is public since PyTorch 2.6; None before."""
+USUAL = "columns" if fully_shard is None else "rows"
+"""How a model is spread over processes where it does not matter."""
 
 
 class Net(nn.Module):
@@ -109,7 +118,7 @@ def killed(store: str, folder: Path, seconds: float | None, max_rank: int | None
 
     After so many seconds, or, if None, at a checkpoint that the first process takes.
     """
-    model = sharded("rows")
+    model = sharded(USUAL)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with swag.SWAG(model, store, max_rank, mode="a", checkpoint_every=4) as posterior:
         posterior.attach(optimizer)
