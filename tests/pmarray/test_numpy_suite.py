@@ -267,7 +267,7 @@ def test_numpys_own(
     Memmap.directory.mkdir()
     try:
         _run(kind, name, options, tmp_path)
-    except Exception:
+    except (Exception, pytest.fail.Exception):  # the other one is not an Exception
         if case in EXCLUDED:
             pytest.xfail(EXCLUDED[case])
         raise
@@ -356,7 +356,9 @@ def test_numpys_own_combinations_of_indices(name: str, layout: Any) -> None:
 
             _check_single_index = _check_multi_index
 
-        getattr(Ours(), name)()
+        ours = Ours()
+        getattr(ours, "setup_method", lambda: None)()  # before NumPy 2.4, which has a fixture
+        getattr(ours, name)()
         assert checked > 2
         group.close()
 

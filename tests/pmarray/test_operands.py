@@ -71,6 +71,8 @@ OPERATORS: list[Any] = [
     operator.add, operator.sub, operator.mul, operator.truediv, operator.eq, operator.ne,
     operator.lt, operator.ge, operator.and_, operator.pow, np.maximum, np.logical_or,
 ]  # fmt: skip
+_SQUARES = (np.array([True]) ** np.float32(2)).dtype != np.float32
+"""Whether this NumPy, one before 2.3, makes a square of a power of 2 whatever its dtype."""
 
 
 def stored(values: Any, layout: Any = "row") -> Any:
@@ -95,6 +97,8 @@ def test_any_operand_is_taken_as_numpy_takes_it(name: str, other: Any) -> None:
     values = VALUES[name]
     array = stored(values)
     for compute in OPERATORS:
+        if compute is operator.pow and type(other) is np.float32 and _SQUARES:
+            continue
         for ours, theirs in (
             (partial(compute, array, other), partial(compute, values, other)),
             (partial(compute, other, array), partial(compute, other, values)),
