@@ -28,6 +28,7 @@ from tests.swag.trainers import classifier, language_model, texts, train
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of these libraries, about one another
     import accelerate
+    import lightning
     import lightning.pytorch as pl
     import peft
     import transformers
@@ -201,9 +202,12 @@ def test_lightning_collects_what_a_plain_loop_does(scratch: Path) -> None:
 @pytest.mark.parametrize("rank", [None, 2])
 def test_lightning_leaves_training_as_it_is_and_resumes(scratch: Path, rank: int | None) -> None:
     def saves() -> pl.Callback:
-        return pl.callbacks.ModelCheckpoint(
-            scratch, filename="{step}", every_n_train_steps=3, save_top_k=-1
-        )
+        # Lightning before 2.5 trains the last minibatch of an epoch twice, in the model, when it
+        # resumes from what was saved just after it (its issue 19815); an epoch later is as good.
+        when: dict[str, Any] = {"every_n_train_steps": 3}
+        if lightning.__version__.startswith("2.4."):
+            when = {"every_n_epochs": 1, "save_on_train_epoch_end": True}
+        return pl.callbacks.ModelCheckpoint(scratch, filename="{step}", save_top_k=-1, **when)
 
     store, whole = f"memmap:{scratch / 'posterior'}", f"memmap:{scratch / 'whole'}"
     plain, _ = fit(scratch / "plain", Watch(), enable_checkpointing=False)

@@ -578,6 +578,7 @@ def test_a_model_of_transformers_takes_its_encodings() -> None:
         torch.func.functional_call(
             model.eval(),
             {name: values[i] for name, values in draws.items()},
+            (),  # which PyTorch 2.4 asks for
             kwargs={"input_ids": ids, "attention_mask": mask},
         ).logits.softmax(dim=1)
         for i in range(5)

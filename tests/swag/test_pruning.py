@@ -150,7 +150,7 @@ def test_another_process_copies_and_draws_while_the_store_grows(
             assert reader.stderr is not None
             assert reader.returncode == 0, reader.stderr.read()
     every = models[:20] + seen
-    for found in (torch.load(scratch / "facts.pt"), stored(copied)):
+    for found in (torch.load(scratch / "facts.pt", weights_only=True), stored(copied)):
         count = found["n_averaged"]
         assert 20 <= count < len(every)
         alone = swag.SWAG(models[0], max_rank=rank, checkpoint_every=7)
