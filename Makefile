@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 # More arguments for pip, for example --extra-index-url https://download.pytorch.org/whl/cpu,
 # which on Linux gives the PyTorch without CUDA (a tenth of the size).
 PIP_ARGS ?=
@@ -22,7 +23,7 @@ MEDIA ?= all
 PLACES ?= dram memmap zarr
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test property lint types campaigns crash barriers interrupts crash-peers crash-training powercut docs bench clean damage fuzz test-without numpy-suite peer-suites
+.PHONY: help demo test property lint types campaigns crash barriers interrupts crash-peers crash-training powercut docs bench clean damage fuzz test-without test-lowest numpy-suite peer-suites
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +49,17 @@ property: $(VENV)/.swag,test ## The properties and all that is sampled, with mor
 
 test-without: $(VENV)/.swag,test ## What depends on the machine, without what it has (tests/machine.py)
 	PMARRAY_TEST_WITHOUT=all $(BIN)/python -m tests.machine -m uses -n $(JOBS) --dist=worksteal $(TEST)
+
+# The lower bounds stand in pyproject.toml alone; of what they do not name, pip takes the newest.
+$(LOWEST)/.installed: pyproject.toml tests/lowest.py
+	@$(PYTHON) tests/lowest.py >/dev/null
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(PYTHON) tests/lowest.py >$(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $(LOWEST)/constraints.txt -e '.[swag,test]'
+	@touch $@
+
+test-lowest: $(LOWEST)/.installed ## The suite with the lowest versions of all (PYTHON=python3.11)
+	$(LOWEST)/bin/python -m tests.machine $(addprefix --hypothesis-seed=,$(HYPOTHESIS_SEED)) -n $(JOBS) --dist=worksteal $(TEST)
 
 campaigns: $(VENV)/.swag,test ## Minutes of interrupts, crash, fuzz and damage, two at a time (SEED=1)
 	$(BIN)/python -m tests.campaigns --seed $(SEED) --jobs $(JOBS)
@@ -96,6 +108,6 @@ docs: $(VENV)/.docs ## Build the site into ./site
 bench: $(VENV)/.swag,bench ## Time collection against training alone (BENCH=... for another one)
 	$(BIN)/python -m benchmarks $(BENCH)
 
-clean: ## Remove the environment, caches and runs
-	rm -rf $(VENV) runs site build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+clean: ## Remove the environments, caches and runs
+	rm -rf $(VENV) $(LOWEST) runs site build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
