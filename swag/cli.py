@@ -9,7 +9,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -229,9 +229,9 @@ def evaluate(
             TimeElapsedColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
         )
-        with spinner:
+        # Elsewhere older versions of rich print an empty line, also where it is disabled.
+        with spinner if console.is_terminal else nullcontext():
             task = spinner.add_task("reading", total=None)
             found = evaluation.evaluate(
                 store,

@@ -36,13 +36,16 @@ def _bar() -> Iterator[Progress]:
     if console.is_jupyter:
         yield _notebook_bar()
         return
+    if not console.is_terminal:  # where older versions of rich end a disabled bar by an empty line
+        yield lambda done, total: None
+        return
     columns = (
         progress.BarColumn(),
         progress.DownloadColumn(binary_units=True),
         progress.TransferSpeedColumn(),
         progress.TimeRemainingColumn(),
     )
-    with progress.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with progress.Progress(*columns, console=console) as bar:
         task = bar.add_task("copy", total=None)
 
         def show(done: int, total: int) -> None:

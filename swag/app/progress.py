@@ -62,7 +62,8 @@ class TrainingProgress:
         self._seconds = 0.0
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        if not self._bar.disable:
+            self._bar.start()
         return self
 
     def __exit__(
@@ -71,7 +72,8 @@ class TrainingProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        if not self._bar.disable:  # older versions of rich print an empty line all the same
+            self._bar.stop()
 
     def update(self, trainer: Trainer, step: Step, written_bytes: int) -> None:
         """Show a step.

@@ -23,6 +23,7 @@ from swag.app.training import Trainer
 from swag.cli import app
 from swag.datasets import mnist
 from swag.models import MODELS, build
+from tests.swag.commands import SWAG
 
 # One thread, since two that wait for each other are far slower on a busy machine than one.
 # 200 minibatches: 160 of burn-in, then 10 iterates, one in four minibatches.
@@ -36,7 +37,7 @@ ROWS = ["SGD, last iterate", "SWA", "SWAG-diagonal", "SWAG"]
 
 def swag(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "swag", *arguments],
+        [*SWAG, *arguments],
         capture_output=True,
         text=True,
         timeout=300,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from swag.app import runs
 from swag.app.recipe import Recipe
 from swag.app.training import Step, Trainer
 from tests.crash.training import digests
+from tests.swag.commands import SWAG
 
 SMALL = Recipe(model="2conv2fc", epochs=1, images=800, batch_size=40, burn_in=0.2, anneal=0.1)
 
@@ -97,7 +97,7 @@ def test_training_that_was_asked_to_end_goes_on_bit_for_bit(
 
 def test_the_command_tells_and_goes_on(tmp_path: Path) -> None:
     store = f"memmap:{tmp_path / 'store'}"
-    command = [sys.executable, "-W", "error", "-m", "swag", "train", store, "--threads", "1"]
+    command = [*SWAG, "train", store, "--threads", "1"]
     command += ["--model", "2conv2fc", "--epochs", "1", "--images", "4000", "--batch-size", "40"]
     training = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     folder = tmp_path / "store" / "pmarray.json"
