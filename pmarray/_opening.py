@@ -92,8 +92,12 @@ def open_group(
     array([0., 0., 0.])
     """
     parsed = URL.parse_group(url)
-    if not 0 <= commit_window < math.inf:
-        raise ValueError(f"commit_window is in seconds, zero or more, not {commit_window}")
+    try:
+        is_length = 0 <= commit_window < math.inf
+    except TypeError:
+        is_length = False
+    if not is_length:
+        raise ValueError(f"commit_window is in seconds, zero or more, not {commit_window!r}")
     group = _open_group(parsed, mode, cache, commit)
     group._session.set_commit_window(commit_window)
     return group
@@ -208,11 +212,13 @@ def open(
         ``"row"`` or ``"col"``, which NumPy calls "C" and "F"; row-major if not given. It is
         compared with that of an array that exists.
     chunks
-        The unit of caching: see `Group.create`.
+        The unit of caching: see `Group.create`. An array that exists in a chunk store keeps its
+        own.
     cache
         The group's memory: see `open_group`.
     fill_value
-        What items hold until they are written; 0 unless told.
+        What items of a new array hold until they are written; 0 unless told. One that exists
+        keeps its own.
     **options
         How a chunk store stores a new array: see `Group.create`.
 

@@ -32,8 +32,12 @@ def parse_bytes(value: int | str) -> int:
         if match is not None and unit is not None:
             whole, _, fraction = match[1].partition(".")  # a float has 53 bits only
             return int(whole + fraction) * unit // int(10 ** len(fraction))
-    elif not isinstance(value, bool) and value >= 0:
-        return operator.index(value)
+    elif (
+        not isinstance(value, bool)
+        and hasattr(value, "__index__")
+        and (found := operator.index(value)) >= 0
+    ):
+        return found
     raise ValueError(
         f'not a number of bytes: {value!r} (examples: 0, 1048576, "256 MiB", "1.5 GB")'
     )

@@ -320,6 +320,11 @@ class Covariance:
                 raise ValueError(f"the operand has shape {tuple(other.shape)}, not ({n:,},) or two")
             columns = other.detach().cpu().double().reshape(n, -1)
             return function(columns.T.contiguous()).T.reshape(other.shape)
+        if not isinstance(other, Mapping):
+            raise TypeError(
+                "vectors are a torch.Tensor, or tensors by parameter, and this is a "
+                f"{type(other).__name__}: torch.as_tensor makes one of it"
+            )
         lead, vectors = self._table.join(other, torch.float64)
         return self._table.by_name(function(vectors).reshape(*lead, -1))
 

@@ -49,8 +49,12 @@ class Posterior(Analysis, Installing):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "a posterior cannot be copied or pickled, since it has threads and an open store: give "
-            f"the URL {self._store.url}, and open it there with swag.load"
+            "a posterior cannot be copied or pickled, since it has threads and an open store: "
+            + (
+                "this one is in the memory of the process: what it gives, such as sample(), can be"
+                if self._store.url.partition("?")[0] == "dram:"
+                else f"give the URL {self._store.url}, and open it there with swag.load"
+            )
         )
 
     @abstractmethod

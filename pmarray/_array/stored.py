@@ -18,6 +18,7 @@ from pmarray._formats.metadata import ArrayMetadata
 from pmarray._geometry.layout import Layout, Order
 from pmarray._selection.basic import Selection, storage_axes
 from pmarray._selection.fancy import FancySelection, parse
+from pmarray._sizes import parse_bytes
 from pmarray._storage.items import Items, Storage
 from pmarray._storage.transfer import gather, scatter
 from pmarray.errors import ArrayNotFoundError, LoanError
@@ -156,13 +157,13 @@ class StoredArray:
                     break
             some = min(most, 2 * some) or 1
 
-    def iter_chunks(self, nbytes: int | None = None) -> Iterator[tuple[slice, ...]]:
+    def iter_chunks(self, nbytes: int | str | None = None) -> Iterator[tuple[slice, ...]]:
         """Cut the array into pieces to work on one after another.
 
         Parameters
         ----------
         nbytes
-            The most that a piece may take; a chunk of the cache unless told.
+            The most that a piece may take, such as ``"1 MiB"``; a chunk of the cache unless told.
 
         See Also
         --------
@@ -187,7 +188,8 @@ class StoredArray:
             return
         chunk_shape = self.chunks
         if nbytes is not None:
-            chunk_shape = self._layout.chunk_shape(nbytes, nbytes)
+            most = parse_bytes(nbytes)
+            chunk_shape = self._layout.chunk_shape(most, most)
         whole = tuple(slice(0, n, 1) for n in self.shape)
         for extent in self._layout.extents(whole, chunk_shape):
             yield extent.block

@@ -152,6 +152,8 @@ class _Under(MutableMapping[str, Any]):
         return self._whole[self._prefix + key]
 
     def __setitem__(self, key: str, value: Any) -> None:
+        if not isinstance(key, str):
+            raise TypeError(f"attribute names are strings, not {key!r}")
         self._whole[self._prefix + key] = value
 
     def __delitem__(self, key: str) -> None:

@@ -193,11 +193,11 @@ class Methods(StoredArray):
     # -- as a linear operator, for scipy.sparse.linalg.aslinearoperator ---------------------------
 
     def matvec(self, x: Any) -> Any:
-        """Product with a vector."""
+        """Product with a vector, or with the columns of a matrix (`matmat`)."""
         return np.matmul(self, x)
 
     def rmatvec(self, x: Any) -> Any:
-        """Product of the conjugate transpose with a vector."""
+        """Product of the conjugate transpose with a vector, or with columns (`rmatmat`)."""
         return np.conj(
             np.matmul(transpose_view(self, tuple(reversed(range(self.ndim)))), np.conj(x))
         )

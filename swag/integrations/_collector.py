@@ -106,7 +106,9 @@ class Collector:
         """Whether training has begun, here, and has not ended."""
         return self._posterior is not None
 
-    def begin(self, model: nn.Module, step: int = 0, optimizers: Iterable[Optimizer] = ()) -> None:
+    def begin(
+        self, model: nn.Module, step: int = 0, optimizers: Iterable[Optimizer] | Optimizer = ()
+    ) -> None:
         """Training begins, from its start or from a checkpoint that was loaded.
 
         Parameters
@@ -128,6 +130,8 @@ class Collector:
             The store does not know the checkpoint, or cannot go back to it.
         """
         self.end()
+        if isinstance(optimizers, Optimizer):
+            optimizers = [optimizers]
         mode: Mode = "w" if self._mode == "w" and not step else "a"
         posterior = SWAG(model, store=self._store, mode=mode, **self._options)
         group = posterior._store.group

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import uuid
 from collections.abc import Callable
@@ -16,9 +17,11 @@ import pmarray
 from pmarray.backends import known_schemes
 from pmarray.errors import (
     ArrayNotFoundError,
+    BudgetError,
     GroupNotFoundError,
     LayoutError,
     PMArrayError,
+    SelectionError,
     URLError,
 )
 
@@ -361,3 +364,53 @@ def test_a_sparse_file_takes_what_was_written(scratch: Path) -> None:
     assert file.stat().st_blocks * 512 < 64 << 20
     with pmarray.open(url.partition("?")[0], mode="r") as a:
         assert a[5, [0, 999, 1000, 1001, 1024]].tolist() == [0, 0, 3, 0, 1]
+
+
+FRACTION: Any = 1.5
+TEXT: Any = "1"
+NUMBER: Any = 1
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda: pmarray.open("dram:", (3,), cache=FRACTION), ValueError, "not a number of bytes"),
+        (lambda: pmarray.open_group("dram:", commit_window=TEXT), ValueError, "in seconds"),
+        (
+            lambda: pmarray.open("dram:", (3,), fil_value=1),
+            TypeError,
+            "no parameter of a new array",
+        ),
+        (lambda: pmarray.open("dram:", (3,)).view[[0]], SelectionError, "cannot index with list"),
+        (lambda: pmarray.open("dram:#" + "a" * 129, (3,)), URLError, "at most 128 characters"),
+        (lambda: pmarray.verify("dram:x#a"), URLError, "a whole group is meant"),
+        (
+            lambda: pmarray.open_group("dram:").create_group("l").attrs.update({NUMBER: 2}),
+            TypeError,
+            "attribute names are strings",
+        ),
+    ],
+)
+def test_what_is_no_argument_is_told(call: Any, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says) as raised:
+        call()
+    assert type(raised.value) is error
+
+
+@pytest.mark.parametrize("cache", ["16 KiB", 0])
+@pytest.mark.parametrize(("n", "dtype"), [(5000, "f4"), (20000, "i1"), (33333, "i1"), (1000, "f8")])
+def test_the_cache_that_a_loan_asks_for_is_enough(
+    cache: Any, n: int, dtype: str, tmp_path: Path
+) -> None:
+    with pmarray.open(tmp_path / "g", (n, 2), dtype, layout="col", cache=cache) as a:
+        try:
+            with a.writing(np.s_[:, 0]):
+                return
+        except BudgetError as error:
+            found = re.search(r"cache=(\d+)", str(error))
+    assert found is not None
+    with (
+        pmarray.open(tmp_path / "g", cache=int(found[1])) as a,
+        a.writing(np.s_[:, 0]) as lent,
+    ):
+        lent[...] = 1
