@@ -91,7 +91,10 @@ def _prune(group: pmarray.Group, start: int, every: int) -> int:
     store = Store(group, configuration, owned=False)
     if configuration.max_rank is not None:
         raise StoreError(
-            f"{group.url} keeps the last {configuration.max_rank} iterates, and no more space"
+            f"{group.url} keeps no iterates (max_rank=0), and there are none to take out"
+            if not configuration.max_rank
+            else f"{group.url} keeps the last {configuration.max_rank} iterates alone, in columns "
+            "that are used in turn: taking some out would free no space"
         )
     trajectory, progress = store.trajectory, store.progress()
     assert trajectory is not None

@@ -45,6 +45,7 @@ from pmarray.backends.zarr.store import ZarrBackend
 from pmarray.errors import (
     ConflictError,
     ForeignDataError,
+    GroupExistsError,
     GroupLockedError,
     GroupNotFoundError,
     ReadOnlyError,
@@ -300,8 +301,13 @@ class IcechunkBackend(ZarrBackend):
     def _name_snapshot(self, name: str, method: str) -> None:
         if self._repository is None:
             raise GroupNotFoundError(f"there is no repository at {self._url} yet")
-        session = self._readonly(self._repository)
+        session, kind = self._readonly(self._repository), method.removeprefix("create_")
         with _errors(self._url):
+            if name in (self._repository.list_tags() | self._repository.list_branches()):
+                raise GroupExistsError(
+                    f"{self._url} has a tag or a branch {name!r} already: give the {kind} another "
+                    "name"
+                )
             getattr(self._repository, method)(name, session.snapshot_id)
 
     def close(self) -> None:
