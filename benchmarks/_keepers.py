@@ -182,7 +182,7 @@ class TorchSave(_OneFileAStep):
         torch.save(model.state_dict(), self._next())
 
     def _load(self, file: Path) -> dict[str, torch.Tensor]:
-        loaded: dict[str, torch.Tensor] = torch.load(file)
+        loaded: dict[str, torch.Tensor] = torch.load(file, weights_only=True)
         return loaded
 
 
