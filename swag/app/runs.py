@@ -328,8 +328,8 @@ def _with_weights(state: dict[str, Any], posterior: Posterior) -> dict[str, Any]
         return state
     if state["iterate"] >= posterior.n_averaged:
         raise StoreError(
-            "iterates of this training were taken out since (swag prune), and with them the weights "
-            "to go on from: evaluate what is there, or train again with --fresh"
+            "iterates of this training were taken out since (swag prune), and with them the "
+            "weights to go on from: evaluate what is there, or train again with --fresh"
         )
     weights = posterior.iterate(state["iterate"])
     return {**state, "model": {**weights, **state["model"]}}

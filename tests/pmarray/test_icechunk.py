@@ -12,6 +12,7 @@ import pytest
 import pmarray
 from pmarray.errors import (
     ConflictError,
+    GroupExistsError,
     GroupNotFoundError,
     ReadOnlyError,
     StorageError,
@@ -70,6 +71,9 @@ def test_history_tags_and_branches(url: str) -> None:
         a[...] = 1
         a.flush()
         a.group.create_tag("v1")
+        for name_it in (a.group.create_tag, a.group.create_branch):
+            with pytest.raises(GroupExistsError, match="another name"):
+                name_it("v1")
         first = a.group.history()[0].id
         a[...] = 2
         a.flush()

@@ -74,6 +74,11 @@ def test_space_is_given_back_and_a_ring_is_left_alone(scratch: Path) -> None:
         posterior.update_parameters(models[0])
     with pytest.raises(StoreError, match="keeps the last 3"):
         prune(ring)
+    none = f"memmap:{scratch / 'none'}"
+    with swag.SWAG(models[0], store=none, max_rank=0) as posterior:
+        posterior.update_parameters(models[0])
+    with pytest.raises(StoreError, match="keeps no iterates"):
+        prune(none)
     result = CliRunner().invoke(app, ["prune", store, "--start", "5"])
     assert result.exit_code == 1
     assert "none from 5 on" in result.output
@@ -93,6 +98,18 @@ def test_training_resumes_from_its_last_checkpoint_only(scratch: Path) -> None:
             collector.begin(models[0], step=4)
         collector.begin(models[0], step=7)
         assert collector.posterior.n_averaged == 4
+
+
+def test_a_pruned_training_cannot_go_on(scratch: Path) -> None:
+    store = f"memmap:{scratch / 'run'}"
+    train = ["train", store, "--model", "2conv2fc", "--images", "1000", "--epochs", "2"]
+    train += ["--burn-in", "1"]
+    assert CliRunner().invoke(app, train).exit_code == 0
+    assert prune(store, start=2, every=2) == 4
+    result = CliRunner().invoke(app, train)
+    assert result.exit_code == 1
+    assert "taken out since (swag prune)" in result.output
+    assert CliRunner().invoke(app, ["info", store]).exit_code == 0
 
 
 READER = """
