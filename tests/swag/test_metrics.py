@@ -24,6 +24,7 @@ from swag.metrics import (
     reliability,
     score,
 )
+from tests.sampling import examples
 
 Case: TypeAlias = tuple[Tensor, Tensor]
 
@@ -84,6 +85,7 @@ def test_calibration_error_equals_its_definition(case: Case) -> None:
     assert ece(probabilities, labels) == pytest.approx(expected, abs=1e-5)
 
 
+@examples(0.2)
 @given(predictions())
 def test_torchmetrics_finds_the_same(case: Case) -> None:
     """To the rounding of its float32."""

@@ -21,6 +21,7 @@ from swag.uncertainty import (
     predictive_entropy,
     risk_coverage,
 )
+from tests.sampling import examples
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -177,6 +178,7 @@ def test_no_risk_at_an_impossible_coverage() -> None:
             found.risk_at(coverage)
 
 
+@examples(0.2)
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 2**32))
 def test_auroc_of_torchmetrics(n: int, m: int, seed: int) -> None:
     from torchmetrics.functional.classification import binary_auroc
