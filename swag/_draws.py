@@ -108,7 +108,7 @@ def fill(out: pmarray.PMArray, plan: Plan, memory_bytes: int) -> None:
         )
     if out.shape != shape:
         raise ValueError(f"the array has shape {out.shape}, and the draws {shape}")
-    if out.dtype.kind not in "fV":  # V: bfloat16
+    if out.dtype.kind != "f" and out.dtype.name != "bfloat16":
         raise ValueError(f"the array has dtype {out.dtype}, which would cut draws off: use a float")
     with Joining(out.group):
         for start, stop, block in drawn(plan, memory_bytes):

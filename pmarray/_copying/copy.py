@@ -255,9 +255,10 @@ def _copy_group(
             with reporting(progress) as report, in_one_step(group):
                 for name in list(group):
                     del group[name]
+                fill(group, tasks, "auto", budget.buffers, report, options)
+                # Last: without a transaction, nothing takes them back.
                 group.attrs.clear()
                 group.attrs.update(source.attrs)
-                fill(group, tasks, "auto", budget.buffers, report, options)
 
 
 # -- shared with from_array ---------------------------------------------------------------------
@@ -330,15 +331,13 @@ def in_one_step(group: Group) -> Iterator[None]:
         with group.transaction(wait=True):
             yield
         return
-    before, attrs = set(group), dict(group.attrs)
+    before = set(group)
     try:
         yield
         group.flush()
     except BaseException:
         for name in set(group) - before:
             del group[name]
-        group.attrs.clear()
-        group.attrs.update(attrs)
         group.flush()
         raise
 

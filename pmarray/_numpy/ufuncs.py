@@ -335,6 +335,7 @@ def reduce(
             without_nan(array[...]), axis=axes, dtype=dtype, keepdims=True, **with_start
         )
     sequential = ufunc not in _ASSOCIATIVE
+    fold = add_up if ufunc is np.add else partial(ufunc.reduce, keepdims=True)
     later: dict[str, Any] = {}
     if ufunc is np.add and kind.kind in "fc":
         # What changes no sum: from 0.0, as NumPy begins, the sum of -0.0 would be 0.0.
@@ -361,7 +362,6 @@ def reduce(
                     part = _fold(ufunc, total[place], items, along, use)
                 continue
             begin = probe_options if first or ufunc.identity is None else later
-            fold = add_up if ufunc is np.add else partial(ufunc.reduce, keepdims=True)
             part = fold(items, axes, dtype=dtype, where=mask, **begin)
             if not first:
                 part = ufunc(total[place], part)

@@ -381,7 +381,7 @@ def test_draws_go_into_numbers_that_hold_them() -> None:
     for _ in range(3):
         torch.nn.init.normal_(model.weight)
         posterior.update_parameters(model)
-    for dtype in ("int32", "bool", "complex64"):
+    for dtype in ("int32", "bool", "complex64", "V4"):
         with (
             pmarray.open("dram:", (3, 3), dtype) as out,
             pytest.raises(ValueError, match="would cut draws off"),
