@@ -133,8 +133,7 @@ def _enter_group(
     admit: Callable[[Group], None],
 ) -> Group:
     parsed = parsed.absolute()  # the process may work in another directory when it is used
-    if parsed.path:  # else it is memory of its own
-        lifetime.await_dropped(str(parsed))
+    lifetime.await_dropped(str(parsed) if parsed.path else None)
     backend = open_backend(parsed, writable=mode != "r")
     if overwrite or mode == "w":
         kind_of(str(parsed), backend).make_way()

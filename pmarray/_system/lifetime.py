@@ -49,13 +49,14 @@ def is_written_here(url: str) -> bool:
     return any(group.url == url and group.is_writer for group in list(_OPEN))
 
 
-def await_dropped(url: str) -> None:
-    """Return when those who have written here, and were dropped, are closed.
+def await_dropped(url: str | None) -> None:
+    """Return when groups that were dropped are closed, and all that have written to this one.
 
-    The interpreter may not know of one yet: a group and its arrays refer to one another.
+    Of these, the interpreter may not know yet: a group and its arrays refer to one another. None
+    stands for a new place in memory.
     """
     await_closing()
-    if is_written_here(url):
+    if url is not None and is_written_here(url):
         await_garbage()
 
 
