@@ -29,17 +29,23 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
 
-    def run(name: str) -> bool:
+    def run(name: str) -> str:
+        """Run one; return what it has found."""
         began = time.monotonic()
         command = [sys.executable, "-m", *CAMPAIGNS[name], "--seed", str(arguments.seed)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         lines = (done.stdout + done.stderr).splitlines()
-        said = lines[-200:] if done.returncode else lines[-1:]
-        print(f"{name}, {time.monotonic() - began:.0f} s: ", "\n".join(said), flush=True)
-        return done.returncode == 0
+        took = f"{name}, {time.monotonic() - began:.0f} s:"
+        if done.returncode:
+            return "\n".join([took, *lines[-200:]])
+        print(took, *lines[-1:], flush=True)
+        return ""
 
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        return 0 if all(list(pool.map(run, CAMPAIGNS))) else 1
+        found = [text for text in pool.map(run, CAMPAIGNS) if text]
+    for text in found:  # at the end, where it is seen
+        print(text, flush=True)
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

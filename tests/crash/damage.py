@@ -296,9 +296,9 @@ def main() -> int:
         names = arguments.scenario or list(_TEMPLATES)
         damage_campaign(names, seed, outcome, instants=arguments.instants, until=until)
         seed += 1
-        for line in outcome.wrong[:20]:
-            print(line[:1500], flush=True)
         print(f"seeds {arguments.seed} to {seed - 1}\n{outcome}", flush=True)
+        for line in outcome.wrong[:20]:  # last, where logs are cut
+            print(line[:1500], flush=True)
     return 1 if outcome.wrong else 0
 
 

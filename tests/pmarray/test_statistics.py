@@ -137,3 +137,27 @@ def test_means_of_items_in_the_other_byte_order(dtype: str) -> None:
             found = function(a, axis=axis)
             assert np.array_equal(found, expected)
             assert found.dtype == expected.dtype
+
+
+def test_variances_in_a_dtype_of_another_kind() -> None:
+    values = np.array([[1 + 2j, 3 - 1j], [0 + 0j, 2 + 5j]])
+    stored = pmarray.open("dram:", values.shape, values.dtype)
+    stored[...] = values
+    # NumPy forgets the imaginary part of the mean, and does not measure from the mean.
+    assert np.var(stored, dtype="f8") == pytest.approx(np.var(values))
+    assert np.var(stored, dtype="f8").dtype == np.float64
+    whole = pmarray.open("dram:", (2, 3), "i4")
+    whole[...] = [[1, 5, 2], [4, 4, 0]]
+    for function in (np.var, np.std):
+        found, expected = (function(a, axis=0, dtype="c8") for a in (whole, whole[...]))
+        assert found.dtype == expected.dtype == np.complex64
+        assert np.allclose(found, expected)
+
+
+def test_the_mean_of_times_is_a_time_whatever_the_dtype() -> None:
+    spans = np.arange(6, dtype="m8[s]")
+    stored = pmarray.open("dram:", spans.shape, spans.dtype)
+    stored[...] = spans
+    found, expected = np.mean(stored, dtype="f8"), np.mean(spans, dtype="f8")
+    assert found == expected
+    assert found.dtype == expected.dtype

@@ -28,7 +28,9 @@ def moments(
     """
     shape = a.shape
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
-    wide = np.result_type(dtype, np.float32 if np.dtype(dtype).kind != "c" else np.complex64)
+    # In a real dtype, NumPy forgets the imaginary part of the mean of complex items.
+    is_complex = "c" in (np.dtype(dtype).kind, a.dtype.kind)
+    wide = np.result_type(dtype, np.complex64 if is_complex else np.float32)
     # There may be many pieces, and more items than float32 can count.
     exact = np.result_type(wide, np.float64)
     real = np.empty(0, exact).real.dtype
@@ -77,7 +79,7 @@ def _squares(values: AnyArray) -> AnyArray:
 
 
 def mean_dtype(a: Any, dtype: Any) -> Any:
-    if dtype is not None:
+    if dtype is not None and a.dtype.kind != "m":  # NumPy leaves spans of time what they are
         return np.dtype(dtype)
     return np.dtype(float) if a.dtype.kind in "biu" else a.dtype.newbyteorder("=")
 
@@ -154,7 +156,8 @@ def spread_of(
     variance = np.true_divide(_held_by(out, squares), np.maximum(freedom, 0))
     result = np.sqrt(variance) if root else variance
     if out is None:
-        result = result.astype(np.empty(0, found).real.dtype)
+        is_real = a.dtype.kind == "c" or found.kind != "c"
+        result = result.astype(np.empty(0, found).real.dtype if is_real else found)
     return finish(result, axes, keepdims, out)
 
 
