@@ -89,6 +89,8 @@ class Snapshot:
         """What overrides the data files, by file, oldest first."""
         self._given_up: defaultdict[int, SpanSet] = defaultdict(SpanSet)
         """Bytes that this snapshot has, and a later commit has not, by file."""
+        self._deleted: set[int] = set()
+        """In a chunk store, where nothing holds their files open: arrays deleted by later ones."""
         self._journal: Journal | None = None
         self._counter = can.counter.counter() if can.counter else None
         self._noted = -1
@@ -142,6 +144,7 @@ class Snapshot:
     def _adopt(self, state: CommittedState) -> None:
         self.images.clear()
         self._given_up.clear()
+        self._deleted.clear()
         self._position = state.position
         self._add(state.images)
 
@@ -275,6 +278,7 @@ class Snapshot:
             )
         state = self._read_journal(checkpoint, thorough=False)
         self._adopt(state)
+        self._look_for_deleted(state.metadata)  # by somebody who writes without transactions
         # Commits since that checkpoint are newer than this snapshot: their images count too.
         if state.transaction != self.transaction:
             self.images.clear()
@@ -286,11 +290,29 @@ class Snapshot:
             return
         for record in self._journal.records(self._position):
             self._add(record.images)
-            if record.metadata is not None and _MAY_FORGET in record.metadata:
+            if record.metadata is not None and (
+                self._can.chunks is not None or _MAY_FORGET in record.metadata
+            ):
                 later = Checkpoint.from_bytes(record.metadata, "a journal record").metadata
+                self._look_for_deleted(later)
                 for array in later.arrays.values():
                     self._give_up(array.file_id, array.dead)
             self._position = record.end
+
+    def _look_for_deleted(self, later: GroupMetadata) -> None:
+        if self._can.chunks is not None:
+            self._deleted |= self.metadata.file_ids - later.file_ids
+
+    def refuse_deleted(self, file_id: int) -> None:
+        """Raise if a later commit has deleted an array of a chunk store: its chunks may be gone.
+
+        To be called by what overrides (`read`).
+        """
+        if file_id in self._deleted:
+            raise SnapshotExpiredError(
+                "what this handle was reading has been deleted by a later commit: call refresh() "
+                "on the group to read the last one"
+            )
 
     def _give_up(self, file_id: int, spans: tuple[tuple[int, int], ...]) -> None:
         mine = self.metadata.dead_in(file_id)
@@ -346,9 +368,21 @@ class Snapshot:
                 if checksum(block) != crc:
                     block = self.fetch(image)[low:high]  # the writer has finished it meanwhile
                 if checksum(block) != crc:
+                    block = self._same_block(image.file_id, image.offset + low, crc) or block
+                if checksum(block) != crc:
                     lost.append((low, high))
                 data[low:high] = block
         return data, lost
+
+    def _same_block(self, file_id: int, offset: int, crc: int) -> memoryview | None:
+        """A block that another image of the same place has, whole; as recovery looks for it."""
+        for image in self.images[file_id]:
+            for low, high, own_crc in image.blocks():
+                if (image.offset + low, own_crc) == (offset, crc):
+                    block = self.fetch(image)[low:high]
+                    if checksum(block) == crc:
+                        return block
+        return None
 
     def close(self) -> None:
         """Release the journal and the counter, which has a descriptor."""

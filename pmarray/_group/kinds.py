@@ -121,6 +121,7 @@ class StorageMaker(NamedTuple):
             backend,
             new=new,
             snapshot=self.snapshot,
+            file_id=array.file_id,
         )
         refuse_large_chunk(
             storage.chunk_shape, storage.chunk_nbytes, self.cache.memory.max_chunk_bytes

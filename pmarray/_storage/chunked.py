@@ -35,7 +35,7 @@ from pmarray._storage.cached import CachedItems
 from pmarray._storage.dead import DeadBytes
 from pmarray._storage.fetching import Fetches
 from pmarray._storage.items import Axes, Loan, as_array, nothing
-from pmarray._storage.storereads import STORE_ID, StoreReads
+from pmarray._storage.storereads import STORE_ID, StoreReads, bytes_of
 from pmarray._storage.uncached import ArrivingChunks, are_whole, uncached
 from pmarray._system.chunkthreads import THREADS, on_a_thread, on_threads, start
 from pmarray.backends._protocols import ChunkBackend, Chunks
@@ -72,8 +72,8 @@ class ChunkStorage(CachedItems):
         Of the group.
     new
         Whether no commit has any of it yet.
-    snapshot
-        Through which a handle reads that does not hold the lock.
+    snapshot, file_id
+        Through which a handle reads that does not hold the lock, and the array's number there.
     """
 
     holds_fill = True
@@ -90,6 +90,7 @@ class ChunkStorage(CachedItems):
         *,
         new: bool,
         snapshot: Snapshot | None,
+        file_id: int,
     ) -> None:
         self._chunks = chunks
         self._dtype = dtype
@@ -111,6 +112,7 @@ class ChunkStorage(CachedItems):
             self._chunk_nbytes,
             self._fresh,
             snapshot,
+            file_id,
             lambda chunk: chunk in self._doomed,
         )
         self._events = 0
@@ -158,7 +160,7 @@ class ChunkStorage(CachedItems):
 
     def load(self, chunk: Chunk, start: int, out: memoryview, /) -> None:
         whole = self._whole(chunk, start)
-        np.frombuffer(out, np.uint8)[:] = _bytes_of(whole)[start : start + out.nbytes]
+        np.frombuffer(out, np.uint8)[:] = bytes_of(whole)[start : start + out.nbytes]
 
     def _whole(self, chunk: Chunk, start: int) -> AnyArray:
         """Return a chunk as the store has it, of which bytes from `start` on are wanted.
@@ -179,7 +181,7 @@ class ChunkStorage(CachedItems):
     def complete(self, chunk: CachedChunk, /) -> None:
         gaps = list(chunk.valid.gaps(0, self._chunk_nbytes))
         if gaps:
-            data = _bytes_of(self._whole(chunk.index, gaps[0][0]))
+            data = bytes_of(self._whole(chunk.index, gaps[0][0]))
             for start, stop in gaps:
                 chunk.buffer[start:stop] = data[start:stop].data
             chunk.valid.add(0, self._chunk_nbytes)
@@ -494,7 +496,3 @@ class ChunkStorage(CachedItems):
 
     def _empty_block(self, shape: tuple[int, ...]) -> AnyArray:
         return np.empty(shape, self._dtype, order="F" if self.layout.order == "col" else "C")
-
-
-def _bytes_of(block: AnyArray) -> NDArray[np.uint8]:
-    return block.reshape(-1, order="A").view(np.uint8)

@@ -15,7 +15,7 @@ from pmarray._system.keptfiles import Parts
 from pmarray.backends._protocols import Chunks
 from pmarray.errors import DamagedError
 
-__all__ = ["STORE_ID", "StoreReads"]
+__all__ = ["STORE_ID", "StoreReads", "bytes_of"]
 
 AnyArray = NDArray[Any]
 Chunk = tuple[int, ...]
@@ -41,8 +41,8 @@ class StoreReads:
         Of a chunk in memory.
     fresh
         Makes an array of the shape of a chunk.
-    snapshot
-        Through which a handle reads that does not hold the lock.
+    snapshot, file_id
+        Through which a handle reads that does not hold the lock, and the array's number there.
     is_doomed
         Whether a chunk counts as absent, whatever the store has.
     """
@@ -54,6 +54,7 @@ class StoreReads:
         nbytes: int,
         fresh: Callable[[], AnyArray],
         snapshot: Snapshot | None,
+        file_id: int,
         is_doomed: Callable[[Chunk], bool],
     ) -> None:
         self._chunks = chunks
@@ -62,6 +63,7 @@ class StoreReads:
         self.fresh = fresh
         """Makes an array of the shape of a chunk."""
         self._snapshot = snapshot
+        self._file_id = file_id
         self._is_doomed = is_doomed
 
     def missing(
@@ -130,7 +132,7 @@ class StoreReads:
         if parts == [(0, self._nbytes)]:
             self.read_into(chunk, out)
             return
-        data = _bytes_of(out)
+        data = bytes_of(out)
         self._read_parts(
             [(chunk, [(start, data[start:stop]) for start, stop in parts])],
             self._chunks.read_parts_into,
@@ -176,7 +178,7 @@ class StoreReads:
         whole = self.fresh()
         self._chunks.read_image_into(image, chunk, whole)
         for start, out in parts:
-            out[...] = _bytes_of(whole)[start : start + out.nbytes]
+            out[...] = bytes_of(whole)[start : start + out.nbytes]
 
     def _read(self, pieces: Sequence[_Piece]) -> None:
         """Take what the store has; where a before-image lies over it, use that."""
@@ -197,6 +199,7 @@ class StoreReads:
                     damaged[piece.chunk] = error
 
         def override() -> None:
+            snapshot.refuse_deleted(self._file_id)  # a chunk that has gone is no chunk of fill
             images = [
                 (bytes(snapshot.fetch(image)), image.offset)
                 for image in snapshot.images.get(STORE_ID, ())  # the oldest first
@@ -228,5 +231,6 @@ class _Piece(NamedTuple):
     """Takes it from a before-image."""
 
 
-def _bytes_of(block: AnyArray) -> NDArray[np.uint8]:
+def bytes_of(block: AnyArray) -> NDArray[np.uint8]:
+    """The bytes of a chunk, in the order of its memory."""
     return block.reshape(-1, order="A").view(np.uint8)

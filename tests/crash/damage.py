@@ -109,12 +109,17 @@ def _pieces(url: str, root: Path) -> list[tuple[Path, int, int]]:
 
 def _used(pieces: list[tuple[Path, int, int]]) -> list[int]:
     """Return the offsets of the blocks that hold something, and of a few behind the last."""
-    blocks = []
+    blocks: list[int] = []
+    behind: list[int] = []
     for path, start, nbytes in pieces:
         data = path.read_bytes()[start : start + nbytes]
-        offsets = range(0, len(data), _BLOCK_BYTES)
-        blocks += [start + at for at in offsets if data[at : at + _BLOCK_BYTES].strip(b"\0")]
-    return [*blocks, *(blocks[-1] + i * _BLOCK_BYTES for i in (1, 2) if blocks)]
+        for at in range(0, len(data), _BLOCK_BYTES):
+            if data[at : at + _BLOCK_BYTES].strip(b"\0"):
+                blocks.append(start + at)
+                behind = []
+            else:
+                behind.append(start + at)
+    return blocks + behind[:2]
 
 
 def _inject(kind: str, pieces: list[tuple[Path, int, int]], rng: random.Random) -> str:

@@ -252,6 +252,27 @@ def test_an_image_is_not_needed_where_the_data_are_as_they_were(half_way: Path) 
     assert not outcome(half_way, url, COMMITS)
 
 
+def test_a_bad_image_is_not_needed_where_another_has_the_same(half_way: Path) -> None:
+    """As where a block came to be kept twice; a reader goes by the same rule as recovery."""
+    (metadata,) = half_way.rglob("pmarray.json")
+    saved = Checkpoint.from_bytes(metadata.read_bytes(), "it")
+    last = records_of(half_way)[-1]
+    data = journal_of(half_way).read_bytes()
+    region = DRAMRegion(len(data))
+    region.write(0, [memoryview(data)])
+    again = Journal(region, saved.nonce, saved.generation)
+    again.check_length()
+    again.position = last.end
+    images = [Image(one.file_id, one.offset, again.fetch(one)) for one in last.images]
+    assert again.before(last.images[0].number, images)
+    whole = memoryview(bytearray(region.capacity))
+    region.read_into(0, whole)
+    journal_of(half_way).write_bytes(whole)
+    flip(journal_of(half_way), last.payload)
+    for mode in ("r", "r+"):
+        assert found(f"memmap:{half_way}", mode) == expected(COMMITS), mode
+
+
 def flip(path: Path, position: int) -> None:
     """Change one bit."""
     with path.open("r+b") as file:

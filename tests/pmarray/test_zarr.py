@@ -647,3 +647,44 @@ def test_a_replaced_array_does_not_pass_for_the_committed_one(
         if "x" in group:
             assert (group["x"][...] == 1).all()
     assert not [one for one in pmarray.verify(f"zarr:{tmp_path}/left") if one.damaged]
+
+
+@pytest.mark.parametrize("begins", ["before", "after a commit"])
+@pytest.mark.parametrize("looks", ["before", "after"])
+def test_a_reader_of_an_array_that_is_deleted(tmp_path: Path, begins: str, looks: str) -> None:
+    """Its chunks are gone, and are no chunks of fill."""
+    url = f"zarr:{tmp_path}/g"
+    with pmarray.open_group(url) as writer:
+        writer.create("t", (40,), chunks=10)[...] = 7
+        writer.create("other", (3,))[...] = 1
+    with pmarray.open_group(url, mode="r") as reader, pmarray.open_group(url) as writer:
+        if begins != "before":
+            with writer.transaction():
+                writer.attrs["step"] = 1
+            reader.refresh()
+        if looks == "before":
+            assert reader["t"][0] == 7
+        with writer.transaction():
+            del writer["t"]
+        with pytest.raises(SnapshotExpiredError, match="refresh"):
+            reader["t"][10:]
+        reader.refresh()
+        assert list(reader) == ["other"]
+        assert reader["other"][...].tolist() == [1, 1, 1]
+
+
+def test_a_copy_of_an_array_that_is_deleted_meanwhile(tmp_path: Path) -> None:
+    url = f"zarr:{tmp_path}/g"
+    with pmarray.open(f"{url}#t", (20, 1000), chunks=(1, 1000)) as array:
+        array[...] = 7
+    with pmarray.open_group(url) as writer:
+
+        def delete(done: int, total: int) -> None:
+            if "t" in writer:
+                with writer.transaction():
+                    del writer["t"]
+
+        with pytest.raises(KeyError, match="no array 't'"):  # it was looked for once more
+            pmarray.copy(f"{url}#t", f"memmap:{tmp_path}/to#t", cache="64 KiB", progress=delete)
+    with pmarray.open_group(f"memmap:{tmp_path}/to") as copied:
+        assert not list(copied)

@@ -215,9 +215,12 @@ class MemmapBackend:
 
     def open(self, file_id: int, nbytes: int, /, *, aligned: bool) -> FileRegion:
         path = self.data_path(file_id)
-        if status(path) is None:
-            raise DamagedError(f"{path} is missing, though {METADATA_NAME} names it")
-        region = self._region(path, BLOCK_BYTES, writable=self._writable, aligned=aligned)
+        try:
+            region = self._region(path, BLOCK_BYTES, writable=self._writable, aligned=aligned)
+        except StorageError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            raise DamagedError(f"{path} is missing, though {METADATA_NAME} names it") from error
         if region.capacity < nbytes:
             region.close()
             raise DamagedError(
