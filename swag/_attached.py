@@ -51,10 +51,10 @@ class Attached:
         TypeError, ValueError
             Gradients of its steps say nothing.
         """
+        if gradients and not any(there.optimizer is optimizer for there in self._gradients):
+            self._gradients.append(Gradients(optimizer))
         if any(there is optimizer for there in self._optimizers):
             return
-        if gradients:
-            self._gradients.append(Gradients(optimizer))
         self._optimizers.append(optimizer)
         number, wait, stepped, stepping = (
             id(optimizer),

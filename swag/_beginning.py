@@ -14,13 +14,14 @@ import pmarray
 from swag._buffers import refuse_buffers
 from swag._counts import count
 from swag._held import is_sharded
+from swag._location import Location, Mode
 from swag._parameters import DTYPES, ParameterTable, chosen_of
 from swag._records import Configuration
 from swag._schedule import Schedule
 from swag._selecting import Chosen, Parameters
 from swag._sharding.parts import Part, open_part
 from swag._space import bytes_in_words, free_bytes, is_in_memory
-from swag._store import Location, Mode, Store
+from swag._store import Store
 from swag._target import refuse_drawn
 from swag.errors import SwagWarning
 
@@ -126,7 +127,8 @@ def begin(model: nn.Module, location: Location, wishes: Wishes) -> Begun:
         begun = Begun(part.store, part, whole, chosen)
     else:
         store = Store.create(location, configuration, wishes.mode, differences)
-        begun = Begun(store, None, whole, chosen)
+        # In the order of what is there: a model may register the same parameters in another.
+        begun = Begun(store, None, store.table, chosen)
     try:
         _tell_of_room(begun.store, wishes.expected)
     except BaseException:  # the warning, made an error

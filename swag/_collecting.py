@@ -107,7 +107,7 @@ class Collecting(Posterior):
 
     def _load(self) -> None:
         """Begin from what the store holds."""
-        progress = self._store.progress()
+        progress = self._loaded = self._store.progress()
         self._screen.skipped = progress.skipped
         self._summing.load(progress.collected)
         self._left = progress.collected

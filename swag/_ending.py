@@ -11,6 +11,7 @@ import pmarray
 from pmarray.errors import ClosedError
 from swag._collecting import Collecting
 from swag._joining import Joining
+from swag._moments import Moments
 from swag._records import Progress
 from swag._schedule import Schedule
 from swag._screening import Screen
@@ -54,6 +55,15 @@ class Ending(Collecting):
         due = self._sync().collected + skipped.nonfinite + skipped.repeated
         return self._schedule.start + (due - 1) * self._schedule.every + 1 if due else 0
 
+    def _take_over(self) -> None:
+        """Be the writer, and go on from what another one has collected since this was opened."""
+        if not self._store.writes:
+            self._store.become_writer()
+            if self._store.progress() != self._loaded:
+                self._load()
+                self._calls = self._calls_before()
+            self._store.writes = True
+
     @property
     def closed(self) -> bool:
         """Whether collection has ended."""
@@ -68,14 +78,11 @@ class Ending(Collecting):
         with self._turn:
             self._refuse_closed()
             self._screen.tell()
-            progress, moments = (
-                (self._sync(), self._summing.moments) if self._keeps_all else self._caught_up()
-            )
-            if (
-                progress.collected != progress.checkpointed
-                or moments.count != progress.in_moments
-                or self._screen.skipped != progress.skipped_before
-            ):
+            progress, moments = self._unsaved()
+            if progress is not None and not self._store.writes:
+                self._take_over()
+                progress, moments = self._unsaved()
+            if progress is not None:
                 if not self._keeps_all:
                     self._make_durable_in_all_parts()
                 begun = self._begun = Joining(self._store.group)
@@ -86,6 +93,18 @@ class Ending(Collecting):
                         self._checkpoint(progress.collected, moments)
                 self._begun = None
             self._everywhere(self._store.group.flush)
+
+    def _unsaved(self) -> tuple[Progress | None, Moments]:
+        """How far collection has come, or None if the last checkpoint says so; and the moments."""
+        progress, moments = (
+            (self._sync(), self._summing.moments) if self._keeps_all else self._caught_up()
+        )
+        is_saved = (
+            progress.collected == progress.checkpointed
+            and moments.count == progress.in_moments
+            and self._screen.skipped == progress.skipped_before
+        )
+        return None if is_saved else progress, moments
 
     def rewind(self, to: int | None = None) -> int:
         """Go back to the last checkpoint, or to so many iterates, forgetting what came after.
@@ -111,6 +130,7 @@ class Ending(Collecting):
         """
         with self._turn:
             self._refuse_closed()
+            self._take_over()
             progress = self._sync()
             if self._part is not None:
                 agreement = self._part.agreement
@@ -154,6 +174,8 @@ class Ending(Collecting):
         if self._part is not None and not checkpoint:
             self._part.agreement.give_up()
         try:
+            if not self._store.writes:
+                self._ended = self._loaded  # nothing was collected here, and others may have since
             if not self.closed:
                 if checkpoint:
                     self.flush()

@@ -56,6 +56,10 @@ class Iterates(ABC):
         """Iterates that were collected wherever most were."""
         return self.progress().collected
 
+    def last_checkpoint(self) -> int:
+        """Iterates at the last checkpoint, wherever that has come furthest."""
+        return self.progress().checkpointed
+
     @property
     @abstractmethod
     def rows(self) -> Trajectory | None:
@@ -164,13 +168,17 @@ class Iterates(ABC):
                 f"iterate {iterates[-1]} is not there any more: {collected} are, since a "
                 "transaction was rolled back; ask for the window again"
             )
-        # The column of iterate t is written again while iterate t + ring is collected.
-        if self.ring is not None and iterates[0] <= self.furthest() - self.ring:
+        # The column of iterate t is written again while iterate t + ring is collected; and a reader
+        # sees commits late, but a checkpoint before what it has given up is overwritten.
+        every = self.configuration.checkpoint_every
+        if self.ring is not None and (
+            iterates[0] <= self.furthest() - self.ring
+            or iterates[0] < self.last_checkpoint() - self.ring + every
+        ):
             raise WindowError(
                 f"iterate {iterates[0]} was overwritten since: with max_rank="
                 f"{self.configuration.max_rank}, a window is good until "
-                f"{2 * self.configuration.checkpoint_every} more iterates are collected; ask for "
-                "it again"
+                f"{every} more iterates are collected; ask for it again"
             )
 
     # -- moments --------------------------------------------------------------------------------

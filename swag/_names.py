@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
-__all__ = ["own_names"]
+__all__ = ["by_any_name", "names_of", "own_names"]
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 # Nobody calls a module of his own like this: torch.compile, FSDP and activation checkpointing do.
@@ -39,3 +39,20 @@ def own_names(model: nn.Module) -> Callable[[str], str]:
         return name
 
     return own
+
+
+def by_any_name(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a model; one that is shared stands under each of its names.
+
+    Which of these comes first depends on the order of registration.
+    """
+    own = own_names(model)
+    return {own(name): p for name, p in model.named_parameters(remove_duplicate=False)}
+
+
+def names_of(there: Mapping[str, nn.Parameter]) -> dict[int, list[str]]:
+    """All names of each of these parameters, by its `id`."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in there.items():
+        names.setdefault(id(parameter), []).append(name)
+    return names

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from swag._copying import SHARED_ITEMS, copy_and_sum, sum_of
+from swag._copying import SHARED_ITEMS, checksum_of, copy_and_sum, sum_of
 from swag._held import full_of, local_of, refuse_flattened, take
-from swag._names import own_names
+from swag._names import by_any_name, names_of, own_names
 from swag._selecting import Chosen, Parameters, choose, every
 from swag.errors import ModelError, StoreError
 
@@ -241,24 +241,42 @@ class ParameterTable:
         Raises
         ------
         ModelError
-            As `find`, or a parameter that is trained has no place in the vector.
+            As `find`, or a parameter that is trained has no place in the vector, or one is of a
+            dtype that would be rounded to that which it had.
         """
         there = self._all_of(model)
         _refuse(self._new(there, chosen), " (trained now, and not when collection began)")
+        _refuse(
+            [
+                f"{entry.name} is {now}, and was {entry.dtype}"
+                for entry in self.entries
+                if torch.promote_types(now := there[entry.name].dtype, entry.dtype) != entry.dtype
+            ]
+        )
         return [there[entry.name] for entry in self.entries]
 
     def _all_of(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The model's parameters by name, among which are those of the vector."""
-        there = _by_any_name(model)
+        there = by_any_name(model)
         if unlike := self._unlike(there):
             refuse_flattened(model)
             _refuse(unlike)
         return there
 
     def differences(self, model: nn.Module, chosen: Chosen = every) -> list[str]:
-        """What the model lacks, has in another shape, or trains without a place, in words."""
-        there = _by_any_name(model)
-        return self._unlike(there) + self._new(there, chosen)
+        """What the model lacks, has in another shape, or trains without a place, in words.
+
+        What is not trained any more is no difference, but what is not chosen is one.
+        """
+        there = by_any_name(model)
+        names = names_of(there)
+        left_out = [
+            f"{entry.name} is not among those of parameters="
+            for entry in self.entries
+            if (p := there.get(entry.name)) is not None
+            and not any(chosen(each, p) for each in names[id(p)])
+        ]
+        return self._unlike(there) + self._new(there, chosen) + left_out
 
     def _new(self, there: dict[str, nn.Parameter], chosen: Chosen) -> list[str]:
         known = {id(there[entry.name]) for entry in self.entries if entry.name in there}
@@ -323,12 +341,13 @@ class ParameterTable:
         Returns
         -------
         torch.Tensor
-            Sums of each parameter's part, float32, taken while it is in the processor's cache: they
-            tell whether all is finite, and whether two vectors differ. Shape (1, parameters); a
-            second row has the sums before rounding, where there is any.
+            Sums of each parameter's part, float64, taken while it is in the processor's cache: they
+            tell whether all is finite, and whether two vectors differ. Shape (1, parameters); where
+            values are rounded, further rows tell those apart that were different before.
         """
         rounds = torch.promote_types(out.dtype, self.common_dtype) != out.dtype
-        sums = torch.empty(2 if rounds else 1, len(self.entries), dtype=torch.float32, device="cpu")
+        count = len(self.entries)
+        sums = torch.zeros(3 if rounds else 1, count, dtype=torch.float64, device="cpu")
         if not rounds and out.dtype in (torch.float32, torch.float64) and _are_here(parameters):
             for first, last in self._stretches:
                 if last > first and all(p.dtype == out.dtype for p in parameters[first : last + 1]):
@@ -347,8 +366,13 @@ class ParameterTable:
             for i in inside:
                 sums[0, i] = sum_of(out[self.entries[i].start : self.entries[i].stop])
             if rounds:
-                whole = [parameters[i].sum(dtype=torch.float32) for i in inside]
-                sums[1, first : last + 1] = torch.stack(whole).cpu()
+                # Their squares too: a step changes weights of a softmax layer by what sums to zero.
+                wide = [parameters[i].detach() for i in inside]
+                for row, told in (
+                    (1, [each.sum(dtype=torch.float64) for each in wide]),
+                    (2, [torch.linalg.vector_norm(each, dtype=torch.float64) for each in wide]),
+                ):
+                    sums[row, first : last + 1] = torch.stack(told).cpu()
         return sums
 
     def _collect_each(
@@ -365,7 +389,7 @@ class ParameterTable:
             part = out[entry.start : entry.stop].view(entry.shape)
             sums[0, i] = copy_and_sum(part, parameters[i])
             if len(sums) > 1:
-                sums[1, i] = sum_of(parameters[i])
+                sums[1, i] = checksum_of(parameters[i])
 
     def _collect_small(
         self, parameters: Sequence[Tensor], first: int, last: int, out: Tensor, sums: Tensor
@@ -421,14 +445,11 @@ def _are_here(parameters: Sequence[Tensor]) -> bool:
 
 def chosen_of(parameters: Parameters | None, model: nn.Module) -> Chosen:
     """What ``parameters=`` means for a model; see `swag._selecting.choose`."""
-    return choose(parameters, list(_by_any_name(model).items()))
+    return choose(parameters, list(by_any_name(model).items()))
 
 
 def _trained(model: nn.Module, chosen: Chosen) -> Iterator[tuple[str, nn.Parameter]]:
-    own = own_names(model)
-    names: dict[int, list[str]] = {}
-    for name, p in _by_any_name(model).items():
-        names.setdefault(id(p), []).append(name)
+    own, names = own_names(model), names_of(by_any_name(model))
     for name, p in model.named_parameters():
         # Whoever asks for a shared one may call it by any of its names.
         if p.requires_grad and any(chosen(each, p) for each in names[id(p)]):
@@ -451,12 +472,6 @@ def _refuse_part(name: str, parameter: nn.Parameter) -> None:
         why = f"has the layout {parameter.layout}: only dense parameters can be collected"
     if why is not None:
         raise ModelError(f"{name} {why}")
-
-
-def _by_any_name(model: nn.Module) -> dict[str, nn.Parameter]:
-    # Which name of a shared parameter comes first depends on the order of registration.
-    own = own_names(model)
-    return {own(name): p for name, p in model.named_parameters(remove_duplicate=False)}
 
 
 def _refuse(differences: list[str], told: str = "") -> None:

@@ -97,6 +97,8 @@ class Screen:
         if vote is Vote.NONFINITE:
             names = ", ".join(wrong[:5]) or "what another process holds"
             what = f"{names} {'is' if len(wrong) < 2 else 'are'} not finite"
+            if len(sums) > 1 and column.dtype == torch.float16:
+                what += " in float16, which ends at 65,504 (dtype=torch.bfloat16 goes further)"
             if self._raise_nonfinite:
                 raise NonFiniteError(f"{what}: nothing was collected")
             self.skipped = Skipped(nonfinite + 1, repeated)

@@ -40,21 +40,21 @@ were ``rewound``: cut off, or numbered anew.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
 
 import pmarray
-from pmarray.errors import ForeignDataError, GroupNotFoundError
+from pmarray.errors import GroupNotFoundError
 from swag._buffers import Buffers
 from swag._earlier import NAMES, Earlier
 from swag._following import Following
 from swag._iterates import Iterates
 from swag._joining import Joining
+from swag._location import CONSTANT, Location, Mode, cache_for, open_group
 from swag._moments import Moments
 from swag._parameters import ParameterTable
 from swag._records import Configuration, Progress, Skipped
@@ -62,18 +62,10 @@ from swag._statistics import NAME, Statistics
 from swag._trajectory import Trajectory, as_tensor
 from swag.errors import StoreError, StoreExistsError, WindowError
 
-__all__ = ["Location", "Mode", "Moments", "Store", "holds_posterior"]
+__all__ = ["Moments", "Store"]
 
-Location = str | os.PathLike[str] | pmarray.Group
-Mode = Literal["w-", "a", "w"]
-"""Create only; create or go on; replace."""
-
-_CONSTANT = "swag"
 _PROGRESS = "swag.progress"
 _ARRAYS = ("anchor", "mean", "sum_of_squares", "trajectory", "buffers", NAME, *NAMES)
-_AUTO_CACHE_BYTES = 256 << 20
-_WINDOW_SECONDS = 0.05
-"""For which an iterate may wait for the next ones, to become durable with them."""
 
 
 class Store(Iterates):
@@ -96,23 +88,38 @@ class Store(Iterates):
 
     statistics: Statistics
 
-    def __init__(self, group: pmarray.Group, configuration: Configuration, *, owned: bool) -> None:
+    def __init__(
+        self,
+        group: pmarray.Group,
+        configuration: Configuration,
+        *,
+        owned: bool,
+        writes: bool = False,
+    ) -> None:
         super().__init__(configuration)
         self.group = group
         self.owned = owned
         """Whether the group was opened here, and is closed here; nobody else has it then."""
+        self.writes = writes
+        """Whether this has the lock, and has seen what the last writer left (`become_writer`)."""
+        self._only_new = False
+        """Whether nobody else may have collected anything."""
         self._following = Following(group, moves=owned)
+        self._take_arrays()
+
+    def _take_arrays(self) -> None:
+        group = self.group
         self.statistics = Statistics(group, self._following)
         self._earlier = Earlier.of(group)
         try:
             self._anchor = group["anchor"]
             self._mean = group["mean"]
             self._squares = group["sum_of_squares"]
-            self.trajectory = None if configuration.max_rank == 0 else group["trajectory"]
+            self.trajectory = group["trajectory"] if self.configuration.max_rank != 0 else None
         except KeyError as error:
             raise self._damaged(str(error)) from error
         n = self.table.size
-        dtype = configuration.dtype_name
+        dtype = self.configuration.dtype_name
         expected = [(self._anchor, dtype), (self._mean, "float32"), (self._squares, "float32")]
         for vector, kind in expected:
             if vector.shape != (n,) or vector.dtype.name != kind:
@@ -125,6 +132,28 @@ class Store(Iterates):
         ):
             raise self._damaged(f"its trajectory is {trajectory.dtype}, {trajectory.shape}")
         self._refuse_lost(self.progress())  # both raise if that cannot be
+
+    def become_writer(self) -> None:
+        """Take the lock of the group, and what the last writer has left since it was opened here.
+
+        Raises
+        ------
+        StoreExistsError
+            Somebody has collected since, and this posterior was to be a new one.
+        StoreError
+            There is another posterior now.
+        pmarray.errors.GroupLockedError
+            Somebody is writing.
+        """
+        with Joining(self.group):
+            pass
+        there = self.group.attrs.get(CONSTANT)
+        if there is None or Configuration.from_json(there) != self.configuration:
+            what = "another posterior than when this was opened: open it again"
+            raise StoreError(f"{self.group.url} holds {what}")
+        self._take_arrays()
+        if self._only_new and (collected := self.progress().collected):
+            raise _exists(self.group.url, collected)
 
     @classmethod
     def create(
@@ -150,19 +179,17 @@ class Store(Iterates):
         StoreError
             With "a": they are of another model or configuration; the message says what differs.
         """
-        group, owned = _open(location, "a", configuration)
+        group, owned = open_group(location, "a", configuration)
         try:
-            if _CONSTANT in group.attrs and mode != "w":
-                there = cls(group, Configuration.from_json(group.attrs[_CONSTANT]), owned=owned)
+            if CONSTANT in group.attrs and mode != "w":
+                there = cls(group, Configuration.from_json(group.attrs[CONSTANT]), owned=owned)
                 collected = there.progress().collected
                 if mode == "w-" and collected:
-                    raise StoreExistsError(
-                        f"{group.url} holds a posterior of {collected} iterates already: give"
-                        ' mode="a" to go on with it, or mode="w" to replace it'
-                    )
+                    raise _exists(group.url, collected)
                 differences = differences_of(there.table)
                 differences += configuration.differences(there.configuration)
                 if not differences:
+                    there._only_new = mode == "w-"
                     return there
                 if collected:
                     raise StoreError(
@@ -171,7 +198,7 @@ class Store(Iterates):
             cls._make(group, configuration)
             if owned:
                 group.flush()  # whatever happens to the first iterates, there is a posterior
-            return cls(group, configuration, owned=owned)
+            return cls(group, configuration, owned=owned, writes=True)
         except BaseException:
             if owned:
                 group.close()
@@ -188,11 +215,11 @@ class Store(Iterates):
         mark
             Attributes of the group, written with it.
         """
-        group, owned = _open(location, "a", configuration)
+        group, owned = open_group(location, "a", configuration)
         try:
             cls._make(group, configuration, mark)
             group.flush()
-            return cls(group, configuration, owned=owned)
+            return cls(group, configuration, owned=owned, writes=True)
         except BaseException:
             group.close()
             raise
@@ -200,9 +227,12 @@ class Store(Iterates):
     @classmethod
     def open_part(cls, location: Location, configuration: Configuration) -> Self:
         """Open a posterior to go on with it; whose it is has been found out before."""
-        group, owned = _open(location, "r+", configuration)
+        group, owned = open_group(location, "r+", configuration)
         try:
-            return cls(group, configuration, owned=owned)
+            there = cls(group, configuration, owned=owned)
+            there.become_writer()
+            there.writes = True
+            return there
         except BaseException:
             group.close()
             raise
@@ -214,7 +244,7 @@ class Store(Iterates):
         """Make the arrays of a posterior without iterates, in the place of what is there."""
         n, dtype = configuration.table.size, configuration.dtype_name
         with Joining(group):
-            if _CONSTANT in group.attrs:
+            if CONSTANT in group.attrs:
                 for name in _ARRAYS:
                     if name in group:
                         del group[name]
@@ -227,7 +257,7 @@ class Store(Iterates):
             if mark is not None and configuration.max_rank == 0:
                 Earlier.make(group, n, none)
             group.attrs.update({**(mark or {}), _PROGRESS: none.to_json()})
-            group.attrs[_CONSTANT] = configuration.to_json()
+            group.attrs[CONSTANT] = configuration.to_json()
 
     @classmethod
     def open(cls, location: Location) -> Self:
@@ -241,19 +271,19 @@ class Store(Iterates):
             There is no group.
         """
         try:
-            group, owned = _open(location, "r", None)
+            group, owned = open_group(location, "r", None)
         except GroupNotFoundError as error:
             raise GroupNotFoundError(
                 f"there is no posterior at {location}: correct the path"
             ) from error
         try:
-            if _CONSTANT not in group.attrs:
+            if CONSTANT not in group.attrs:
                 raise StoreError(f"{group.url} holds no posterior")
-            configuration = Configuration.from_json(group.attrs[_CONSTANT])
-            if owned and _cache_for(configuration) != "auto":
+            configuration = Configuration.from_json(group.attrs[CONSTANT])
+            if owned and cache_for(configuration) != "auto":
                 url = group.url
                 group.close()
-                group, owned = _open(url, "r", configuration)
+                group, owned = open_group(url, "r", configuration)
             following = Following(group, moves=owned)
             return following.read(lambda: cls(group, configuration, owned=owned))
         except BaseException:
@@ -463,31 +493,8 @@ class Store(Iterates):
             self.group.close()
 
 
-def holds_posterior(location: Location) -> bool:
-    """Whether there is a group that is one."""
-    try:
-        group, owned = _open(location, "r", None)
-    except (GroupNotFoundError, ForeignDataError):
-        return False
-    try:
-        return _CONSTANT in group.attrs
-    finally:
-        if owned:
-            group.close()
-
-
-def _open(
-    location: Location, mode: pmarray.Mode, configuration: Configuration | None
-) -> tuple[pmarray.Group, bool]:
-    """Open a location; also say whether the caller has to close it."""
-    if isinstance(location, pmarray.Group):
-        return location, False
-    cache = "auto" if configuration is None else _cache_for(configuration)
-    group = pmarray.open_group(location, mode=mode, cache=cache, commit_window=_WINDOW_SECONDS)
-    return group, True
-
-
-def _cache_for(configuration: Configuration) -> int | str:
-    """The cache in which columns of a large model find room: one on loan, others on their way."""
-    need = 4 * (configuration.dtype.itemsize * configuration.table.size + 4096)
-    return "auto" if need <= _AUTO_CACHE_BYTES else need
+def _exists(url: str, collected: int) -> StoreExistsError:
+    return StoreExistsError(
+        f"{url} holds a posterior of {collected} iterates already: give"
+        ' mode="a" to go on with it, or mode="w" to replace it'
+    )

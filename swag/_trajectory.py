@@ -133,7 +133,8 @@ def from_anchor(
     if weights.dtype.name in ("float16", "bfloat16"):
         torch.sub(as_tensor(weights), as_tensor(anchor), out=torch.from_numpy(out))
     else:
-        np.subtract(weights, anchor, out=out, casting="same_kind")
+        with np.errstate(all="ignore"):  # a program may have asked NumPy to raise what is small
+            np.subtract(weights, anchor, out=out, casting="same_kind")
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from swag._beginning import OnFull, OnNonfinite, Wishes, begin
 from swag._buffers import Buffers
 from swag._ending import LOGGER, Ending
 from swag._held import reshard
+from swag._location import Location, Mode
 from swag._moments import Moments, OnDemand
 from swag._schedule import Schedule
 from swag._screening import Screen
 from swag._selecting import Parameters
 from swag._space import free_bytes, is_full
 from swag._stats import Clock, Stats
-from swag._store import Location, Mode
 from swag._target import refuse_drawn
 from swag.errors import SwagWarning, WindowError
 from swag.posterior import Known, StoredPosterior, window
@@ -87,7 +87,8 @@ class SWAG(Ending):
     on_checkpoint
         Called with the group inside the transaction of every checkpoint, on the thread that
         collects: what it writes there, such as the state of training, is there exactly if the
-        checkpoint is. If it raises, the iterate is not collected.
+        checkpoint is. If it raises, the iterate is not collected; in a transaction of your own,
+        which you have to roll back then.
     on_nonfinite
         ``"skip"``, as above, or ``"raise"``, to raise `NonFiniteError` instead.
     on_full
@@ -263,6 +264,7 @@ class SWAG(Ending):
                 with self._going_on(), self._updating.running():
                     self._update(model, loss)
             self._calls += 1
+            self._screen.tell()  # a warning that is made an error changes nothing
 
     def flush(self) -> None:
         """Take a checkpoint, and return when everything collected so far is durable.
@@ -308,10 +310,10 @@ class SWAG(Ending):
         parameters = self._whole.find_all(model, self._chosen)
         self._screen.look_for_frozen(parameters)
         held = parameters if self._part is None else self._part.held(parameters)
+        self._take_over()
         progress = self._sync(with_moments=False)
         self._begin(progress, model, parameters, held, loss)
         self._attached.collected()
-        self._screen.tell()
         LOGGER.debug("collected beside %d iterates", progress.collected)
 
     def attach(self, optimizer: torch.optim.Optimizer, *, gradients: bool = False) -> None:

@@ -70,6 +70,8 @@ class Gradients:
                     "the relations are not those of dampening, nesterov or maximize: use SGD "
                     "without them"
                 )
+        self.optimizer = optimizer
+        """Whose steps they are of."""
         self._rows: list[tuple[float, float, float, float]] = []
         self._hook = optimizer.register_step_post_hook(self._look)
 

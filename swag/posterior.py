@@ -15,9 +15,9 @@ from swag._buffers import Buffers
 from swag._counts import count
 from swag._installing import Installing
 from swag._iterates import Iterates
+from swag._location import Location
 from swag._moments import Moments, OnDemand
 from swag._sharding.parts import open_iterates
-from swag._store import Location
 from swag.burn_in import BurnIn, suggest
 from swag.errors import WindowError
 from swag.gradients import Gradients

@@ -9,9 +9,10 @@ import numpy as np
 import pmarray
 from swag._counts import count
 from swag._joining import Joining
+from swag._location import Location
 from swag._records import Configuration
 from swag._sharding.manifest import PART, read_manifest
-from swag._store import Location, Store
+from swag._store import Store
 from swag.errors import StoreError, WindowError
 
 __all__ = ["prune"]

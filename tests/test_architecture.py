@@ -155,6 +155,7 @@ SWAG = Tower(
         ("_sharding",),
         ("_target", "_factors", "_draws", "_store", "_screening"),
         ("_iterates", "_behind", "_earlier"),
+        ("_location",),
         ("batchnorm", "sampling", "_records", "_statistics"),
         ("_buffers", "_parameters"),
         ("_state", "_selecting", "_moments", "_reductions", "_projections"),

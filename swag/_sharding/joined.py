@@ -94,6 +94,10 @@ class JoinedIterates(Iterates):
         """Iterates of the part that has most."""
         return max(part.progress().collected for part in self._parts)
 
+    def last_checkpoint(self) -> int:
+        """Iterates at the last checkpoint of the part whose is the latest."""
+        return max(part.progress().checkpointed for part in self._parts)
+
     @property
     def rows(self) -> JoinedRows | None:
         """The trajectory, put together as it is read."""

@@ -12,13 +12,14 @@ import pmarray
 from pmarray.errors import ForeignDataError, GroupNotFoundError
 from swag._held import held_box, locals_of, placement_of
 from swag._iterates import Iterates
+from swag._location import Location, Mode, holds_posterior
 from swag._parameters import ParameterTable
 from swag._records import Configuration
 from swag._sharding.agreement import Agreement
 from swag._sharding.joined import JoinedIterates
 from swag._sharding.layout import Layout
 from swag._sharding.manifest import PART, Manifest, Place, part_place, read_manifest, write_manifest
-from swag._store import Location, Mode, Store, holds_posterior
+from swag._store import Store
 from swag.errors import ModelError, StoreError, StoreExistsError
 
 __all__ = ["Part", "open_iterates", "open_part"]

@@ -20,8 +20,8 @@ from torch.optim import Optimizer
 
 import pmarray
 from swag._joining import Joining
+from swag._location import Location, Mode
 from swag._schedule import Schedule
-from swag._store import Location, Mode
 from swag.collect import SWAG
 from swag.errors import StoreError, StoreExistsError
 

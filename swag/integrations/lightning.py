@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from swag._held import is_sharded
-from swag._store import Location, Mode
+from swag._location import Location, Mode
 from swag.collect import SWAG
 from swag.integrations._collector import Collector
 

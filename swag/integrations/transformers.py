@@ -9,7 +9,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from swag._held import is_sharded
-from swag._store import Location, Mode
+from swag._location import Location, Mode
 from swag.collect import SWAG
 from swag.integrations._collector import Collector
 

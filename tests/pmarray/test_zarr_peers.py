@@ -84,6 +84,30 @@ def test_types_come_back_and_others_read_them(scheme: str, kind: Any, tmp_path: 
         np.testing.assert_array_equal(theirs[:, :4], values)
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+def test_bfloat16_of_another_order_of_bytes_is_refused_by_name(
+    tmp_path: Path, sharded: bool
+) -> None:
+    """Valid, and what other programs write; nothing is damaged."""
+    pytest.importorskip("ml_dtypes", reason="bfloat16 needs the package ml_dtypes")
+    with pmarray.open_group(f"zarr:{tmp_path}/g") as group:
+        group.create("x", (4,), "bfloat16", chunks=(4,))
+        group.create("y", (4,))
+    path = tmp_path / "g/x/zarr.json"
+    document = json.loads(path.read_text())
+    document["attributes"] = {}
+    codecs = [{"name": "bytes", "configuration": {"endian": "big"}}]
+    if sharded:
+        inner = {"chunk_shape": [2], "codecs": codecs, "index_location": "end"}
+        last = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+        codecs = [{"name": "sharding_indexed", "configuration": inner | {"index_codecs": last}}]
+    path.write_text(json.dumps(document | {"codecs": codecs}))
+    with pmarray.open_group(f"zarr:{tmp_path}/g", mode="r") as group:
+        assert list(group) == ["y"]
+        with pytest.raises(ForeignDataError, match="big-endian"):
+            group["x"]
+
+
 GAPS: Any = {"names": ["x", "y"], "formats": [">i4", "S3"], "offsets": [4, 9], "itemsize": 16}
 
 

@@ -496,7 +496,7 @@ def test_buffers_and_losses_end_no_commit_window(
         commits.append(len(merged))
 
     monkeypatch.setattr(Committer, "commit", counted)
-    monkeypatch.setattr("swag._store._WINDOW_SECONDS", 60.0)
+    monkeypatch.setattr("swag._location._WINDOW_SECONDS", 60.0)
     model = nn.Sequential(nn.Linear(40, 60), nn.BatchNorm1d(60), nn.Linear(60, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     url = f"memmap:{scratch / 'store'}"

@@ -97,6 +97,7 @@ def _from_zarr(metadata: ZarrMetadata, name: str) -> ArrayMetadata:
     if 0 in _inner_chunk_shape(metadata) or (0 in chunk and 0 not in metadata.shape):
         raise ValueError(f"its chunks have the shape {chunk}, so that there is nothing in one")
     bounded_codecs(metadata)
+    _refuse_byte_order(metadata, dtype)
     order = _order(metadata)
     fill = np.zeros((), dtype)
     # Format 2 may name none: zarr-python reads its type's own then, NaT for a date.
@@ -113,6 +114,16 @@ def _from_zarr(metadata: ZarrMetadata, name: str) -> ArrayMetadata:
         document_of(metadata),
         user_attributes(metadata.attributes or {}),
     )
+
+
+def _refuse_byte_order(metadata: ZarrMetadata, dtype: DType) -> None:
+    """NumPy has types for both orders of bytes, but of bfloat16 for the machine's alone."""
+    if isinstance(metadata, ArrayV2Metadata) or dtype.name != "bfloat16":
+        return
+    inner = [c for one in metadata.codecs if isinstance(one, ShardingCodec) for c in one.codecs]
+    for one in (*metadata.codecs, *inner):
+        if isinstance(one, BytesCodec) and one.endian is not None and one.endian.value == "big":
+            raise ValueError("bfloat16 in big-endian bytes, which is not read here")
 
 
 def is_plain(metadata: ZarrMetadata, array: ArrayMetadata) -> bool:
