@@ -74,10 +74,14 @@ class Buffers:
         Raises
         ------
         ModelError
-            One is of a dtype that cannot be stored.
+            One is sparse, or of a dtype that cannot be stored.
         """
         copy = copy or _copied
-        tensors = {name: copy(buffer.detach()) for name, buffer in _persistent(model)}
+        try:
+            tensors = {name: copy(buffer.detach()) for name, buffer in _persistent(model)}
+        except RuntimeError:
+            refuse_buffers(model)  # of one that was registered since collection began
+            raise
         return cls(tensors, frozen_in(model))
 
     def __bool__(self) -> bool:

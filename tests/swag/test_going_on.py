@@ -188,6 +188,18 @@ def test_a_change_that_rounding_hides_is_one(dtype: torch.dtype) -> None:
         assert posterior.n_repeated == 1
 
 
+def test_a_sparse_buffer_that_comes_later_is_told_by_name() -> None:
+    model = network()
+    with swag.SWAG(model) as posterior:
+        collect(posterior, model, range(1))
+        model.register_buffer("mask", torch.eye(2).to_sparse())
+        with pytest.raises(ModelError, match="the buffer mask has the layout"):
+            collect(posterior, model, range(1, 2))
+        del model.mask
+        collect(posterior, model, range(1, 2))
+        assert posterior.n_averaged == 2
+
+
 def test_large_weights_have_a_sum() -> None:
     model = nn.Linear(100, 1, bias=False).double()
     nn.init.constant_(model.weight, 1e37)
