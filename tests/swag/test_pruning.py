@@ -175,3 +175,22 @@ def test_another_process_copies_and_draws_while_the_store_grows(
             alone.update_parameters(model)
         assert same(found, facts(alone))
     assert not pmarray.verify(copied)
+
+
+def test_iterates_that_came_since_the_group_was_opened(tmp_path: Path) -> None:
+    store, model = f"memmap:{tmp_path}/s", torch.nn.Linear(2, 1)
+
+    def collect(count: int) -> None:
+        with swag.SWAG(model, store, mode="a") as posterior:
+            for _ in range(count):
+                torch.nn.init.normal_(model.weight)
+                posterior.update_parameters(model)
+
+    collect(4)
+    with pmarray.open_group(store, mode="r+") as group:
+        assert "swag" in group.attrs
+        collect(6)
+        assert prune(group, start=2, every=2) == 4
+    with swag.load(store) as found:
+        assert found.n_averaged == 4
+        assert torch.equal(found.iterate(0)["bias"], model.bias.detach())
