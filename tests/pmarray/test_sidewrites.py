@@ -28,6 +28,8 @@ class SlowRegion:
 
     def __init__(self, seed: int) -> None:
         self._region = DRAMRegion(0)
+        self._one_by_one = threading.Lock()
+        """Memory may move when it grows, and a file, which this stands for, does not."""
         self._random = random.Random(seed)
         self.fails: set[int] = set()
         """Which of the large writes fail."""
@@ -46,7 +48,12 @@ class SlowRegion:
         self.now -= 1
         if number in self.fails:
             raise StorageError(5, "this write fails")
-        self._region.write(offset, buffers)
+        with self._one_by_one:
+            self._region.write(offset, buffers)
+
+    def reserve(self, nbytes: int, /) -> None:
+        with self._one_by_one:
+            self._region.reserve(nbytes)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._region, name)
