@@ -19,6 +19,7 @@ _PIECE_ITEMS = 3 << 14
 """Of so many float32, two take 400 KB of a core's cache, and Python has little to do for each."""
 SHARED_ITEMS = (1 << 15) - 64
 """PyTorch shares out no operation on so few (it begins with 32,768), and takes no core for it."""
+_CHECKED_BYTES = 1 << 20
 _PLAIN = (torch.float32, torch.float64)
 """Dtypes that NumPy adds up as they are."""
 
@@ -89,8 +90,11 @@ def checksum_of(values: Tensor) -> float:
     >>> checksum_of(one) == checksum_of(one.clone()), checksum_of(one) == checksum_of(other)
     (True, False)
     """
-    items = values.detach().reshape(-1).contiguous().view(torch.uint8)
-    return float(google_crc32c.extend(0, items.numpy()))
+    items = values.detach().reshape(-1).contiguous().view(torch.uint8).numpy()
+    found = 0
+    for start in range(0, len(items), _CHECKED_BYTES):  # in between, other threads run
+        found = google_crc32c.extend(found, items[start : start + _CHECKED_BYTES])
+    return float(found)
 
 
 def _add_up(piece: NDArray[np.floating]) -> float:

@@ -58,7 +58,10 @@ class Ending(Collecting):
     def _take_over(self) -> None:
         """Be the writer, and go on from what another one has collected since this was opened."""
         if not self._store.writes:
-            self._store.become_writer()
+            self._end_what_was_begun()
+            begun = self._begun = Joining(self._store.group)
+            self._store.become_writer(begun)
+            self._begun = None
             if self._store.progress() != self._loaded:
                 self._load()
                 self._calls = self._calls_before()

@@ -133,8 +133,8 @@ class Store(Iterates):
             raise self._damaged(f"its trajectory is {trajectory.dtype}, {trajectory.shape}")
         self._refuse_lost(self.progress())  # both raise if that cannot be
 
-    def become_writer(self) -> None:
-        """Take the lock of the group, and what the last writer has left since it was opened here.
+    def become_writer(self, begun: Joining) -> None:
+        """Take the lock by an empty transaction, and what the last writer has left since opening.
 
         Raises
         ------
@@ -145,7 +145,7 @@ class Store(Iterates):
         pmarray.errors.GroupLockedError
             Somebody is writing.
         """
-        with Joining(self.group):
+        with begun:
             pass
         there = self.group.attrs.get(CONSTANT)
         if there is None or Configuration.from_json(there) != self.configuration:
@@ -230,7 +230,7 @@ class Store(Iterates):
         group, owned = open_group(location, "r+", configuration)
         try:
             there = cls(group, configuration, owned=owned)
-            there.become_writer()
+            there.become_writer(Joining(group))
             there.writes = True
             return there
         except BaseException:

@@ -97,7 +97,7 @@ def _prune(group: pmarray.Group, start: int, every: int) -> int:
             else f"{group.url} keeps the last {configuration.max_rank} iterates alone, in columns "
             "that are used in turn: taking some out would free no space"
         )
-    store.become_writer()  # whoever was writing until now may have collected more
+    store.become_writer(Joining(group))  # whoever was writing until now may have collected more
     trajectory, progress = store.trajectory, store.progress()
     assert trajectory is not None
     kept = range(start, progress.collected, every)

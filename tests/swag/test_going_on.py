@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import swag
 from pmarray.errors import GroupLockedError
+from swag._joining import Joining
 from swag.errors import ModelError, StoreError, StoreExistsError, SwagWarning, WindowError
 
 RANKS = (None, 3, 0)
@@ -236,10 +237,7 @@ def test_a_warning_that_is_an_error_changes_no_schedule() -> None:
 
 
 def test_columns_that_a_checkpoint_has_given_up(tmp_path: Path) -> None:
-    """A reader sees the checkpoint before those that overwrite them, and believes no column then.
-
-    It reads a directory as of the last commit before them, as where commits are seen late.
-    """
+    """A reader that has seen the checkpoint believes none of them, overwritten or not."""
     store, model = f"memmap:{tmp_path}/s", network()
     with swag.SWAG(model, store, 2, checkpoint_every=5) as posterior:
         collect(posterior, model, range(13))
@@ -254,3 +252,27 @@ def test_columns_that_a_checkpoint_has_given_up(tmp_path: Path) -> None:
             posterior.group.flush()
             with pytest.raises(WindowError, match="overwritten"):
                 found.iterate(-1)
+
+
+def test_an_interrupt_while_it_becomes_the_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two halves of a ``with``, where no block sees it: the lock is not left behind."""
+    store, model = f"memmap:{tmp_path}/s", network()
+    with swag.SWAG(model, store) as first:
+        collect(first, model, range(3))
+    with swag.SWAG(model, store, mode="a") as second:
+        enter = Joining.__enter__
+
+        def torn(joining: Joining) -> Joining:
+            enter(joining)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Joining, "__enter__", torn)
+            with pytest.raises(KeyboardInterrupt):
+                collect(second, model, range(3, 4))
+        collect(second, model, range(3, 5))
+        assert second.group.transaction_owner is None
+    with swag.load(store) as found:
+        assert [found.iterate(i)["bias"].item() for i in range(5)] == [*range(5)]
