@@ -90,7 +90,7 @@ class FileArrival(NamedTuple):
         start, length, step, count = self.requests.stretches
         stop = start + (count - 1) * step + length
         places = range(start, stop, max(1, (stop - start) // _LOOKS))
-        return all(self.beside.is_resident(at, min(stop, at + _LOOK_BYTES)) for at in places)
+        return self.beside.are_resident([(at, min(stop, at + _LOOK_BYTES)) for at in places])
 
     def seen_by(self, look: Callable[[AnyArray], AnyArray]) -> FileArrival:
         before = self.look

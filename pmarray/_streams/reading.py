@@ -26,7 +26,7 @@ import math
 import mmap
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -200,7 +200,13 @@ class _Reading:
             self._next = len(pieces)
         else:
             self._comes_from_device = not is_at_hand(array)
-        self._direct = total > _LARGE_BYTES and total > available_memory_bytes() // _SHARE_OF_FREE
+        self._total = total
+
+    @cached_property
+    def _direct(self) -> bool:
+        """Whether it goes past the system's cache."""
+        large = self._total > _LARGE_BYTES
+        return large and self._total > available_memory_bytes() // _SHARE_OF_FREE
 
     def _size(self, piece: Axes) -> int:
         return _count(piece) * self._array.itemsize

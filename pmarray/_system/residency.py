@@ -6,15 +6,24 @@ import ctypes
 import mmap
 import os
 import sys
+from collections.abc import Sequence
 from random import randrange
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["is_told", "resident_share", "residents", "sampled_share"]
+__all__ = [
+    "all_resident",
+    "is_resident",
+    "is_told",
+    "resident_share",
+    "residents",
+    "sampled_share",
+]
 
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _SAMPLES = 8
+_LOWEST_BIT = bytes(byte & 1 for byte in range(256))
 
 _mincore = getattr(ctypes.CDLL(None), "mincore", None) if sys.platform == "linux" else None
 if _mincore is not None:
@@ -27,16 +36,36 @@ def resident_share(fd: int, start: int, stop: int) -> float:
     The system tells only who may write the file, or owns it (`is_told`); to others it says 1. Where
     it tells nobody, or the file ends before `start`, it is 0.
     """
+    _, memory = _mapped(fd, start, stop)
+    if memory is None:
+        return 0.0
+    pages = _look(memory.ctypes.data, memory.nbytes)
+    return pages.count(1) / len(pages)
+
+
+def all_resident(fd: int, stretches: Sequence[tuple[int, int]]) -> bool:
+    """Whether all bytes of some stretches of a file are in memory; see `resident_share`.
+
+    The file is mapped once for all of them.
+    """
+    start, stop = min(low for low, _ in stretches), max(high for _, high in stretches)
+    first, memory = _mapped(fd, start, stop)
+    if memory is None:
+        return False
+    address = memory.ctypes.data - first
+    return all(is_resident(address + low, high - low) for low, high in stretches)
+
+
+def _mapped(fd: int, start: int, stop: int) -> tuple[int, NDArray[np.uint8] | None]:
+    """Map a part of a file, of which nothing is loaded; return where it begins, too."""
     first = start // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
     if _mincore is None or stop <= start:
-        return 0.0
+        return first, None
     try:
-        # Shared, for reading: nothing is loaded through it.
         mapped = mmap.mmap(fd, stop - first, mmap.MAP_SHARED, mmap.PROT_READ, offset=first)
     except (OSError, ValueError):  # it is shorter, or cannot be mapped
-        return 0.0
-    memory = np.frombuffer(mapped, np.uint8)
-    return float(_look(memory.ctypes.data, memory.nbytes).mean())
+        return first, None
+    return first, np.frombuffer(mapped, np.uint8)
 
 
 def sampled_share(fd: int, start: int, stop: int) -> float:
@@ -70,13 +99,19 @@ def is_told(fd: int) -> bool:
 
 def residents(memory: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return for each page of memory, a mapped file from the start of one, whether it is there."""
-    return _look(memory.ctypes.data, memory.nbytes)
+    return np.frombuffer(bytearray(_look(memory.ctypes.data, memory.nbytes)), np.bool_)
 
 
-def _look(address: int, nbytes: int) -> NDArray[np.bool_]:
+def is_resident(address: int, nbytes: int) -> bool:
+    """Whether all pages of some bytes of a mapped file are there."""
+    before = address % mmap.PAGESIZE
+    return b"\0" not in _look(address - before, nbytes + before)
+
+
+def _look(address: int, nbytes: int) -> bytes:
+    """Return a byte for each page, 1 where it is there."""
     count = -(-nbytes // mmap.PAGESIZE)
     pages = ctypes.create_string_buffer(count)  # of zeros
     if _mincore is not None and _mincore(address, nbytes, pages):
         pages = ctypes.create_string_buffer(count)
-    found: NDArray[np.bool_] = (np.frombuffer(pages.raw, np.uint8) & 1).astype(bool)
-    return found
+    return pages.raw.translate(_LOWEST_BIT)

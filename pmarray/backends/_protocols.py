@@ -194,8 +194,8 @@ class Beside(Protocol):
             The medium cannot be read, or ends before `request.least`.
         """
 
-    def is_resident(self, start: int, stop: int, /) -> bool:
-        """Whether bytes, counted as in a request, are in the system's cache."""
+    def are_resident(self, stretches: Sequence[tuple[int, int]], /) -> bool:
+        """Whether bytes are in the system's cache: starts and ends, counted as in a request."""
 
 
 @runtime_checkable

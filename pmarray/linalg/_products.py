@@ -33,8 +33,11 @@ _LONG_RUN_BYTES = 1 << 20
 """Runs of a column that are best for a device. A tile has fewer columns then, and what each adds to
 the result is as long: with several columns of the result that takes longer than reading."""
 _SHORT_RUN_BYTES = 64 << 10
-"""Runs of what is looked at in memory, for one column of the result: what each tile adds to it
-takes longer than all else."""
+"""Runs of what is looked at in memory: what each tile adds to the result takes longer than all
+else."""
+_SEVERAL = 4
+"""With two columns of the result, or three, a BLAS is so much faster with long runs that adding
+takes less."""
 _FEW = 16
 """With so many columns of the result it still takes less than to read from a device."""
 Operand = StoredArray | ArrayLike
@@ -302,7 +305,7 @@ def _multiply_streamed(
     # A tile that is looked at need leave no room for the next one. It adds to the result at once
     # what is a column, or short; else it should be as short as one that is read.
     is_large = at_hand and (n == 1 or fast == 1)
-    if at_hand and n == 1:
+    if at_hand and (n == 1 or n >= _SEVERAL):
         run_bytes = _SHORT_RUN_BYTES
     else:
         run_bytes = max(RUN_BYTES, _LONG_RUN_BYTES * (1 if at_hand else min(n, _FEW)) // n)

@@ -10,7 +10,7 @@ import pytest
 
 import pmarray
 from pmarray._geometry.requests import Request
-from pmarray._system.residency import is_told, resident_share, sampled_share
+from pmarray._system.residency import all_resident, is_told, resident_share, sampled_share
 from pmarray.backends.files import beside
 
 MIB = 1 << 20
@@ -39,6 +39,9 @@ def test_both_ways_to_ask_agree(file: Path) -> None:
         os.pread(fd, 3 * MIB, 2 * MIB)
         for start, stop in ((2 * MIB, 5 * MIB), (3 * MIB, 3 * MIB + 1), (4 * MIB - 7, 4 * MIB)):
             assert sampled_share(fd, start, stop) == resident_share(fd, start, stop) == 1
+            assert all_resident(fd, [(start, stop), (2 * MIB + 5, 3 * MIB)])
+            assert not all_resident(fd, [(start, stop), (7 * MIB, 7 * MIB + 1)])
+        assert not all_resident(fd, [(4 * MIB, 9 * MIB)])  # beyond its end
         for _ in range(3):  # a page that was asked for may come
             assert sampled_share(fd, 6 * MIB, 8 * MIB) < 1
             assert resident_share(fd, 6 * MIB, 8 * MIB) < 0.1

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 
 from pmarray._geometry.requests import Request
 from pmarray._system.descriptor import Descriptor
-from pmarray._system.residency import is_told, resident_share, sampled_share
+from pmarray._system.residency import all_resident, is_told, resident_share, sampled_share
 from pmarray.errors import DamagedError, StorageError
 
 __all__ = ["SideReads"]
@@ -45,7 +46,8 @@ class SideReads:
         """Of the first item in the file."""
         self._descriptor = Descriptor.duplicate(fd)
         self._fd = self._descriptor.fileno()
-        self._share = resident_share if is_told(self._fd) else sampled_share
+        self._is_told = is_told(self._fd)
+        self._share = resident_share if self._is_told else sampled_share
         """Tells which share of some bytes is in the page cache."""
         self._direct: Descriptor | None = None
         self._tried_direct = False
@@ -69,9 +71,11 @@ class SideReads:
             )
         self._read(self._fd, request, out)
 
-    def is_resident(self, start: int, stop: int, /) -> bool:
-        """Whether bytes of the file are in the page cache."""
-        return self._share(self._fd, start, stop) == 1
+    def are_resident(self, stretches: Sequence[tuple[int, int]], /) -> bool:
+        """Whether some bytes of the file are in the page cache."""
+        if self._is_told:
+            return all_resident(self._fd, stretches)
+        return all(self._share(self._fd, start, stop) == 1 for start, stop in stretches)
 
     def _read_direct(self, request: Request, out: memoryview) -> bool:
         direct = self._open_direct()

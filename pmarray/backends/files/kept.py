@@ -36,7 +36,7 @@ from pmarray._system.descriptor import Descriptor
 from pmarray._system.files import read_fully
 from pmarray._system.filesystems import read_ahead_nbytes
 from pmarray._system.populating import can_populate, populate_read
-from pmarray._system.residency import is_told, residents
+from pmarray._system.residency import is_resident, is_told, residents
 
 __all__ = ["KeptMapping"]
 
@@ -48,7 +48,9 @@ _WINDOW_PAGES = (2 << 20) // _PAGE
 _FAULT_PAGES = 16
 """What a fault maps at most, `fault_around_bytes` unless told."""
 _LOOKS = 4
-"""How many of the stretches that were known are looked at again."""
+"""How many stretches are looked at again, though they may be known."""
+_LOOK_BYTES = 64 << 10
+"""How much of each."""
 _MOST_MISSES = 3
 """After so many pages that were not in memory, nobody looks whether the next one is."""
 _FAR_BYTES = 1 << 20
@@ -192,16 +194,18 @@ class KeptMapping:
         """
         if not self._windows or not self.reaches(self.offset + reach.stop):
             return False
-        runs = self._page_runs(reach)
-        unknown = self._unknown_of(runs)
         # Of what was known the kernel may have taken pages back: a look at some of it shows that,
         # and a page that it does not show is read when it is loaded.
-        some = [
-            (first, min(stop, first + _FEW_PAGES))
-            for first, stop in runs[:: -(-len(runs) // _LOOKS)].tolist()
-        ]
-        for first, stop in (*some, *unknown):
-            if not residents(self._all[first * _PAGE : stop * _PAGE]).all():
+        start, nbytes = self._address + self.offset + reach.start, min(reach.nbytes, _LOOK_BYTES)
+        for i in range(0, reach.stretches, -(-reach.stretches // _LOOKS)):
+            if not is_resident(start + i * reach.step, nbytes):
+                return False
+        first = (self.offset + reach.start) // _PAGE
+        if self.known.find(0, first, (self.offset + reach.stop - 1) // _PAGE + 1) < 0:
+            return True
+        unknown = self._unknown_of(self._page_runs(reach))
+        for first, stop in unknown:
+            if not is_resident(self._address + first * _PAGE, (stop - first) * _PAGE):
                 return False
         return all(self._populate(first, stop) for first, stop in unknown)
 

@@ -155,7 +155,7 @@ class _InFlight(_InPlace):
     def surroundings(self) -> Iterator[None]:
         with (
             super().surroundings(),
-            mock.patch.object(SideReads, "is_resident", return_value=False),
+            mock.patch.object(SideReads, "are_resident", return_value=False),
             mock.patch.object(reading, "_SMALL_BYTES", 1),
         ):
             yield
