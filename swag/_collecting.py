@@ -155,6 +155,11 @@ class Collecting(Posterior):
             self._anchor = self._store.read_anchor()
         return progress
 
+    def _joining(self) -> Joining:
+        """A transaction that is noted before it begins: whoever comes next ends what is left."""
+        self._begun = Joining(self._store.group)
+        return self._begun
+
     def _end_what_was_begun(self) -> None:
         """An interrupt may have torn a block before its end, and a second one its end."""
         if self._loan is not None:
@@ -314,8 +319,7 @@ class Collecting(Posterior):
         store, count = self._store, progress.collected + 1
         if due:
             self._prepare_checkpoint(progress.collected)
-        begun = self._begun = Joining(store.group)
-        with begun:
+        with self._joining():
             loan = self._loan = self._borrow(progress.collected)
             with loan as lent:
                 column = lent[:, 0] if lent.ndim == 2 else lent
@@ -362,8 +366,7 @@ class Collecting(Posterior):
             self._summing.accumulate(column, self._origin)
         else:
             moments = self._summing.moments.copy().with_columns([column], self._origin)
-            begun = self._begun = Joining(self._store.group)
-            with begun:
+            with self._joining():
                 self._store_diagonal(progress, moments, taken.buffers)
             self._summing.moments, self._buffers = moments, taken.buffers
         self._screen.note(progress.collected, sums)

@@ -10,7 +10,6 @@ from typing import Self
 import pmarray
 from pmarray.errors import ClosedError
 from swag._collecting import Collecting
-from swag._joining import Joining
 from swag._moments import Moments
 from swag._records import Progress
 from swag._schedule import Schedule
@@ -59,8 +58,7 @@ class Ending(Collecting):
         """Be the writer, and go on from what another one has collected since this was opened."""
         if not self._store.writes:
             self._end_what_was_begun()
-            begun = self._begun = Joining(self._store.group)
-            self._store.become_writer(begun)
+            self._store.become_writer(self._joining())
             self._begun = None
             if self._store.progress() != self._loaded:
                 self._load()
@@ -88,8 +86,7 @@ class Ending(Collecting):
             if progress is not None:
                 if not self._keeps_all:
                     self._make_durable_in_all_parts()
-                begun = self._begun = Joining(self._store.group)
-                with begun:
+                with self._joining():
                     if self._store.trajectory is None:
                         self._store_diagonal(progress, moments, self._buffers)
                     else:
@@ -142,7 +139,8 @@ class Ending(Collecting):
                 to = max(least, -agreement.least(-progress.in_moments)) if to is None else least
 
             def cut() -> None:
-                self._store.rewind(to)
+                self._store.rewind(to, self._joining())
+                self._begun = None
                 if self._part is not None:
                     self._store.group.flush()  # before any process collects others in their place
 

@@ -352,8 +352,8 @@ class Store(Iterates):
             self._forget(range(max(0, first), first + self.configuration.checkpoint_every))
         self._note(Progress(collected, collected, moments.count, skipped, skipped, there.rewound))
 
-    def rewind(self, to: int | None = None) -> None:
-        """Cut off what was collected since the last checkpoint, or after so many iterates.
+    def rewind(self, to: int | None, begun: Joining) -> None:
+        """Cut off what came since the last checkpoint, or after so many iterates; as `begun`.
 
         Raises
         ------
@@ -366,7 +366,7 @@ class Store(Iterates):
             raise WindowError(f"{progress.collected} iterates are there: none to go back to {to}")
         is_behind = 0 < count < progress.in_moments
         if is_behind and self._earlier is not None and self._earlier.progress().collected == count:
-            self._go_back(self._earlier)
+            self._go_back(self._earlier, begun)
             return
         if is_behind and self.configuration.max_rank is not None:
             raise WindowError(
@@ -376,7 +376,7 @@ class Store(Iterates):
             )
         if progress.collected == count and progress.skipped == progress.skipped_before:
             return
-        with Joining(self.group):
+        with begun:
             self.cut(count)
             self._forget(range(count, progress.collected))
             self._note(
@@ -390,11 +390,11 @@ class Store(Iterates):
                 )
             )
 
-    def _go_back(self, earlier: Earlier) -> None:
+    def _go_back(self, earlier: Earlier, begun: Joining) -> None:
         """Make the earlier checkpoint the last one."""
         moments = earlier.moments()
         rewound = self.progress().rewound + 1
-        with Joining(self.group):
+        with begun:
             self._mean[:] = moments.mean
             self._squares[:] = moments.sum_of_squares
             self._note(replace(earlier.progress(), rewound=rewound))

@@ -279,7 +279,7 @@ class _Reading:
                 task.wait()
             return None
         if not all(task.over for task in coming.tasks):
-            self._depth *= 2
+            self._depth = min(2 * self._depth, len(self.pieces))
         for task in coming.tasks:
             task.wait()
         self._current = coming.buffer

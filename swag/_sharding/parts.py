@@ -12,6 +12,7 @@ import pmarray
 from pmarray.errors import ForeignDataError, GroupNotFoundError
 from swag._held import held_box, locals_of, placement_of
 from swag._iterates import Iterates
+from swag._joining import Joining
 from swag._location import Location, Mode, holds_posterior
 from swag._parameters import ParameterTable
 from swag._records import Configuration
@@ -188,7 +189,7 @@ def _go_on(place: Place, there: _There, agreement: Agreement) -> Part:
 
         def cut() -> None:
             if store.progress().collected > count:
-                store.rewind(count)
+                store.rewind(count, Joining(store.group))
             store.group.flush()
 
         agreement.together(cut)

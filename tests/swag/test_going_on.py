@@ -278,3 +278,30 @@ def test_an_interrupt_while_it_becomes_the_writer(
         assert second.group.transaction_owner is None
     with swag.load(store) as found:
         assert [found.iterate(i)["bias"].item() for i in range(5)] == [*range(5)]
+
+
+@pytest.mark.parametrize("call", ["rewind", "flush"])
+def test_an_interrupt_before_what_goes_back_or_is_stored(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same of any other transaction: whoever collects next is not a part of what was torn."""
+    store, model = f"memmap:{tmp_path}/s", network()
+    with swag.SWAG(model, store) as posterior:
+        collect(posterior, model, range(3))
+        posterior.mean()  # something for a checkpoint to store
+        enter = Joining.__enter__
+
+        def torn(joining: Joining) -> Joining:
+            enter(joining)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Joining, "__enter__", torn)
+            with pytest.raises(KeyboardInterrupt) as kept:
+                posterior.rewind(to=1) if call == "rewind" else posterior.flush()
+        assert posterior.n_averaged == 3
+        assert posterior.group.transaction_owner is None
+        collect(posterior, model, range(3, 5))
+        assert kept.traceback
+    with swag.load(store) as found:
+        assert [found.iterate(i)["bias"].item() for i in range(5)] == [*range(5)]
