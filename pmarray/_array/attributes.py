@@ -159,7 +159,7 @@ class Attributes(MutableMapping[str, Any]):
         owner = self._owner
         with owner._turn():
             owner._admit_writer()
-            owner._refuse_fixed("it has no attributes")
+            owner._refuse_fixed("no attributes can be set")
             attrs = dict(self._values)
             change(attrs)
             owner._do(lambda: owner._replace_attributes(attrs))

@@ -228,7 +228,7 @@ class Catalog:
 
     def refuse_to_delete(self, name: str) -> None:
         """Refuse where there is no such array, or none can be deleted."""
-        self.refuse_fixed("delete the file")
+        self.refuse_fixed("it cannot be deleted here")
         if name not in self:
             self.get(name)  # raises, and says what there is
 
@@ -291,7 +291,7 @@ class Catalog:
     def refuse_fixed(self, why: str) -> None:
         """Refuse what a group that is one array cannot have."""
         if not self._session.kind.can_create:
-            raise ForeignDataError(f"{self._session.url} is a single .npy file: {why}")
+            raise ForeignDataError(f"{self._session.url} is one array, and no group: {why}")
 
     def note_dead(self) -> bool:
         """Have the metadata say what is dead; return whether more is than they said before."""

@@ -150,8 +150,8 @@ class Commits:
             )
         if not session.kind.can_create:
             raise TransactionError(
-                f"{session.url} is a single .npy file, which has no journal: copy it into a "
-                "directory to have transactions"
+                f"{session.url} is one array, and has no journal: open the group that it is in, or "
+                "copy it into one, to have transactions"
             )
         if not session.kind.can_commit:
             raise TransactionError(

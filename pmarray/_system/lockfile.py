@@ -62,17 +62,19 @@ class LockFile:
         self._fd: int | None = None
         self._identity: tuple[int, int] | None = None
         """Of the file that is locked: device and inode."""
+        self._shared = False
 
     @property
     def held(self) -> bool:
         """Whether this handle holds it."""
         return self._fd is not None
 
-    def acquire(self) -> bool:
+    def acquire(self, *, shared: bool = False) -> bool:
         """Take the lock, or raise `GroupLockedError`, which names the owner.
 
-        Returns whether the file had to be made.
+        A shared one keeps out who wants it for himself. Returns whether the file had to be made.
         """
+        self._shared = shared
         while True:
             fd, made = self._open_locked()
             found = os.fstat(fd)
@@ -122,7 +124,7 @@ class LockFile:
         except OSError as error:
             raise StorageError(error.errno, f"cannot open: {error.strerror}", self.path) from error
         try:
-            osops.lock(fd, exclusive=True)
+            osops.lock(fd, exclusive=not self._shared)
         except (BlockingIOError, PermissionError) as error:
             holder = read_owner(os.pread(fd, OWNER_BYTES, 0))
             osops.close(fd)
@@ -133,13 +135,13 @@ class LockFile:
         return fd, made
 
     def release(self, *, remove: bool = False) -> None:
-        """Give the lock up, if it is held."""
+        """Give the lock up, if it is held; the file goes when the last of several does so."""
         if self._fd is None:
             return
         fd, self._fd = self._fd, None
         try:
             try:
-                if remove and self._is_in_place():
+                if remove and self._is_in_place() and self._is_alone(fd):
                     osops.unlink(self.path)
                 osops.unlock(fd)
             finally:
@@ -148,6 +150,14 @@ class LockFile:
             raise StorageError(
                 error.errno, f"cannot unlock: {error.strerror}", self.path
             ) from error
+
+    def _is_alone(self, fd: int) -> bool:
+        if self._shared:
+            try:
+                osops.lock(fd, exclusive=True)
+            except (BlockingIOError, PermissionError):
+                return False
+        return True
 
     def abandon(self) -> None:
         """In a forked child: close the copy, and do not unlock, which would unlock the parent's."""

@@ -189,7 +189,7 @@ def test_a_missing_bucket(bucket: Bucket) -> None:
     with pytest.raises(StorageError, match=r"no such bucket or directory: create it") as caught:
         pmarray.open(nowhere.url(), (3,))
     assert caught.value.errno == errno.ENOENT
-    assert caught.value.filename == "s3://no-such-bucket/x/zarr.json"
+    assert caught.value.filename == "s3://no-such-bucket/x/array"
     assert "NoSuchBucket" in str(caught.value)
     assert len(str(caught.value)) < 500  # neither XML nor the structs of a library
 

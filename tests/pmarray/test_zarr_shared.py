@@ -122,7 +122,7 @@ def test_an_array_of_another_program_is_not_overwritten(tmp_path: Path) -> None:
     with pmarray.open_group(url, mode="r+") as group:
         group.attrs["more"] = 1
         zarr.create_array(str(tmp_path / "group" / "z"), shape=(2,), dtype="i8")[:] = 3
-        with pytest.raises(ConflictError, match="has made 'z'"):
+        with pytest.raises(ConflictError, match="under the name 'z'"):
             group.create("z", (5,))
     theirs: Any = zarr.open_array(str(tmp_path / "group" / "z"), mode="r")
     assert list(theirs[:]) == [3, 3]

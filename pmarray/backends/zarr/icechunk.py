@@ -278,6 +278,10 @@ class IcechunkBackend(ZarrBackend):
         chunks.grow(array.shape)
         return chunks
 
+    def _strangers(self, name: str) -> tuple[str, ...]:
+        (node,) = self._read([f"{name}/zarr.json"])  # there is nothing without one
+        return () if node is None else self._listing().entries(name)
+
     def _chunks(self, path: str, array: ArrayMetadata) -> ZarrChunks:
         return _Chunks(self._store, path, array)
 

@@ -13,30 +13,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Protocol
+from itertools import chain
 
 from pmarray._formats.metadata import ArrayMetadata, GroupMetadata, check_integer, parse_json
 from pmarray._geometry.grid import ChunkGrid
 from pmarray.backends.zarr import translation as zarr_format
 from pmarray.backends.zarr.files import NEW
+from pmarray.backends.zarr.listing import Listing
 
-__all__ = ["Listing", "in_array", "in_group"]
-
-
-class Listing(Protocol):
-    """Objects by their names, of which each "/" begins a directory."""
-
-    def read(self, key: str) -> bytes | None:
-        """Return an object, or None where there is none."""
-
-    def entries(self, key: str) -> tuple[str, ...]:
-        """Return the names in a directory, none if it is none."""
-
-    def keys(self, prefix: str) -> Iterator[str]:
-        """Yield the names of all objects below a directory."""
-
-    def is_directory(self, key: str) -> bool:
-        """Whether objects are, or may be, below it."""
+__all__ = ["in_array", "in_group", "is_unfinished"]
 
 
 def in_group(store: Listing, metadata: GroupMetadata, session: str) -> Iterator[str]:
@@ -51,7 +36,7 @@ def in_group(store: Listing, metadata: GroupMetadata, session: str) -> Iterator[
         elif name != session and store.is_directory(name):
             number = _number(store.read(f"{name}/zarr.json"))
             deleted = number is not None and number < metadata.next_file_id and number not in known
-            if deleted or _is_unfinished(store.entries(name)):
+            if deleted or is_unfinished(store, name):
                 yield f"{name}/"
 
 
@@ -64,8 +49,18 @@ def _number(document: bytes | None) -> int | None:
         return None
 
 
-def _is_unfinished(names: tuple[str, ...]) -> bool:
-    return "zarr.json" not in names and {n.removesuffix(NEW) for n in names} <= {"c", "zarr.json"}
+def is_unfinished(store: Listing, name: str) -> bool:
+    """Whether a directory holds an array of ours that was never committed: chunks, and no more.
+
+    A directory that holds nothing may be anybody's, and one in which there is another node is.
+    """
+    keys = iter(store.keys(name))
+    chunk = re.compile(rf"{re.escape(name)}/c(/\d+)*")
+    first = next(keys, None)
+    return first is not None and all(
+        chunk.fullmatch(key.removesuffix(NEW)) or key == f"{name}/zarr.json{NEW}"
+        for key in chain([first], keys)
+    )
 
 
 def in_array(store: Listing, path: str, array: ArrayMetadata) -> Iterator[str]:

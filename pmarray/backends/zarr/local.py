@@ -43,6 +43,7 @@ from pmarray._system.lockfile import LockFile
 from pmarray.backends.files.region import FileRegion, if_there, make_journal_file
 from pmarray.backends.zarr import leftovers
 from pmarray.backends.zarr import translation as zarr_format
+from pmarray.backends.zarr.above import LockAbove
 from pmarray.backends.zarr.chunks import AnyArray, ZarrChunks
 from pmarray.backends.zarr.documents import Documents
 from pmarray.backends.zarr.files import FileStore, KeptObjects
@@ -166,6 +167,8 @@ class _PutBack:
 class LocalZarrBackend(ZarrBackend):
     """One group in a local directory, with a lock and transactions."""
 
+    _may_be_far = False
+
     def __init__(self, directory: str, *, writable: bool) -> None:
         self._files = FileStore(directory, read_only=not writable)
         self.directory = directory
@@ -174,6 +177,7 @@ class LocalZarrBackend(ZarrBackend):
         self._metadata_path = self._session / "pmarray.json"
         self._journal_path = self._session / "journal"
         self._lock = LockFile(self._session / "lock", directory)
+        self._above = LockAbove(directory, SESSION)
         self._kept = KeptObjects(self._files, self._session / "kept")
         self._crashed = False
         self._settled = False
@@ -290,6 +294,17 @@ class LocalZarrBackend(ZarrBackend):
 
     def lock(self) -> None:
         super().lock()
+        if self.can_create:
+            self._lock_here()
+            return
+        self._above.acquire()
+        try:
+            self._lock_here()
+        except BaseException:
+            self._above.release()
+            raise
+
+    def _lock_here(self) -> None:
         found = is_directory(self._session)
         while True:
             self._make_directory(self._session)
@@ -364,6 +379,7 @@ class LocalZarrBackend(ZarrBackend):
 
     def close(self) -> None:
         super().close()
+        self._above.release()
         if self._settled or (self._lock.held and not self.can_create):
             try:
                 osops.rmdir(self._kept.directory)
@@ -378,11 +394,16 @@ class LocalZarrBackend(ZarrBackend):
 
     def refuse_lost_lock(self) -> None:
         self._lock.refuse_lost()
+        self._above.refuse_lost()
 
     def abandon(self) -> None:
         self._lock.abandon()
+        self._above.abandon()
 
     # -- chunks ---------------------------------------------------------------------------------
+
+    def _listing(self) -> FileStore:
+        return self._files
 
     def _chunks(self, path: str, array: ArrayMetadata) -> ZarrChunks:
         return _KeepingChunks(self._files, path, array, self._kept)

@@ -76,8 +76,10 @@ def plan(
     shape = _chunk_shape(solid, given, max_nbytes)[: len(array.shape)]
     if shards is not None and not all(isinstance(n, int) and n > 0 for n in shards):
         raise LayoutError(f"shards={shards!r}: give one extent an axis, a multiple of the chunk's")
-    if shards is not None and array.dtype.names is not None:
-        raise LayoutError("zarr-python cannot store records in shards: leave out shards=")
+    if shards is not None and array.dtype.type is np.void:
+        raise LayoutError(
+            "zarr-python cannot store records, or raw bytes, in shards: leave out shards="
+        )
     if dimension_names is None:
         dimension_names = [f"{name}_axis{i}" for i in range(len(array.shape))]
     filters, serializer, compressors = _sorted_codecs(codecs or ())

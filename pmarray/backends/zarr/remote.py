@@ -201,8 +201,9 @@ class RemoteStore(WrapperStore[Store]):
 
 def _advice(error: Exception) -> tuple[int, str]:
     """Return the number of the system's error that comes nearest, and what to do."""
+    said = {type(error).__name__, *re.findall(r"\w+", str(error))}
     for kinds, result in _ADVICE.items():
-        if isinstance(error, kinds) or type(error).__name__ in _NAMES[kinds]:
+        if isinstance(error, kinds) or not said.isdisjoint(_NAMES[kinds]):
             return result
     return errno.EIO, "check the endpoint, the region and the network, then try again"
 
@@ -212,7 +213,8 @@ _NAMES: Mapping[type[Exception], tuple[str, ...]] = {
     PermissionError: ("PermissionDeniedError", "UnauthenticatedError", "NoCredentialsError"),
     TimeoutError: (),
 }
-"""Classes of obstore and botocore that are not derived from the one that they are like."""
+"""Classes of obstore and botocore that are not derived from the one that they are like, and what
+a server calls the same."""
 _ADVICE: Mapping[type[Exception], tuple[int, str]] = {
     FileNotFoundError: (
         errno.ENOENT,

@@ -35,9 +35,11 @@ from pmarray._formats.metadata import (
 )
 from pmarray._formats.names import is_name
 from pmarray.backends.files.region import FileRegion
+from pmarray.backends.zarr import leftovers
 from pmarray.backends.zarr import translation as zarr_format
 from pmarray.backends.zarr.chunks import ZarrChunks
 from pmarray.backends.zarr.documents import Documents
+from pmarray.backends.zarr.listing import Listing, StoreListing
 from pmarray.backends.zarr.planning import plan
 from pmarray.backends.zarr.threads import keep_working
 from pmarray.errors import (
@@ -60,6 +62,8 @@ class ZarrBackend:
     shared = True
     """Whether other programs may change the hierarchy while a writer of ours is at work."""
     survives_fork = True
+    _may_be_far = True
+    """Whether to read a document an array takes long, or, over http, cannot be done."""
 
     def __init__(self, where: str, store: Store, *, writable: bool) -> None:
         keep_working()
@@ -74,6 +78,8 @@ class ZarrBackend:
         """Arrays that no array here can be, by name, and why."""
         self._documents = Documents(self._read)
         self._writing = False
+        self._is_old = False
+        """Whether it is a group of format 2."""
         self.can_create = True
 
     # -- metadata -------------------------------------------------------------------------------
@@ -103,7 +109,9 @@ class ZarrBackend:
     def _load_hierarchy(self) -> Checkpoint | None:
         try:
             with zarr_format.quiet():
-                node, members, self.refused = sync(_open(self._store))
+                # Consolidated metadata may be older than those that they are a copy of.
+                copied = self._may_be_far and not self._writable
+                node, members, self.refused = sync(_open(self._store, consolidated=copied))
                 if isinstance(node, AsyncArray):
                     return self._one_array(node)
         except (FileNotFoundError, NodeNotFoundError, GroupNotFoundError) as error:
@@ -123,6 +131,7 @@ class ZarrBackend:
         return self._several_arrays(node, members)
 
     def _several_arrays(self, node: AsyncGroup, members: Mapping[str, Any]) -> Checkpoint:
+        self._is_old = node.metadata.zarr_format == 2
         arrays: dict[str, ArrayMetadata] = {}
         for name, array in sorted(members.items()):
             if not is_name(name):
@@ -242,13 +251,14 @@ class ZarrBackend:
         return None
 
     def lock(self) -> None:
-        checkpoint = self._known
-        for name, array in (checkpoint.metadata.arrays if checkpoint else {}).items():
-            if isinstance(zarr_format.to_zarr(array), ArrayV2Metadata):
-                raise ForeignDataError(
-                    f"{self.where}#{name} is of Zarr format 2, which is read only here: copy it, "
-                    "with pmarray.copy, and write to the copy"
-                )
+        arrays = {} if self._known is None else self._known.metadata.arrays
+        if self._is_old or any(
+            isinstance(zarr_format.to_zarr(array), ArrayV2Metadata) for array in arrays.values()
+        ):
+            raise ForeignDataError(
+                f"{self.where} is of Zarr format 2, which is read only here: copy it, with "
+                "pmarray.copy_group or pmarray.copy, and write to the copy"
+            )
         self._writing = True
 
     # -- chunks ---------------------------------------------------------------------------------
@@ -263,7 +273,10 @@ class ZarrBackend:
         /,
     ) -> ArrayMetadata:
         if name in self.refused:
-            raise ForeignDataError(f"{self.refused[name]}, nor replaced: choose another name")
+            raise ForeignDataError(
+                f"{self.refused[name]}; it is not replaced either: choose another name"
+            )
+        self._refuse_taken(name)
         unknown = set(options) - {"codecs", "shards", "dimension_names"}
         if unknown:
             raise TypeError(
@@ -271,6 +284,26 @@ class ZarrBackend:
                 "(commit= and commit_window= are parameters of open_group)"
             )
         return plan(array, chunks, max_nbytes, name=name, **options)
+
+    def _refuse_taken(self, name: str) -> None:
+        """Raise where something stands that is no array of this group: a new one would erase it."""
+        if name not in self._paths.values() and (found := self._strangers(name)):
+            raise ConflictError(
+                f"{self.where} has {', '.join(sorted(found)[:4])} under the name {name!r}, which "
+                "is no array of this group and would be deleted: choose another name, or delete "
+                "it first"
+            )
+
+    def _strangers(self, name: str) -> tuple[str, ...]:
+        """Return what is in a directory, but for what a crash of ours has left."""
+        listing = self._listing()
+        found = listing.entries(name)
+        if not found or next(iter(listing.keys(name)), None) is None:
+            return ()  # nothing, or directories with nothing in them
+        return () if leftovers.is_unfinished(listing, name) else found
+
+    def _listing(self) -> Listing:
+        return StoreListing(self._store)
 
     def create_chunks(self, name: str, array: ArrayMetadata, /) -> ZarrChunks:
         if self.shared and self._documents.changed([f"{name}/zarr.json"]):
@@ -322,10 +355,11 @@ class ZarrBackend:
 
 
 async def _open(
-    store: Store,
+    store: Store, *, consolidated: bool
 ) -> tuple[AsyncArray[Any] | AsyncGroup, dict[str, Any], dict[str, str]]:
     """Return an array, or a group and its `_members`."""
-    node = await zarr.api.asynchronous.open(store=store, mode="r")
+    wanted = None if consolidated else False
+    node = await zarr.api.asynchronous.open(store=store, mode="r", use_consolidated=wanted)
     return (node, {}, {}) if isinstance(node, AsyncArray) else (node, *await _members(node))
 
 
@@ -360,17 +394,21 @@ async def _members(node: AsyncGroup) -> tuple[dict[str, Any], dict[str, str]]:
             return None
         value = parse_json(data.to_bytes())
         if is_old:
-            return ArrayV2Metadata.from_dict(
-                {**value, "attributes": parse_json(more.to_bytes()) if more is not None else {}}
-            )
-        if value["node_type"] == "group":
+            value["attributes"] = {} if more is None else parse_json(more.to_bytes())
+        elif value["node_type"] == "group":
             return None
-        if (kind := zarr_format.unsupported(data.to_bytes())) is not None:
-            return kind
-        with zarr_format.quiet():
-            return ArrayV3Metadata.from_dict(value)
+        elif (kind := zarr_format.unsupported(data.to_bytes())) is not None:
+            return f"is of type {kind}, which is not read here"
+        ours = zarr_format.OURS in value["attributes"] if "attributes" in value else False
+        try:
+            with zarr_format.quiet():
+                return (ArrayV2Metadata if is_old else ArrayV3Metadata).from_dict(value)
+        except Exception as error:  # of zarr-python, over arbitrary metadata
+            if ours:
+                raise
+            return f"has metadata that zarr-python does not take, and is not read here: {error}"
 
-    names = [name async for name in node.store.list_dir(node.path)]
+    names = [name.rstrip("/") async for name in node.store.list_dir(node.path)]
     found = await asyncio.gather(*(read(name) for name in names), return_exceptions=True)
     for name, one in zip(names, found, strict=True):
         if isinstance(one, PMArrayError | MemoryError):
@@ -379,7 +417,7 @@ async def _members(node: AsyncGroup) -> tuple[dict[str, Any], dict[str, str]]:
             raise DamagedError(f"the metadata of the array {name!r} are damaged: {one!r}") from one
     read_all = {name: one for name, one in zip(names, found, strict=True) if one is not None}
     refused = {
-        name: f"{node.store_path}#{name} is of type {one}, which is not read here"
+        name: f"{node.store_path}#{name} {one}"
         for name, one in read_all.items()
         if isinstance(one, str)
     }
