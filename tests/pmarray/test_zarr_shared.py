@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 import zarr
 
 import pmarray
-from pmarray.errors import ConflictError
+from pmarray.errors import ConflictError, ForeignDataError, GroupLockedError, LayoutError
 
 
 def _made(directory: Path) -> str:
@@ -155,3 +158,175 @@ def test_one_array_alone(tmp_path: Path) -> None:
     with pmarray.open(f"zarr:{place}", mode="r+") as array:
         array.append([5])
     assert zarr.open_array(str(place), mode="r").shape == (7,)
+
+
+# -- what other programs have in the hierarchy ----------------------------------------------------
+
+
+def _strangers(place: str) -> dict[str, str]:
+    """Put what is no array of the group into a hierarchy; return what lies there, by name."""
+    with pmarray.open(f"zarr:{place}#x", (4,)) as array:
+        array[:] = 1
+    with pmarray.open(f"zarr:{place}/run/c#w", (4,)) as array:  # a group of ours, without its own
+        array[:] = 5
+    zarr.create_array(f"{place}/exp/c", data=np.arange(3.0))
+    zarr.create_array(f"{place}/old", data=np.arange(3.0), zarr_format=2)
+    (Path(place) / "docs").mkdir()
+    (Path(place) / "docs" / "readme.txt").write_text("hello")
+    (Path(place) / "empty").mkdir()
+    return _files(place)
+
+
+def _files(place: str) -> dict[str, str]:
+    root = Path(place)
+    return {
+        str(one.relative_to(root)): one.read_bytes().hex()
+        for one in root.rglob("*")
+        if one.is_file() and one.relative_to(root).parts[0] in ("run", "exp", "old", "docs")
+    }
+
+
+@pytest.mark.parametrize("name", ["run", "exp", "old", "docs"])
+def test_nothing_is_made_over_what_is_no_array_of_the_group(name: str, tmp_path: Path) -> None:
+    there = _strangers(str(tmp_path / "g"))
+    with pmarray.open_group(f"zarr:{tmp_path}/g", mode="r+") as group:
+        with pytest.raises(ConflictError, match=f"under the name '{name}'"):
+            group.create(name, (2,))
+        with pytest.raises(ConflictError), group.transaction():
+            group.create(name, (2,))
+        assert group.create("empty", (2,)).shape == (2,)
+    assert _files(str(tmp_path / "g")) == there
+
+
+def test_nor_over_a_group_of_icechunk(tmp_path: Path) -> None:
+    icechunk = pytest.importorskip("icechunk")
+    repository = icechunk.Repository.create(icechunk.local_filesystem_storage(str(tmp_path / "i")))
+    session = repository.writable_session("main")
+    root = zarr.open_group(session.store, mode="a")
+    root.create_group("sub").create_array("y", data=np.arange(3.0))
+    session.commit("one")
+    with pytest.raises(ConflictError, match="under the name 'sub'"):
+        pmarray.open(f"icechunk:{tmp_path}/i#sub", (2,))
+    found = zarr.open_group(repository.readonly_session("main").store, mode="r")
+    assert found["sub/y"].shape == (3,)
+
+
+def test_after_a_death_nothing_of_theirs_is_cleared_away(tmp_path: Path) -> None:
+    there = _strangers(str(tmp_path / "g"))
+    url = f"zarr:{tmp_path}/g"
+    code = (
+        f"import pmarray, os; a = pmarray.open('{url}#x', mode='r+'); a[0] = 9; a.flush(); "
+        "os.makedirs(os.path.join(a.group.url[5:], 'ours', 'c')); "
+        "open(os.path.join(a.group.url[5:], 'ours', 'c', '0'), 'w').close(); os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False)
+    with pmarray.open_group(url, mode="r+") as group:
+        group.attrs["more"] = 1
+        assert group["x"][:].tolist() == [9, 1, 1, 1]
+    assert _files(str(tmp_path / "g")) == there
+    assert (tmp_path / "g" / "empty").is_dir()
+    assert not (tmp_path / "g" / "ours").exists()  # chunks alone: an array that never was
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_consolidated_metadata_that_are_old_are_not_believed(tmp_path: Path) -> None:
+    place = str(tmp_path / "g")
+    with pmarray.open(f"zarr:{place}#x", (4,), chunks=2) as array:
+        array[:] = 1
+    zarr.consolidate_metadata(place)
+    zarr.open_array(f"{place}/x", mode="r+").append(np.full(4, 2.0))
+    with pmarray.open_group(f"zarr:{place}", mode="r") as group:
+        assert group["x"].shape == (8,)
+    with pmarray.open_group(f"zarr:{place}", mode="r+") as group:
+        group.attrs["title"] = "t"
+    assert zarr.open_array(f"{place}/x", mode="r")[:].tolist() == [1] * 4 + [2] * 4
+
+
+def test_an_array_by_its_own_name_has_the_lock_of_its_group(tmp_path: Path) -> None:
+    url = f"zarr:{tmp_path}/g"
+    with pmarray.open_group(url) as group:
+        for name in "xy":
+            group.create(name, (4,))[:] = 0
+    with pmarray.open_group(url, mode="r+") as group:
+        group["x"][0] = 1
+        with pmarray.open(f"{url}/x", mode="r+") as array, pytest.raises(GroupLockedError):
+            array[1] = 2
+    with (
+        pmarray.open(f"{url}/x", mode="r+") as x,
+        pmarray.open(f"{url}/y", mode="r+") as y,
+        pmarray.open_group(url, mode="r+") as group,
+    ):
+        x[1], y[1] = 2, 3  # two arrays have two writers
+        x.flush()
+        with pytest.raises(GroupLockedError):
+            group.attrs["more"] = 1
+        y.close()
+        with pytest.raises(GroupLockedError):
+            group.attrs["more"] = 1
+        x.close()
+        group.attrs["more"] = 1
+        assert (group["x"][:2].tolist(), group["y"][1]) == ([1, 2], 3)
+    assert sorted(one.name for one in (tmp_path / "g").iterdir()) == ["x", "y", "zarr.json"]
+
+
+def test_where_a_writer_of_the_group_has_died_it_is_recovered_first(tmp_path: Path) -> None:
+    url = f"zarr:{tmp_path}/g"
+    with pmarray.open(f"{url}#x", (4,)) as array:
+        array[:] = 0
+    code = (
+        f"import pmarray, os; g = pmarray.open_group('{url}', mode='r+')\n"
+        "with g.transaction(): g['x'][0] = 9; g._session.cache.flush(); os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False)
+    with (
+        pmarray.open(f"{url}/x", mode="r+") as array,
+        pytest.raises(ConflictError, match="open the group"),
+    ):
+        array[1] = 2
+    with pmarray.open_group(url, mode="r+") as group:
+        group.attrs["more"] = 1
+    with pmarray.open(f"{url}/x", mode="r+") as array:
+        array[1] = 2
+        assert array[:].tolist() == [0, 2, 0, 0]
+
+
+@pytest.mark.parametrize("what", ["nothing", "group", "text"])
+def test_a_group_of_format_2_is_left_as_it_is(what: str, tmp_path: Path) -> None:
+    root = zarr.open_group(str(tmp_path / "g"), mode="w", zarr_format=2)
+    if what == "group":
+        root.create_group("sub").create_array("y", data=np.arange(3.0))
+    if what == "text":
+        root.create_array("o", shape=(2,), dtype=str)[:] = ["a", "b"]
+    with (
+        pmarray.open_group(f"zarr:{tmp_path}/g", mode="r+") as group,
+        pytest.raises(ForeignDataError, match="format 2, which is read only"),
+    ):
+        group.attrs["title"] = "t"
+    assert not (tmp_path / "g" / "zarr.json").exists()
+
+
+def test_one_array_that_nobody_understands_leaves_the_others(tmp_path: Path) -> None:
+    root = zarr.open_group(str(tmp_path / "g"), mode="w")
+    for name in ("good", "odd"):
+        root.create_array(name, data=np.arange(4.0))
+    document = tmp_path / "g" / "odd" / "zarr.json"
+    value = json.loads(document.read_bytes())
+    value["codecs"].append({"name": "https://codec.example/unknown"})
+    document.write_text(json.dumps(value))
+    with pmarray.open_group(f"zarr:{tmp_path}/g", mode="r+") as group:
+        assert group["good"][:].tolist() == [0, 1, 2, 3]
+        assert list(group) == ["good"]
+        with pytest.raises(ForeignDataError, match="zarr-python does not take"):
+            group["odd"]
+        with pytest.raises(ForeignDataError, match="not replaced"):
+            group.create("odd", (2,))
+        group["good"][0] = 7
+    assert json.loads(document.read_bytes()) == value
+
+
+def test_raw_bytes_are_refused_in_shards(tmp_path: Path) -> None:
+    with pmarray.open_group(f"zarr:{tmp_path}/g") as group:
+        group.create("y", (3,))[:] = 1
+        with pytest.raises(LayoutError, match="raw bytes, in shards"):
+            group.create("v", (4,), "V3", chunks=2, shards=(4,))
+        assert list(group) == ["y"]
