@@ -61,8 +61,8 @@ def open_group(
         ``.zarr``.
     mode
         ``"r"`` read only, must exist; ``"r+"`` read and write, must exist; ``"a"`` read and write,
-        created if missing; ``"w"`` created, whatever was there is deleted; ``"w-"`` created, must
-        not exist. The lock of the one writer is taken at the first write.
+        created if missing; ``"w"`` created, the arrays and attributes that were there are deleted;
+        ``"w-"`` created, must not exist. The lock of the one writer is taken at the first write.
     cache
         The memory for cached and not yet written chunks: bytes, ``"256 MiB"``, 0 for none,
         ``"auto"`` (or None) for 256 MiB or a quarter of the free memory, whichever is less.

@@ -63,6 +63,7 @@ __all__ = [
     "GroupLockedError",
     "GroupNotFoundError",
     "LayoutError",
+    "LeftOutWarning",
     "LoanError",
     "LockLostError",
     "OutcomeUnknownError",
@@ -259,6 +260,10 @@ class LockLostError(PoisonedError):
     Another writer may have come since, so nothing more is written. What had been committed or
     flushed is there; open the group again to go on from it.
     """
+
+
+class LeftOutWarning(UserWarning):
+    """A copy has not all that is in its source."""
 
 
 class PersistenceWarning(UserWarning):

@@ -144,7 +144,7 @@ class Attributes(MutableMapping[str, Any]):
             if not isinstance(key, str):
                 raise TypeError(f"attribute names are strings, not {key!r}")
             try:
-                values[key] = json.loads(json.dumps(value, default=_plain, allow_nan=False))
+                values[key] = json.loads(json.dumps(value, default=_plain))
                 check_depth(values[key])
             except (TypeError, ValueError, RecursionError) as error:
                 raise TypeError(f"attribute {key!r} is no JSON value: {error}") from error

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
+from warnings import warn
 
 import numpy as np
 
@@ -36,7 +37,7 @@ from pmarray._streams.stream import ArraySource, Source, stream
 from pmarray._system.uninterrupted import go_on, uninterrupted
 from pmarray._url import DEFAULT_NAME, URL
 from pmarray.array import PMArray
-from pmarray.errors import GroupExistsError, URLError
+from pmarray.errors import GroupExistsError, LeftOutWarning, URLError
 from pmarray.group import Group
 
 __all__ = [
@@ -182,7 +183,9 @@ def copy_group(
 ) -> None:
     """Copy all arrays and attributes of a group to another URL.
 
-    One transaction, with the guarantees of `copy`: all of it appears or nothing.
+    One transaction, with the guarantees of `copy`: all of it appears or nothing. Of a Zarr hierarchy,
+    the groups within the group are not copied, and arrays that are not read here, such as those of
+    text, are left out with a `LeftOutWarning`.
 
     Parameters
     ----------
@@ -245,6 +248,13 @@ def _copy_group(
             if mode == "w-" and (len(group) or len(group.attrs)):
                 raise GroupExistsError(
                     f"{group.url} is not empty: mode='w' replaces all that is in it"
+                )
+            if left_out := source._catalog.refused():
+                warn(
+                    f"{source.url} has {len(left_out)} arrays that are not copied, since they are "
+                    f"not read here: {', '.join(left_out[:4])}",
+                    LeftOutWarning,
+                    stacklevel=2,
                 )
             arrays = [source[name] for name in source]
             tasks = [

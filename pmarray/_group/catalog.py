@@ -193,8 +193,12 @@ class Catalog:
             return result
         return self._session.do(lambda: self._open(name, array, chunks))
 
+    def refused(self) -> list[str]:
+        """Return the names of arrays that are there and cannot be opened."""
+        return sorted(self._session.kind.refused())
+
     def _not_found(self, name: str) -> ForeignDataError | ArrayNotFoundError:
-        if why := self._session.kind.why_refused(name):
+        if why := self._session.kind.refused().get(name):
             return ForeignDataError(why)
         names = ", ".join(sorted(self.metadata.arrays)) or "no arrays"
         return ArrayNotFoundError(f"no array {name!r} in {self._session.url}; it holds {names}")

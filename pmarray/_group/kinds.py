@@ -252,9 +252,9 @@ class Kind(ABC):
     def moved(self, make: StorageMaker, array: ArrayMetadata) -> Storage:
         """Return a new storage to which the items of another one are copied."""
 
-    def why_refused(self, name: str) -> str | None:
-        """Why what has this name cannot be opened, if it is there."""
-        return None
+    def refused(self) -> Mapping[str, str]:
+        """Why arrays that are there cannot be opened, by name."""
+        return {}
 
     def images_of_name(self, name: str, *, had_array: bool) -> list[Image]:
         """Return what brings back all that a name has, under which an array is created."""
@@ -345,9 +345,9 @@ class ChunkKind(Kind):
     def moved(self, make: StorageMaker, array: ArrayMetadata) -> Storage:
         raise AssertionError("chunk stores take any shape in place")
 
-    def why_refused(self, name: str) -> str | None:
-        refused: Mapping[str, str] = getattr(self._backend, "refused", {})
-        return refused.get(name)
+    def refused(self) -> Mapping[str, str]:
+        found: Mapping[str, str] = getattr(self._backend, "refused", {})
+        return found
 
     def images_of_name(self, name: str, *, had_array: bool) -> list[Image]:
         images = self._backend.images_of_name(name, had_array=had_array)

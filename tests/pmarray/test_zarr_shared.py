@@ -10,12 +10,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import pytest
 import zarr
 
 import pmarray
-from pmarray.errors import ConflictError, ForeignDataError, GroupLockedError, LayoutError
+from pmarray.errors import (
+    ConflictError,
+    ForeignDataError,
+    GroupLockedError,
+    LayoutError,
+    LeftOutWarning,
+    URLError,
+)
 
 
 def _made(directory: Path) -> str:
@@ -207,7 +215,7 @@ def test_nor_over_a_group_of_icechunk(tmp_path: Path) -> None:
     session.commit("one")
     with pytest.raises(ConflictError, match="under the name 'sub'"):
         pmarray.open(f"icechunk:{tmp_path}/i#sub", (2,))
-    found = zarr.open_group(repository.readonly_session("main").store, mode="r")
+    found: Any = zarr.open_group(repository.readonly_session("main").store, mode="r")
     assert found["sub/y"].shape == (3,)
 
 
@@ -239,7 +247,8 @@ def test_consolidated_metadata_that_are_old_are_not_believed(tmp_path: Path) -> 
         assert group["x"].shape == (8,)
     with pmarray.open_group(f"zarr:{place}", mode="r+") as group:
         group.attrs["title"] = "t"
-    assert zarr.open_array(f"{place}/x", mode="r")[:].tolist() == [1] * 4 + [2] * 4
+    theirs: Any = zarr.open_array(f"{place}/x", mode="r")
+    assert theirs[:].tolist() == [1] * 4 + [2] * 4
 
 
 def test_an_array_by_its_own_name_has_the_lock_of_its_group(tmp_path: Path) -> None:
@@ -330,3 +339,64 @@ def test_raw_bytes_are_refused_in_shards(tmp_path: Path) -> None:
         with pytest.raises(LayoutError, match="raw bytes, in shards"):
             group.create("v", (4,), "V3", chunks=2, shards=(4,))
         assert list(group) == ["y"]
+
+
+_FILTERS = {
+    "wider": ([numcodecs.Delta(dtype="i2", astype="i4")], "i2"),
+    "narrower": ([numcodecs.AsType(encode_dtype="f4", decode_dtype="f8")], "f8"),
+    "bits": ([numcodecs.PackBits()], "?"),
+    "several": (
+        [numcodecs.FixedScaleOffset(offset=0, scale=1, dtype="f4", astype="i8"), numcodecs.CRC32()],
+        "f4",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
+@pytest.mark.parametrize("filters", _FILTERS)
+@pytest.mark.parametrize("codec", ["zstd", "blosc", "zlib", "lz4", "bz2", "lzma", "gzip"])
+def test_filters_of_format_2_may_change_the_size_of_items(
+    codec: str, filters: str, tmp_path: Path
+) -> None:
+    chain, dtype = _FILTERS[filters]
+    items = np.arange(70_000).astype(dtype)
+    zarr.create_array(
+        str(tmp_path / "x"),
+        data=items,
+        chunks=(70_000,),
+        filters=chain,
+        compressors=numcodecs.get_codec({"id": codec}),
+        zarr_format=2,
+    )
+    with pmarray.open(f"zarr:{tmp_path}/x", mode="r") as array:
+        np.testing.assert_array_equal(array[:], items)
+
+
+def test_a_copy_says_what_it_leaves_out(tmp_path: Path) -> None:
+    root = zarr.open_group(str(tmp_path / "g"), mode="w", zarr_format=2)
+    root.create_array("t", data=np.arange(4.0))
+    root.create_array("names", shape=(2,), dtype=str)[:] = ["a", "b"]
+    with pytest.warns(LeftOutWarning, match="1 arrays that are not copied.*: names"):
+        pmarray.copy_group(f"zarr:{tmp_path}/g", f"memmap:{tmp_path}/copy")
+    with pmarray.open_group(tmp_path / "copy", mode="r") as group:
+        assert list(group) == ["t"]
+
+
+@pytest.mark.parametrize("scheme", ["zarr", "memmap"])
+def test_attributes_that_are_not_finite_are_copied(scheme: str, tmp_path: Path) -> None:
+    root = zarr.open_group(str(tmp_path / "g"), mode="w", zarr_format=2)
+    root.create_array("t", data=np.arange(4.0)).attrs["missing_value"] = float("nan")
+    root.attrs["range"] = [float("-inf"), 0]
+    target = f"{scheme}:{tmp_path}/copy"
+    pmarray.copy_group(f"zarr:{tmp_path}/g", target)
+    with pmarray.open_group(target, mode="r+") as group:
+        assert np.isnan(group["t"].attrs["missing_value"])
+        assert list(group.attrs["range"]) == [-np.inf, 0]
+        group.attrs["more"] = np.float32("nan")
+    with pmarray.open_group(target, mode="r") as group:
+        assert np.isnan(group.attrs["more"])
+
+
+def test_a_store_in_memory_has_no_options() -> None:
+    with pytest.raises(URLError, match="takes no options"):
+        pmarray.open_group("zarr:memory://stores?foo=bar", mode="w")

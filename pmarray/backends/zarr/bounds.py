@@ -15,7 +15,7 @@ import bz2
 import lzma
 import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -39,6 +39,7 @@ _STEP_BYTES = 1 << 20
 _LZMA_MEMORY_BYTES = 256 << 20
 _TYPES = ("dtype", "astype", "encode_dtype", "decode_dtype")
 _ZSTD_MAGIC = 0xFD2FB528
+_CHECKSUMS = frozenset({"adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3"})
 # Of format 2, where a name can be that of anything that numcodecs knows: pickles are among it.
 _V2_CODECS = frozenset(
     {
@@ -59,15 +60,30 @@ def bounded_codecs(metadata: ArrayV2Metadata | ArrayV3Metadata) -> list[Codec]:
     """
     if isinstance(metadata, ArrayV3Metadata):
         return [_bounded(codec) for codec in metadata.codecs]
-    spec = _Bound.of(metadata.chunks, metadata.dtype.to_native_dtype().itemsize)
-    filters = tuple(_checked(one) for one in metadata.filters or ())
+    items = math.prod(metadata.chunks)
+    nbytes = items * metadata.dtype.to_native_dtype().itemsize
+    filters = []
+    for one in metadata.filters or ():
+        filters.append(_BoundedNumcodec(_checked(one), _Bound.of(nbytes)))
+        nbytes = _filtered(one, items, nbytes)
     compressor = metadata.compressor and _checked(metadata.compressor)
     return [
         V2Codec(
-            filters=tuple(_BoundedNumcodec(one, spec) for one in filters) or None,
-            compressor=compressor and _BoundedNumcodec(compressor, spec),
+            filters=tuple(filters) or None,
+            compressor=compressor and _BoundedNumcodec(compressor, _Bound.of(nbytes)),
         )
     ]
+
+
+def _filtered(codec: Any, items: int, nbytes: int) -> int:
+    """Return how many bytes a filter of format 2 makes of so many."""
+    configuration = codec.get_config()
+    if codec.codec_id == "packbits":
+        return -(-items // 8) + 1
+    if codec.codec_id in _CHECKSUMS:
+        return nbytes + 4
+    stored = configuration.get("encode_dtype") or configuration.get("astype")
+    return nbytes if stored is None else items * np.dtype(stored).itemsize
 
 
 def _checked(codec: Any) -> Any:
@@ -112,13 +128,12 @@ class _Bound:
     """What a step on the way to that may have."""
 
     @classmethod
-    def of(cls, shape: Iterable[int], itemsize: int) -> _Bound:
-        exact = math.prod(shape) * itemsize
+    def of(cls, exact: int) -> _Bound:
         return cls(exact, exact + exact // 4 + _MIN_OVERHEAD_BYTES)
 
 
 def _bound_of(spec: ArraySpec) -> _Bound:
-    return _Bound.of(spec.shape, spec.dtype.to_native_dtype().itemsize)
+    return _Bound.of(math.prod(spec.shape) * spec.dtype.to_native_dtype().itemsize)
 
 
 @dataclass(frozen=True)

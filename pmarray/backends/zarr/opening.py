@@ -30,7 +30,9 @@ def open_backend(url: URL, *, writable: bool) -> ZarrBackend:
     if path.startswith("file://"):
         path = path.removeprefix("file://")
     if "://" in path:
-        if path.startswith("memory://"):
+        if path.startswith("memory://") and url.options.get("store") != "fsspec":
+            if url.options:
+                raise URLError(f"zarr: of memory:// takes no options, got {url.options}")
             with _MEMORY_LOCK:
                 store: Store = _MEMORY.setdefault(path, MemoryStore())
             return ZarrBackend(str(url), store, writable=writable)
