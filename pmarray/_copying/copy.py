@@ -183,9 +183,9 @@ def copy_group(
 ) -> None:
     """Copy all arrays and attributes of a group to another URL.
 
-    One transaction, with the guarantees of `copy`: all of it appears or nothing. Of a Zarr hierarchy,
-    the groups within the group are not copied, and arrays that are not read here, such as those of
-    text, are left out with a `LeftOutWarning`.
+    One transaction, with the guarantees of `copy`: all of it appears or nothing. Of a Zarr
+    hierarchy, groups within the group are not copied; arrays that are not read here, such as those
+    of text, are left out with a `LeftOutWarning`.
 
     Parameters
     ----------
