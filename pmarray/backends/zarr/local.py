@@ -379,7 +379,12 @@ class LocalZarrBackend(ZarrBackend):
 
     def close(self) -> None:
         super().close()
-        self._above.release()
+        try:
+            self._close_session()
+        finally:
+            self._above.release()
+
+    def _close_session(self) -> None:
         if self._settled or (self._lock.held and not self.can_create):
             try:
                 osops.rmdir(self._kept.directory)
