@@ -166,6 +166,10 @@ class Group(Contents):
             self._session.admit()
             return iter(sorted(self._catalog.metadata.arrays))
 
+    def _ipython_key_completions_(self) -> list[str]:
+        """What a notebook offers behind ``group["``."""
+        return [] if self.closed else list(self)
+
     def __len__(self) -> int:
         with self._session.turn():
             self._session.admit()

@@ -164,6 +164,10 @@ class Attributes(MutableMapping[str, Any]):
             change(attrs)
             owner._do(lambda: owner._replace_attributes(attrs))
 
+    def _ipython_key_completions_(self) -> list[str]:
+        """What a notebook offers behind ``attrs["``."""
+        return list(self)
+
     def __iter__(self) -> Iterator[str]:
         with self._owner._turn():
             self._owner._admit()

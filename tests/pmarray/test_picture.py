@@ -127,3 +127,13 @@ def test_without_a_cache_there_is_no_picture(scratch: Path) -> None:
             assert "not cached" in a._repr_html_()
             assert "<svg" not in a._repr_html_()
     assert "is closed" in stored._repr_html_()
+
+
+def test_a_notebook_completes_names(tmp_path: Path) -> None:
+    with pmarray.open_group(f"memmap:{tmp_path}/g") as group:
+        for name in ("weights", "bias"):
+            group.create(name, (2,))
+        group.attrs["seed"] = 1
+        assert group._ipython_key_completions_() == ["bias", "weights"]
+        assert group.attrs._ipython_key_completions_() == ["seed"]
+    assert group._ipython_key_completions_() == []
