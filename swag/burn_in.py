@@ -51,6 +51,7 @@ _LARGEST_R_HAT = 1.1
 _LARGEST_Z_SQUARE = 4.0
 _STEEPEST = 0.6
 _LARGEST_Z = 3.0
+_EITHER_WAY = f"at most {_LARGEST_Z:g} either way"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,9 @@ class Check:
     wanted: str
     """What it had to be."""
     holds: bool | None
-    """Whether it was; None where the test was left out."""
+    """Whether it was; None where the test was left out, or could not be done."""
     note: str = ""
-    """Why it was left out."""
+    """Why."""
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,9 @@ def judge(
     gradients: ArrayLike | None = None,
 ) -> BurnIn[P]:
     """The same of iterates that are projected already."""
-    losses = None if loss is None else _of_each(np.asarray(loss, np.float64), len(held), "loss")
-    terms = (
-        None
-        if gradients is None
-        else _of_each(np.asarray(gradients, np.float64), len(held), "gradients")
-    )
+    n = len(held)
+    losses = None if loss is None else _of_each(loss, (n,), "loss")
+    terms = None if gradients is None else _of_each(gradients, (n, 4), "gradients")
     boundary, energy = _boundary(path.projections)
     checks = (
         *_checks(path, boundary, energy),
@@ -221,39 +219,49 @@ def _checks(path: Path, boundary: int, energy: Floats) -> Iterator[Check]:
 
 
 def _checks_of_loss(loss: Floats | None) -> Iterator[Check]:
-    name, wanted = "Geweke's z of the loss", f"at most {_LARGEST_Z:g} either way"
+    name = "Geweke's z of the loss"
     if loss is None:
-        yield Check(name, math.nan, wanted, None, "no loss was given or recorded")
-        return
-    z = abs(geweke(loss, first=_GEWEKE_FIRST))
-    yield Check(name, z, wanted, z <= _LARGEST_Z)
+        yield _left_out(name, "no loss was given or recorded")
+    else:
+        yield _either_way(name, geweke(loss, first=_GEWEKE_FIRST), "the loss does not change")
 
 
 def _checks_of_gradients(terms: Floats | None) -> Iterator[Check]:
-    wanted = f"at most {_LARGEST_Z:g} either way"
     for i, name in enumerate(("Yaida's relation", "SASA+")):
         if terms is None:
-            yield Check(name, math.nan, wanted, None, "no gradients were given or recorded")
+            yield _left_out(name, "no gradients were given or recorded")
         else:
-            z = abs(discrepancy(terms[:, 2 * i], terms[:, 2 * i + 1]))
-            yield Check(name, z, wanted, z <= _LARGEST_Z)
+            z = discrepancy(terms[:, 2 * i], terms[:, 2 * i + 1])
+            yield _either_way(name, z, "the difference of its two sides does not change")
 
 
-def _of_each(values: Floats, count: int, name: str) -> Floats:
-    if len(values) != count or not np.isfinite(values).all():
+def _of_each(given: ArrayLike, shape: tuple[int, ...], name: str) -> Floats:
+    values = np.asarray(given, np.float64)
+    if values.shape != shape or not np.isfinite(values).all():
         raise ValueError(
-            f"{name}: {len(values)} values, and {count} iterates are held; give a finite one for "
-            "each, in their order"
+            f"{name} of shape {values.shape}, and {shape[0]} iterates are held; give finite "
+            f"numbers of shape {shape}, in their order"
         )
     return values
 
 
 def _at_most(name: str, value: float, bound: float) -> Check:
-    return Check(name, value, f"at most {bound:g}", value <= bound)
+    return Check(name, value, f"at most {bound:g}", bool(value <= bound))
 
 
 def _at_least(name: str, value: float, bound: float) -> Check:
-    return Check(name, value, f"at least {bound:g}", value >= bound)
+    return Check(name, value, f"at least {bound:g}", bool(value >= bound))
+
+
+def _either_way(name: str, z: float, where_nan: str) -> Check:
+    """A test of what may be constant: there is nothing to compare then."""
+    if math.isnan(z):
+        return _left_out(name, where_nan)
+    return Check(name, abs(z), _EITHER_WAY, bool(abs(z) <= _LARGEST_Z))
+
+
+def _left_out(name: str, why: str) -> Check:
+    return Check(name, math.nan, _EITHER_WAY, None, why)
 
 
 def _median(values: Floats) -> float:

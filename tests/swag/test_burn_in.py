@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import nn
 import swag
 from benchmarks.burn_in import Quadratic, judged
 from swag._projections import Projections
+from swag.burn_in import judge
 from swag.errors import WindowError
 from tests.sampling import thorough
 
@@ -114,3 +117,25 @@ def test_large_models_are_projected_in_parts() -> None:
     np.testing.assert_allclose(found.squared_distance, distance, rtol=0.05)
     assert np.linalg.matrix_rank(found.projections) == 64
     assert found.start == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "shape"), [("loss", (HELD, 1)), ("gradients", (HELD, 1)), ("gradients", (HELD,))]
+)
+def test_a_series_of_another_shape_is_refused(given: str, shape: tuple[int, ...]) -> None:
+    """A column of losses made a check an array, which counted as passed."""
+    path = Projections(50).of(QUICK.run(HELD, 2))
+    values = np.linspace(10, 0, math.prod(shape)).reshape(shape)
+    with pytest.raises(ValueError, match=re.escape(f"{given} of shape {shape}")):
+        judge(path, range(HELD), swag.SWAG(nn.Linear(1, 1)).window, **{given: values})
+
+
+def test_what_cannot_be_tested_denies_nothing() -> None:
+    path = Projections(50).of(QUICK.run(HELD, 2))
+    window = swag.SWAG(nn.Linear(1, 1)).window
+    found = judge(path, range(HELD), window, np.zeros(HELD), np.ones((HELD, 4)))
+    assert found.start is not None
+    constant = found.checks[-3:]
+    assert [(check.holds, math.isnan(check.value)) for check in constant] == [(None, True)] * 3
+    assert all("does not change" in check.note for check in constant)
+    assert all(type(check.holds) is bool for check in found.checks[:-3])
