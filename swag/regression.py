@@ -10,7 +10,11 @@ from torch import Tensor
 
 __all__ = ["GaussianPrediction", "refuse_no_variance"]
 
-_GRID = 64
+_POINTS_A_DECADE = 8
+_WIDEST = 1e-30
+"""Of the largest noise, the least that is tried."""
+_NOTHING = 1e-8
+"""Of a variance, what makes no difference to it."""
 _HALVINGS = 60
 
 
@@ -131,12 +135,17 @@ class GaussianPrediction:
             variance = epistemic + noise
             return (squares / variance + variance.log()).sum(dim=0)
 
-        # None is above the largest square. A grid finds the valley, thirds of it the bottom.
+        # None is above the largest square, and what is nothing beside each square and epistemic
+        # variance is as good as none: a residual that its own variance explains may be far larger
+        # than the others. A grid finds the valley, thirds of it the bottom.
         most = squares.amax(dim=0).clamp_min(1e-30)
-        steps = torch.linspace(-8, 0, _GRID, dtype=torch.float64, device=squares.device)
-        tried = torch.stack([misfit(most * 10**step) for step in steps])
-        best = steps[tried.argmin(dim=0)]
-        width = float(steps[1] - steps[0])
+        scales = torch.cat([squares, epistemic, most[None]])
+        least = scales.masked_fill(~(scales > 0), math.inf).amin(dim=0) * _NOTHING
+        decades = (most / least.maximum(most * _WIDEST)).log10()
+        steps = math.ceil(float(decades.max()) * _POINTS_A_DECADE)
+        width = decades / steps
+        tried = torch.stack([misfit(most * 10 ** (width * i - decades)) for i in range(steps + 1)])
+        best = width * tried.argmin(dim=0) - decades
         low, high = best - width, best + width
         for _ in range(_HALVINGS):
             one, other = low + (high - low) / 3, high - (high - low) / 3

@@ -552,6 +552,21 @@ def test_no_noise_is_likelier_than_the_one_fitted(seed: int, n: int, level: floa
     assert math.isfinite(float(top.sum()))
 
 
+def test_the_noise_is_found_however_far_apart_the_scales_are() -> None:
+    """One prediction far off, whose variance says so, decides nothing about the others."""
+    residuals = torch.logspace(-3.5, -2.5, 101).double()
+    far = torch.tensor([100.0]).double()
+    targets = torch.stack([torch.cat([residuals, far]), torch.cat([residuals, 0 * far])], dim=1)
+    epistemic = torch.stack([torch.cat([0 * residuals, far**2])] * 2, dim=1)
+    prediction = GaussianPrediction(0 * targets, epistemic, 0 * targets)
+    best = prediction.fitted_noise(targets)
+    expected = residuals.square().mean().expand(2)  # but for what the last row adds
+    torch.testing.assert_close(best, expected, rtol=1e-6, atol=0)
+    # Where the networks differ by more than they are off, there is next to none.
+    unsure = GaussianPrediction(0 * targets, 0 * targets + 1, 0 * targets)
+    assert (unsure.fitted_noise(targets.clamp(max=0.1)) < 1e-12).all()
+
+
 # -- transformers itself --------------------------------------------------------------------------
 
 
