@@ -2,7 +2,7 @@
 
 Every function takes a series of shape (draws,), or several of shape (draws, series), and gives a
 float64 number, or one for each series. A series that does not vary has NaN where there is nothing
-to compare.
+to compare, and so has one with a value that is not finite. Their unit makes no difference.
 
 Sources: Vehtari, Gelman, Simpson, Carpenter and Bürkner 2021 for split R-hat and the effective
 sample size; Geweke 1992; Pesme, Dieuleveut and Flammarion 2020 for the slope of the distance.
@@ -162,7 +162,7 @@ def distance_slope(squared_distance: ArrayLike, *, first: float = 0.5) -> float:
     -------
     float
         The slope of its logarithm against that of the number of the iterate; NaN where fewer than
-        eight iterates have moved.
+        eight iterates have moved, or a distance is not finite.
 
     Examples
     --------
@@ -172,6 +172,8 @@ def distance_slope(squared_distance: ArrayLike, *, first: float = 0.5) -> float:
     (2.0, 0.0)
     """
     squares = np.asarray(squared_distance, np.float64)
+    if not np.isfinite(squares).all():
+        return float("nan")
     steps = np.arange(max(1, int(first * len(squares))), len(squares))
     steps = steps[squares[steps] > 0]
     if len(steps) < 2 * _FEWEST:
@@ -189,7 +191,24 @@ def _as_columns(series: ArrayLike) -> tuple[Floats, bool]:
         raise ValueError(f"a series has the shape (draws,) or (draws, series), not {x.shape}")
     if len(x) < 2 * _FEWEST:
         raise ValueError(f"a series of {len(x)} draws says nothing: {2 * _FEWEST} are the fewest")
-    return (x[:, None], True) if x.ndim == 1 else (x, False)
+    return (_moved(x[:, None]), True) if x.ndim == 1 else (_moved(x), False)
+
+
+def _moved(x: Floats) -> Floats:
+    """Columns less their first draws, in units in which squares neither overflow nor vanish.
+
+    Exactly 0 where all draws are the same, and NaN where one is not finite.
+    """
+    finite = np.isfinite(x).all(axis=0)
+    moved = _rescaled(np.where(finite, x, 0))  # a difference may overflow, too
+    return np.where(finite, _rescaled(moved - moved[0]), np.nan)
+
+
+def _rescaled(x: Floats) -> Floats:
+    """Each column with the largest value between 1/2 and 1; by a power of two, which is exact."""
+    _, exponents = np.frexp(np.abs(x).max(axis=0))
+    found: Floats = np.ldexp(x, -exponents)
+    return found
 
 
 def _given(values: Floats, single: bool) -> Any:

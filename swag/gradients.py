@@ -120,6 +120,7 @@ class Gradients:
 def discrepancy(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
     """By how many standard errors the means of two series of one chain differ; NaN if constant."""
     off = left - right
+    off = off / (np.abs(off).max() or 1)  # squares neither overflow nor vanish
     error = np.sqrt(off.var(ddof=1) / effective_sample_size(off))
     return float(off.mean() / error) if error > 0 else float("nan")
 

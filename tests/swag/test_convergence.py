@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swag.convergence import effective_sample_size, geweke, split_r_hat
+from swag.convergence import distance_slope, effective_sample_size, geweke, split_r_hat
+from swag.gradients import discrepancy
 
 values = st.floats(-1e6, 1e6).filter(lambda x: abs(x) > 1e-6)
 
@@ -28,6 +29,28 @@ def test_moved_and_scaled(seed: int, by: float, scale: float) -> None:
     x = np.random.default_rng(seed).normal(size=(100, 3))
     for function in (split_r_hat, effective_sample_size, geweke):
         np.testing.assert_allclose(function(by + scale * x), function(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-170, 1e160, 1e308])
+def test_no_unit_is_too_large_or_too_small(scale: float) -> None:
+    x = np.random.default_rng(0).uniform(-1, 1, size=(200, 3))
+    for function in (split_r_hat, effective_sample_size, geweke):
+        # Next to nothing is left of the digits of a number below 1e-308.
+        np.testing.assert_allclose(function(scale * x), function(x), rtol=0.01)
+    z = [discrepancy(unit * x[:, 0], 0.1 * unit * x[:, 1]) for unit in (1, scale)]
+    assert z[0] == pytest.approx(z[1], rel=0.01)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_has_no_diagnosis(value: float) -> None:
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    whole = x.copy()
+    x[70, 0] = value
+    for function in (split_r_hat, effective_sample_size, geweke):
+        found = function(x)
+        assert math.isnan(found[0])
+        assert found[1] == function(whole)[1]
+    assert math.isnan(distance_slope(np.square(x[:, 0])))
 
 
 def test_sizes_of_known_processes() -> None:
