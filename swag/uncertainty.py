@@ -47,8 +47,7 @@ def predictive_entropy(probabilities: Tensor) -> Tensor:
     >>> predictive_entropy(torch.tensor([[0.5, 0.5], [0.0, 1.0]]))
     tensor([0.6931, 0.0000], dtype=torch.float64)
     """
-    terms: Tensor = torch.special.entr(checked(probabilities).double())
-    return terms.sum(dim=-1)
+    return _entropy(checked(probabilities).double())
 
 
 def mutual_information(probabilities: Tensor) -> Tensor:
@@ -78,9 +77,8 @@ def mutual_information(probabilities: Tensor) -> Tensor:
     >>> mutual_information(certain)
     tensor([0.6931], dtype=torch.float64)
     """
-    probabilities = _of_draws(probabilities)
-    mean = probabilities.double().mean(dim=0)
-    found = predictive_entropy(mean) - predictive_entropy(probabilities).mean(dim=0)
+    probabilities = _of_draws(probabilities).double()
+    found = _entropy(probabilities.mean(dim=0)) - _entropy(probabilities).mean(dim=0)
     return found.clamp(min=0)  # rounding
 
 
@@ -235,6 +233,11 @@ def risk_coverage(probabilities: Tensor, labels: Tensor) -> RiskCoverage:
     wrong = (chosen != labels)[order].double().cumsum(dim=0)
     kept = torch.arange(1, len(labels) + 1, dtype=torch.float64, device=wrong.device)
     return RiskCoverage(coverage=kept / len(labels), risk=wrong / kept)
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    terms: Tensor = torch.special.entr(probabilities)
+    return terms.sum(dim=-1)
 
 
 def _of_draws(probabilities: Tensor) -> Tensor:

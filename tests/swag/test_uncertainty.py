@@ -116,6 +116,15 @@ def test_what_draws_disagree_about(seed: int, draws: int, n: int, classes: int) 
         assert disagreement(rows)[i].item() == pytest.approx(others / draws)
 
 
+def test_what_narrow_numbers_say_is_checked_once() -> None:
+    """Three of a third sum to 1.0020 in bfloat16, and so does their mean, which is wider."""
+    alike = torch.full((2, 1, 3), 1 / 3).bfloat16()
+    assert mutual_information(alike).item() == 0
+    apart = torch.tensor([[[0.7, 0.2, 0.1]], [[0.1, 0.2, 0.7]]])
+    found = mutual_information(apart.bfloat16())
+    torch.testing.assert_close(found, mutual_information(apart), rtol=0.01, atol=0)
+
+
 @given(seeds, st.integers(1, 40), st.integers(2, 4))
 def test_risk_and_coverage(seed: int, n: int, classes: int) -> None:
     rows, labels = predictions(seed, n, classes), labels_of(seed, n, classes)
