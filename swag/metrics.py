@@ -91,8 +91,8 @@ def accuracy(probabilities: Tensor, labels: Tensor) -> float:
 def nll(probabilities: Tensor, labels: Tensor) -> float:
     """Mean negative log-likelihood of the labels, in nats.
 
-    A probability of zero counts as the smallest positive normal number of its dtype, so that one
-    label held impossible does not make the whole infinite.
+    A probability of zero counts as the smallest positive number of its dtype, a subnormal one, so
+    that one label held impossible does not make the whole infinite.
 
     Parameters
     ----------
@@ -117,8 +117,10 @@ def nll(probabilities: Tensor, labels: Tensor) -> float:
     """
     probabilities, labels = checked_pair(probabilities, labels)
     of_label = probabilities.gather(1, labels[:, None]).squeeze(1)
-    tiny = torch.finfo(of_label.dtype).tiny
-    return float(-of_label.clamp(min=tiny).double().log().mean())
+    limits = torch.finfo(of_label.dtype)
+    # In float64, in which the subnormal numbers of narrower dtypes are normal ones.
+    of_label = of_label.double()
+    return float(-of_label.masked_fill(of_label == 0, limits.tiny * limits.eps).log().mean())
 
 
 def ece(probabilities: Tensor, labels: Tensor, *, bins: int = DEFAULT_BINS) -> float:

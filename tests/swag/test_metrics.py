@@ -60,8 +60,9 @@ def test_metrics_equal_their_definitions(case: Case) -> None:
     one_hot = np.eye(p.shape[1])[y]
     assert accuracy(*case) == pytest.approx((p.argmax(axis=1) == y).mean())
     assert brier(*case) == pytest.approx(((p - one_hot) ** 2).sum(axis=1).mean(), abs=1e-12)
-    floor = torch.finfo(probabilities.dtype).tiny
-    of_label = np.maximum(p[np.arange(len(y)), y], floor)
+    limits = torch.finfo(probabilities.dtype)
+    of_label = p[np.arange(len(y)), y]
+    of_label[of_label == 0] = limits.tiny * limits.eps
     assert nll(*case) == pytest.approx(-np.log(of_label).mean(), abs=1e-9)
 
 
@@ -164,7 +165,7 @@ def test_a_probability_one_rounding_above_one_is_not_taken_for_a_logit() -> None
 
 def test_a_label_held_impossible_costs_much_but_not_everything() -> None:
     cost = nll(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
-    assert 80 < cost < 90
+    assert 100 < cost < 110
 
 
 def test_perfect_predictions_score_perfectly() -> None:
