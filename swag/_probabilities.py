@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["checked", "checked_labels", "checked_pair"]
+__all__ = ["checked", "checked_labels", "checked_pair", "refuse_others"]
 
 
 def checked(probabilities: Tensor) -> Tensor:
@@ -13,7 +13,8 @@ def checked(probabilities: Tensor) -> Tensor:
     Parameters
     ----------
     probabilities
-        Shape (..., classes), float, each row summing to one.
+        Shape (..., classes), float, each row summing to one. Its sum may be off, and a number be
+        below zero, by 0.001, and in dtypes of 16 bits by 0.01.
 
     Raises
     ------
@@ -28,7 +29,7 @@ def checked(probabilities: Tensor) -> Tensor:
     >>> checked(torch.tensor([[1.0000001, 0.0]]))
     tensor([[1., 0.]])
     """
-    _refuse_others(probabilities, "probabilities")
+    refuse_others(probabilities, "probabilities")
     if not probabilities.ndim or not probabilities.is_floating_point():
         raise ValueError(
             "probabilities are a float tensor of shape (..., classes), not "
@@ -55,7 +56,7 @@ def checked(probabilities: Tensor) -> Tensor:
 
 def checked_labels(labels: Tensor, count: int, classes: int) -> Tensor:
     """Refuse what are no labels of so many predictions; return them as int64."""
-    _refuse_others(labels, "labels")
+    refuse_others(labels, "labels")
     if labels.shape != (count,) or labels.is_floating_point() or labels.is_complex():
         raise ValueError(
             f"labels must be integers of shape ({count},),"
@@ -68,7 +69,7 @@ def checked_labels(labels: Tensor, count: int, classes: int) -> Tensor:
 
 def checked_pair(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Both, of shapes (n, classes) and (n,)."""
-    _refuse_others(labels, "labels")
+    refuse_others(labels, "labels")
     if isinstance(probabilities, Tensor) and probabilities.ndim != 2:
         raise ValueError(
             f"probabilities of shape {tuple(probabilities.shape)} and labels of shape "
@@ -78,7 +79,8 @@ def checked_pair(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]
     return probabilities, checked_labels(labels, *probabilities.shape)
 
 
-def _refuse_others(value: object, name: str) -> None:
+def refuse_others(value: object, name: str) -> None:
+    """Raise a TypeError where something is no tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(
             f"{name} are a torch.Tensor, and this is {type(value).__name__}: torch.as_tensor "

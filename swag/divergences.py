@@ -57,6 +57,8 @@ def kl_divergence(
 
     Raises
     ------
+    TypeError
+        One is no posterior, such as a mixture of some.
     ModelError
         They are of different parameters.
     WindowError
@@ -182,6 +184,12 @@ def _factors(
     p: Distribution, q: Distribution, scale: float | None
 ) -> tuple[GaussianFactors, GaussianFactors]:
     """Those of two posteriors of the same parameters, in the same order."""
+    for each in (p, q):
+        if not isinstance(each, Distribution):
+            raise TypeError(
+                f"this is of two posteriors, and one is {type(each).__name__}: give swag.SWAG, or "
+                "what swag.load or window returns; a mixture has no closed form"
+            )
     one, other = (
         GaussianFactors(gaussian, scale_of(gaussian, scale))
         for gaussian in (p._gaussian(), q._gaussian())

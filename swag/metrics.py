@@ -1,7 +1,9 @@
 """How good predicted class probabilities are: accuracy, NLL, calibration error, Brier score.
 
 Every function takes ``probabilities`` of shape (n, classes), float, each row summing to one, and
-``labels`` of shape (n,), integers from 0 to classes - 1.
+``labels`` of shape (n,), integers from 0 to classes - 1. A sum may be off, and a number be below
+zero, by 0.001, and in dtypes of 16 bits by 0.01: such a number counts as zero, and one above 1 as
+1.
 """
 
 from __future__ import annotations

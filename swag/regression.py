@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from swag._probabilities import refuse_others
+
 __all__ = ["GaussianPrediction", "refuse_no_variance"]
 
 _POINTS_A_DECADE = 8
@@ -154,6 +156,7 @@ class GaussianPrediction:
         return (most * 10 ** ((low + high) / 2)).to(self.mean.dtype)
 
     def _refuse_unlike(self, targets: Tensor) -> None:
+        refuse_others(targets, "targets")
         if targets.shape != self.mean.shape:
             # Broadcasting (n,) against (n, 1) would pair every target with every prediction.
             raise ValueError(

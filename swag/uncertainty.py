@@ -1,7 +1,9 @@
 """How far predictions can be trusted: entropy, what draws disagree about, what is left out.
 
 Where a function takes ``probabilities`` they are float, each row summing to one: of shape
-(n, classes), or (draws, n, classes) where what single networks of a posterior say is compared.
+(n, classes), or (draws, n, classes) where what single networks of a posterior say is compared. A
+sum may be off, and a number be below zero, by 0.001, and in dtypes of 16 bits by 0.01: such a
+number counts as zero, and one above 1 as 1.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from swag._probabilities import checked, checked_pair
+from swag._probabilities import checked, checked_pair, refuse_others
 
 __all__ = [
     "RiskCoverage",
@@ -241,6 +243,7 @@ def _entropy(probabilities: Tensor) -> Tensor:
 
 
 def _of_draws(probabilities: Tensor) -> Tensor:
+    refuse_others(probabilities, "probabilities")
     if probabilities.ndim != 3 or not len(probabilities):
         raise ValueError(
             "probabilities of draws have the shape (draws, n, classes), not "
@@ -250,6 +253,8 @@ def _of_draws(probabilities: Tensor) -> Tensor:
 
 
 def _scores(inside: Tensor, outside: Tensor) -> Tensor:
+    refuse_others(inside, "scores")
+    refuse_others(outside, "scores")
     if inside.ndim != 1 or outside.ndim != 1 or not len(inside) or not len(outside):
         raise ValueError(
             f"scores have the shapes (n,) and (m,), not {tuple(inside.shape)} and "

@@ -192,3 +192,12 @@ def test_a_window_far_from_the_first_iterate(dtype: torch.dtype, every: int) -> 
         torch.testing.assert_close(found, torch.cov(expected.T), rtol=1e-4, atol=1e-4 * spread**2)
     draws = flat(window.sample(2000, generator=0))
     torch.testing.assert_close(draws.std(0), expected.std(0), rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("function", [kl_divergence, jeffreys_divergence, bhattacharyya_distance])
+def test_a_mixture_has_no_divergence_in_closed_form(function: Any) -> None:
+    posterior = collected(iterates(20))
+    mixture = swag.MultiSWAG([posterior])
+    for pair in ((mixture, posterior), (posterior, mixture), (posterior, posterior.mean())):
+        with pytest.raises(TypeError, match=r"(MultiSWAG|dict): give swag\.SWAG"):
+            function(*pair)

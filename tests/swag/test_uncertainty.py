@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from swag.calibration import fit_temperature, tempered
 from swag.metrics import adaptive_ece, classwise_ece
+from swag.regression import GaussianPrediction
 from swag.uncertainty import (
     auroc,
     disagreement,
@@ -152,6 +154,25 @@ def test_what_is_no_score_is_refused() -> None:
         mutual_information(torch.ones(3, 2) / 2)
     with pytest.raises(ValueError, match="labels must be integers of shape"):
         risk_coverage(torch.ones(3, 2) / 2, torch.zeros(2, dtype=torch.long))
+
+
+def test_what_is_no_tensor_is_told_so() -> None:
+    rows, score = torch.ones(1, 3, 2) / 2, torch.ones(2)
+    prediction = GaussianPrediction(score, score, score)
+    lists: Any = rows.tolist(), score.tolist()
+    for function in (
+        lambda: auroc(lists[1], score),
+        lambda: auroc(score, lists[1]),
+        lambda: fpr95(lists[1], lists[1]),
+        lambda: mutual_information(lists[0]),
+        lambda: disagreement(lists[0]),
+        lambda: predictive_entropy(lists[0]),
+        lambda: tempered(lists[0], 1.0),
+        lambda: prediction.log_prob(lists[1]),
+        lambda: prediction.fitted_noise(score.numpy()),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match=r"torch\.as_tensor makes one"):
+            function()
 
 
 @pytest.mark.parametrize(
