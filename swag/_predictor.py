@@ -96,8 +96,8 @@ class Predictor(ABC):
             each item alone; ``"none"``, for regression; or a function, such as
             ``torch.nn.Softmax(dim=-1)``, which says the axis.
         samples
-            Networks to average over, of a mixture so many of each posterior; one is enough with
-            ``scale=0``.
+            Networks to average over, of a mixture so many of each posterior that weighs anything;
+            one is enough with ``scale=0``.
         scale, generator
             As for `sample`.
         loader
@@ -242,8 +242,10 @@ class Predictor(ABC):
         Returns
         -------
         torch.Tensor
-            Shape (samples, n, ...), on the model's device; held as a whole. The draws of one
-            posterior of a mixture stand one after another.
+            Shape (samples, n, ...), on the model's device; held as a whole. Of a mixture there are
+            so many of each posterior, one posterior after another, and as many of one that weighs
+            little: the mean over them is that of `predict` where the weights are equal alone. A
+            posterior that is given twice to `swag.MultiSWAG` has twice as many.
 
         Raises
         ------

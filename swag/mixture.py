@@ -33,7 +33,8 @@ class MultiSWAG(Predictor):
     posteriors
         At least one, each of the same parameters: `swag.SWAG`, or from `swag.load` or `window`.
     weights
-        Of each in the mixture, zero or more, in any unit; equal ones if None.
+        Of each in the mixture, zero or more, in any unit; equal ones if None. One of weight zero is
+        left out, whatever is asked for.
 
     Raises
     ------
@@ -83,6 +84,9 @@ class MultiSWAG(Predictor):
                     f"differ, among them {name}, {_described(other.get(name))} and "
                     f"{_described(first.get(name))}"
                 )
+        counting = [i for i, weight in enumerate(self.weights) if weight]
+        self._parts = tuple(self.posteriors[i] for i in counting)
+        self._part_weights = tuple(self.weights[i] for i in counting)
 
     def sample(
         self,
@@ -111,12 +115,12 @@ class MultiSWAG(Predictor):
         n = count("n", n)
         if antithetic and n % 2:
             raise ValueError(f"n={n}: a number of draws that come in pairs is even")
-        refuse_draws(n, self.posteriors[0]._table)
+        refuse_draws(n, self._parts[0]._table)
         source = source_of(generator)  # one for all, so that no two use the same numbers
         together = 2 if antithetic else 1
         parts = [i for i in self._chosen(n // together, source) for _ in range(together)]
         result: dict[str, Tensor] = {}
-        for i, posterior in enumerate(self.posteriors):
+        for i, posterior in enumerate(self._parts):
             places = [place for place, chosen in enumerate(parts) if chosen == i]
             if n and not places:
                 continue
@@ -147,7 +151,7 @@ class MultiSWAG(Predictor):
         """Put weights drawn from one of the posteriors into a model; see `Posterior.sampled`."""
         source = source_of(generator)
         (part,) = self._chosen(1, source)
-        with self.posteriors[part].sampled(
+        with self._parts[part].sampled(
             model, scale=scale, generator=source, loader=loader, forward=forward
         ) as inside:
             yield inside
@@ -157,7 +161,7 @@ class MultiSWAG(Predictor):
     ) -> list[tuple[Target, Gaussian]]:
         return [
             member
-            for posterior in self.posteriors
+            for posterior in self._parts
             for member in posterior._members(model, loader, forward)
         ]
 
@@ -165,40 +169,41 @@ class MultiSWAG(Predictor):
         """The log of the density of the mixture; see `Posterior.log_prob`."""
         parts = [
             posterior.log_prob(weights, scale=scale) + math.log(share)
-            for posterior, share in zip(self.posteriors, self.weights, strict=True)
-            if share
+            for posterior, share in zip(self._parts, self._part_weights, strict=True)
         ]
         return torch.logsumexp(torch.stack(parts), dim=0)
 
     def _chosen(self, n: int, source: torch.Generator) -> list[int]:
         """Posteriors for so many draws, by their numbers."""
-        if len(set(self.weights)) == 1:
-            size = len(self.posteriors)
+        if len(set(self._part_weights)) == 1:
+            size = len(self._parts)
             drawn = torch.randint(size, (n,), generator=source, device=source.device)
         elif not n:
             return []
         else:
-            shares = torch.tensor(self.weights, dtype=torch.float64, device=source.device)
+            shares = torch.tensor(self._part_weights, dtype=torch.float64, device=source.device)
             drawn = torch.multinomial(shares, n, replacement=True, generator=source)
         return [int(part) for part in drawn.tolist()]
 
     def _shares(self, networks: int) -> list[float] | None:
         """Of each network, where every posterior has as many; None where they are equal."""
-        if len(set(self.weights)) == 1:
+        if len(set(self._part_weights)) == 1:
             return None
-        each = networks // len(self.posteriors)
-        return [weight / each for weight in self.weights for _ in range(each)]
+        each = networks // len(self._parts)
+        return [weight / each for weight in self._part_weights for _ in range(each)]
 
 
 def _normalised(count: int, weights: Sequence[float] | None) -> tuple[float, ...]:
     if weights is None:
         return (1 / count,) * count
-    if len(weights) != count or not all(0 <= w < math.inf for w in weights) or not sum(weights):
+    if len(weights) != count or not all(0 <= w < math.inf for w in weights) or not any(weights):
         raise ValueError(
             f"weights={list(weights)!r:.200}: give {count} numbers, zero or more, one positive"
         )
-    total = math.fsum(weights)
-    return tuple(weight / total for weight in weights)
+    _, exponent = math.frexp(max(weights))
+    near_one = [math.ldexp(weight, -exponent) for weight in weights]  # the sum may overflow
+    total = math.fsum(near_one)
+    return tuple(weight / total for weight in near_one)
 
 
 def _described(entry: tuple[tuple[int, ...], torch.dtype] | None) -> str:

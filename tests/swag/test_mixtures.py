@@ -35,13 +35,13 @@ def test_a_weight_is_how_often_a_posterior_counts() -> None:
     assert mixture.weights == (0.75, 0.0, 0.25)
     model = nn.Linear(1, 1)
     each = mixture.predict_each(model, INPUTS, samples=4, generator=0)
-    expected = 0.75 * each[:4].mean(dim=0) + 0.25 * each[8:].mean(dim=0)
+    expected = 0.75 * each[:4].mean(dim=0) + 0.25 * each[4:].mean(dim=0)
     for some in (INPUTS, [INPUTS[:3], INPUTS[3:]]):
         found = mixture.predict(model, some, activation="none", samples=4, generator=0)
         torch.testing.assert_close(found, expected)
     gaussian = mixture.predict_regression(model, INPUTS, noise=0.5, samples=4, generator=0)
     torch.testing.assert_close(gaussian.mean, expected)
-    squares = 0.75 * each[:4].square().mean(dim=0) + 0.25 * each[8:].square().mean(dim=0)
+    squares = 0.75 * each[:4].square().mean(dim=0) + 0.25 * each[4:].square().mean(dim=0)
     spread = squares - expected.square() + 0.5
     torch.testing.assert_close(gaussian.variance, spread, rtol=1e-4, atol=1e-5)
 
@@ -64,6 +64,33 @@ def test_weights_that_are_none(weights: list[float]) -> None:
     parts = [collected(walk(3, seed)) for seed in range(2)]
     with pytest.raises(ValueError, match="2 numbers"):
         swag.MultiSWAG(parts, weights=weights)
+
+
+def test_what_weighs_nothing_is_left_out() -> None:
+    """What says NaN made the whole NaN, and from an empty one nothing could be drawn."""
+    good, empty = collected(walk(6, 0)), swag.SWAG(nn.Linear(1, 1))
+    bad = collected(1e38 * walk(6, 1))
+    model = nn.Linear(1, 1)
+    options: dict[str, Any] = {"samples": 3, "generator": 0}
+    for weights in ([1, 0, 0], [1e308, 0, 0]):
+        mixture = swag.MultiSWAG([good, bad, empty], weights=weights)
+        found = mixture.predict(model, INPUTS, activation="none", **options)
+        assert torch.equal(found, good.predict(model, INPUTS, activation="none", **options))
+        assert mixture.predict_each(model, INPUTS, **options).shape == (3, 7, 1)
+        assert mixture.predict_regression(model, INPUTS, **options).variance.isfinite().all()
+        assert mixture.sample(4)["bias"].shape == (4, 1)
+        assert mixture.sample(0)["bias"].shape == (0, 1)
+        with mixture.sampled(model):
+            assert model.bias.isfinite()
+        torch.testing.assert_close(mixture.log_prob(good.mean()), good.log_prob(good.mean()))
+
+
+def test_weights_of_any_unit() -> None:
+    parts = [collected(walk(3, seed)) for seed in range(3)]
+    for unit in (1, 5e307, 1e-300):
+        mixture = swag.MultiSWAG(parts, weights=[3 * unit, 0, unit])
+        assert mixture.weights == pytest.approx((0.75, 0, 0.25))
+        assert mixture.sample(5)["bias"].shape == (5, 1)
 
 
 def test_draws_of_a_part_and_in_pairs() -> None:
