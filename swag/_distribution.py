@@ -398,12 +398,12 @@ class Distribution(ABC):
         Returns
         -------
         torch.Tensor
-            Shape (...), float64, in nats.
+            Shape (...), float64, in nats; minus infinity where a weight is infinite.
 
         Raises
         ------
         ModelError
-            A parameter is missing or has another shape.
+            A parameter is missing, has another shape, or is complex.
         WindowError
             There is no density, since some weights did not change in the iterates averaged.
 
@@ -422,7 +422,8 @@ class Distribution(ABC):
         factor = scale_of(gaussian, scale)
         if factor == 0:
             raise ValueError("with scale=0 there is no density")
-        lead, vectors = gaussian.table.join(weights)
+        # In float64: what a draw is off by may be far smaller than the weights themselves.
+        lead, vectors = gaussian.table.join(weights, torch.float64)
         return log_density(gaussian, vectors, factor, memory_bytes).reshape(lead)
 
     def state_dict(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def log_density(gaussian: Gaussian, weights: Tensor, scale: float, memory_bytes:
     gaussian
         Of the weights.
     weights
-        Points, shape (points, n).
+        Points, shape (points, n), float64.
     scale
         Factor of the covariance, positive.
     memory_bytes
@@ -42,7 +42,9 @@ def log_density(gaussian: Gaussian, weights: Tensor, scale: float, memory_bytes:
     covariance = Covariance.of(gaussian, scale, memory_bytes)
 
     def off(rows: Rows) -> Tensor:
-        return weights[:, rows.start : rows.stop].double() - rows.center
+        return weights[:, rows.start : rows.stop] - rows.center
 
     squares = covariance.mahalanobis(off, len(weights))
+    # A difference of two infinite sums, where a weight is infinite, or so large that its square is.
+    squares.masked_fill_(squares.isnan() & ~weights.isnan().any(dim=1), math.inf)
     return -0.5 * (squares + covariance.logdet() + len(gaussian.anchor) * math.log(2 * math.pi))

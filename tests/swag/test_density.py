@@ -201,3 +201,30 @@ def test_a_mixture_has_no_divergence_in_closed_form(function: Any) -> None:
     for pair in ((mixture, posterior), (posterior, mixture), (posterior, posterior.mean())):
         with pytest.raises(TypeError, match=r"(MultiSWAG|dict): give swag\.SWAG"):
             function(*pair)
+
+
+def test_weights_are_as_precise_as_they_are_given() -> None:
+    """Iterates of float32 about 1 that differ by a hundred steps of it: draws lie between."""
+    walk = 1 + 1e-5 * iterates(30)
+    posterior = collected(walk).window(rank=0)
+    used = walk.double()
+    mean, std = used.mean(dim=0), used.std(dim=0, correction=0)
+    points = mean + std * torch.randn(11, generator=torch.Generator().manual_seed(0)).double()
+    normal: Any = torch.distributions.Normal(mean, std)
+    found = posterior.log_prob({"first": points[:4].reshape(2, 2), "second": points[4:]})
+    torch.testing.assert_close(found, normal.log_prob(points).sum(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("rank", [0, 5])
+def test_what_is_infinitely_far_has_no_density(rank: int) -> None:
+    posterior = collected(iterates(20)).window(rank=rank)
+    draws = {name: values.double() for name, values in posterior.sample(4, generator=0).items()}
+    alone = posterior.log_prob(draws)
+    draws["second"][0, 3] = math.inf
+    draws["first"][1, 0, 0] = -1e200
+    draws["second"][2, 0] = math.nan
+    for part in (posterior, swag.MultiSWAG([posterior, posterior])):
+        found = part.log_prob(draws)
+        assert found[:2].tolist() == [-math.inf, -math.inf]
+        assert found[2].isnan()
+        torch.testing.assert_close(found[3], alone[3])
