@@ -201,7 +201,7 @@ class ParameterTable:
         Raises
         ------
         ModelError
-            A parameter is missing, or its shape does not fit.
+            A parameter is missing or complex, or its shape does not fit.
         """
         if isinstance(weights, nn.Module):
             raise TypeError(
@@ -221,6 +221,8 @@ class ParameterTable:
             shape, fitting = value.shape, lead + entry.shape
             if shape != fitting:
                 _refuse([f"{entry.name} has shape {tuple(shape)}, not {tuple(fitting)}"])
+            if value.is_complex():
+                _refuse([f"{entry.name} is {value.dtype}, not {entry.dtype}"])
             view.copy_(value.reshape(view.shape))
         return lead, vectors
 

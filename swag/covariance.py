@@ -28,7 +28,7 @@ from swag.sampling import Gaussian
 
 __all__ = ["Covariance", "Weights"]
 
-Weights = str | Sequence[str] | Mapping[str, Tensor]
+Weights = str | Sequence[str] | Mapping[str, Tensor | Sequence[int]]
 """Some weights: a parameter, several, or, by parameter, a mask of its shape or flat indices."""
 
 Block = Callable[[Rows], Tensor]
@@ -137,9 +137,9 @@ class Covariance:
         Raises
         ------
         ValueError
-            A tensor has another shape.
+            A tensor has another shape, or is complex.
         ModelError
-            A parameter is missing or has another shape.
+            A parameter is missing, has another shape, or is complex.
         """
         return self._apply(other, self._times)
 
@@ -212,6 +212,8 @@ class Covariance:
         ------
         ModelError
             There is no such parameter.
+        ValueError
+            A mask has another shape than its parameter.
         IndexError
             It has no such index.
         pmarray.errors.BudgetError
@@ -318,6 +320,11 @@ class Covariance:
             n = self._factors.size
             if other.shape[:1] != (n,) or other.ndim > 2:
                 raise ValueError(f"the operand has shape {tuple(other.shape)}, not ({n:,},) or two")
+            if other.is_complex():
+                raise ValueError(
+                    f"the operand is {other.dtype}, and weights are real: give both parts, one "
+                    "after the other"
+                )
             columns = other.detach().cpu().double().reshape(n, -1)
             return function(columns.T.contiguous()).T.reshape(other.shape)
         if not isinstance(other, Mapping):
@@ -342,8 +349,7 @@ class Covariance:
             entry = entries[name]
             inside = torch.arange(entry.start, entry.stop, device="cpu")
             if isinstance(weights, Mapping):
-                index = weights[name].cpu()
-                inside = inside[index.flatten() if index.dtype == torch.bool else index]
+                inside = inside[_index(weights[name], entry.shape, name)]
             places.append(inside.flatten())
         return torch.cat(places) if places else torch.empty(0, dtype=torch.int64, device="cpu")
 
@@ -361,6 +367,20 @@ class Covariance:
             variances[here] = v[places[here] - first]
             factor[:, here] = f[:, places[here] - first]
         return variances, factor
+
+
+def _index(given: Tensor | Sequence[int], shape: tuple[int, ...], name: str) -> Tensor:
+    """What a parameter that lies flat is indexed with."""
+    index = torch.as_tensor(given, device="cpu")
+    if index.dtype == torch.bool:
+        if index.shape != shape:
+            raise ValueError(
+                f"the mask of {name} has shape {tuple(index.shape)}, and the parameter "
+                f"{tuple(shape)}"
+            )
+        return index.flatten()
+    # PyTorch takes bytes for a mask, and makes floats of an empty list.
+    return index if index.is_floating_point() and index.numel() else index.long()
 
 
 def _none(rows: Rows) -> Tensor:

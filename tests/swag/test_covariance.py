@@ -235,3 +235,33 @@ def test_divergences_of_different_networks_are_refused() -> None:
         kl_divergence(one, other)
     with pytest.raises(WindowError, match="did not change"):
         jeffreys_divergence(one, one)
+
+
+def test_what_selects_weights_is_what_it_says() -> None:
+    """A mask that is transposed chose others; PyTorch takes bytes for a mask."""
+    covariance = collected(iterates(6, 20)).covariance
+    mask = torch.zeros(3, 4, dtype=torch.bool)
+    mask[0, 1] = mask[2, 3] = True
+    wanted = covariance.cov({"first": mask}, "second")
+    for same in ([1, 11], torch.tensor([1, 11], dtype=torch.uint8), mask.tolist()):
+        assert torch.equal(covariance.cov({"first": same}, "second"), wanted)
+    assert covariance.cov({"first": []}, "second").shape == (0, 8)
+    for other in (mask.T, mask.flatten(), mask[:2]):
+        with pytest.raises(ValueError, match="the mask of first has shape"):
+            covariance.cov({"first": other}, "second")
+    with pytest.raises(IndexError):
+        covariance.cov({"first": torch.tensor([1.5])}, "second")
+
+
+def test_complex_vectors_are_refused() -> None:
+    """Their imaginary parts were dropped."""
+    posterior = collected(iterates(6, 20))
+    covariance, vector = posterior.covariance, torch.ones(20, dtype=torch.complex128)
+    named = {"first": vector[:12].reshape(3, 4), "second": torch.ones(8)}
+    for function in (covariance.__matmul__, covariance.solve):
+        with pytest.raises(ValueError, match=r"the operand is torch\.complex128"):
+            function(vector)
+        with pytest.raises(ModelError, match=r"first is torch\.complex128"):
+            function(named)
+    with pytest.raises(ModelError, match=r"first is torch\.complex128"):
+        posterior.log_prob(named)
