@@ -17,6 +17,7 @@ from swag.subspace import Subspace, principal
 
 __all__ = ["Analysis"]
 
+_EPSILON = torch.finfo(torch.float32).eps
 _MOST_WEIGHTS = 10_000
 """Of a network whose covariance is written out: 800 MB, and as much again for its root."""
 
@@ -162,7 +163,14 @@ class Analysis(Distribution):
                 "more than that"
             )
         (rows,) = factors.read([(0, n)], 1 << 62)
-        root, failed = torch.linalg.cholesky_ex(rows.factor.T @ rows.factor)
-        if failed:
-            raise WindowError("the covariance is singular: some weights did not vary")
+        covariance = rows.factor.T @ rows.factor
+        root, failed = torch.linalg.cholesky_ex(covariance)
+        # What a weight varies by where those before it are known. Distances from the first iterate
+        # have the rounding of float32: what n weights leave of another is no more below this.
+        own = root.diagonal().square()
+        distance = covariance.diagonal() + scale * (rows.center - gaussian.anchor).square()
+        if failed or bool((own <= n * _EPSILON**2 * distance).any()):
+            raise WindowError(
+                "the covariance is singular: some weights did not vary, or follow from others"
+            )
         return torch.distributions.MultivariateNormal(rows.center, scale_tril=root)

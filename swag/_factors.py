@@ -138,7 +138,9 @@ class GaussianFactors:
         x -= first
         mean = mean - first
         if self.gaussian.center == "mean":
-            x -= mean
+            # That of the moments has the rounding of float32, which weights do not share that
+            # follow from one another.
+            x -= x.mean(dim=0) if k == n else mean
             return
         # What the iterates before those held sum to.
         total = n * mean - x.sum(dim=0) if k < n else torch.zeros_like(mean)

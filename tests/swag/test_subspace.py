@@ -170,3 +170,24 @@ def test_the_whole_covariance_is_that_of_the_iterates() -> None:
         torch.testing.assert_close(found.covariance_matrix, expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(WindowError, match="needs more"):
         posterior.window(rank=5).multivariate_normal()
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0, -1.0, 0.7])
+@pytest.mark.parametrize("count", [10, 200])
+def test_a_covariance_that_is_singular_but_for_rounding_is_refused(
+    factor: float, count: int
+) -> None:
+    """The third weight follows from the first, and rounding gave it a width of its own."""
+    x, y = torch.randn(2, count, generator=torch.Generator().manual_seed(0)).double()
+    model = nn.Linear(3, 1, bias=False).double()
+    for near, singular in ((1e-4, False), (0.0, True)):
+        posterior = swag.SWAG(model)
+        for weights in torch.stack([x, y, factor * (x + near * x.flip(0))], dim=1):
+            with torch.no_grad():
+                model.weight.copy_(weights[None])
+            posterior.update_parameters(model)
+        if singular:
+            with pytest.raises(WindowError, match="the covariance is singular"):
+                posterior.multivariate_normal()
+        else:
+            assert math.isfinite(float(posterior.multivariate_normal().entropy()))
