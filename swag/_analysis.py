@@ -51,7 +51,8 @@ class Analysis(Distribution):
         Raises
         ------
         WindowError
-            The low-rank part has no k directions.
+            The low-rank part has no k directions, or the iterates move along fewer but for
+            rounding.
         pmarray.errors.BudgetError
             It has more than 3,000 columns.
 

@@ -341,6 +341,7 @@ def principal(gaussian: Gaussian, buffers: Buffers, k: int, memory_bytes: int) -
     instead = "take fewer directions: the basis has a vector of all weights for each"
     pmarray.config.check_result(4 * k * factors.size, instead)
     found = spectrum(gaussian, memory_bytes)
+    _refuse_rounding(k, found.singular_values.square(), gaussian)
     # Those of F are left singular vectors times their singular values: as long as is wanted.
     basis = torch.empty(k, factors.size, dtype=torch.float32, device="cpu")
     mean = torch.empty_like(gaussian.anchor)
@@ -350,3 +351,24 @@ def principal(gaussian: Gaussian, buffers: Buffers, k: int, memory_bytes: int) -
         basis[:, start:stop] = found.mixing[:k] @ f
         mean[start:stop] = center
     return Subspace(gaussian.table, mean, basis, found.singular_values, buffers)
+
+
+def _refuse_rounding(k: int, squares: Tensor, gaussian: Gaussian) -> None:
+    """Raise where some of the first k directions are rounding and no movement.
+
+    Raises
+    ------
+    WindowError
+        They are.
+    """
+    # Distances from the first iterate have the rounding of float32, in Frobenius' norm; the squares
+    # of singular values come from a matrix whose largest has that of float64.
+    distance = squares.sum() + torch.from_numpy(gaussian.moments.mean).double().square().sum()
+    single, double = (torch.finfo(dtype).eps for dtype in (torch.float32, torch.float64))
+    rounding = single**2 * distance + len(squares) * double * squares[0]
+    there = int((squares > rounding).sum())
+    if k > there:
+        raise WindowError(
+            f"the iterates move along {there} directions, all others are rounding; k={k} were "
+            "asked for"
+        )

@@ -12,6 +12,7 @@ from torch import nn
 import swag
 from pmarray.errors import BudgetError
 from swag.errors import ModelError, WindowError
+from swag.sampling import Center
 from swag.subspace import elliptical_slice
 
 
@@ -191,3 +192,25 @@ def test_a_covariance_that_is_singular_but_for_rounding_is_refused(
                 posterior.multivariate_normal()
         else:
             assert math.isfinite(float(posterior.multivariate_normal().entropy()))
+
+
+@pytest.mark.parametrize("center", ["running", "mean"])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_directions_of_rounding_are_refused(center: Center, offset: float) -> None:
+    """Iterates in a plane, which rounding leaves by next to nothing."""
+    generator = torch.Generator().manual_seed(0)
+    iterates = (torch.randn(30, 2, generator=generator) * torch.tensor([1.0, 1e-3])).double()
+    iterates[1:] += offset  # from the first, which distances are held from
+    plane = iterates @ torch.randn(2, 12, generator=generator).double()
+    model = nn.Linear(12, 1, bias=False).double()
+    posterior = swag.SWAG(model)
+    for weights in plane:
+        with torch.no_grad():
+            model.weight.copy_(weights[None])
+        posterior.update_parameters(model)
+    window = posterior.window(center=center)
+    basis = window.subspace(2).basis
+    residual = plane.float() - plane.float() @ torch.linalg.pinv(basis) @ basis
+    assert residual.abs().max() < 1e-3 * plane.abs().max()
+    with pytest.raises(WindowError, match=r"move along 2 directions.*k=3"):
+        window.subspace(3)
