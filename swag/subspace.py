@@ -37,8 +37,9 @@ from swag._forward import Forward
 from swag._parameters import ParameterTable
 from swag._predicting import batches_of, reduced
 from swag._reductions import Activation, Average, activation_of
-from swag._target import Target
-from swag.errors import WindowError
+from swag._target import Target, refuse_no_model
+from swag.batchnorm import has_running_statistics
+from swag.errors import ModelError, WindowError
 from swag.sampling import Gaussian, Generator, source_of
 
 __all__ = ["Spectrum", "Subspace", "elliptical_slice", "principal", "spectrum"]
@@ -158,6 +159,13 @@ class Subspace:
             raise ValueError(
                 f"n={n}, burn_in={burn_in}, every={every}, temperature={temperature}, "
                 f"prior_scale={prior_scale}: counts, and positive factors"
+            )
+        refuse_no_model(model)
+        if has_running_statistics(model, self._buffers.frozen):
+            raise ModelError(
+                "the model has batch normalisation, whose statistics do not fit other weights: put "
+                "these layers into evaluation mode before training goes on and collects, which "
+                "freezes them"
             )
         target = Target(model, self.table, self._buffers, None, None)
         source = source_of(generator)

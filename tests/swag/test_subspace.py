@@ -191,7 +191,7 @@ def test_a_covariance_that_is_singular_but_for_rounding_is_refused(
             with pytest.raises(WindowError, match="the covariance is singular"):
                 posterior.multivariate_normal()
         else:
-            assert math.isfinite(float(posterior.multivariate_normal().entropy()))
+            assert posterior.multivariate_normal().scale_tril.isfinite().all()
 
 
 @pytest.mark.parametrize("center", ["running", "mean"])
@@ -214,3 +214,23 @@ def test_directions_of_rounding_are_refused(center: Center, offset: float) -> No
     assert residual.abs().max() < 1e-3 * plane.abs().max()
     with pytest.raises(WindowError, match=r"move along 2 directions.*k=3"):
         window.subspace(3)
+
+
+def test_statistics_of_other_weights_are_refused() -> None:
+    """The error of `predict` advises a loader, which `sample` has not."""
+    linear, layer = nn.Linear(3, 4), nn.BatchNorm1d(4)
+    model = nn.Sequential(linear, layer)
+    for frozen in (False, True):
+        layer.train(not frozen)
+        posterior = swag.SWAG(model)
+        for seed in range(5):
+            nn.init.normal_(linear.weight, generator=torch.Generator().manual_seed(seed))
+            posterior.update_parameters(model)
+        subspace = posterior.subspace(2)
+        if frozen:
+            assert subspace.sample(model, lambda net: 0.0, 2, burn_in=0).shape == (2, 2)
+        else:
+            with pytest.raises(ModelError, match="into evaluation mode"):
+                subspace.sample(model, lambda net: 0.0, 2)
+    with pytest.raises(TypeError, match="a model is"):
+        subspace.sample(model.parameters(), lambda net: 0.0, 2)  # type: ignore[arg-type]
