@@ -76,8 +76,9 @@ class Distribution(ABC):
         dict of str to torch.Tensor
             By parameter, with its shape, float32 (float64 where a parameter has it), in host
             memory. What is summed is the distance from the first iterate, in float32: of float64
-            weights that have moved by 0.1 the mean is right to some 1e-8. `install_mean` puts it
-            into a model.
+            weights that have moved by 0.1 the mean is off by 6e-8 after 2,000 iterates and by 2e-7
+            after 20,000 (root mean squares; it grows with the root of their number).
+            `install_mean` puts it into a model.
 
         Raises
         ------
