@@ -111,6 +111,8 @@ class Collector:
     ) -> None:
         """Training begins, from its start or from a checkpoint that was loaded.
 
+        One that was begun before and did not `end` was interrupted: see `fail`.
+
         Parameters
         ----------
         model
@@ -129,7 +131,7 @@ class Collector:
         StoreError
             The store does not know the checkpoint, or cannot go back to it.
         """
-        self.end()
+        self.fail()  # what was not ended was torn, and has no checkpoint where it stands
         if isinstance(optimizers, Optimizer):
             optimizers = [optimizers]
         mode: Mode = "w" if self._mode == "w" and not step else "a"

@@ -427,3 +427,49 @@ def test_a_checkpoint_that_the_store_does_not_know_is_refused(scratch: Path) -> 
     with Collector(store) as collector:
         collector.begin(model, step=2)  # never announced, and all that was due was collected
         assert collector.posterior.n_averaged == 2
+
+
+def collect(collector: Collector, model: Any, *, steps: range, saves: int | None = None) -> None:
+    """Train from one step to another; of a run that ends in an exception, nobody says so."""
+    collector.begin(model, step=steps.start)
+    for step in range(steps.start + 1, steps.stop + 1):
+        nn.init.normal_(model[0].weight)
+        collector.stepped(model, step)
+        if step == saves:
+            collector.saving(step)
+
+
+def test_what_begins_again_was_interrupted(scratch: Path) -> None:
+    collector = Collector(f"memmap:{scratch / 'posterior'}")
+    collect(collector, network(), steps=range(3))  # as in a notebook's cell, that is run again
+    collect(collector, network(), steps=range(2))  # there was no checkpoint to resume from
+    assert collector.posterior.n_averaged == 2
+    collector.end()
+
+
+def test_what_resumes_was_interrupted(scratch: Path) -> None:
+    """The ring has not made a checkpoint, behind which it could not go, where training ended."""
+    collector = Collector(f"memmap:{scratch / 'posterior'}", max_rank=2)
+    collect(collector, network(), steps=range(7), saves=5)
+    collect(collector, network(), steps=range(5, 6))
+    assert collector.posterior.n_averaged == 6
+    collector.end()
+
+
+class OutOfMemory(transformers.TrainerCallback):
+    """One minibatch does not find room."""
+
+    raised = False
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2 and not self.raised:
+            self.raised = True
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def test_a_trainer_that_looks_for_the_size_of_its_batches(scratch: Path) -> None:
+    store = f"memmap:{scratch / 'posterior'}"
+    train(
+        language_model(), scratch, OutOfMemory(), TrainerCallback(store), auto_find_batch_size=True
+    )
+    assert stored(store)["n_averaged"] == 6
