@@ -208,6 +208,14 @@ class Collector:
         if due:
             self._posterior.update_parameters(model)
 
+    def wait(self) -> None:
+        """Return when weights may be changed by something else than a step; see `swag.SWAG.wait`.
+
+        As an exponential average does that is put in for an evaluation.
+        """
+        if self._posterior is not None:
+            self._posterior.wait()
+
     def saving(self, step: int) -> None:
         """A checkpoint is about to be written: note it, and make what was collected durable.
 

@@ -90,8 +90,10 @@ class SWAGCallback(TrainerCallback):
         """Collect, if it is the step's turn, and make it durable if a checkpoint is to come."""
         if self._collector.collecting:
             self._collector.stepped(_model(kwargs), state.global_step)
-        if control.should_save or control.should_evaluate:  # which may find the best so far
+        if control.should_save:
             self._collector.saving(state.global_step)
+        elif control.should_evaluate:  # for which an average may be put in
+            self._collector.wait()
 
     def on_epoch_end(
         self,
@@ -101,8 +103,10 @@ class SWAGCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Make what was collected durable, if a checkpoint is to come."""
-        if control.should_save or control.should_evaluate:
+        if control.should_save:
             self._collector.saving(state.global_step)
+        else:  # training may end, and the best model be loaded
+            self._collector.wait()
 
     def on_save(
         self,
@@ -111,7 +115,11 @@ class SWAGCallback(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """The same where another callback asked for the checkpoint after this one was called."""
+        """The same where the checkpoint was asked for after this was called.
+
+        Another callback did, or an evaluation that found the best model so far. An evaluation that
+        finds none leaves no checkpoint, and the store must be able to go back to the last one.
+        """
         self._collector.saving(state.global_step)
 
     def on_train_end(

@@ -296,6 +296,41 @@ def test_a_trainer_resumes_from_its_checkpoint(scratch: Path) -> None:
     assert predicted.shape == (16, 2)
 
 
+@pytest.mark.parametrize(("saves", "checkpoint"), [("steps", 3), ("best", 2)])
+def test_an_evaluation_is_no_checkpoint(scratch: Path, saves: str, checkpoint: int) -> None:
+    """A ring goes back to the model's last checkpoint, whatever was evaluated since."""
+    store, whole = f"memmap:{scratch / 'posterior'}", f"memmap:{scratch / 'whole'}"
+    losses = [2.0, 1.0, 3.0, 4.0, 5.0, 6.0]
+    options: dict[str, Any] = {
+        "labels": True,
+        "save_strategy": saves,
+        "save_steps": 3,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "metric_for_best_model": "eval_own",
+        "greater_is_better": False,
+        "load_best_model_at_end": True,
+    }
+
+    def run(directory: Path, found: list[float], *callbacks: Any, **more: Any) -> None:
+        own = iter(found)
+        train(
+            classifier(),
+            directory,
+            *callbacks,
+            measure=lambda _: {"own": next(own)},
+            **options,
+            **more,
+        )
+
+    run(scratch / "w", losses, TrainerCallback(whole, max_rank=2))
+    with pytest.raises(TrainingDiedError), TrainerCallback(store, max_rank=2) as callback:
+        run(scratch, losses, callback, Record(die_at=5))
+    last = scratch / f"checkpoint-{checkpoint}"
+    run(scratch, losses[checkpoint:], TrainerCallback(store, max_rank=2), resume=str(last))
+    assert same(stored(store), stored(whole))
+
+
 KILLED = """
 import os, signal, sys, transformers
 from pathlib import Path

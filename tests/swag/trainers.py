@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def train(
     *callbacks: Any,
     labels: bool = False,
     resume: str | None = None,
+    measure: Callable[[Any], dict[str, float]] | None = None,
     **options: Any,
 ) -> None:
     arguments = {
@@ -83,6 +85,8 @@ def train(
         model,
         transformers.TrainingArguments(str(directory), **arguments),
         train_dataset=texts(labels=labels),
+        eval_dataset=None if measure is None else texts(labels=labels),
+        compute_metrics=measure,
         callbacks=list(callbacks),
     )
     with warnings.catch_warnings():
