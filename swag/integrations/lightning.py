@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,6 +10,7 @@ import lightning.pytorch as pl
 from swag._held import is_sharded
 from swag._location import Location, Mode
 from swag.collect import SWAG
+from swag.errors import SwagWarning
 from swag.integrations._collector import Collector
 
 __all__ = ["SWAGCallback"]
@@ -89,9 +91,32 @@ class SWAGCallback(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Close the store; what was collected is kept."""
-        self._collector.fail()
+        """Close the store; what was collected is kept.
+
+        Checkpoints that Lightning writes of the exception come after this, and are noted before.
+        """
+        collector, step = self._collector, trainer.global_step
+        try:
+            try:
+                # Sharded, each process would wait for others, where it may be alone.
+                if _saves_on_exception(trainer) and not is_sharded(pl_module.parameters()):
+                    collector.stepped(pl_module, step)  # if an earlier callback has raised
+                    collector.saving(step)
+            finally:
+                collector.fail()
+        except Exception as error:
+            # Lightning raises the exception itself, once the model is saved.
+            warnings.warn(f"the posterior could not be saved: {error}", SwagWarning, stacklevel=2)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Close the store, after the last checkpoint is written."""
         self._collector.end()
+
+
+def _saves_on_exception(trainer: pl.Trainer) -> bool:
+    """Whether one of the callbacks for checkpoints, which all come last, writes one."""
+    return any(
+        type(callback).on_exception is not pl.Callback.on_exception
+        and getattr(callback, "save_on_exception", True)
+        for callback in trainer.checkpoint_callbacks
+    )

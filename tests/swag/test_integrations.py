@@ -238,6 +238,50 @@ def test_lightning_leaves_training_as_it_is_and_resumes(scratch: Path, rank: int
     assert stored(store)["n_averaged"] == 3
 
 
+class SkipsStep(pl.Callback):
+    """Leaves one step without a gradient, as a gradient scaler does: its weights stay."""
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if trainer.global_step == 2:
+            for group in optimizer.param_groups:
+                group["weight_decay"] = group["momentum"] = 0.0
+            optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("rank", [None, 0, 2])
+def test_lightning_resumes_from_what_it_saves_of_an_exception(
+    scratch: Path, rank: int | None
+) -> None:
+    """Such a checkpoint cannot be found by counting; and its step was not collected yet."""
+    saves = pl.callbacks.OnExceptionCheckpoint(scratch, "torn")
+    store, whole = f"memmap:{scratch / 'posterior'}", f"memmap:{scratch / 'whole'}"
+    fit(scratch / "whole", SkipsStep(), LightningCallback(whole, max_rank=rank))
+    with pytest.raises(TrainingDiedError):
+        fit(scratch, SkipsStep(), Watch(die_at=5), LightningCallback(store, max_rank=rank), saves)
+    with swag.load(store) as posterior:
+        assert posterior.n_averaged == 4
+    torn = str(scratch / "torn.ckpt")
+    fit(scratch, LightningCallback(store, max_rank=rank), resume=torn, enable_checkpointing=False)
+    assert stored(store)["n_averaged"] == stored(whole)["n_averaged"] == 8
+
+
+def test_a_store_that_fails_does_not_keep_lightning_from_saving(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise StoreError("the disk is gone")
+
+    told: list[str] = []
+    monkeypatch.setattr(swag.SWAG, "flush", fails)
+    monkeypatch.setattr(warnings, "warn", lambda message, *_, **__: told.append(str(message)))
+    saves = pl.callbacks.OnExceptionCheckpoint(scratch, "torn")
+    callback = LightningCallback(f"memmap:{scratch / 'posterior'}")
+    with pytest.raises(TrainingDiedError):
+        fit(scratch, Watch(die_at=5), callback, saves)
+    assert (scratch / "torn.ckpt").exists()
+    assert "the posterior could not be saved: the disk is gone" in told
+
+
 # -- Transformers ---------------------------------------------------------------------------------
 
 
