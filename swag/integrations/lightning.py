@@ -82,6 +82,14 @@ class SWAGCallback(pl.Callback):
         """Collect, if the minibatch ended in an optimizer step whose turn it is."""
         self._collector.stepped(pl_module, trainer.global_step)
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Have the weights copied before an average is put in (`EMAWeightAveraging`)."""
+        self._collector.wait()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The same before training ends, when averages are put in for good."""
+        self._collector.wait()
+
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:

@@ -6,6 +6,7 @@ import copy
 import re
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -163,13 +164,19 @@ class Watch(pl.Callback):
 
 
 def fit(
-    directory: Path, *callbacks: Any, epochs: int = 3, resume: str | None = None, **options: Any
+    directory: Path,
+    *callbacks: Any,
+    epochs: int = 3,
+    resume: str | None = None,
+    module: Module | None = None,
+    validates: bool = False,
+    **options: Any,
 ) -> tuple[Module, Any]:
     generator = torch.Generator().manual_seed(1)
     data = torch.utils.data.TensorDataset(
         torch.randn(24, 3, generator=generator), torch.randn(24, 1, generator=generator)
     )
-    module = Module()
+    module = module or Module()
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -184,7 +191,8 @@ def fit(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer.fit(module, torch.utils.data.DataLoader(data, 4), ckpt_path=resume)
+        loader = torch.utils.data.DataLoader(data, 4)
+        trainer.fit(module, loader, loader if validates else None, ckpt_path=resume)
     return module, trainer
 
 
@@ -236,6 +244,56 @@ def test_lightning_leaves_training_as_it_is_and_resumes(scratch: Path, rank: int
     assert same(stored(store), stored(whole))
     fit(scratch, LightningCallback(store, max_rank=rank, mode="w"), epochs=1)
     assert stored(store)["n_averaged"] == 3
+
+
+class Averages(pl.Callback):
+    """Puts an average in for each validation, and at the end, as `EMAWeightAveraging` does."""
+
+    def __init__(self) -> None:
+        self._others: list[Tensor] = []
+
+    def swap(self, module: nn.Module) -> None:
+        parameters = list(module.parameters())
+        self._others = self._others or [torch.zeros_like(p) for p in parameters]
+        with torch.no_grad():
+            for parameter, other in zip(parameters, self._others, strict=True):
+                before = parameter.clone()
+                parameter.copy_(other)
+                other.copy_(before)
+
+    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self.swap(pl_module)
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.swap(pl_module)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.swap(pl_module)
+
+
+class Validated(Module):
+    def validation_step(self, batch: Any, index: int) -> None:
+        self.net(batch[0])
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_weights_that_another_callback_puts_in(
+    scratch: Path, first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collect = swag.SWAG._collect_behind
+
+    def late(self: Any, *arguments: Any) -> None:
+        time.sleep(0.05)
+        collect(self, *arguments)
+
+    monkeypatch.setattr(swag.SWAG, "_collect_behind", late)
+    monkeypatch.setattr("swag._attached.has_spare_core", lambda: True)
+    store, watch = f"memmap:{scratch / 'posterior'}", Watch()
+    callbacks = [LightningCallback(store), Averages()][:: -1 if first else 1]
+    module, _ = fit(
+        scratch, watch, *callbacks, module=Validated(), validates=True, enable_checkpointing=False
+    )
+    assert same(stored(store), watch.seen.in_a_plain_loop(module, list(range(1, 10))))
 
 
 class SkipsStep(pl.Callback):
