@@ -19,7 +19,7 @@ from swag._buffers import Buffers
 from swag._devices import Device
 from swag._statistics import Observed
 
-__all__ = ["Behind", "Brought", "Shared", "Staging", "Taken", "WeightsChangedError"]
+__all__ = ["Behind", "Brought", "Shared", "Staging", "Taken", "WeightsChangedError", "memory_of"]
 
 _STRIDE = 4093
 """One of so many weights is in a sample: a prime, so that no row or column is always left out."""
@@ -38,6 +38,7 @@ class Taken:
     """What there is to collect of an iterate."""
 
     weights: Sequence[Tensor]
+    """In the memory that parameters have at the call (`memory_of`)."""
     buffers: Buffers
     observed: Observed
 
@@ -89,25 +90,26 @@ class Shared(Behind):
     taken
         All in host memory.
     watched
-        The parameters that must not change until they are copied.
+        The weights that must not change until they are copied.
     """
 
     def __init__(self, taken: Taken, watched: Sequence[Tensor]) -> None:
         super().__init__()
-        self._taken = taken
-        self._parameters = watched
-        self._marks = [(*_mark(p), _sample(p).tolist()) for p in watched]
+        self._taken: Taken | None = taken
+        self._watched = watched
+        self._marks = [(*_mark(weights), _sample(weights).tolist()) for weights in watched]
         self._lock = Lock()
         self._lock.acquire()
 
     def taken(self) -> Taken:
         """See `Behind`."""
+        assert self._taken is not None
         return self._taken
 
     def check(self) -> None:
         """See `Behind`."""
-        for parameter, mark in zip(self._parameters, self._marks, strict=True):
-            if (*_mark(parameter), _sample(parameter).tolist()) != mark:
+        for weights, mark in zip(self._watched, self._marks, strict=True):
+            if (*_mark(weights), _sample(weights).tolist()) != mark:
                 raise WeightsChangedError
 
     def let_go(self) -> None:
@@ -115,6 +117,11 @@ class Shared(Behind):
         if not self._copied:
             self._copied = True
             self._lock.release()
+
+    def end(self) -> None:
+        """See `Behind`."""
+        super().end()
+        self._watched, self._taken = (), None  # memory that parameters may have given up
 
     def wait(self, alive: Callable[[], bool]) -> None:
         """See `Behind`."""
@@ -155,8 +162,8 @@ class Brought(Behind):
         Of the device. Nothing else must be under way there.
     model
         Has the buffers.
-    parameters
-        On the device.
+    sources
+        The weights on the device, in the memory that parameters have at the call (`memory_of`).
     loss
         Of the minibatch before, if it is known.
     terms
@@ -168,23 +175,21 @@ class Brought(Behind):
         self,
         staging: Staging,
         model: nn.Module,
-        parameters: Sequence[Tensor],
+        sources: Sequence[Tensor],
         loss: float | Tensor | None,
         terms: tuple[float, ...] | None,
     ) -> None:
         super().__init__()
         self._device = staging.device
-        self._parameters = parameters
-        self._marks = [_mark(parameter) for parameter in parameters]
+        self._sources: Sequence[Tensor] = sources
+        self._marks = [_mark(source) for source in sources]
         self._books = Lock()
         self._changed: bool | None = None
         """Whether they had, when somebody last could tell."""
-        # Also if a parameter gets other memory meanwhile, this stays: `detach` shares it.
-        sources = [parameter.detach() for parameter in parameters]
         self._weights = staging.places(sources)
         self._pairs = list(zip(self._weights, sources, strict=True))
         self._samples = [
-            self._bring(torch.cat([_sample(p) for p in parameters if p.dtype == dtype]))
+            self._bring(torch.cat([_sample(s) for s in sources if s.dtype == dtype]))
             for dtype in self._dtypes()
         ]
         self._buffers = Buffers.of(model, self._bring_now)
@@ -197,7 +202,7 @@ class Brought(Behind):
 
     def _bring_now(self, tensor: Tensor) -> Tensor:
         """Host memory that gets what a tensor holds now, also if it changes before."""
-        if tensor.device != self._parameters[0].device:
+        if tensor.device != self._sources[0].device:
             return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu").copy_(tensor)
         return self._bring(tensor.clone())
 
@@ -211,6 +216,7 @@ class Brought(Behind):
         self._home.synchronize()
         self._look()
         self._pairs.clear()
+        self._sources = ()
         return Taken(
             self._weights,
             self._buffers,
@@ -239,15 +245,24 @@ class Brought(Behind):
         """
         with self._books:
             if self._changed is None:
-                self._changed = [_mark(p) for p in self._parameters] != self._marks
+                self._changed = [_mark(source) for source in self._sources] != self._marks
 
 
-def _mark(parameter: Tensor) -> tuple[int, int, int]:
-    """What tells that a parameter was written to by way of PyTorch, or has other memory."""
-    return parameter.data_ptr(), parameter.untyped_storage().nbytes(), parameter._version
+def memory_of(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The memory that parameters have now, as tensors; no copy.
+
+    It stays the iterate's if a parameter gets other memory meanwhile, such as an average that is
+    swapped in and out. What is written to it by way of a parameter, a mark tells.
+    """
+    return [parameter.detach() for parameter in parameters]
 
 
-def _sample(parameter: Tensor) -> Tensor:
-    """What tells that it was written to some other way: nearly always, and in no time."""
-    bits = parameter.detach().view(-1).view(_INTEGERS[parameter.dtype.itemsize])
+def _mark(weights: Tensor) -> tuple[int, int, int]:
+    """What tells that weights were written to by way of PyTorch, or that their memory is gone."""
+    return weights.data_ptr(), weights.untyped_storage().nbytes(), weights._version
+
+
+def _sample(weights: Tensor) -> Tensor:
+    """What tells that they were written to some other way: nearly always, and in no time."""
+    bits = weights.view(-1).view(_INTEGERS[weights.dtype.itemsize])
     return bits[::_STRIDE]

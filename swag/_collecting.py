@@ -23,7 +23,7 @@ import pmarray
 from pmarray.errors import ClosedError, LoanError
 from pmarray.locks import RLock
 from swag._attached import Attached, is_better_beside
-from swag._behind import Behind, Brought, Shared, Staging, Taken, WeightsChangedError
+from swag._behind import Behind, Brought, Shared, Staging, Taken, WeightsChangedError, memory_of
 from swag._buffers import Buffers
 from swag._devices import KINDS
 from swag._joining import Joining
@@ -268,7 +268,7 @@ class Collecting(Posterior):
     def _behind_of(
         self, model: nn.Module, held: Sequence[Tensor], loss: float | Tensor | None
     ) -> Behind:
-        device = held[0].device
+        device, held = held[0].device, memory_of(held)
         if (kind := KINDS.get(device.type)) is None:
             return Shared(self._taken(model, held, loss), held)
         staging = self._staging.get(device)

@@ -24,13 +24,13 @@ from swag.errors import NonFiniteError, SwagWarning
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """The copying thread waits for the event, or half a second, before it copies."""
     going = threading.Event()
-    collect = swag.collect.SWAG._collect_behind
+    collect = swag.SWAG._collect_behind
 
     def late(self: Any, *arguments: Any) -> None:
         going.wait(0.2)
         collect(self, *arguments)
 
-    monkeypatch.setattr(swag.collect.SWAG, "_collect_behind", late)
+    monkeypatch.setattr(swag.SWAG, "_collect_behind", late)
     yield going
     going.set()
 
@@ -280,7 +280,6 @@ CHANGES: dict[str, Callable[[nn.Parameter], object]] = {
     "in place": lambda p: p.detach().mul_(0.5),
     "through .data": lambda p: p.data.mul_(0.5),
     "through NumPy": lambda p: np.multiply(p.detach().numpy(), 0.5, out=p.detach().numpy()),
-    "other memory": lambda p: setattr(p, "data", p.data * 0.5),
 }
 
 
@@ -317,6 +316,36 @@ def test_weights_that_change_before_the_step(
         kept.append(flat(model))
         CHANGES[how](model.get_parameter("3.weight"))  # it copies at once by now
         assert posterior.n_averaged == 4
+    assert torch.equal(columns(f"memmap:{scratch}"), torch.stack(kept))
+
+
+def test_other_memory_before_the_step(scratch: Path, slow: threading.Event) -> None:
+    """An average that is swapped in, and out again or not, leaves the iterate's memory alone."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    generator = torch.Generator().manual_seed(1)
+    others = [torch.zeros_like(p) for p in model.parameters()]
+    kept = []
+
+    def swap() -> None:
+        for i, parameter in enumerate(model.parameters()):
+            parameter.data, others[i] = others[i], parameter.data
+
+    with swag.SWAG(model, f"memmap:{scratch}") as posterior:
+        posterior.attach(optimizer)
+        for number in range(6):
+            optimizer.zero_grad()
+            descend(model, generator)
+            optimizer.step()
+            posterior.update_parameters(model)
+            kept.append(flat(model))
+            swap()
+            if number == 3:  # the copy begins while the average is in
+                slow.set()
+                while posterior.stats().behind:
+                    pass
+            swap() if number < 5 else None
+        assert posterior.n_averaged == 6
     assert torch.equal(columns(f"memmap:{scratch}"), torch.stack(kept))
 
 

@@ -204,6 +204,25 @@ def test_weights_that_change_before_the_step(scratch: Path, late: list[Late], ho
     assert torch.equal(columns(f"memmap:{scratch}"), torch.stack(kept))
 
 
+def test_other_memory_before_the_step(scratch: Path, late: list[Late]) -> None:
+    """An average that is swapped in leaves the iterate's memory alone."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    kept = []
+    with swag.SWAG(model, f"memmap:{scratch}") as posterior:
+        posterior.attach(optimizer)
+        for _ in range(4):
+            optimizer.zero_grad()
+            model(torch.ones(2, 6)).square().mean().backward()
+            optimizer.step()
+            posterior.update_parameters(model)
+            kept.append(flat(model))
+            for parameter in model.parameters():
+                parameter.data = parameter.data * 0.5
+        assert posterior.n_averaged == 4
+    assert torch.equal(columns(f"memmap:{scratch}"), torch.stack(kept))
+
+
 def test_weights_that_are_let_go_are_copied_all_the_same(scratch: Path, late: list[Late]) -> None:
     """Their memory is somebody else's as soon as nobody has it any more."""
     model = network()
@@ -256,7 +275,7 @@ def test_a_gpu_is_never_waited_for(scratch: Path, max_rank: int | None) -> None:
 
 
 @needs_gpu
-@pytest.mark.parametrize("how", ["in place", "through .data", "other memory"])
+@pytest.mark.parametrize("how", ["in place", "through .data"])
 def test_weights_on_a_gpu_that_change_before_the_step(scratch: Path, how: str) -> None:
     model = network().to("cuda")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
