@@ -66,6 +66,10 @@ class Behind(ABC):
         """Raise `WeightsChangedError` if the weights copied are not what they were at the call."""
 
     @abstractmethod
+    def reads(self, weights: Sequence[Tensor]) -> bool:
+        """Whether the memory of some weights must stay as it is until `wait` has returned."""
+
+    @abstractmethod
     def wait(self, alive: Callable[[], bool]) -> None:
         """Return when the weights may change; an interrupt tears only the wait.
 
@@ -111,6 +115,10 @@ class Shared(Behind):
         for weights, mark in zip(self._watched, self._marks, strict=True):
             if (*_mark(weights), _sample(weights).tolist()) != mark:
                 raise WeightsChangedError
+
+    def reads(self, weights: Sequence[Tensor]) -> bool:
+        """See `Behind`."""
+        return not self._copied and _share_memory(self._watched, weights)
 
     def let_go(self) -> None:
         """See `Behind`."""
@@ -232,6 +240,10 @@ class Brought(Behind):
             if not torch.equal(torch.cat(found), sample):
                 raise WeightsChangedError
 
+    def reads(self, weights: Sequence[Tensor]) -> bool:
+        """See `Behind`."""
+        return not self._copied and _share_memory(self._sources, weights)
+
     def wait(self, alive: Callable[[], bool]) -> None:
         """See `Behind`."""
         if not self._copied:
@@ -255,6 +267,11 @@ def memory_of(parameters: Sequence[Tensor]) -> list[Tensor]:
     swapped in and out. What is written to it by way of a parameter, a mark tells.
     """
     return [parameter.detach() for parameter in parameters]
+
+
+def _share_memory(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    starts = {tensor.untyped_storage().data_ptr() for tensor in some}
+    return any(tensor.untyped_storage().data_ptr() in starts for tensor in others)
 
 
 def _mark(weights: Tensor) -> tuple[int, int, int]:

@@ -37,6 +37,7 @@ from swag._statistics import Observed
 from swag._stats import Clock
 from swag._store import Store
 from swag._summing import Summing
+from swag._target import COLLECTING
 from swag._trajectory import as_tensor
 from swag._worker import Worker
 from swag.errors import StoreError, SwagWarning
@@ -75,6 +76,7 @@ class Collecting(Posterior):
         """Held by whoever collects, or asks what was collected: what one has begun, another thread
         would take for something that an interrupt has left."""
         _ALL.add(self)
+        COLLECTING[id(self)] = self
         self._store = store
         self._part = part
         self._screen = screen
@@ -290,6 +292,11 @@ class Collecting(Posterior):
         if (behind := self._behind) is not None:
             with self._stepping.running():
                 behind.wait(self._worker.alive)
+
+    def _wait_for(self, weights: Sequence[Tensor]) -> None:
+        """Return when these weights may change, should they be those of an iterate."""
+        if (behind := self._behind) is not None and behind.reads(weights):
+            self._wait()
 
     def _learn(self) -> None:
         """What came of the iterate that the thread had to copy; raises why it was not collected."""

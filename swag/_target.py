@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,23 @@ from torch.nn.utils import parametrize
 
 from swag._buffers import Buffers, converge_spectral_norms, has_spectral_norms
 from swag._forward import Forward, is_wrapped
-from swag._held import is_sharded, reshard
+from swag._held import is_sharded, local_of, reshard
 from swag._parameters import ParameterTable
 from swag.batchnorm import has_running_statistics, recompute, refuse_no_loader
 from swag.errors import ModelError
 
-__all__ = ["Target", "refuse_drawn", "refuse_no_model"]
+__all__ = ["COLLECTING", "Target", "refuse_drawn", "refuse_no_model"]
+
+
+class Copying(Protocol):
+    """Whoever copies the weights of models while they train."""
+
+    def _wait_for(self, weights: Sequence[Tensor]) -> None:
+        """Return when these weights, of which the memory counts, may change."""
+
+
+COLLECTING: weakref.WeakValueDictionary[int, Copying] = weakref.WeakValueDictionary()
+"""All there are, by identity: weights that are put into a model may be those of an iterate."""
 
 # The parameters that hold weights which are not their own, by identity; each is held meanwhile.
 _DRAWN: dict[object, frozenset[int]] = {}
@@ -101,12 +113,19 @@ class Target:
         self._frozen = buffers.frozen
         self._loader = loader
         self._forward = forward
+        self._wait_for_copies()
         _refuse_without_effect(model)
         if loader is None and has_running_statistics(model, self._frozen):
             raise ValueError(
                 "the model has batch normalisation, whose statistics do not fit other weights: "
                 "give loader=, the training inputs to compute them from"
             )
+
+    def _wait_for_copies(self) -> None:
+        weights = [local_of(parameter) for parameter in self.parameters]
+        for reference in COLLECTING.valuerefs():
+            if (copying := reference()) is not None:
+                copying._wait_for(weights)
 
     @property
     def is_pure(self) -> bool:

@@ -349,6 +349,42 @@ def test_other_memory_before_the_step(scratch: Path, slow: threading.Event) -> N
     assert torch.equal(columns(f"memmap:{scratch}"), torch.stack(kept))
 
 
+PUT: dict[str, Callable[[swag.SWAG, nn.Module], object]] = {
+    "predict": lambda earlier, model: earlier.predict(
+        model, torch.ones(2, 6), activation="none", samples=2
+    ),
+    "sampled": lambda earlier, model: earlier.sampled(model).__enter__(),
+    "install_mean": lambda earlier, model: earlier.install_mean(model),
+}
+
+
+@pytest.mark.parametrize("what", PUT)
+def test_another_posterior_puts_weights_in(scratch: Path, slow: threading.Event, what: str) -> None:
+    """What the package does to the weights of a model is announced by the package."""
+    model, other = network(), network(1)
+    earlier = swag.SWAG(other)
+    earlier.update_parameters(other)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    generator = torch.Generator().manual_seed(1)
+    kept = []
+    with swag.SWAG(model, f"memmap:{scratch}") as posterior:
+        posterior.attach(optimizer)
+        for _ in range(3):
+            optimizer.zero_grad()
+            descend(model, generator)
+            optimizer.step()
+            posterior.update_parameters(model)
+            kept.append(flat(model))
+        behind = posterior._behind
+        assert behind is not None
+        earlier.predict(other, torch.ones(2, 6), activation="none", samples=2)
+        states = [behind._copied]  # another model's are not waited for
+        PUT[what](earlier, model)
+        assert [*states, behind._copied] == [False, True]
+        assert posterior.n_averaged == 3
+    assert torch.equal(columns(f"memmap:{scratch}"), torch.stack(kept))
+
+
 def test_a_parameter_that_is_replaced(scratch: Path) -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
