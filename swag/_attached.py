@@ -48,9 +48,16 @@ class Attached:
 
         Raises
         ------
+        TypeError
+            It is none.
         TypeError, ValueError
             Gradients of its steps say nothing.
         """
+        optimizer = _stepped_by(optimizer)
+        if not hasattr(optimizer, "register_step_pre_hook"):
+            raise TypeError(
+                f"attach takes a torch.optim.Optimizer, and this is {type(optimizer).__name__}"
+            )
         if gradients and not any(there.optimizer is optimizer for there in self._gradients):
             self._gradients.append(Gradients(optimizer))
         if any(there is optimizer for there in self._optimizers):
@@ -124,6 +131,13 @@ class Attached:
             and all(getattr(m, "max_norm", None) is None for m in model.modules())
             and not any(map(is_summoned, model.modules()))
         )
+
+
+def _stepped_by(optimizer: Any) -> Any:
+    """The optimizer whose step has hooks: accelerate's has none, and PyTorch's inside."""
+    while not hasattr(optimizer, "_optimizer_step_pre_hooks") and hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
 
 
 def _all_beside(held: Sequence[Tensor]) -> bool:

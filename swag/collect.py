@@ -345,7 +345,7 @@ class SWAG(Ending):
         Parameters
         ----------
         optimizer
-            Steps the parameters, or some of them. Until `close`.
+            Steps the parameters, or some of them; wrapped by accelerate or not. Until `close`.
         gradients
             Whether to keep with every iterate what its gradients say of the end of the burn-in
             (`swag.gradients.Gradients`), for `suggest_burn_in`: four products of vectors as long as
@@ -375,10 +375,6 @@ class SWAG(Ending):
         ...     posterior.n_averaged
         10
         """
-        if not hasattr(optimizer, "register_step_pre_hook"):
-            raise TypeError(
-                f"attach takes a torch.optim.Optimizer, and this is {type(optimizer).__name__}"
-            )
         self._refuse_closed()
         self._attached.add(optimizer, gradients=gradients)
 

@@ -144,8 +144,7 @@ class Collector:
                 group.create(_ARRAY, (0, 2), "int64")
             self._cut_back(posterior, group, step)
             for optimizer in optimizers:
-                # Accelerate's has PyTorch's inside, whose step is what is waited in.
-                posterior.attach(getattr(optimizer, "optimizer", optimizer))
+                posterior.attach(optimizer)
         except BaseException:
             posterior._close(checkpoint=False)
             raise

@@ -540,6 +540,26 @@ def loop(
     return seen
 
 
+def test_an_optimizer_of_accelerate_is_attached(scratch: Path) -> None:
+    plain: Any = network()
+    inner = torch.optim.SGD(plain.parameters(), lr=0.05)
+    model: Any
+    optimizer: Any
+    model, optimizer = accelerate.Accelerator(cpu=True).prepare(plain, inner)
+    seen, batches = Seen(), rows()
+    with swag.SWAG(model, f"memmap:{scratch}") as posterior:
+        posterior.attach(optimizer, gradients=True)
+        posterior.attach(inner)  # the same
+        assert len(posterior._attached._optimizers) == 1
+        for step in range(1, 6):
+            optimizer.zero_grad()
+            model(next(batches)).square().mean().backward()
+            optimizer.step()
+            posterior.update_parameters(model)
+            seen.note(step, plain)
+    assert same(stored(f"memmap:{scratch}"), seen.in_a_plain_loop(network(), [1, 2, 3, 4, 5]))
+
+
 def test_accelerate_collects_what_a_plain_loop_does_and_resumes(scratch: Path) -> None:
     store, whole = f"memmap:{scratch / 'posterior'}", f"memmap:{scratch / 'whole'}"
     seen = loop(scratch / "w", steps=range(8), store=whole)
