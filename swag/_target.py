@@ -115,6 +115,7 @@ class Target:
         self._forward = forward
         self._wait_for_copies()
         _refuse_without_effect(model)
+        _refuse_idle_adapters(model, self.parameters)
         if loader is None and has_running_statistics(model, self._frozen):
             raise ValueError(
                 "the model has batch normalisation, whose statistics do not fit other weights: "
@@ -230,3 +231,45 @@ def _refuse_without_effect(model: nn.Module) -> None:
                 f"{name or 'the model'} is parametrised, and inside parametrize.cached() its "
                 "weights are those of before: leave that block first"
             )
+
+
+def _refuse_idle_adapters(model: nn.Module, parameters: Sequence[Tensor]) -> None:
+    """Raise if the parameters are those of adapters of peft that the model does not use now."""
+    chosen = set(map(id, parameters))
+    idle: list[str] = []
+    is_used = False
+    for name, module in model.named_modules():
+        active: Any = getattr(module, "active_adapters", None)
+        disabled: Any = getattr(module, "disable_adapters", None)
+        if not isinstance(active, list) or not isinstance(disabled, bool):
+            continue  # a model of transformers has methods of these names
+        if not (adapters := _adapters_of(module, chosen)):
+            continue
+        if disabled:
+            raise ModelError(
+                f"the adapters of {name or 'the model'} are disabled, so that other weights of "
+                "them have no effect: leave disable_adapter() first"
+            )
+        if adapters.isdisjoint(active):
+            idle.append(f"{', '.join(sorted(adapters))} of {name or 'the model'}")
+        else:
+            is_used = True
+    if idle and not is_used:  # where one is used, the others are for another prediction
+        raise ModelError(
+            f"the adapter {idle[0]} is not active, and neither is another one that was collected, "
+            "so that other weights of it have no effect: call set_adapter first"
+        )
+
+
+def _adapters_of(layer: nn.Module, chosen: set[int]) -> set[str]:
+    """The adapters of a layer that have one of the parameters."""
+    return {
+        name
+        for held in layer.children()
+        if isinstance(held, nn.ModuleDict | nn.ParameterDict)
+        for name, adapter in held.items()
+        if any(
+            id(parameter) in chosen
+            for parameter in (adapter.parameters() if isinstance(adapter, nn.Module) else [adapter])
+        )
+    }

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import swag
 from swag.cli import app
-from swag.errors import StoreError, StoreExistsError
+from swag.errors import ModelError, StoreError, StoreExistsError
 from swag.integrations import Collector
 from tests.swag.nets import Facts, facts, network, same, stored
 from tests.swag.trainers import classifier, language_model, texts, train
@@ -496,6 +496,49 @@ def test_adapters_alone(labels: bool, scratch: Path) -> None:
     told = CliRunner().invoke(app, ["report", store, "--output", str(page)])
     assert told.exit_code == 0, told.output
     assert "6 iterates" in page.read_text(encoding="utf-8")
+
+
+def test_adapters_that_are_not_in_use_are_refused() -> None:
+    model = language_model()
+
+    def lora(**options: Any) -> Any:
+        layers = ["c_attn", "wte"]
+        return peft.LoraConfig(r=2, target_modules=layers, fan_in_fan_out=True, **options)
+
+    adapted: Any = peft.get_peft_model(model, lora(modules_to_save=["ln_f"]))
+    posterior = swag.SWAG(adapted)
+    heads = swag.SWAG(adapted, parameters="*modules_to_save*")
+
+    def fill(*posteriors: swag.SWAG) -> None:
+        for _ in range(3):
+            for parameter in adapted.parameters():
+                if parameter.requires_grad:
+                    nn.init.normal_(parameter)
+            for each in posteriors:
+                each.update_parameters(adapted)
+
+    fill(posterior, heads)
+    ids = [{"input_ids": torch.stack([text["input_ids"] for text in texts(labels=False)])}]
+
+    def spread(each: swag.SWAG) -> float:
+        return float(each.predict_each(adapted, ids, samples=3, generator=0).std(0).max())
+
+    adapted.add_adapter("other", lora())
+    for each in (posterior, heads):
+        assert spread(each) > 0
+        adapted.set_adapter("other")
+        with pytest.raises(ModelError, match="adapter default of"):
+            spread(each)
+        adapted.set_adapter("default")
+        with adapted.disable_adapter(), pytest.raises(ModelError, match="are disabled"):
+            spread(each)
+        assert spread(each) > 0
+    for name, parameter in adapted.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    fill(together := swag.SWAG(adapted))
+    for active in ("default", "other"):
+        adapted.set_adapter(active)
+        assert spread(together) > 0
 
 
 # -- accelerate, and loops of one's own -----------------------------------------------------------
