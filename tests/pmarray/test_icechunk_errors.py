@@ -45,7 +45,10 @@ def test_damage_is_told(kind: str, how: str, tmp_path: Path) -> None:
     with pmarray.open_group(url, mode="w") as group:
         group.create("x", (400,), chunks=(100,))[...] = range(400)
     rng = random.Random(1)
-    for path in [path for path in (place / kind).rglob("*") if path.is_file()]:
+    found = [path for path in (place / kind).rglob("*") if path.is_file()]
+    if kind == "refs" and not found:
+        found = [place / "repo"]  # of Icechunk 2, which keeps all of them in one file
+    for path in found:
         _damages(rng)[how](path)
     told = 0
     for mode in ("r", "r+"):

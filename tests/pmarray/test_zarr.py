@@ -374,10 +374,17 @@ def test_a_reader_after_a_crash_sees_the_last_commit(tmp_path: Path, python: Any
 def test_what_zarr_cannot_do_is_refused_with_the_reason(tmp_path: Path) -> None:
     group = pmarray.open_group(f"zarr:{tmp_path}/g")
     for dtype, says in {
-        "float8_e4m3fn": "float8_e4m3fn", "(2,)i4, i4": "no arrays", "M8": "dtype datetime64",
+        "float8_e4m3fn": "float8_e4m3fn", "(2,)i4, i4": "no arrays|subarray",
     }.items():  # fmt: skip
         with pytest.raises(LayoutError, match=says):
             group.create("x", (3,), dtype)
+    try:
+        group.create("dates", (3,), "M8")
+    except LayoutError:
+        pass  # of dates without a unit, zarr-python 3.1 writes what it does not read
+    else:
+        assert group["dates"].dtype == np.dtype("M8")
+        del group["dates"]
     with pytest.raises(LayoutError, match="no codec 'zippy'"):
         group.create("x", (3,), codecs=["zippy"])
     for one in ("zstd", numcodecs.BitRound(keepbits=10), {"zstd"}):

@@ -123,7 +123,9 @@ def test_records_come_back_whatever_their_bytes(scheme: str, kind: Any, tmp_path
         pytest.importorskip("icechunk", reason="icechunk: needs the package icechunk")
     url, dtype = f"{scheme}:{tmp_path}/g", np.dtype(kind)
     values = np.zeros((5, 4), dtype)
-    packed = values_of(without_gaps(dtype), values.shape)
+    packed = values_of(without_gaps(dtype), values.shape).copy()
+    if dtype[-1].kind == "U":
+        packed["c"] = "\u00e4\u03b1"  # a fill value is written as text: it has to be some
     values[...] = packed
     fill = values[1, 1]
     with (
@@ -150,7 +152,7 @@ def test_records_come_back_whatever_their_bytes(scheme: str, kind: Any, tmp_path
 
 def test_records_that_would_come_back_as_others_are_refused() -> None:
     with pmarray.open_group("zarr:memory://records") as group:
-        with pytest.raises(LayoutError, match="would be stored as"):
+        with pytest.raises(LayoutError, match=r"would be stored as|subarray"):
             group.create("x", (3,), [("a", "i4", (2,))])
 
 
@@ -286,7 +288,7 @@ def foreign_arrays(draw: st.DrawFn, place: Path) -> Any:
         if ndim > 1:
             order = tuple(draw(st.permutations(range(ndim))))
             options["filters"] = draw(st.sampled_from([None, TransposeCodec(order=order)]))
-        if all(chunks) and ndim:
+        if all(values.shape) and ndim:
             options["shards"] = draw(
                 st.none() | shard_shapes(shape=values.shape, chunk_shape=chunks)
             )
@@ -317,15 +319,21 @@ def test_any_array_with_codecs_reads_equal(data: Any, tmp_path_factory: Any) -> 
 
 
 def test_an_array_whose_chunks_have_no_extent(tmp_path: Path) -> None:
+    """As zarr-python before 3.2 makes them of arrays without items."""
     with warnings.catch_warnings(action="ignore"):
-        theirs: Any = zarr.create_array(tmp_path / "x", shape=(0, 3), chunks=(0, 3), dtype="f4")
-    assert theirs.chunks == (0, 3)
+        zarr.create_array(tmp_path / "x", shape=(0, 3), chunks=(1, 3), dtype="f4")
+    document = json.loads((tmp_path / "x" / "zarr.json").read_text())
+    document["chunk_grid"]["configuration"]["chunk_shape"] = [0, 3]
+    (tmp_path / "x" / "zarr.json").write_text(json.dumps(document))
+    with warnings.catch_warnings(action="ignore"):
+        theirs: Any = zarr.open_array(tmp_path / "x", mode="r")
     with pmarray.open(f"zarr:{tmp_path}/x") as a:
         assert a[...].shape == a.shape == (0, 3)
         assert np.sum(a) == 0
-        with pytest.raises(LayoutError, match=r"pmarray\.copy"):
-            a.append(np.ones((2, 3)))
-        assert a.shape == (0, 3)
+        if theirs.chunks == (0, 3):  # zarr-python 3.2 and newer read them as those of one line
+            with pytest.raises(LayoutError, match=r"pmarray\.copy"):
+                a.append(np.ones((2, 3)))
+            assert a.shape == (0, 3)
         pmarray.copy(a, f"zarr:{tmp_path}/y")
     with pmarray.open(f"zarr:{tmp_path}/y") as b:
         assert b.append(np.ones((2, 3))) == (2, 3)

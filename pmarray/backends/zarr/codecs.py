@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from zarr.abc.codec import Codec
+from zarr.codecs import ShardingCodec
 from zarr.core.array_spec import ArrayConfig, ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer, default_buffer_prototype
 from zarr.core.codec_pipeline import BatchedCodecPipeline
@@ -22,6 +23,7 @@ from zarr.registry import get_pipeline_class
 from pmarray._formats.metadata import ArrayMetadata
 from pmarray.backends.zarr.bounds import bounded_codecs, is_direct
 from pmarray.backends.zarr.shards import Slabs
+from pmarray.backends.zarr.translation import chunk_shape_of
 from pmarray.errors import DamagedError, StorageError
 
 __all__ = ["ChunkCodecs", "damage_told"]
@@ -52,8 +54,12 @@ class ChunkCodecs:
     def __init__(self, metadata: ArrayV2Metadata | ArrayV3Metadata) -> None:
         order = metadata.order if isinstance(metadata, ArrayV2Metadata) else "C"
         config = ArrayConfig.from_dict({"order": order})
-        self._spec = metadata.get_chunk_spec(
-            (0,) * len(metadata.shape), config, default_buffer_prototype()
+        self._spec = ArraySpec(
+            shape=chunk_shape_of(metadata),
+            dtype=metadata.dtype,
+            fill_value=metadata.fill_value,
+            config=config,
+            prototype=default_buffer_prototype(),
         )
         try:
             self._codecs = bounded_codecs(metadata)
@@ -69,8 +75,8 @@ class ChunkCodecs:
         steps: list[tuple[Codec, ArraySpec]] = []
         spec = self._spec
         for codec in self._pipeline:
-            if not is_direct(codec):
-                return None
+            if isinstance(codec, ShardingCodec) or not is_direct(codec):
+                return None  # of shards zarr-python decodes several chunks at a time
             steps.append((codec, spec))
             spec = codec.resolve_metadata(spec)
         return steps

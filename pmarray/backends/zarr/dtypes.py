@@ -5,12 +5,12 @@ https://github.com/zarr-developers/zarr-extensions/tree/main/data-types/bfloat16
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 from zarr.core.dtype import data_type_registry
-from zarr.core.dtype.common import DataTypeValidationError
 from zarr.core.dtype.npy.float import BaseFloat
 
 from pmarray._dtypes import parse_dtype
@@ -35,16 +35,13 @@ class BFloat16(BaseFloat[Any, Any]):
     _zarr_v2_names = ()
 
     @classmethod
-    def from_native_dtype(cls, dtype: Any) -> Self:
-        """Wrap the dtype, if it is that."""
-        if dtype.name != "bfloat16":
-            raise DataTypeValidationError(f"Invalid data type: {dtype}. Expected bfloat16")
-        return cls(endianness="little")
+    def _check_native_dtype(cls, dtype: Any) -> TypeGuard[Any]:
+        return bool(dtype.name == "bfloat16")
 
     def to_native_dtype(self) -> Any:
         """Return the dtype of ml_dtypes."""
-        if self.endianness != "little":
-            raise NotImplementedError("bfloat16 of big-endian bytes")
+        if self.endianness != sys.byteorder:
+            raise NotImplementedError(f"bfloat16 of {self.endianness}-endian bytes")
         return parse_dtype("bfloat16")
 
     @property

@@ -58,8 +58,8 @@ __all__ = ["IcechunkBackend", "open_backend"]
 
 _OPTIONS = frozenset({"branch", "tag", "snapshot"})
 _PATIENCE_S = 60.0
-_FIRST_SNAPSHOT = "snapshots/1CECHNKREP0F1RSTCMT0"
-"""What Icechunk writes first of all; the branch follows, and makes it a repository."""
+_FIRST_FILES = frozenset({f"{kind}/1CECHNKREP0F1RSTCMT0" for kind in ("snapshots", "transactions")})
+"""What Icechunk writes first of all; the branch, or file `repo`, makes it a repository."""
 
 if "ICECHUNK_LOG" not in os.environ:
     # It warns on stderr at each opening of a directory; what it warns of is in our own hands.
@@ -268,7 +268,7 @@ class IcechunkBackend(ZarrBackend):
             raise ForeignDataError(
                 f"{place} holds what is left of a repository whose making was cut short: delete "
                 "it, and open it again"
-                if _files_below(place) <= {_FIRST_SNAPSHOT}
+                if _files_below(place) <= _FIRST_FILES
                 else f"{place} holds files, and no repository that Icechunk knows: name an empty "
                 "directory, or restore the repository from a backup"
             ) from error

@@ -16,6 +16,7 @@ from zarr.abc.codec import (
     Codec,
 )
 from zarr.codecs import TransposeCodec
+from zarr.errors import UnknownCodecError
 from zarr.registry import get_codec_class
 from zarr.storage import MemoryStore
 
@@ -187,7 +188,7 @@ def _codec(one: Any) -> Codec:
     for spelling in (name, f"numcodecs.{name}"):
         try:
             found = get_codec_class(spelling)
-        except KeyError:
+        except (KeyError, UnknownCodecError):
             continue
         try:
             with zarr_format.quiet():

@@ -44,6 +44,7 @@ __all__ = [
     "ZarrMetadata",
     "attributes_with",
     "check",
+    "chunk_shape_of",
     "document_of",
     "documents",
     "foreign_id",
@@ -93,7 +94,7 @@ def _from_zarr(metadata: ZarrMetadata, name: str) -> ArrayMetadata:
     if dtype.itemsize > _MAX_ITEM_BYTES:
         raise ValueError(f"items of {dtype.itemsize} bytes")
     check_extents(metadata.shape, dtype.itemsize)
-    chunk = check_extents(_stored_chunk_shape(metadata), dtype.itemsize)
+    chunk = check_extents(chunk_shape_of(metadata), dtype.itemsize)
     if 0 in _inner_chunk_shape(metadata) or (0 in chunk and 0 not in metadata.shape):
         raise ValueError(f"its chunks have the shape {chunk}, so that there is nothing in one")
     bounded_codecs(metadata)
@@ -122,8 +123,15 @@ def _refuse_byte_order(metadata: ZarrMetadata, dtype: DType) -> None:
         return
     inner = [c for one in metadata.codecs if isinstance(one, ShardingCodec) for c in one.codecs]
     for one in (*metadata.codecs, *inner):
-        if isinstance(one, BytesCodec) and one.endian is not None and one.endian.value == "big":
+        if isinstance(one, BytesCodec) and _byte_order(one) == "big":
             raise ValueError("bfloat16 in big-endian bytes, which is not read here")
+
+
+def _byte_order(codec: BytesCodec) -> str | None:
+    """The order of bytes that is stored: "little", "big", or None for items of one byte."""
+    # As it is written: zarr-python keeps it as an enumeration, and since 3.3 as text.
+    written = cast(Mapping[str, str], codec.to_dict().get("configuration", {}))
+    return written.get("endian")
 
 
 def is_plain(metadata: ZarrMetadata, array: ArrayMetadata) -> bool:
@@ -133,7 +141,7 @@ def is_plain(metadata: ZarrMetadata, array: ArrayMetadata) -> bool:
     *before, last = metadata.codecs
     if not isinstance(last, BytesCodec) or not array.dtype.isnative:
         return False
-    if last.endian is not None and last.endian.value != sys.byteorder:
+    if _byte_order(last) not in (None, sys.byteorder):
         return False
     ndim = len(metadata.shape)
     if ndim < 2:
@@ -321,7 +329,7 @@ def _order(metadata: ZarrMetadata) -> Order:
 def stored_chunk_shape(array: ArrayMetadata) -> tuple[int, ...]:
     """The shape of what is one object in the store: a chunk, or a shard of several."""
     # zarr-python makes chunks of no extent for arrays of none, of which none is ever stored.
-    return tuple(max(1, n) for n in _stored_chunk_shape(to_zarr(array)))
+    return tuple(max(1, n) for n in chunk_shape_of(to_zarr(array)))
 
 
 def refuse_items_without_chunks(array: ArrayMetadata) -> None:
@@ -340,7 +348,10 @@ def _has_empty_chunks(document: str) -> bool:
     return 0 in grid.get("configuration", {}).get("chunk_shape", ())
 
 
-def _stored_chunk_shape(metadata: ZarrMetadata) -> tuple[int, ...]:
+def chunk_shape_of(metadata: ZarrMetadata) -> tuple[int, ...]:
+    """The shape of what is one object in the store, as the metadata say it: 0 may be in it."""
+    if isinstance(metadata, ArrayV2Metadata):
+        return tuple(metadata.chunks)
     grid = metadata.chunk_grid
     shape = getattr(grid, "chunk_shape", None)
     if shape is None:
