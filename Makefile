@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
+NEWEST := .venv-newest
 # More arguments for pip, for example --extra-index-url https://download.pytorch.org/whl/cpu,
 # which on Linux gives the PyTorch without CUDA (a tenth of the size).
 PIP_ARGS ?=
@@ -23,7 +24,7 @@ MEDIA ?= all
 PLACES ?= dram memmap zarr
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test property lint types campaigns crash barriers interrupts crash-peers crash-training powercut docs bench clean damage fuzz test-without test-lowest numpy-suite peer-suites
+.PHONY: help demo test property lint types campaigns crash barriers interrupts crash-peers crash-training powercut docs bench clean damage fuzz test-without test-lowest test-newest numpy-suite peer-suites
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +61,17 @@ $(LOWEST)/.installed: pyproject.toml tests/lowest.py
 
 test-lowest: $(LOWEST)/.installed ## The suite with the lowest versions of all (PYTHON=python3.11)
 	$(LOWEST)/bin/python -m tests.machine $(addprefix --hypothesis-seed=,$(HYPOTHESIS_SEED)) -n $(JOBS) --dist=worksteal $(TEST)
+
+# Newer versions of some packages are for newer Pythons alone, and pip takes older ones elsewhere.
+NEWEST_PYTHON = $(firstword $(foreach n,14 13 12,$(shell python3.$(n) -c 'print("python3.$(n)")' 2>/dev/null)) $(PYTHON))
+
+$(NEWEST)/bin/python:
+	$(NEWEST_PYTHON) -m venv $(NEWEST)
+
+# No stamp: what is the newest is asked for in every run.
+test-newest: | $(NEWEST)/bin/python ## The tests of pmarray with the newest versions of all, on the newest Python
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --upgrade --upgrade-strategy eager -e '.[swag,test]'
+	$(NEWEST)/bin/python -m tests.machine $(addprefix --hypothesis-seed=,$(HYPOTHESIS_SEED)) -n $(JOBS) --dist=worksteal tests/pmarray $(TEST)
 
 campaigns: $(VENV)/.swag,test ## Minutes of interrupts, crash, fuzz and damage, two at a time (SEED=1)
 	$(BIN)/python -m tests.campaigns --seed $(SEED) --jobs $(JOBS)
@@ -109,5 +121,5 @@ bench: $(VENV)/.swag,bench ## Time collection against training alone (BENCH=... 
 	$(BIN)/python -m benchmarks $(BENCH)
 
 clean: ## Remove the environments, caches and runs
-	rm -rf $(VENV) $(LOWEST) runs site build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) $(NEWEST) runs site build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
