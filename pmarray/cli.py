@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +11,13 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 import pmarray
 from pmarray._dtypes import decode_dtype, encode_dtype
 from pmarray._sizes import format_bytes, parse_bytes
+from pmarray._terminal import complain, plain, run, say, say_done
 from pmarray._upkeep.doctor import examine, examine_machine
 from pmarray._upkeep.reading import describe_reads
 from pmarray._url import URL
@@ -48,28 +48,8 @@ _UNLIMITED = 1_000_000
 
 
 def main() -> None:
-    """Run the command line; what its output cannot take is told in one line."""
-    if sys.stdout is None:  # closed by who has started it
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # until the process ends
-    try:
-        try:
-            app(prog_name="pmarray")
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        _drop_output()  # nobody reads on, as behind `| head`
-        sys.exit(1)
-    except OSError as error:
-        _drop_output()
-        end = error.__context__
-        if not (isinstance(end, SystemExit) and end.code):  # the command has not told it itself
-            typer.echo(f"pmarray: the output cannot be written: {error}", err=True)
-        sys.exit(1)
-
-
-def _drop_output() -> None:
-    """Leave nothing to be written when the process ends, which would fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    """Run the command line."""
+    run("pmarray", app)
 
 
 @contextmanager
@@ -77,18 +57,16 @@ def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
+        complain("interrupted")
         raise typer.Exit(130) from None
-    except BrokenPipeError:
-        raise
     except (pmarray.PMArrayError, OSError) as error:
-        typer.echo(f"pmarray: {error}", err=True)
+        complain(f"pmarray: {error}")
         raise typer.Exit(1) from error
 
 
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"pmarray {pmarray.__version__}")
+        say(f"pmarray {pmarray.__version__}")
         raise typer.Exit
 
 
@@ -131,7 +109,7 @@ def info(
                 "attrs": dict(group.attrs if parsed.name is None else group[parsed.name].attrs),
             }
     if as_json:
-        typer.echo(json.dumps(described, indent=1))
+        say(json.dumps(described, indent=1))
     else:
         _print_info(described)
 
@@ -154,19 +132,19 @@ def _print_info(described: dict[str, Any]) -> None:
     table.columns.insert(0, Column("array", overflow="fold"))
     for name, array in described["arrays"].items():
         table.add_row(
-            name,
+            Text(plain(name)),
             str(tuple(array["shape"])),
-            escape(str(decode_dtype(array["dtype"]))),
+            Text(plain(str(decode_dtype(array["dtype"])))),
             array["layout"],
             format_bytes(array["nbytes"]),
             format_bytes(array["stored_nbytes"]),
             str(tuple(array["chunks"])),
         )
     console = Console(width=None if sys.stdout.isatty() else _UNLIMITED)
-    console.print(described["url"], soft_wrap=True, markup=False)
+    console.print(Text(plain(described["url"])), soft_wrap=True)
     console.print(table)
     for key, value in described["attrs"].items():
-        console.print(f"{key} = {value!r}", soft_wrap=True, markup=False)
+        console.print(Text(plain(f"{key} = {value!r}")), soft_wrap=True)
 
 
 @app.command()
@@ -174,7 +152,7 @@ def ls(url: URLArgument) -> None:
     """Print the names of the arrays of a group."""
     with _errors_in_one_line(), pmarray.open_group(url, mode="r") as group:
         for name in group:
-            typer.echo(name)
+            say(name)
 
 
 @app.command()
@@ -187,11 +165,11 @@ def head(
         most = max(1, min(_HEAD_ITEMS, _HEAD_BYTES // array.itemsize))
         along = min(count, max(1, int(most ** (1 / max(1, array.ndim)))))
         corner = array[tuple(slice(0, along) for _ in array.shape)]
-        typer.echo(repr(array))
+        say(repr(array))
         with np.printoptions(threshold=_HEAD_ITEMS):
-            typer.echo(repr(corner))
+            say(repr(corner))
         if corner.shape != array.shape:
-            typer.echo(f"the first {corner.shape} of {array.shape}")
+            say(f"the first {corner.shape} of {array.shape}")
 
 
 @app.command()
@@ -247,9 +225,9 @@ def verify(
         findings = pmarray.verify(url, data=data)
     for finding in findings:
         kind = "damaged" if finding.damaged else "note"
-        typer.echo(f"{kind}: {finding.where}: {finding.message}")
+        say(f"{kind}: {finding.where}: {finding.message}")
     damaged = sum(finding.damaged for finding in findings)
-    typer.echo(f"{url}: {damaged} damaged, {len(findings) - damaged} notes")
+    say(f"{url}: {damaged} damaged, {len(findings) - damaged} notes")
     if damaged:
         raise typer.Exit(_BAD)
 
@@ -269,9 +247,8 @@ def recover(
     """Bring a group back to its last commit, as the next writer would; status 3 if some is lost."""
     with _errors_in_one_line():
         done = pmarray.recover(url, force=force)
-    typer.echo(f"{url}: as of transaction {done.transaction}; {done.images} before-images put back")
-    for what in done.lost:
-        typer.echo(f"lost: {what}")
+    told = f"{url}: as of transaction {done.transaction}; {done.images} before-images put back"
+    say_done("\n".join([told, *(f"lost: {what}" for what in done.lost)]))
     if done.lost:
         raise typer.Exit(_BAD)
 
@@ -290,12 +267,12 @@ def doctor(
         found = examine_machine() if url is None else examine(url)
         if reads and found.url is not None:
             found.facts["reads"] = describe_reads(found.place)
-    typer.echo(found.place)
+    say(found.place)
     for name, value in found.facts.items():
-        typer.echo(f"  {name + ':':<12} {value}")
+        say(f"  {name + ':':<12} {value}")
     if found.url is not None:
-        typer.echo(f"  {'open it as:':<12} {found.url}")
-    typer.echo(f"  {'durability:':<12} {found.durability}")
+        say(f"  {'open it as:':<12} {found.url}")
+    say(f"  {'durability:':<12} {found.durability}")
     if url is not None and found.url is None:
         raise typer.Exit(_BAD)
 
@@ -317,6 +294,4 @@ def format_(
                 abort=True,
             )
         pool.make_empty()
-    typer.echo(
-        f"{device}: an empty pool of {format_bytes(found.nbytes)}; open it as shelf:{device}"
-    )
+    say_done(f"{device}: an empty pool of {format_bytes(found.nbytes)}; open it as shelf:{device}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swag.cli import app
+from swag.cli import main
 
 if __name__ == "__main__":
-    app()
+    main()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +16,7 @@ import typer
 from rich.console import Console
 
 import pmarray
+from pmarray._terminal import complain, run, say, say_done
 from swag.app.recipe import Recipe
 from swag.errors import RecipeError, SwagError
 
@@ -40,9 +40,14 @@ _EXTRAS = {
 }
 
 
+def main() -> None:
+    """Run the command line."""
+    run("swag", app)
+
+
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"swag {pmarray.__version__}")
+        say(f"swag {pmarray.__version__}")
         raise typer.Exit
 
 
@@ -167,20 +172,15 @@ def train(
             )
         told = f"{done.steps:,} minibatches, {done.n_averaged:,} iterates in {store}"
         if not done.finished:
-            print(
+            complain(
                 f"terminated: {told} so far, and the state of training is stored with them; the "
-                "same command goes on",
-                file=sys.stderr,
+                "same command goes on"
             )
             raise typer.Exit(128 + signal.SIGTERM)
         if done.trained:
-            Console().print(f"finished: {told}", highlight=False, soft_wrap=True)
+            say_done(f"finished: {told}")
         else:
-            Console().print(
-                f"this training was finished before: {told}; --fresh does it again",
-                highlight=False,
-                soft_wrap=True,
-            )
+            say(f"this training was finished before: {told}; --fresh does it again")
 
 
 @app.command(epilog="Example: swag evaluate memmap:./runs/demo --rank 20 --figure demo.png")
@@ -246,12 +246,12 @@ def evaluate(
                 watch=lambda name: spinner.update(task, description=f"predicting with {name}"),
             )
         if as_json:
-            print(json.dumps(report.as_json(found), indent=2))
+            say(json.dumps(report.as_json(found), indent=2))
         else:
             Console().print(report.table(found))
         if figure is not None:
             report.picture(found, figure)
-            console.print(f"picture: {figure}", highlight=False)
+            complain(f"picture: {figure}")
 
 
 @app.command(
@@ -313,7 +313,7 @@ def sample(
             antithetic=antithetic,
             generator=seed,
         )
-        Console().print(told, highlight=False, soft_wrap=True)
+        say_done(told)
 
 
 @app.command(epilog="Example: swag diagnose memmap:./runs/demo --figure burn-in.png")
@@ -338,12 +338,12 @@ def diagnose(
                 raise typer.BadParameter(str(error), param_hint="--figure") from None
         found = diagnosis.diagnose(store)
         if as_json:
-            print(json.dumps(diagnosis.as_json(found), indent=2))
+            say(json.dumps(diagnosis.as_json(found), indent=2))
         else:
             Console().print(diagnosis.table(found))
         if figure is not None:
             diagnosis.picture(found, figure)
-            Console(stderr=True).print(f"picture: {figure}", highlight=False)
+            complain(f"picture: {figure}")
 
 
 @app.command(epilog="Example: swag report memmap:./runs/demo --output demo.html")
@@ -377,7 +377,7 @@ def report(
             )
         with load(store) as posterior:
             html.write(html.find(posterior, found), output)
-        Console(stderr=True).print(f"report: {output}", highlight=False)
+        complain(f"report: {output}")
 
 
 @app.command(epilog="Example: swag info memmap:./runs/demo --json")
@@ -391,7 +391,7 @@ def info(
 
         facts = runs.describe(store)
         if as_json:
-            print(json.dumps(facts, indent=2))
+            say(json.dumps(facts, indent=2))
         else:
             Console().print(report.facts_table(facts))
 
@@ -407,7 +407,7 @@ def prune(
         from swag import pruning
 
         left = pruning.prune(store, start, every)
-        Console().print(f"{left:,} iterates are left in {store}", highlight=False, soft_wrap=True)
+        say_done(f"{left:,} iterates are left in {store}")
 
 
 def _seed_everything(seed: int) -> None:
@@ -435,17 +435,14 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        complain("interrupted")
         raise typer.Exit(130) from None
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        print(
-            f"swag: {error.name} is not installed: pip install 'pmarray[{extra}]' installs it",
-            file=sys.stderr,
-        )
+        complain(f"swag: {error.name} is not installed: pip install 'pmarray[{extra}]' installs it")
         raise typer.Exit(1) from None
     except (SwagError, pmarray.PMArrayError, OSError) as error:
-        print(f"swag: {error}", file=sys.stderr)
+        complain(f"swag: {error}")
         raise typer.Exit(1) from None

@@ -9,7 +9,9 @@ from typing import Any
 
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
+from pmarray._terminal import plain
 from swag.app.evaluation import Evaluation
 from swag.app.figures import History, draw
 
@@ -154,12 +156,12 @@ def facts_table(facts: Mapping[str, Any]) -> Table:
     rich.table.Table
         One row an array, then one a field of the recipe.
     """
-    laid_out = Table(title=facts["url"], show_header=False)
+    laid_out = Table(title=Text(plain(facts["url"])), show_header=False)
     laid_out.add_column("what")
     laid_out.add_column("value")
     for name, array in facts["arrays"].items():
         shape = " x ".join(f"{n:,}" for n in array["shape"]) or "scalar"
-        laid_out.add_row(name, f"{shape} {array['dtype']}, {decimal(array['nbytes'])}")
+        laid_out.add_row(Text(plain(name)), f"{shape} {array['dtype']}, {decimal(array['nbytes'])}")
     laid_out.add_section()
     if facts["recipe"] is None:
         laid_out.add_row("training", "not by swag train")
@@ -167,5 +169,6 @@ def facts_table(facts: Mapping[str, Any]) -> Table:
     done = facts["step"]
     laid_out.add_row("minibatches", "not finished" if done is None else f"{done:,}")
     for name, value in facts["recipe"].items():
-        laid_out.add_row(name, "not set" if value is None else str(value))
+        told = "not set" if value is None else str(value)
+        laid_out.add_row(Text(plain(name)), Text(plain(told)))
     return laid_out

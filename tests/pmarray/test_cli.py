@@ -216,6 +216,61 @@ def test_an_output_that_takes_nothing_is_told_in_a_line_at_most(
         assert done.returncode == 0  # of `true`, where there is a pipe
 
 
+def started(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
+    """Call the command line as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "pmarray", *map(str, args)],
+        capture_output=True, text=True, check=False, env={**os.environ, **env},
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_what_was_done_is_said_where_the_output_takes_nothing(tmp_path: Path) -> None:
+    with pmarray.open_group(tmp_path / "g") as group:
+        group["x"] = np.ones(3)
+    words = f"{sys.executable} -m pmarray recover {tmp_path}/g"
+    done = subprocess.run(["sh", "-c", f"{words} > /dev/full"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "0 before-images put back\n" in done.stderr
+    assert "pmarray: the output cannot be written" in done.stderr
+
+
+def test_an_error_of_the_command_line_itself_is_not_one_of_its_output(tmp_path: Path) -> None:
+    (tmp_path / "home").touch()
+    done = started("--install-completion", "bash", HOME=str(tmp_path / "home"))
+    assert done.returncode == 1
+    assert "File exists" in done.stderr
+    assert "output" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_a_terminal_cannot_show_is_escaped(tmp_path: Path) -> None:
+    place = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    with pmarray.open_group(f"memmap:{place}") as group:
+        group["x"] = np.ones(3)
+        group.attrs["\u00e4"] = "\u03b1"
+    for encoding in ("ascii", "utf-8"):
+        for command in ("info", "ls", "verify", "recover", "doctor"):
+            done = started(command, place, PYTHONIOENCODING=encoding)
+            assert (done.returncode, done.stderr) == (0, ""), command
+        assert "\\xe4 = '\\u03b1'" in started("info", place, PYTHONIOENCODING="ascii").stdout
+        assert "\\udcff" in started("verify", place, PYTHONIOENCODING=encoding).stdout
+        assert "\\udcff" in started("ls", place + "/no", PYTHONIOENCODING=encoding).stderr
+
+
+def test_no_attribute_of_a_stranger_commands_the_terminal(tmp_path: Path) -> None:
+    with pmarray.open_group(tmp_path / "\x1b]0;title\x07") as group:
+        group["x"] = np.zeros(2, [("\x1b[2J", "i4")])
+        group.attrs["\x1b[2J\nkey"] = "\x1b[31m"
+    for command in ("info", "ls", "head", "verify", "recover", "doctor"):
+        place = f"{group.url}#x" if command == "head" else group.url
+        done = started(command, place)
+        assert done.returncode == 0, done.stderr
+        assert "\x1b" not in done.stdout
+    assert "\\x1b[2J\\nkey = " in started("info", group.url).stdout
+    assert "\x1b" not in started("ls", f"{group.url}/no").stderr
+
+
 # -- persistent memory -------------------------------------------------------------------------
 
 PRETEND = """

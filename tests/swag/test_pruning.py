@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +23,7 @@ from swag.errors import StoreError, WindowError
 from swag.integrations import Collector
 from swag.pruning import prune
 from tests.sampling import examples
+from tests.swag.commands import SWAG
 from tests.swag.nets import facts, same, stored
 from tests.swag.test_collect import network, wandering
 
@@ -84,6 +87,26 @@ def test_space_is_given_back_and_a_ring_is_left_alone(scratch: Path) -> None:
     assert "none from 5 on" in result.output
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("output", ["> /dev/full", "| true"])
+def test_a_pruning_that_cannot_be_printed_is_told_all_the_same(output: str, scratch: Path) -> None:
+    """Who takes it for none prunes again, and loses iterates."""
+    store = f"memmap:{scratch}/store"
+    collected(store, 30)
+    words = shlex.join([*SWAG, "prune", store, "--every", "2"])
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(
+        ["sh", "-c", f"{words} {output}"], capture_output=True, text=True, env=environment
+    )
+    assert f"15 iterates are left in {store}\n" in done.stderr
+    assert ("swag: the output cannot be written" in done.stderr) == ("full" in output)
+    words = shlex.join([*SWAG, "info", "--json", store])
+    done = subprocess.run(
+        ["sh", "-c", f"{words} {output}"], capture_output=True, text=True, env=environment
+    )
+    assert done.stderr.count("\n") == ("full" in output)
+
+
 def test_training_resumes_from_its_last_checkpoint_only(scratch: Path) -> None:
     store, models = f"memmap:{scratch / 'posterior'}", wandering(network(), 8)
     with Collector(store) as collector:
@@ -115,6 +138,7 @@ def test_a_pruned_training_cannot_go_on(scratch: Path) -> None:
 READER = """
 import sys
 import torch, swag, pmarray
+from tests.swag.commands import SWAG
 from tests.swag.nets import facts
 
 source, target, count = sys.argv[1:]
