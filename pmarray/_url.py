@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from pmarray.errors import URLError
+from pmarray.errors import StorageError, URLError
 
-__all__ = ["DEFAULT_NAME", "URL", "check_name"]
+__all__ = ["DEFAULT_NAME", "URL", "check_name", "whole_path"]
 
 DEFAULT_NAME = "array"
 """The array that a URL without ``#name`` means."""
@@ -121,7 +121,7 @@ class URL(NamedTuple):
         """
         if self.scheme == "dram" or not self.path or "://" in self.path:
             return None
-        return os.path.join(os.getcwd(), os.path.expanduser(self.path))
+        return whole_path(self.path)
 
     def __str__(self) -> str:
         return (
@@ -129,6 +129,30 @@ class URL(NamedTuple):
             + (f"?{_query_of(self.options)}" if self.options else "")
             + (f"#{self.name}" if self.name else "")
         )
+
+
+def whole_path(path: str) -> str:
+    """The path from the root, as the process stands now; "~" is the user's directory.
+
+    Raises
+    ------
+    StorageError
+        It is a relative one, and the working directory was deleted.
+
+    >>> whole_path("/data/run")
+    '/data/run'
+    """
+    path = os.path.expanduser(path)
+    if os.path.isabs(path):
+        return path
+    try:
+        return os.path.join(os.getcwd(), path)
+    except OSError as error:
+        raise StorageError(
+            error.errno,
+            f"{path!r} is a relative path, and the working directory is gone ({error.strerror}): "
+            "give a whole path, or change to a directory that is there",
+        ) from error
 
 
 def _path_of_file_url(rest: str, text: str) -> str:

@@ -13,13 +13,12 @@ has set apart (`backends.shelf.memory`).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 
 from pmarray._formats.metadata import ArrayMetadata, Checkpoint
 from pmarray._system.lockfile import locked_by, owner
-from pmarray._url import URL
+from pmarray._url import URL, whole_path
 from pmarray.backends._regions import DRAMRegion, SpillRegion
 from pmarray.backends.shelf.memory import DeviceRegion, device_memory
 from pmarray.errors import URLError
@@ -138,7 +137,7 @@ def open_backend(url: URL, *, writable: bool) -> DRAMBackend:
         )
     make_region: Callable[[int], DRAMRegion] = DRAMRegion
     for option, place in url.options.items():
-        path = os.path.join(os.getcwd(), os.path.expanduser(place))
+        path = whole_path(place)
         if option == "spill":
             make_region = partial(SpillRegion, directory=path)
         else:

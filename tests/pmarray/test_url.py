@@ -5,12 +5,14 @@ from __future__ import annotations
 import string
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import pmarray
 from pmarray._url import URL, check_name
-from pmarray.errors import URLError
+from pmarray.errors import StorageError, URLError
 
 names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,20}", fullmatch=True)
 plain_paths = st.text(string.ascii_letters + string.digits + "/._- @~+äß", min_size=1, max_size=30)
@@ -114,3 +116,26 @@ def test_names_that_would_collide_are_refused(name: str) -> None:
 def test_a_nul_is_no_part_of_a_path(text: str) -> None:
     with pytest.raises(URLError, match="NUL"):
         URL.parse(text)
+
+
+@pytest.mark.parametrize("scheme", ["memmap", "zarr", "icechunk", "dram"])
+def test_a_working_directory_that_is_gone_matters_to_relative_paths_alone(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if scheme == "icechunk":
+        pytest.importorskip("icechunk", reason="icechunk: needs the package icechunk")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    def put(place: str) -> str:
+        return f"dram:?spill={place}" if scheme == "dram" else f"{scheme}:{place}"
+
+    with pmarray.open_group(put(f"{tmp_path}/there")) as group:
+        group["x"] = np.ones(3)
+        assert (group["x"][...] == 1).all()
+    for place in ("there", "./there", "../there"):
+        with pytest.raises(StorageError, match="the working directory is gone"):
+            pmarray.open_group(put(place))

@@ -31,7 +31,7 @@ from pmarray._system.beneath import Below, entries, is_directory, status
 from pmarray._system.counter import Counter, await_readers
 from pmarray._system.files import occupied_nbytes, read_file, replace_durably
 from pmarray._system.lockfile import LockFile
-from pmarray._url import URL
+from pmarray._url import URL, whole_path
 from pmarray.backends.files import npyfile
 from pmarray.backends.files.region import FileRegion, if_there, make_journal_file
 from pmarray.errors import DamagedError, ForeignDataError, StorageError, URLError
@@ -315,7 +315,7 @@ def open_backend(url: URL, *, writable: bool) -> MemmapBackend | npyfile.NpyFile
     if not url.path:
         raise URLError("memmap: needs a directory, as in 'memmap:./run'")
     # Whole, since files are opened later too, when the process may have moved elsewhere.
-    path = os.path.join(os.getcwd(), os.path.expanduser(url.path))
+    path = whole_path(url.path)
     if path.endswith(".npy") and not os.path.isdir(path):
         return npyfile.NpyFileBackend(path, writable=writable)
     return MemmapBackend(

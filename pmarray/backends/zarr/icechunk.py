@@ -36,7 +36,7 @@ from zarr.core.sync import sync
 from pmarray._formats.metadata import ArrayMetadata, Checkpoint
 from pmarray._system.beneath import exists
 from pmarray._system.lockfile import LockFile
-from pmarray._url import URL
+from pmarray._url import URL, whole_path
 from pmarray.backends._history import HistoryEntry
 from pmarray.backends.zarr import translation as zarr_format
 from pmarray.backends.zarr.chunks import ZarrChunks
@@ -401,7 +401,7 @@ def open_backend(url: URL, *, writable: bool) -> IcechunkBackend:
         if not path:
             raise URLError("icechunk: needs a directory, as in 'icechunk:./run'")
         unknown = set(url.options) - _OPTIONS
-        directory = os.path.join(os.getcwd(), os.path.expanduser(path))
+        directory = whole_path(path)
         if exists(directory) and not os.path.isdir(directory):
             raise ForeignDataError(f"{directory} is a file; a repository is a directory")
         if not writable and not os.path.isdir(directory):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from zarr.abc.store import Store
 from zarr.storage import MemoryStore
 
-from pmarray._url import URL
+from pmarray._url import URL, whole_path
 from pmarray.backends.zarr.archive import ZipBackend
 from pmarray.backends.zarr.elsewhere import RemoteZarrBackend
 from pmarray.backends.zarr.local import LocalZarrBackend
@@ -41,7 +39,7 @@ def open_backend(url: URL, *, writable: bool) -> ZarrBackend:
         raise URLError(f"zarr: of a local path takes no options, got {url.options}")
     if not path:
         raise URLError("zarr: needs a directory, as in 'zarr:./run'")
-    path = os.path.join(os.getcwd(), os.path.expanduser(path))
+    path = whole_path(path)
     if path.endswith(".zip"):
         return ZipBackend(path, writable=writable)
     return LocalZarrBackend(path, writable=writable)
