@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from dataclasses import dataclass, field
 from glob import glob
+from typing import NamedTuple
 
 from pmarray._sizes import format_bytes
 from pmarray._system import osops, pmem
@@ -21,6 +23,9 @@ __all__ = ["Diagnosis", "examine", "examine_machine"]
 
 _VOLATILE = ("tmpfs", "ramfs", "devtmpfs")
 _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs", "lustre")
+_WITHOUT_BARRIERS = ("nobarrier", "barrier=0", "volatile", "fsync=volatile", "fsync_mode=nobarrier")
+"""Options of mounts where `fsync` returns before the medium has everything, or does nothing."""
+_MOUNTS = "/proc/self/mountinfo"
 _DOMAINS = {
     "cpu_cache": "what has left the processor's core survives a power cut, its caches included",
     "memory_controller": "caches are lost in a power cut, so that lines have to be written back",
@@ -187,13 +192,13 @@ def _examine_directory(path: str) -> Diagnosis:
     place = path
     while not os.path.isdir(place):
         place = os.path.dirname(place)
-    kind, options = _file_system(place)
+    mount = _mount_of(place)
     space = os.statvfs(place)
     dax = _is_dax(path)
     found.facts |= {
         "kind": "directory" if place == path else "does not exist yet",
-        "file system": kind,
-        "DAX": "yes: MAP_SYNC is granted" if dax else _why_no_dax(dax, kind, options),
+        "file system": " over ".join(one.kind for one in mount.written_to()),
+        "DAX": "yes: MAP_SYNC is granted" if dax else _why_no_dax(dax, mount),
         "granularity": "cache line (64 B)" if dax else "page (4 KiB)",
         "free": format_bytes(space.f_bavail * space.f_frsize),
         "O_DIRECT": "yes" if _takes_direct(place) else "no",
@@ -216,7 +221,7 @@ def _examine_directory(path: str) -> Diagnosis:
         )
     else:
         found.url = f"memmap:{path}"
-        found.durability = _durability_of_files(kind)
+        found.durability = _durability_of_files(mount)
     return _as_far_as_allowed(found, place)
 
 
@@ -230,17 +235,53 @@ def _is_dax(path: str) -> bool | None:
         return None
 
 
-def _why_no_dax(dax: bool | None, kind: str, options: str) -> str:
+def _why_no_dax(dax: bool | None, mount: _Mount) -> str:
     if dax is None:
         return "not known: this user may make no file here to try"
-    if kind in ("ext4", "xfs") and "dax" not in options:
+    if mount.kind in ("ext4", "xfs") and not any(one.startswith("dax") for one in mount.options):
         return "no: MAP_SYNC is refused (on persistent memory, mount with -o dax=always)"
     return "no: MAP_SYNC is refused"
 
 
-def _durability_of_files(kind: str) -> str:
+class _Mount(NamedTuple):
+    """What the kernel says of a mount."""
+
+    device: int
+    kind: str
+    options: tuple[str, ...] = ()
+
+    def written_to(self) -> list[_Mount]:
+        """Return it, and what is below it, as far as it can be seen from here."""
+        upper = next((one for one in self.options if one.startswith("upperdir=")), "")
+        # In a container it is a path of the host: not there, or something else, on the same mount.
+        path = _unescaped(upper.removeprefix("upperdir="))
+        below = _mount_of(path) if path and os.path.isdir(path) else self
+        return [self] if below.device == self.device else [self, *below.written_to()]
+
+
+def _unescaped(text: str) -> str:
+    """A path as mountinfo has it, with blanks in octal digits, and as overlay was told it."""
+    text = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+    return re.sub(r"\\(.)", r"\1", text)
+
+
+def _durability_of_files(mount: _Mount) -> str:
+    mounts = mount.written_to()
+    kind = mounts[-1].kind
     if kind in _VOLATILE:
         return f"none beyond a reboot: {kind} is memory; a commit survives kill -9"
+    for one in mounts:
+        for option in one.options:
+            if option in _WITHOUT_BARRIERS:
+                return (
+                    f"a commit or flush survives kill -9, and a power cut may lose it: {one.kind} "
+                    f"is mounted with {option}, and does not wait for the medium"
+                )
+    if kind == "overlay":
+        return (
+            "a commit or flush survives kill -9; a power cut as far as what overlay writes to, "
+            "which is not seen from here"
+        )
     if kind in _NETWORK:
         return (
             f"that of the server, as far as {kind} passes fsync on; its locks may not keep a "
@@ -249,20 +290,21 @@ def _durability_of_files(kind: str) -> str:
     return "a commit or flush survives kill -9 and power cuts, by fsync, as far as the device obeys"
 
 
-def _file_system(directory: str) -> tuple[str, str]:
-    """Return type and options of the mount that a directory is on."""
+def _mount_of(directory: str) -> _Mount:
+    """Return the mount that a directory is on."""
     device = os.stat(directory).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
-        with open("/proc/self/mountinfo") as file:
+        with open(_MOUNTS, errors="surrogateescape") as file:
             for line in file:
                 fields = line.split()
                 if fields[2] == wanted:
                     dash = fields.index("-")
-                    return fields[dash + 1], f"{fields[5]},{fields[dash + 3]}"
+                    options = f"{fields[5]},{fields[dash + 3]}".split(",")
+                    return _Mount(device, fields[dash + 1], tuple(options))
     except OSError:
         pass
-    return "unknown", ""
+    return _Mount(device, "unknown")
 
 
 def _takes_direct(directory: str) -> bool:
@@ -317,7 +359,7 @@ def _is_volatile(path: str) -> bool:
 
 def _dax_mounts() -> list[str]:
     try:
-        with open("/proc/self/mountinfo") as file:
+        with open(_MOUNTS, errors="surrogateescape") as file:
             lines = [line.split() for line in file]
     except OSError:
         return []

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import pmarray
-from pmarray._upkeep import reading
+from pmarray._upkeep import doctor, reading
 from pmarray._upkeep.doctor import examine
 from pmarray.errors import URLError
 from tests import machine
@@ -445,6 +445,42 @@ def test_doctor_of_what_cannot_be_used(tmp_path: Path) -> None:
         assert done.returncode == 3
         assert f"cannot be used: {says}" in done.stdout.replace(f"{place} is a device, but ", "")
         assert "open it as" not in done.stdout
+
+
+def mounted(place: Path, kind: str, options: str) -> str:
+    """A line of mountinfo that says how the file system of a place is mounted."""
+    device = place.stat().st_dev
+    return f"27 1 {os.major(device)}:{os.minor(device)} / / rw,relatime - {kind} x rw,{options}\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("ext4", "discard", "survives kill -9 and power cuts, by fsync"),
+        ("ext4", "nobarrier,discard", "ext4 is mounted with nobarrier"),
+        ("ext3", "barrier=0", "ext3 is mounted with barrier=0"),
+        ("overlay", "upperdir=/not/here,workdir=/not", "which is not seen from here"),
+        ("overlay", "upperdir={here},workdir=/not", "which is not seen from here"),
+        ("overlay", "lowerdir=/a", "which is not seen from here"),
+        ("overlay", "upperdir=/not/here,volatile", "overlay is mounted with volatile"),
+        ("overlay", "upperdir=/not/here,fsync=volatile", "overlay is mounted with fsync=volatile"),
+        ("overlay", "upperdir={shm}", "none beyond a reboot: tmpfs is memory"),
+    ],
+)
+def test_doctor_of_mounts_that_lose_writes(
+    kind: str, options: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "{shm}" in options and not Path("/dev/shm").is_dir():
+        pytest.skip("there is no /dev/shm here")
+    (tmp_path / "mounts").write_text(
+        mounted(tmp_path, kind, options.format(here=tmp_path, shm="/dev/s\\150m"))
+        + (mounted(Path("/dev/shm"), "tmpfs", "size=1k") if "{shm}" in options else "")
+    )
+    monkeypatch.setattr(doctor, "_MOUNTS", str(tmp_path / "mounts"))
+    done = run("doctor", tmp_path)
+    assert said in done.stdout
+    where = "overlay over tmpfs" if "{shm}" in options else kind
+    assert f"file system: {where}\n" in done.stdout.replace("file system:  ", "file system: ")
 
 
 def test_doctor_of_this_machine() -> None:
