@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Self, TypeVar, cast
@@ -440,6 +441,18 @@ class StoredArray:
         """Move on to what another writer left."""
         self._storage.close()
         self._array, self._storage = array, storage
+
+
+_SEQUENCE = 1 << 5  # Py_TPFLAGS_SEQUENCE
+
+if np.ndarray.__flags__ & _SEQUENCE:  # NumPy 2.5 and newer
+
+    class _Matching(ABC):  # noqa: B024  # it is asked for nothing
+        """What ``case [first, *rest]`` takes, and is no `collections.abc.Sequence`, as NumPy's."""
+
+        __abc_tpflags__ = _SEQUENCE
+
+    _Matching.register(StoredArray)
 
 
 def as_result(selection: Selection, block: AnyArray) -> Any:
