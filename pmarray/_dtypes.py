@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from pmarray._extras import wanted
 from pmarray.errors import LayoutError
 
 __all__ = [
@@ -85,9 +86,10 @@ def _has_a_name(dtype: DType) -> bool:
 
 def _ml_dtype(name: str) -> DType:
     try:
-        import ml_dtypes
+        with wanted():
+            import ml_dtypes
     except ImportError as error:
-        raise LayoutError(f"dtype {name!r} needs the package ml_dtypes: install it") from error
+        raise LayoutError(f"dtype {name!r}: {error}") from error
     result: DType = np.dtype(getattr(ml_dtypes, name))
     return result
 

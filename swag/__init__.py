@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from pmarray._extras import wanted
 from swag import errors
 from swag.errors import SwagError
 
@@ -91,9 +92,11 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"swag.{name}")
+        with wanted():
+            return importlib.import_module(f"swag.{name}")
     if name in _HOMES:
-        value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+        with wanted():
+            value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
         return value
     raise AttributeError(f"module 'swag' has no attribute {name!r}")
 

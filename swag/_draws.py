@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import pmarray
+from pmarray._extras import wanted
 from swag._joining import Joining
 from swag._space import free_on_disk
 from swag.sampling import Plan, draw, drawn
@@ -125,7 +126,8 @@ def save(
     FileExistsError
         A file is there, and is not to be overwritten; nothing is written.
     """
-    from safetensors.torch import save_file
+    with wanted():
+        from safetensors.torch import save_file
 
     digits = max(5, len(str(len(draws) - 1)))
     paths = [folder / f"draw-{i:0{digits}d}.safetensors" for i in range(len(draws))]

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 import pmarray
+from pmarray._extras import MissingPackageError, wanted
 from pmarray._terminal import complain, run, say, say_done
 from swag.app.recipe import Recipe
 from swag.errors import RecipeError, SwagError
@@ -32,12 +33,6 @@ app = typer.Typer(
 
 _DEFAULTS = Recipe()
 _MNIST_FOLDER = "Folder of the four MNIST files; those that come with swag if not given."
-
-# Which extra brings what along.
-_EXTRAS = {
-    **dict.fromkeys(["torch", "matplotlib", "ml_dtypes"], "swag"),
-    "safetensors": "safetensors",
-}
 
 
 def main() -> None:
@@ -433,16 +428,11 @@ def _set_threads(threads: int | None) -> None:
 def _plain_errors() -> Iterator[None]:
     """Print errors that a user can act on as one line, without a traceback."""
     try:
-        yield
+        with wanted():
+            yield
     except KeyboardInterrupt:
         complain("interrupted")
         raise typer.Exit(130) from None
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").split(".")[0])
-        if extra is None:
-            raise
-        complain(f"swag: {error.name} is not installed: pip install 'pmarray[{extra}]' installs it")
-        raise typer.Exit(1) from None
-    except (SwagError, pmarray.PMArrayError, OSError) as error:
+    except (SwagError, pmarray.PMArrayError, MissingPackageError, OSError) as error:
         complain(f"swag: {error}")
         raise typer.Exit(1) from None

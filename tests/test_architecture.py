@@ -129,7 +129,7 @@ PMARRAY = Tower(
         ("_selection",),
         ("_geometry",),
         ("_dtypes", "_config", "_url", "_protocols"),
-        ("_sizes", "_available", "errors", "_lazy", "locks", "_terminal"),
+        ("_sizes", "_available", "errors", "_lazy", "locks", "_extras", "_terminal"),
     ),
     face=frozenset({"__main__", "cli", "testing"}),
     # A backend, when its scheme is first used.

@@ -9,14 +9,16 @@ import numpy as np
 
 from pmarray._array.stored import StoredArray
 from pmarray._config import config
+from pmarray._extras import wanted
 
 __all__ = ["to_dask", "token"]
 
 
 def to_dask(a: StoredArray, chunks: Any) -> Any:
     """Return a `dask.array.Array`; see `PMArray.to_dask`."""
-    import dask.array
-    from dask.base import tokenize
+    with wanted():
+        import dask.array
+        from dask.base import tokenize
 
     if chunks is None:
         nbytes = config.work_memory // 2

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pmarray._array.stored import StoredArray
+from pmarray._extras import wanted
 
 __all__ = ["array_interface", "dlpack", "to_torch"]
 
@@ -131,7 +132,8 @@ def _fits_torch(block: AnyArray) -> bool:
 
 
 def _tensor(block: AnyArray) -> Any:
-    import torch
+    with wanted():
+        import torch
 
     if not _fits_torch(block):
         block = block.astype(block.dtype.newbyteorder("="), order="C")

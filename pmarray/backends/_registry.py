@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from pmarray._extras import wanted
 from pmarray._url import URL
 from pmarray.backends._protocols import ChunkBackend, OpenBackend, RegionBackend
 from pmarray.errors import URLError
@@ -64,9 +65,10 @@ def _zarr(url: URL, *, writable: bool) -> Any:
 
 def _icechunk(url: URL, *, writable: bool) -> Any:
     try:
-        from pmarray.backends.zarr import icechunk
+        with wanted():
+            from pmarray.backends.zarr import icechunk
     except ImportError as error:
-        raise URLError("icechunk: needs the package icechunk: install pmarray[icechunk]") from error
+        raise URLError(f"{url} cannot be opened: {error}") from error
     return icechunk.open_backend(url, writable=writable)
 
 

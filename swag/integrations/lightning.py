@@ -5,13 +5,15 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import lightning.pytorch as pl
-
+from pmarray._extras import wanted
 from swag._held import is_sharded
 from swag._location import Location, Mode
 from swag.collect import SWAG
 from swag.errors import SwagWarning
 from swag.integrations._collector import Collector
+
+with wanted():
+    import lightning.pytorch as pl
 
 __all__ = ["SWAGCallback"]
 

@@ -6,12 +6,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from pmarray._extras import wanted
 from swag._held import is_sharded
 from swag._location import Location, Mode
 from swag.collect import SWAG
 from swag.integrations._collector import Collector
+
+with wanted():
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 __all__ = ["SWAGCallback"]
 
