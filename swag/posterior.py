@@ -171,7 +171,7 @@ class Posterior(Analysis, Installing):
         WindowError
             Fewer than 80 iterates are held.
         ValueError
-            `loss` or `gradients` are not as many as these, or not finite.
+            `loss` or `gradients` are not one for each of these, or not finite.
 
         Examples
         --------
