@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from swag._forward import Forward, copied, device_of, outputs_of, size_of
-from swag._target import Target
+from swag._target import Statistics, Target
 
 __all__ = ["Networks", "Source"]
 
@@ -85,7 +85,7 @@ class Networks:
         self._may_be_batched = target.is_pure and draws_at_once != 1
         self._is_checked = False
         self._keeps_statistics = again and not target.is_pure
-        self._statistics: list[list[Tensor] | None] = [None] * self._count
+        self._statistics: list[Statistics | None] = [None] * self._count
 
     def __len__(self) -> int:
         return self._count
@@ -202,10 +202,11 @@ def _names_of(parameters: Sequence[Tensor], whole: nn.Module) -> list[str]:
 
 @contextmanager
 def _own_parameters(module: nn.Module) -> Iterator[None]:
-    """Put the parameters of a module back that an exception in `functional_call` has left out."""
-    held: list[dict[str, Any]] = []
-    for each in module.modules():
-        held += each._parameters, each._buffers
+    """Put the parameters of a module back that an exception in `functional_call` has left out.
+
+    Buffers that a forward pass has assigned, the next `Target.put` puts back.
+    """
+    held: list[dict[str, Any]] = [each._parameters for each in module.modules()]
     saved = [dict(own) for own in held]
     try:
         yield

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from swag._parameters import ParameterTable
 from swag.batchnorm import has_running_statistics, recompute, refuse_no_loader
 from swag.errors import ModelError
 
-__all__ = ["COLLECTING", "Target", "refuse_drawn", "refuse_no_model"]
+__all__ = ["COLLECTING", "Statistics", "Target", "refuse_drawn", "refuse_no_model"]
 
 
 class Copying(Protocol):
@@ -30,6 +31,12 @@ class Copying(Protocol):
 
 COLLECTING: weakref.WeakValueDictionary[int, Copying] = weakref.WeakValueDictionary()
 """All there are, by identity: weights that are put into a model may be those of an iterate."""
+
+Statistics = list[dict[str, Tensor]]
+"""Copies of buffers by name, for each module of a model."""
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By bytes: as integers, NaN is what it is, and a zero has its sign."""
 
 # The parameters that hold weights which are not their own, by identity; each is held meanwhile.
 _DRAWN: dict[object, frozenset[int]] = {}
@@ -109,6 +116,7 @@ class Target:
         self._table = table
         reshard(model)
         self.parameters = table.find(model)
+        self._own = [_Own.of(module) for module in model.modules()]
         self._buffers = buffers.find(model)
         self._frozen = buffers.frozen
         self._loader = loader
@@ -144,7 +152,7 @@ class Target:
         pairs = zip(views, self.parameters, strict=True)
         return [view.to(p.device, p.dtype) for view, p in pairs]
 
-    def put(self, vector: Tensor, statistics: list[Tensor] | None = None) -> None:
+    def put(self, vector: Tensor, statistics: Statistics | None = None) -> None:
         """Put weights, shape (n,), into the model, with the buffers that go with them.
 
         Parameters
@@ -155,52 +163,111 @@ class Target:
             What the method of this name gave after the same weights, to save computing it again.
         """
         reshard(self.model)
+        for own in self._own:
+            own.put_back()
+        if statistics is not None:
+            for own, held in zip(self._own, statistics, strict=True):
+                own.take(held)
+        else:
+            for buffer, value in self._buffers:
+                _write(buffer, value)
+        # After the buffers, of which one may share its memory with a weight.
         self._table.scatter(vector, self.parameters)
         _forget_old_weights()
-        if statistics is not None:
-            _copy(self.model.buffers(), statistics)
-            return
-        _copy((buffer for buffer, _ in self._buffers), [value for _, value in self._buffers])
-        converge_spectral_norms(self.model)
-        if self._loader is not None:
-            recompute(self._loader, self.model, self._frozen, self._forward)
+        if statistics is None:
+            converge_spectral_norms(self.model)
+            if self._loader is not None:
+                recompute(self._loader, self.model, self._frozen, self._forward)
 
-    def statistics(self) -> list[Tensor]:
+    def statistics(self) -> Statistics:
         """Copies of all buffers as they are now."""
-        return [buffer.detach().clone() for buffer in self.model.buffers()]
+        return [own.copied() for own in self._own]
 
     @contextmanager
     def borrowed(self) -> Iterator[nn.Module]:
         """Put parameters, buffers and modes of the model back at the end, bit for bit."""
         reshard(self.model)
-        changed = [tensor.detach() for tensor in (*self.parameters, *self.model.buffers())]
-        saved = [tensor.clone() for tensor in changed]
+        buffers = [(b.detach(), b.detach().clone()) for b in self.model.buffers()]
+        weights = [(p.detach(), p.detach().clone()) for p in self.parameters]
         modes = {module: module.training for module in self.model.modules()}
         mark = object()
+
+        def restore() -> None:
+            for module, training in modes.items():
+                module.training = training
+            reshard(self.model)
+            for own in self._own:
+                own.put_back()
+            for buffer, value in buffers:
+                _write(buffer, value)
+            with torch.no_grad():
+                for weight, value in weights:  # last, as in `put`
+                    weight.copy_(value)
+            _forget_old_weights()
+
         try:
             _DRAWN[mark] = frozenset(map(id, self.parameters))
             yield self.model
         finally:
             try:
-                _restore(self.model, changed, saved, modes)
+                restore()
             except BaseException:
-                _restore(self.model, changed, saved, modes)  # an interrupt came in between
+                restore()  # an interrupt came in between
                 raise
             finally:
                 _DRAWN.pop(mark, None)
 
 
-def _restore(
-    model: nn.Module,
-    changed: Sequence[Tensor],
-    saved: Sequence[Tensor],
-    modes: dict[nn.Module, bool],
-) -> None:
-    reshard(model)
-    _copy(changed, saved)
-    _forget_old_weights()
-    for module, training in modes.items():
-        module.training = training
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """The buffers of a module, which a forward pass may assign, and not only write into.
+
+    What it keeps of them beside, such as the length of a table that grows with the inputs, goes
+    back with them.
+    """
+
+    module: nn.Module
+    buffers: dict[str, Tensor | None]
+    notes: dict[str, object]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Self:
+        """Those that it has now."""
+        return cls(module, dict(module._buffers), _notes_of(module))
+
+    def put_back(self) -> None:
+        """Let the module have these again; their contents are as they are."""
+        now = self.module._buffers
+        if now.keys() == self.buffers.keys() and all(now[n] is b for n, b in self.buffers.items()):
+            return
+        now.clear()
+        now.update(self.buffers)
+        for name in _notes_of(self.module).keys() - self.notes.keys():
+            del self.module.__dict__[name]
+        self.module.__dict__.update(self.notes)
+
+    def copied(self) -> dict[str, Tensor]:
+        """Copies of what the module has now."""
+        held = self.module._buffers
+        return {name: b.detach().clone() for name, b in held.items() if b is not None}
+
+    def take(self, copies: dict[str, Tensor]) -> None:
+        """Write what `copied` gave into the module's buffers, or assign it as it was."""
+        for name, value in copies.items():
+            buffer = self.module._buffers.get(name)
+            if buffer is not None and buffer.shape == value.shape:
+                _write(buffer.detach(), value)
+            else:
+                self.module._buffers[name] = value.clone()
+
+
+def _notes_of(module: nn.Module) -> dict[str, object]:
+    """Its attributes that are plain values; its mode is no business of its buffers."""
+    return {
+        name: value
+        for name, value in module.__dict__.items()
+        if name != "training" and isinstance(value, bool | int | float | str | None)
+    }
 
 
 def _forget_old_weights() -> None:
@@ -209,9 +276,27 @@ def _forget_old_weights() -> None:
 
 
 @torch.no_grad()
-def _copy(targets: Iterable[Tensor], values: Sequence[Tensor]) -> None:
-    for target, value in zip(targets, values, strict=True):
+def _write(target: Tensor, value: Tensor) -> None:
+    """Give a buffer what another tensor holds; one that holds it is left alone."""
+    target, value = local_of(target), local_of(value)
+    if target.layout == value.layout == torch.strided:
+        # It may be a constant in memory that cannot be written to.
+        if target.is_cpu and value.is_cpu and _same_bits(target, value):
+            return
+        # Of one that is expanded, what lies in the same memory is written once.
+        for axis, stride in enumerate(target.stride()):
+            if not stride and target.shape[axis] > 1:
+                target, value = target.narrow(axis, 0, 1), value.narrow(axis, 0, 1)
+    with torch.inference_mode() if target.is_inference() else nullcontext():
         target.copy_(value)
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors in host memory have the same bits, where that can be told."""
+    bits = _BITS.get(one.dtype.itemsize)
+    if bits is None or one.is_quantized or one.dtype != other.dtype:
+        return False
+    return torch.equal(one.view(bits), other.view(bits))
 
 
 def _refuse_without_effect(model: nn.Module) -> None:

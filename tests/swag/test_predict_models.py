@@ -599,3 +599,150 @@ def test_a_model_of_transformers_takes_its_encodings() -> None:
         for i in range(5)
     ]
     torch.testing.assert_close(found, torch.stack(each).mean(dim=0).detach())
+
+
+# -- buffers that are more than memory ------------------------------------------------------------
+
+
+class Own(nn.Module):
+    """A layer, and a buffer in the way of a model's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.dropout = nn.Dropout()
+        self.begin()
+
+    def begin(self) -> None:
+        """Make the buffer."""
+
+
+class Counting(Own):
+    """Assigns its buffer, where others write into theirs."""
+
+    passes: Tensor
+
+    def begin(self) -> None:
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes = self.passes + 1
+        result: Tensor = self.layer(x)
+        return result
+
+
+class Caching(Own):
+    """Has made something of its weights, until it is told that they are others."""
+
+    doubled: Tensor
+
+    def begin(self) -> None:
+        self.register_buffer("doubled", torch.zeros(4, 4), persistent=False)
+        self.is_fresh = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.is_fresh:
+            self.doubled, self.is_fresh = self.layer.weight.detach() * 2, True
+        return x @ self.doubled.T
+
+
+class Growing(Own):
+    """A table as long as its longest input so far, of which it notes the length beside."""
+
+    table: Tensor
+
+    def begin(self) -> None:
+        self.length = 0
+        self.register_buffer("table", torch.zeros(0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.length:
+            self.length = len(x)
+            self.register_buffer("table", torch.arange(1.0, len(x) + 1), persistent=False)
+        result: Tensor = self.layer(x) * self.table[: len(x), None]
+        return result
+
+
+class Expanded(Own):
+    """A constant whose items lie in the same memory."""
+
+    mask: Tensor
+
+    def begin(self) -> None:
+        self.register_buffer("mask", torch.ones(1).expand(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layer(x * self.mask)
+        return result
+
+
+class Sharing(Own):
+    """A buffer in the memory of a weight."""
+
+    def begin(self) -> None:
+        self.register_buffer("same", self.layer.weight.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layer(x)
+        return result
+
+
+class Normalised(Counting):
+    """Has statistics that are recomputed for each draw, too."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.norm(super().forward(x))
+        return result
+
+
+@pytest.mark.parametrize(
+    "make", [Counting, Caching, Growing, Expanded, Sharing, Normalised], ids=lambda m: m.__name__
+)
+def test_buffers_of_every_kind_come_back(make: type[Own]) -> None:
+    torch.manual_seed(3)
+    model = make()
+    posterior = collected(model)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    held = dict(model._buffers)
+    x, y = torch.randn(3, 4), torch.randn(3, 4)
+    how: dict[str, Any] = {"activation": "none", "samples": 3, "generator": 0, "loader": [y]}
+
+    def is_as_before() -> bool:
+        return (
+            model.training
+            and all(model._buffers[name] is buffer for name, buffer in held.items())
+            and all(torch.equal(b, before[name]) for name, b in model.named_buffers())
+            and all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
+        )
+
+    # Two passes over the draws, in which every network begins with the same buffers.
+    alone = posterior.predict(model, iter([x, y]), memory_bytes=1, draws_at_once=1, **how)
+    assert is_as_before()
+    assert torch.equal(posterior.predict(model, [x, y], draws_at_once=1, **how), alone)
+    assert is_as_before()
+    torch.testing.assert_close(posterior.predict(model, [x, y], **how), alone)
+    assert is_as_before()
+    with posterior.sampled(model, generator=0, loader=[y]):
+        model(x)
+        model(torch.cat([x, y]))
+    assert is_as_before()
+    model(torch.cat([x, y]))
+    posterior.install_mean(model, loader=[y])
+    mean = posterior.mean()
+    assert all(torch.equal(p, mean[name]) for name, p in model.named_parameters())
+
+
+def test_modes_come_back_whatever_becomes_of_buffers() -> None:
+    model = Expanded()
+    posterior = collected(model)
+    with posterior.sampled(model):
+        model.eval()
+        with torch.inference_mode():
+            model.mask = model.mask + 1
+    assert model.training
+    assert torch.equal(model.mask, torch.ones(4))
