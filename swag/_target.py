@@ -240,8 +240,10 @@ class _Own:
         now = self.module._buffers
         if now.keys() == self.buffers.keys() and all(now[n] is b for n, b in self.buffers.items()):
             return
-        now.clear()
-        now.update(self.buffers)
+        for name in set(now.keys()) - self.buffers.keys():
+            del now[name]
+        for name, buffer in self.buffers.items():  # a scripted module has no dict, and no update
+            now[name] = buffer
         for name in _notes_of(self.module).keys() - self.notes.keys():
             del self.module.__dict__[name]
         self.module.__dict__.update(self.notes)
