@@ -38,7 +38,7 @@ from zarr.testing.strategies import (
 import pmarray
 from pmarray._dtypes import without_gaps
 from pmarray._exchange.xarray import StoredArrays
-from pmarray.errors import ForeignDataError, LayoutError
+from pmarray.errors import DamagedError, ForeignDataError, LayoutError
 from pmarray.testing.strategies import filled
 from tests.sampling import examples
 
@@ -326,11 +326,16 @@ def test_an_array_whose_chunks_have_no_extent(tmp_path: Path) -> None:
     document["chunk_grid"]["configuration"]["chunk_shape"] = [0, 3]
     (tmp_path / "x" / "zarr.json").write_text(json.dumps(document))
     with warnings.catch_warnings(action="ignore"):
-        theirs: Any = zarr.open_array(tmp_path / "x", mode="r")
+        try:
+            theirs: Any = zarr.open_array(tmp_path / "x", mode="r")
+        except ValueError:
+            with pytest.raises(DamagedError, match="must be >= 1"):
+                pmarray.open(f"zarr:{tmp_path}/x")
+            pytest.skip("some versions of zarr-python, such as 3.4.0, do not read such arrays")
     with pmarray.open(f"zarr:{tmp_path}/x") as a:
         assert a[...].shape == a.shape == (0, 3)
         assert np.sum(a) == 0
-        if theirs.chunks == (0, 3):  # zarr-python 3.2 and newer read them as those of one line
+        if theirs.chunks == (0, 3):  # zarr-python 3.4.2 reads them as those of one line
             with pytest.raises(LayoutError, match=r"pmarray\.copy"):
                 a.append(np.ones((2, 3)))
             assert a.shape == (0, 3)
