@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import chain
 
 from pmarray._formats.metadata import ArrayMetadata, GroupMetadata, check_integer, parse_json
 from pmarray._geometry.grid import ChunkGrid
@@ -50,16 +49,17 @@ def _number(document: bytes | None) -> int | None:
 
 
 def is_unfinished(store: Listing, name: str) -> bool:
-    """Whether a directory holds an array of ours that was never committed: chunks, and no more.
+    """Whether a directory holds an array of ours that was never committed: chunks, if anything.
 
-    A directory that holds nothing may be anybody's, and one in which there is another node is.
+    One that holds nothing may be somebody else's, and he loses nothing; one with a node in it is.
     """
-    keys = iter(store.keys(name))
+    names = store.entries(name)
+    if "zarr.json" in names or not {n.removesuffix(NEW) for n in names} <= {"c", "zarr.json"}:
+        return False
     chunk = re.compile(rf"{re.escape(name)}/c(/\d+)*")
-    first = next(keys, None)
-    return first is not None and all(
+    return all(
         chunk.fullmatch(key.removesuffix(NEW)) or key == f"{name}/zarr.json{NEW}"
-        for key in chain([first], keys)
+        for key in store.keys(name)
     )
 
 

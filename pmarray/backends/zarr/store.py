@@ -298,9 +298,7 @@ class ZarrBackend:
         """Return what is in a directory, but for what a crash of ours has left."""
         listing = self._listing()
         found = listing.entries(name)
-        if not found or next(iter(listing.keys(name)), None) is None:
-            return ()  # nothing, or directories with nothing in them
-        return () if leftovers.is_unfinished(listing, name) else found
+        return () if not found or leftovers.is_unfinished(listing, name) else found
 
     def _listing(self) -> Listing:
         return StoreListing(self._store)
