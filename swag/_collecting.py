@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -369,8 +370,9 @@ class Collecting(Posterior):
         sums = self._write(progress, taken.weights, column, behind)
         self._spare_of = count
         if not due:
-            self._buffers = taken.buffers
-            self._summing.accumulate(column, self._origin)
+            # On the thread, where no interrupt comes between the two.
+            take = partial(setattr, self, "_buffers", taken.buffers)
+            self._summing.accumulate(column, self._origin, take)
         else:
             moments = self._summing.moments.copy().with_columns([column], self._origin)
             with self._joining():

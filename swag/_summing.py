@@ -5,6 +5,7 @@ They follow from the trajectory. If they cannot be taken now, whoever wants them
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -96,12 +97,13 @@ class Summing:
         self._put(count, anchor, 1, alone=False)
         self.settle()
 
-    def accumulate(self, column: Column, anchor: Column) -> None:
-        """Take in a column that is not stored, on the thread."""
-        self._worker.put(partial(self._accumulate, column, anchor))
+    def accumulate(self, column: Column, anchor: Column, taken: Callable[[], object]) -> None:
+        """Take in a column that is not stored, on the thread, and call `taken` when it is in."""
+        self._worker.put(partial(self._accumulate, column, anchor, taken))
 
-    def _accumulate(self, column: Column, anchor: Column) -> None:
+    def _accumulate(self, column: Column, anchor: Column, taken: Callable[[], object]) -> None:
         self.moments = self.moments.with_columns([column], anchor)
+        taken()
 
     def _put(self, count: int, anchor: Column, some: int, *, alone: bool) -> None:
         self._worker.put(partial(self._take_in, count, anchor, some, alone))

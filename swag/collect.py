@@ -488,5 +488,7 @@ class SWAG(Ending):
 
     def _last_buffers(self) -> Buffers:
         with self._turn:
-            has_columns = self._store.trajectory is not None
-            return self._store.read_buffers() if has_columns else self._buffers
+            if self._store.trajectory is not None:
+                return self._store.read_buffers()
+            self._sync()  # they come with the moments
+            return self._buffers

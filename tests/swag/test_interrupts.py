@@ -231,3 +231,19 @@ def test_real_signals() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_buffers_are_those_of_the_iterates_in_the_moments() -> None:
+    """Between two checkpoints, with ``max_rank=0``, an interrupt takes both or neither."""
+    for line in range(250, 450):
+        with place("dram") as location:
+            posterior = swag.SWAG(Step(0), location, max_rank=0, checkpoint_every=9)
+            posterior.update_parameters(Step(1))
+            try:
+                with interrupted_at(line):
+                    posterior.update_parameters(Step(2))
+            except KeyboardInterrupt:
+                pass
+            collected = posterior.n_averaged
+            posterior.close()
+            check(location, [1, 2][:collected], 0, 9)
