@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 from pmarray._system.uninterrupted import Task
 from pmarray.backends._protocols import Region
-from pmarray.locks import Lock
 
 __all__ = ["SideWrites"]
 
@@ -40,18 +40,9 @@ class SideWrites:
         StorageError
             One that was begun before has failed.
         """
-        begun = Lock()
-        begun.acquire()
-
-        def write() -> None:
-            begun.release()
-            self._region.write(offset, buffers)
-
-        task: Task[None] = Task(write)
+        task = Task(partial(self._region.write, offset, buffers))
         self._under_way.append((offset, task))
         task.start()
-        # A thread begins when it gets the interpreter, which whoever computes checksums keeps.
-        begun.acquire()
         # The first one alone: it may show how its region cannot be written to.
         self.settle(self._most - 1 if self._tried else 0)
         self._tried = True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -254,25 +256,34 @@ def test_columns_that_a_checkpoint_has_given_up(tmp_path: Path) -> None:
                 found.iterate(-1)
 
 
+@contextmanager
+def torn_between(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.ExceptionInfo[BaseException]]:
+    """An interrupt between the two halves of a transaction's ``with``, where no block sees it.
+
+    It is kept, as a notebook keeps the last exception, and with it whatever was begun.
+    """
+    enter = Joining.__enter__
+
+    def torn(joining: Joining) -> Joining:
+        enter(joining)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Joining, "__enter__", torn)
+        with pytest.raises(KeyboardInterrupt) as kept:
+            yield kept
+
+
 def test_an_interrupt_while_it_becomes_the_writer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the two halves of a ``with``, where no block sees it: the lock is not left behind."""
+    """The lock is not left behind."""
     store, model = f"memmap:{tmp_path}/s", network()
     with swag.SWAG(model, store) as first:
         collect(first, model, range(3))
     with swag.SWAG(model, store, mode="a") as second:
-        enter = Joining.__enter__
-
-        def torn(joining: Joining) -> Joining:
-            enter(joining)
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Joining, "__enter__", torn)
-            # A notebook keeps the last exception, and with it whatever was begun.
-            with pytest.raises(KeyboardInterrupt) as kept:
-                collect(second, model, range(3, 4))
+        with torn_between(monkeypatch) as kept:
+            collect(second, model, range(3, 4))
         collect(second, model, range(3, 5))
         assert kept.traceback
         assert second.group.transaction_owner is None
@@ -289,16 +300,8 @@ def test_an_interrupt_before_what_goes_back_or_is_stored(
     with swag.SWAG(model, store) as posterior:
         collect(posterior, model, range(3))
         posterior.mean()  # something for a checkpoint to store
-        enter = Joining.__enter__
-
-        def torn(joining: Joining) -> Joining:
-            enter(joining)
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Joining, "__enter__", torn)
-            with pytest.raises(KeyboardInterrupt) as kept:
-                posterior.rewind(to=1) if call == "rewind" else posterior.flush()
+        with torn_between(monkeypatch) as kept:
+            posterior.rewind(to=1) if call == "rewind" else posterior.flush()
         assert posterior.n_averaged == 3
         assert posterior.group.transaction_owner is None
         collect(posterior, model, range(3, 5))
